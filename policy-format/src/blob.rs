@@ -1,0 +1,395 @@
+//! `Blob`: the container over any bytes. It validates all of them once, then lends views.
+//!
+//! Order of validation: header and section table (constant time, nothing else may be touched before), digest (so that damage is called damage), cold
+//! records, then every record of every hot section. A lookup nevertheless checks bounds: memory safety does not rest on validation.
+
+use crate::addresses::{self, Addresses, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
+use crate::error::FormatError;
+use crate::glob;
+use crate::header::{self, Digest, Layout, SectionKind};
+use crate::net::Network;
+use crate::reader::{bytes, record_count, u16_at, u32_at};
+use crate::records::{Layer, Meta, Source};
+use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord};
+use crate::trie::{self, ROOT, Trie};
+use serde::de::DeserializeOwned;
+use std::fmt;
+
+/// A validated policy over any bytes: a vector, a static, a memory map.
+#[derive(Clone)]
+pub struct Blob<B> {
+    data: B,
+    layout: Layout,
+    meta: Meta,
+    sources: Vec<Source>,
+}
+
+/// A rule, spelt out for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Number within the blob.
+    pub id: RuleId,
+    /// The hosts it names, as a normalised pattern without ports.
+    pub hosts: String,
+    /// The ports it speaks of; none means every port.
+    pub ports: Vec<PortRange>,
+    /// What it does.
+    pub access: Access,
+    /// The layer that has it.
+    pub layer: Layer,
+    /// The file, or other place, that has it.
+    pub label: String,
+    /// The line there, from 1; 0 when there is none.
+    pub line: u32,
+}
+
+impl fmt::Display for Rule {
+    /// The pattern as it could be written: `*.example.com`, `example.com:8443`, `example.com (ports 1-2, 5)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ports.as_slice() {
+            [] => f.write_str(&self.hosts),
+            [only] if only.first == only.last && self.hosts.contains(':') => write!(f, "[{}]:{}", self.hosts, only.first),
+            [only] if only.first == only.last => write!(f, "{}:{}", self.hosts, only.first),
+            ports => {
+                write!(f, "{} (ports ", self.hosts)?;
+                for (n, range) in ports.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { ", " };
+                    if range.first == range.last {
+                        write!(f, "{comma}{}", range.first)?
+                    } else {
+                        write!(f, "{comma}{}-{}", range.first, range.last)?
+                    }
+                }
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// `user config.toml:12`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self.line {
+            0 => format!("{} {}", self.layer, self.label),
+            line => format!("{} {}:{line}", self.layer, self.label),
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Blob<B> {
+    /// Validates `data` whole and takes it.
+    ///
+    /// # Errors
+    /// [`FormatError`] with the section and offset that is wrong. Time and memory are bounded by the length of the data.
+    pub fn open(data: B) -> Result<Self, FormatError> {
+        let bytes = data.as_ref();
+        let layout = header::read(bytes)?;
+        if header::digest(bytes) != layout.digest {
+            return Err(FormatError::Digest);
+        }
+        let meta = decode(bytes, &layout, SectionKind::Meta)?;
+        let sources = decode(bytes, &layout, SectionKind::Sources)?;
+        let blob = Self { layout, meta, sources, data };
+        blob.check_trie()?;
+        blob.check_rules()?;
+        blob.check_addresses()?;
+        blob.check_globs()?;
+        Ok(blob)
+    }
+
+    /// Settings.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The policy's name for machines.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.layout.digest
+    }
+
+    /// Major and minor version of the format.
+    #[must_use]
+    pub fn version(&self) -> (u16, u16) {
+        (header::MAJOR, self.layout.minor)
+    }
+
+    /// The places that rules come from.
+    #[must_use]
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.data.as_ref()
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn rule_count(&self) -> u32 {
+        record_count::<RULE_LEN>(self.section(SectionKind::Rules)).unwrap_or(0)
+    }
+
+    /// Every rule, in the blob's order.
+    pub fn rules(&self) -> impl Iterator<Item = Rule> {
+        (0..self.rule_count()).filter_map(|id| self.rule(RuleId(id)))
+    }
+
+    /// A rule, spelt out for people. Allocates; not for the hot path.
+    #[must_use]
+    pub fn rule(&self, id: RuleId) -> Option<Rule> {
+        let (record, attributes) = self.rule_record(id)?;
+        let source = self.sources.get(usize::from(record.source))?;
+        let name = || self.trie().name(record.anchor);
+        Some(Rule {
+            id,
+            hosts: match record.kind {
+                RuleKind::Any => "*".to_owned(),
+                RuleKind::Exact => name()?,
+                RuleKind::Subdomains => format!("*.{}", name()?),
+                RuleKind::ApexAndSubdomains => format!("**.{}", name()?),
+                RuleKind::Network => addresses::network(self.section(SectionKind::Networks), record.anchor)?.to_string(),
+                RuleKind::Glob => String::from_utf8(self.glob(record.anchor)?.text.to_vec()).ok()?,
+            },
+            ports: attributes.ports(self.ports()).collect(),
+            access: attributes.access,
+            layer: source.layer,
+            label: source.label.clone(),
+            line: record.line,
+        })
+    }
+
+    /// The bytes of a section.
+    #[must_use]
+    pub fn section(&self, kind: SectionKind) -> &[u8] {
+        self.data.as_ref().get(self.layout.range(kind)).unwrap_or_default()
+    }
+
+    pub(crate) fn trie(&self) -> Trie<'_> {
+        // `open` made sure that this is a trie; an empty one answers nothing.
+        Trie::open(self.section(SectionKind::Trie), self.section(SectionKind::Labels)).unwrap_or_else(Trie::empty)
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses<'_> {
+        Addresses {
+            v4: self.section(SectionKind::Ipv4),
+            v6: self.section(SectionKind::Ipv6),
+            lists: self.section(SectionKind::AddressRules),
+        }
+    }
+
+    pub(crate) fn ports(&self) -> &[u8] {
+        self.section(SectionKind::Ports)
+    }
+
+    pub(crate) fn rule_record(&self, id: RuleId) -> Option<(RuleRecord, AttributesRecord)> {
+        let record = RuleRecord::read(self.section(SectionKind::Rules), id)?;
+        Some((record, AttributesRecord::read(self.section(SectionKind::Attributes), record.attributes)?))
+    }
+
+    pub(crate) fn rule_network(&self, id: RuleId) -> Option<Network> {
+        let record = RuleRecord::read(self.section(SectionKind::Rules), id)?;
+        addresses::network(self.section(SectionKind::Networks), record.anchor)
+    }
+
+    /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.
+    pub(crate) fn for_each_glob(&self, name: &[u8], mut found: impl FnMut(RuleId, usize)) {
+        for index in 0..self.glob_count() {
+            let Some(glob) = self.glob(index) else { return };
+            if let Some(program) = glob.programs().find(|program| glob::matches(program, name)) {
+                found(glob.rule, glob::literal_bytes(program));
+            }
+        }
+    }
+
+    fn glob_count(&self) -> u32 {
+        u32_at(self.section(SectionKind::Globs), 0).unwrap_or(0)
+    }
+
+    fn glob(&self, index: u32) -> Option<GlobRecord<'_>> {
+        let section = self.section(SectionKind::Globs);
+        let index = usize::try_from(index).ok()?;
+        let at = usize::try_from(u32_at(section, index.checked_add(1)?.checked_mul(4)?)?).ok()?;
+        let text_len = usize::from(u16_at(section, at.checked_add(4)?)?);
+        Some(GlobRecord {
+            rule: RuleId(u32_at(section, at)?),
+            programs: u16_at(section, at + 6)?,
+            text: bytes(section, at + 8, text_len)?,
+            rest: section.get(at + 8 + text_len..)?,
+        })
+    }
+
+    fn check_trie(&self) -> Result<(), FormatError> {
+        let wrong = |section, offset: u64, what| FormatError::Section { section, offset, what };
+        let section = self.section(SectionKind::Trie);
+        let trie = Trie::open(section, self.section(SectionKind::Labels)).ok_or(wrong(SectionKind::Trie, 0, "header or length"))?;
+        let rules = self.rule_count();
+        if trie.any_rules > rules {
+            return Err(wrong(SectionKind::Trie, 16, "more rules for `*` than rules"));
+        }
+        let mut path = Vec::with_capacity(trie::MAX_LABELS);
+        for index in 0..trie.slots {
+            let at = trie::HEADER_LEN as u64 + u64::from(index) * trie::SLOT_LEN as u64;
+            let wrong = |what| wrong(SectionKind::Trie, at, what);
+            let slot = trie.slot(index).ok_or(wrong("a slot is cut"))?;
+            if slot.label_len == 0 {
+                continue;
+            }
+            if slot.first_rule < trie.any_rules && slot.rule_count > 0 || slot.rules().end > rules {
+                return Err(wrong("rules out of range"));
+            }
+            // From the slot up to the root, then the hashes down again.
+            path.clear();
+            let mut up = index;
+            while up != ROOT {
+                let slot = trie.slot(up).filter(|slot| slot.label_len > 0).ok_or(wrong("a parent is not a slot"))?;
+                if path.len() == trie::MAX_LABELS {
+                    return Err(wrong("parents form a loop"));
+                }
+                path.push((up, slot));
+                up = slot.parent;
+            }
+            let mut hash = trie.seed;
+            for (index, slot) in path.iter().rev() {
+                hash = trie.check_place(*index, slot, hash).ok_or(wrong("a slot is not where a lookup finds it"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rules(&self) -> Result<(), FormatError> {
+        let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
+        let count = |kind, n: Option<u32>| n.ok_or(FormatError::Section { section: kind, offset: 0, what: "length" });
+        let rules = count(SectionKind::Rules, record_count::<RULE_LEN>(self.section(SectionKind::Rules)))?;
+        let attributes = count(SectionKind::Attributes, record_count::<ATTRIBUTES_LEN>(self.section(SectionKind::Attributes)))?;
+        let ports = count(SectionKind::Ports, record_count::<PORTS_LEN>(self.ports()))?;
+        let networks = count(SectionKind::Networks, record_count::<NETWORK_LEN>(self.section(SectionKind::Networks)))?;
+        for index in 0..attributes.min(u32::from(u16::MAX) + 1) {
+            let record = u16::try_from(index).ok().and_then(|index| AttributesRecord::read(self.section(SectionKind::Attributes), index));
+            let record = record.ok_or(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "unknown access"))?;
+            let end = record.first_port.checked_add(u32::from(record.port_count));
+            if end.is_none_or(|end| end > ports) || record.ports(self.ports()).any(|range| range.first == 0 || range.first > range.last) {
+                return Err(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "ports"));
+            }
+        }
+        let trie = self.trie();
+        for index in 0..rules {
+            let wrong = |what| wrong(SectionKind::Rules, index, RULE_LEN, what);
+            let (rule, _) = self.rule_record(RuleId(index)).ok_or(wrong("unknown kind, or attributes out of range"))?;
+            if usize::from(rule.source) >= self.sources.len() {
+                return Err(wrong("source out of range"));
+            }
+            let anchored = match rule.kind {
+                RuleKind::Any => index < trie.any_rules,
+                RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => {
+                    trie.slot(rule.anchor).is_some_and(|slot| slot.label_len > 0 && slot.rules().contains(&index))
+                }
+                RuleKind::Network => rule.anchor < networks,
+                RuleKind::Glob => self.glob(rule.anchor).is_some_and(|glob| glob.rule.0 == index),
+            };
+            if !anchored {
+                return Err(wrong("anchor"));
+            }
+        }
+        for index in 0..networks {
+            addresses::network(self.section(SectionKind::Networks), index).ok_or(wrong(
+                SectionKind::Networks,
+                index,
+                NETWORK_LEN,
+                "not a network",
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), FormatError> {
+        let lists = self.section(SectionKind::AddressRules);
+        let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
+        if words.is_none() {
+            return Err(FormatError::Section {
+                section: SectionKind::AddressRules,
+                offset: 0,
+                what: "length, or a first list that is not empty",
+            });
+        }
+        self.check_ranges::<V4_LEN>(SectionKind::Ipv4)?;
+        self.check_ranges::<V6_LEN>(SectionKind::Ipv6)
+    }
+
+    /// Ranges ascend and their lists hold rules for networks.
+    fn check_ranges<const N: usize>(&self, kind: SectionKind) -> Result<(), FormatError> {
+        let (table, lists) = (self.section(kind), self.section(SectionKind::AddressRules));
+        let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
+        let mut last: Option<&[u8]> = None;
+        for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
+            let entry = bytes(table, index as usize * N, N).ok_or(wrong(index, "cut"))?;
+            let (first, list) = entry.split_at_checked(N - WORD_LEN).ok_or(wrong(index, "cut"))?;
+            // Little-endian numbers compare from their last byte.
+            if last.is_some_and(|last| last.iter().rev().cmp(first.iter().rev()).is_ge()) {
+                return Err(wrong(index, "ranges do not ascend"));
+            }
+            last = Some(first);
+            let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
+            let len = addresses::word(lists, list).ok_or(wrong(index, "list out of range"))? as usize;
+            let ids = bytes(lists, (list + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(index, "list out of range"))?;
+            let is_network = |id: &[u8]| {
+                u32_at(id, 0).and_then(|id| self.rule_record(RuleId(id))).is_some_and(|(rule, _)| rule.kind == RuleKind::Network)
+            };
+            if !ids.chunks_exact(WORD_LEN).all(is_network) {
+                return Err(wrong(index, "a list holds what is not a rule for a network"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_globs(&self) -> Result<(), FormatError> {
+        let count = self.glob_count();
+        for index in 0..count {
+            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
+            let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
+            let rule = self.rule_record(glob.rule).is_some_and(|(rule, _)| rule.kind == RuleKind::Glob && rule.anchor == index);
+            let programs = glob.programs().filter(|program| glob::is_valid(program)).count();
+            if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
+                return Err(wrong("a glob's rule, text or program"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: AsRef<[u8]>> fmt::Debug for Blob<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blob").field("digest", &self.layout.digest).field("rules", &self.rule_count()).finish_non_exhaustive()
+    }
+}
+
+fn decode<T: DeserializeOwned>(data: &[u8], layout: &Layout, kind: SectionKind) -> Result<T, FormatError> {
+    let wrong = FormatError::Section { section: kind, offset: 0, what: "not the record that belongs here" };
+    match postcard::take_from_bytes(data.get(layout.range(kind)).unwrap_or_default()) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(wrong),
+    }
+}
+
+struct GlobRecord<'a> {
+    rule: RuleId,
+    text: &'a [u8],
+    programs: u16,
+    rest: &'a [u8],
+}
+
+impl<'a> GlobRecord<'a> {
+    fn programs(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut rest = self.rest;
+        (0..self.programs).map_while(move |_| {
+            let len = usize::from(u16_at(rest, 0)?);
+            let program = bytes(rest, 2, len)?;
+            rest = rest.get(2 + len..)?;
+            Some(program)
+        })
+    }
+}

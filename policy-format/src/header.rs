@@ -1,0 +1,206 @@
+//! The fixed header and the section table: the first thing read, and the only thing read before the digest was checked.
+
+use crate::error::FormatError;
+use crate::reader::{array, bytes, u16_at, u32_at, u64_at};
+use std::ops::Range;
+
+/// First bytes of every blob. The high bit, CR LF and ^Z tell at once of a copy made in text mode.
+pub const MAGIC: [u8; 8] = *b"\x89NPB\r\n\x1a\n";
+/// Major version: a reader reads its own only.
+pub const MAJOR: u16 = 1;
+/// Minor version that this crate writes. A reader accepts every minor version of its major.
+pub const MINOR: u16 = 0;
+
+/// Bytes in the header.
+pub const HEADER_LEN: usize = 64;
+/// Bytes in an entry of the section table.
+pub(crate) const ENTRY_LEN: usize = 32;
+/// Sections start at multiples of this.
+pub(crate) const ALIGN: usize = 64;
+/// Sections that a blob may have.
+pub(crate) const MAX_SECTIONS: u32 = 64;
+/// Where the digest stands in the header.
+pub(crate) const DIGEST_AT: usize = 32;
+
+/// Flag of a section that a reader must know.
+pub(crate) const REQUIRED: u32 = 1;
+
+/// The sections of format 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SectionKind {
+    /// Settings, as postcard.
+    Meta = 1,
+    /// The domain trie's slots.
+    Trie = 2,
+    /// The labels of the trie's names.
+    Labels = 3,
+    /// Rule records.
+    Rules = 4,
+    /// Attributes shared by rules.
+    Attributes = 5,
+    /// Port ranges of the attributes.
+    Ports = 6,
+    /// IPv4 ranges.
+    Ipv4 = 7,
+    /// IPv6 ranges.
+    Ipv6 = 8,
+    /// Rule lists of the address ranges.
+    AddressRules = 9,
+    /// Networks as they were written.
+    Networks = 10,
+    /// Globs.
+    Globs = 11,
+    /// Layers and file labels, as postcard.
+    Sources = 12,
+}
+
+impl SectionKind {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Trie,
+        Self::Labels,
+        Self::Rules,
+        Self::Attributes,
+        Self::Ports,
+        Self::Ipv4,
+        Self::Ipv6,
+        Self::AddressRules,
+        Self::Networks,
+        Self::Globs,
+        Self::Sources,
+    ];
+
+    /// Position in [`Self::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize - 1
+    }
+
+    fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+}
+
+impl std::fmt::Display for SectionKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Meta => "meta",
+            Self::Trie => "trie",
+            Self::Labels => "labels",
+            Self::Rules => "rules",
+            Self::Attributes => "attributes",
+            Self::Ports => "ports",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::AddressRules => "address rules",
+            Self::Networks => "networks",
+            Self::Globs => "globs",
+            Self::Sources => "sources",
+        })
+    }
+}
+
+/// BLAKE3 digest of a blob's content: the policy's name for machines.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// Where the sections are. Bounds are checked; contents are not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) minor: u16,
+    pub(crate) digest: Digest,
+    sections: [(usize, usize); SectionKind::ALL.len()],
+}
+
+impl Layout {
+    pub(crate) fn range(&self, kind: SectionKind) -> Range<usize> {
+        let (start, end) = self.sections.get(kind.index()).copied().unwrap_or((0, 0));
+        start..end
+    }
+}
+
+/// Reads header and section table. Constant time: at most [`MAX_SECTIONS`] entries.
+pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
+    let found = data.len() as u64;
+    let short = FormatError::Length { expected: HEADER_LEN as u64, found };
+    match bytes(data, 0, MAGIC.len()) {
+        Some(magic) if magic == MAGIC => {}
+        Some(_) => return Err(FormatError::Magic),
+        None if data.is_empty() || !MAGIC.starts_with(data) => return Err(if data.is_empty() { short } else { FormatError::Magic }),
+        None => return Err(short),
+    }
+    if data.len() < HEADER_LEN {
+        return Err(short);
+    }
+    let (Some(major), Some(minor), Some(count), Some(expected), Some(reserved), Some(digest)) =
+        (u16_at(data, 8), u16_at(data, 10), u32_at(data, 12), u64_at(data, 16), u64_at(data, 24), array::<32>(data, DIGEST_AT))
+    else {
+        return Err(short);
+    };
+    if major != MAJOR {
+        return Err(FormatError::Version { major, minor });
+    }
+    if expected != found {
+        return Err(FormatError::Length { expected, found });
+    }
+    if count > MAX_SECTIONS {
+        return Err(FormatError::Table { entry: count, what: "too many sections" });
+    }
+    if reserved != 0 {
+        return Err(FormatError::Table { entry: 0, what: "reserved header bytes are not zero" });
+    }
+
+    let mut sections: [Option<(usize, usize)>; SectionKind::ALL.len()] = [None; SectionKind::ALL.len()];
+    let mut floor = HEADER_LEN + ENTRY_LEN * count as usize;
+    for entry in 0..count {
+        let wrong = |what| FormatError::Table { entry, what };
+        let at = HEADER_LEN + ENTRY_LEN * entry as usize;
+        let (Some(kind), Some(flags), Some(offset), Some(len), Some(reserved)) =
+            (u32_at(data, at), u32_at(data, at + 4), u64_at(data, at + 8), u64_at(data, at + 16), u64_at(data, at + 24))
+        else {
+            return Err(wrong("the table is cut"));
+        };
+        let start = usize::try_from(offset).map_err(|_| wrong("offset too large"))?;
+        let len = usize::try_from(len).map_err(|_| wrong("length too large"))?;
+        let end = start.checked_add(len).filter(|end| *end <= data.len()).ok_or(wrong("it ends beyond the file"))?;
+        if start % ALIGN != 0 || start < floor || reserved != 0 || flags & !REQUIRED != 0 {
+            return Err(wrong("misaligned, overlapping, out of order, or unknown flags"));
+        }
+        floor = end;
+        match SectionKind::from_number(kind) {
+            Some(known) => match sections.get_mut(known.index()) {
+                Some(slot @ None) => *slot = Some((start, end)),
+                _ => return Err(FormatError::SectionCount(known)),
+            },
+            None if flags & REQUIRED != 0 => return Err(FormatError::UnknownSection { kind, minor }),
+            None => {}
+        }
+    }
+    let mut found = [(0, 0); SectionKind::ALL.len()];
+    for (kind, (slot, section)) in SectionKind::ALL.into_iter().zip(found.iter_mut().zip(sections)) {
+        *slot = section.ok_or(FormatError::SectionCount(kind))?;
+    }
+    Ok(Layout { minor, digest: Digest(digest), sections: found })
+}
+
+/// The digest of a blob: BLAKE3 over everything but the digest's own place in the header.
+pub(crate) fn digest(data: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(data.get(..DIGEST_AT).unwrap_or(data));
+    hasher.update(data.get(HEADER_LEN..).unwrap_or_default());
+    Digest(hasher.finalize().into())
+}

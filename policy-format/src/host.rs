@@ -1,0 +1,284 @@
+//! `Host`: one normalisation for patterns and requests.
+//!
+//! Trim, ASCII-lowercase, IDNA to A-labels (UTS 46, as browsers do it), one trailing dot stripped, brackets of IPv6 stripped, canonical
+//! IP text. What comes out is a name of LDH labels and underscores (RFC 1035 lengths, RFC 5891 A-labels), an address, or a name
+//! that some C libraries would read as an address and that is therefore never resolved.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Bytes in the longest name (RFC 1035, without the trailing dot).
+pub const MAX_NAME: usize = 253;
+/// Bytes in the longest label (RFC 1035).
+pub const MAX_LABEL: usize = 63;
+
+/// A normalised host, as a request or a rule names it. Holds no heap memory.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Host {
+    /// A domain name.
+    Name(Name),
+    /// An address literal.
+    Ip(IpAddr),
+    /// A name that ends in a number (`127.1`, `0x7f.1`, `2130706433`): an IPv4 address to some C libraries and no host name to anyone.
+    /// It is never resolved and never allowed (WHATWG URL, "ends in a number").
+    NumericLookalike(Name),
+}
+
+/// A normalised domain name: lower case, no trailing dot, at most [`MAX_NAME`] bytes.
+#[derive(Clone, Copy)]
+pub struct Name {
+    len: u8,
+    bytes: [u8; MAX_NAME],
+}
+
+/// Why something is not a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Nothing there.
+    #[error("the host is empty")]
+    Empty,
+    /// Over 253 bytes.
+    #[error("the name is longer than {MAX_NAME} bytes")]
+    NameTooLong,
+    /// Over 63 bytes between two dots.
+    #[error("a label (the part between two dots) is longer than {MAX_LABEL} bytes")]
+    LabelTooLong,
+    /// Two dots in a row, or one at the start.
+    #[error("a label (the part between two dots) is empty")]
+    EmptyLabel,
+    /// A byte that no host name has.
+    #[error("{0:?} cannot stand in a host name")]
+    Character(char),
+    /// Brackets or colons that are not an IPv6 address.
+    #[error("this is not an IPv6 address")]
+    Ipv6,
+    /// `fe80::1%eth0`.
+    #[error("an IPv6 zone (after `%`) means something on one machine only and is not accepted")]
+    Zone,
+    /// Non-ASCII text that IDNA refuses.
+    #[error("this is not a valid internationalised domain name")]
+    Idna,
+}
+
+impl Host {
+    /// Normalises `text`.
+    ///
+    /// # Errors
+    /// [`HostError`] for what no client can mean.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        let text = text.trim_matches([' ', '\t']);
+        if text.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if let Some(inner) = text.strip_prefix('[') {
+            return parse_ipv6(inner.strip_suffix(']').ok_or(HostError::Ipv6)?);
+        }
+        if text.contains(':') {
+            return parse_ipv6(text);
+        }
+        let ascii = to_ascii(text)?;
+        let name = ascii.strip_suffix('.').unwrap_or(&ascii);
+        if name.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if let Ok(ip) = name.parse::<Ipv4Addr>() {
+            return Ok(Self::Ip(IpAddr::V4(ip)));
+        }
+        let name = Name::new(name)?;
+        Ok(if ends_in_a_number(name.as_str()) { Self::NumericLookalike(name) } else { Self::Name(name) })
+    }
+
+    /// The name, unless the host is an address.
+    #[must_use]
+    pub fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Ip(_) | Self::NumericLookalike(_) => None,
+        }
+    }
+
+    /// `localhost` or a name below it: loopback by definition (RFC 6761, section 6.3), never asked of a name server.
+    #[must_use]
+    pub fn is_localhost(&self) -> bool {
+        self.name().is_some_and(|name| name.as_str() == "localhost" || name.as_str().ends_with(".localhost"))
+    }
+}
+
+impl Name {
+    /// Checks and lower-cases ASCII text without a trailing dot.
+    pub(crate) fn new(text: &str) -> Result<Self, HostError> {
+        if text.len() > MAX_NAME {
+            return Err(HostError::NameTooLong);
+        }
+        for label in text.split('.') {
+            check_label(label)?;
+        }
+        let mut bytes = [0; MAX_NAME];
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from.to_ascii_lowercase();
+        }
+        let len = u8::try_from(text.len()).map_err(|_| HostError::NameTooLong)?;
+        Ok(Self { len, bytes })
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The name as ASCII bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+fn check_label(label: &str) -> Result<(), HostError> {
+    if label.is_empty() {
+        return Err(HostError::EmptyLabel);
+    }
+    if label.len() > MAX_LABEL {
+        return Err(HostError::LabelTooLong);
+    }
+    match label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
+        Some(c) => Err(HostError::Character(c)),
+        None => Ok(()),
+    }
+}
+
+fn parse_ipv6(text: &str) -> Result<Host, HostError> {
+    match text.parse::<Ipv6Addr>() {
+        Ok(ip) => Ok(Host::Ip(IpAddr::V6(ip))),
+        Err(_) if text.contains('%') => Err(HostError::Zone),
+        Err(_) => Err(HostError::Ipv6),
+    }
+}
+
+/// A-labels for U-labels. ASCII text is passed through: it needs no mapping but lower case, which the caller does.
+pub(crate) fn to_ascii(text: &str) -> Result<Cow<'_, str>, HostError> {
+    if text.is_ascii() {
+        return Ok(Cow::Borrowed(text));
+    }
+    // Mapping grows names by a bounded factor, but there is no need to map what cannot be a name.
+    if text.len() > 4 * MAX_NAME {
+        return Err(HostError::NameTooLong);
+    }
+    idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::URL)
+        .map(|ascii| Cow::Owned(ascii.into_owned()))
+        .map_err(|_| HostError::Idna)
+}
+
+/// Whether the last label is digits only, or a hexadecimal number with `0x`.
+fn ends_in_a_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) | Self::NumericLookalike(name) => f.write_str(name.as_str()),
+            Self::Ip(ip) => write!(f, "{ip}"),
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Host({self})")
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Name({})", self.as_str())
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Name {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        match Host::parse(text) {
+            Ok(Host::Name(name)) => format!("name {}", name.as_str()),
+            Ok(Host::Ip(ip)) => format!("ip {ip}"),
+            Ok(Host::NumericLookalike(name)) => format!("number {}", name.as_str()),
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn normalises_every_spelling_to_one() {
+        let long_label = "a".repeat(64);
+        let long_name = format!("{}a", "ab.".repeat(85));
+        let cases = [
+            (" API.Example.COM. ", "name api.example.com"),
+            ("bücher.example", "name xn--bcher-kva.example"),
+            ("BÜCHER.example", "name xn--bcher-kva.example"),
+            ("example。com", "name example.com"),
+            ("under_score.example", "name under_score.example"),
+            ("192.0.2.7", "ip 192.0.2.7"),
+            ("192.0.2.7.", "ip 192.0.2.7"),
+            ("[2001:DB8:0::1]", "ip 2001:db8::1"),
+            ("2001:db8::1", "ip 2001:db8::1"),
+            ("[::ffff:127.0.0.1]", "ip ::ffff:127.0.0.1"),
+            ("127.1", "number 127.1"),
+            ("2130706433", "number 2130706433"),
+            ("0x7f.0.0.1", "number 0x7f.0.0.1"),
+            ("0177.0.0.1", "number 0177.0.0.1"),
+            ("1.2.3.0x", "number 1.2.3.0x"),
+            ("256.256.256.256", "number 256.256.256.256"),
+            ("1.2.3.4.5", "number 1.2.3.4.5"),
+            ("１２７.1", "number 127.1"),
+            ("3com.example", "name 3com.example"),
+            ("", "Empty"),
+            (".", "Empty"),
+            ("a..b", "EmptyLabel"),
+            (".a", "EmptyLabel"),
+            ("a..", "EmptyLabel"),
+            ("a b", "Character(' ')"),
+            ("a@b", "Character('@')"),
+            ("a/b", "Character('/')"),
+            ("a%2eb", "Character('%')"),
+            ("a\0b", "Character('\\0')"),
+            ("[fe80::1%eth0]", "Zone"),
+            ("[127.0.0.1]", "Ipv6"),
+            ("[::1", "Ipv6"),
+            ("a:80", "Ipv6"),
+            (long_label.as_str(), "LabelTooLong"),
+            (long_name.as_str(), "NameTooLong"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(shown(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn knows_localhost_and_the_names_below_it() {
+        for (text, expected) in
+            [("localhost", true), ("LOCALHOST.", true), ("a.localhost", true), ("alocalhost", false), ("localhost.example", false)]
+        {
+            assert_eq!(Host::parse(text).unwrap().is_localhost(), expected, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(text in "\\PC{0,40}") {
+            if let Ok(host) = Host::parse(&text) {
+                proptest::prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
+            }
+        }
+    }
+}

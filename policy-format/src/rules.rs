@@ -1,0 +1,161 @@
+//! Rule records and the attributes that they share.
+//!
+//! ```text
+//! rule, 16 bytes                                attributes, 8 bytes
+//!  0 u32 anchor   slot in the trie, index of     0 u8  access      0 allow, 1 read-only, 2 deny
+//!                 the network or of the glob     1 u8  0
+//!  4 u32 line     in its source, from 1;         2 u16 port_count  0: every port
+//!                 0: no line                     4 u32 first_port  index in `ports`
+//!  8 u16 attributes  index                      ports, 4 bytes: u16 first, u16 last
+//! 10 u16 source      index
+//! 12 u8  kind        see RuleKind
+//! 13 u8  0, 0, 0
+//! ```
+
+use crate::reader::{record, u16_at, u32_at};
+use std::fmt;
+
+pub(crate) const RULE_LEN: usize = 16;
+pub(crate) const ATTRIBUTES_LEN: usize = 8;
+pub(crate) const PORTS_LEN: usize = 4;
+
+/// Number of a rule within its blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(pub u32);
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Access {
+    /// Everything may pass.
+    Allow = 0,
+    /// GET, HEAD and OPTIONS may pass.
+    ReadOnly = 1,
+    /// Nothing may pass.
+    Deny = 2,
+}
+
+impl Access {
+    /// The name that users type and read.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::ReadOnly => "read-only",
+            Self::Deny => "deny",
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Allow, Self::ReadOnly, Self::Deny].into_iter().find(|access| *access as u8 == number)
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Ports from first to last, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// How a rule names its hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RuleKind {
+    /// `*`.
+    Any = 0,
+    /// `example.com`.
+    Exact = 1,
+    /// `*.example.com`.
+    Subdomains = 2,
+    /// `**.example.com`.
+    ApexAndSubdomains = 3,
+    /// An address or network.
+    Network = 4,
+    /// Globs inside names.
+    Glob = 5,
+}
+
+impl RuleKind {
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Any, Self::Exact, Self::Subdomains, Self::ApexAndSubdomains, Self::Network, Self::Glob]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+}
+
+/// A rule as it stands in the blob.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RuleRecord {
+    pub(crate) anchor: u32,
+    pub(crate) line: u32,
+    pub(crate) attributes: u16,
+    pub(crate) source: u16,
+    pub(crate) kind: RuleKind,
+}
+
+impl RuleRecord {
+    pub(crate) fn read(section: &[u8], id: RuleId) -> Option<Self> {
+        let bytes: [u8; RULE_LEN] = record(section, id.0)?;
+        Some(Self {
+            anchor: u32_at(&bytes, 0)?,
+            line: u32_at(&bytes, 4)?,
+            attributes: u16_at(&bytes, 8)?,
+            source: u16_at(&bytes, 10)?,
+            kind: RuleKind::from_number(*bytes.get(12)?)?,
+        })
+    }
+
+    #[cfg(feature = "build")]
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.anchor.to_le_bytes());
+        out.extend(self.line.to_le_bytes());
+        out.extend(self.attributes.to_le_bytes());
+        out.extend(self.source.to_le_bytes());
+        out.extend([self.kind as u8, 0, 0, 0]);
+    }
+}
+
+/// Attributes as they stand in the blob.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttributesRecord {
+    pub(crate) access: Access,
+    pub(crate) port_count: u16,
+    pub(crate) first_port: u32,
+}
+
+impl AttributesRecord {
+    pub(crate) fn read(section: &[u8], index: u16) -> Option<Self> {
+        let bytes: [u8; ATTRIBUTES_LEN] = record(section, u32::from(index))?;
+        Some(Self { access: Access::from_number(*bytes.first()?)?, port_count: u16_at(&bytes, 2)?, first_port: u32_at(&bytes, 4)? })
+    }
+
+    #[cfg(feature = "build")]
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend([self.access as u8, 0]);
+        out.extend(self.port_count.to_le_bytes());
+        out.extend(self.first_port.to_le_bytes());
+    }
+
+    /// The port ranges; none means every port.
+    pub(crate) fn ports<'a>(&self, section: &'a [u8]) -> impl Iterator<Item = PortRange> + use<'a> {
+        let first = self.first_port;
+        (0..u32::from(self.port_count)).map_while(move |n| {
+            let bytes: [u8; PORTS_LEN] = record(section, first.checked_add(n)?)?;
+            Some(PortRange { first: u16_at(&bytes, 0)?, last: u16_at(&bytes, 2)? })
+        })
+    }
+
+    /// Whether the rule speaks of `port`.
+    pub(crate) fn covers(&self, section: &[u8], port: u16) -> bool {
+        self.port_count == 0 || self.ports(section).any(|range| (range.first..=range.last).contains(&port))
+    }
+}

@@ -1,0 +1,387 @@
+//! The blob against models of it: what was built is what is read, the trie agrees with a naive matcher, and no changed byte does more than be refused or
+//! decide otherwise.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test that cannot go on panics")]
+
+use policy_format::{
+    Access, Blob, BlobBuilder, Decision, Host, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol, Reason, Request,
+    RuleInput, Source, decide, reseal,
+};
+use proptest::prelude::*;
+use std::net::IpAddr;
+
+fn meta() -> Meta {
+    Meta {
+        profile: "test".into(),
+        network: Network::Proxied,
+        mode: Mode::Full,
+        allow_local_binding: false,
+        listeners: Listeners::default(),
+        dangerously_allow_non_loopback_proxy: false,
+        dangerously_allow_non_loopback_admin: false,
+    }
+}
+
+fn input(pattern: &str, access: Access, line: u32) -> RuleInput {
+    let pattern = Pattern::parse(pattern).unwrap();
+    let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
+    let source = Source { layer: Layer::User, label: "config.toml".into() };
+    RuleInput { hosts: pattern.hosts, ports, access, source, line }
+}
+
+fn build(meta: Meta, rules: &[(&str, Access)]) -> Vec<u8> {
+    let mut builder = BlobBuilder::new(meta);
+    for (line, (pattern, access)) in (1..).zip(rules) {
+        builder.rule(input(pattern, *access, line));
+    }
+    builder.build().unwrap()
+}
+
+fn ask(blob: &Blob<Vec<u8>>, host: &str, port: u16, method: Option<&str>, addresses: &[&str]) -> String {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    let host = Host::parse(host).unwrap();
+    let protocol = if method.is_some() { Protocol::Http } else { Protocol::Connect };
+    match decide(blob, &Request { protocol, host: &host, port, method, addresses: &addresses }) {
+        Decision::Allow(allowed) => format!("allow {}", blob.rule(allowed.rule).unwrap()),
+        Decision::Deny(denied) => match denied.rule {
+            Some(rule) => format!("{} {}", denied.reason, blob.rule(rule).unwrap()),
+            None => denied.reason.to_string(),
+        },
+    }
+}
+
+const ALLOW: Access = Access::Allow;
+const DENY: Access = Access::Deny;
+const READ: Access = Access::ReadOnly;
+
+#[test]
+fn decides_in_the_order_of_the_contract() {
+    let rules = [
+        ("api.alpha.test", ALLOW),
+        ("*.beta.test", ALLOW),
+        ("**.gamma.test", ALLOW),
+        ("www.beta.test", DENY),
+        ("only.port.test:8443", ALLOW),
+        ("docs.read.test", READ),
+        ("region*.cdn.test", ALLOW),
+        ("10.20.0.0/16", ALLOW),
+        ("10.20.9.0/24", DENY),
+        ("127.0.0.1:5432", ALLOW),
+        ("localhost:3000", ALLOW),
+        ("8.8.8.8", ALLOW),
+        ("198.51.100.0/24", DENY),
+        ("metadata.google.internal", ALLOW),
+    ];
+    let blob = Blob::open(build(meta(), &rules)).unwrap();
+    let get = Some("GET");
+    type Case = (&'static str, u16, Option<&'static str>, &'static [&'static str], &'static str);
+    let cases: &[Case] = &[
+        ("api.alpha.test", 443, None, &[], "allow api.alpha.test"),
+        ("API.Alpha.Test.", 443, None, &["1.2.3.4"], "allow api.alpha.test"),
+        ("x.api.alpha.test", 443, None, &[], "not_allowed"),
+        ("beta.test", 443, None, &[], "not_allowed"),
+        ("a.b.beta.test", 443, None, &[], "allow *.beta.test"),
+        ("www.beta.test", 443, None, &[], "denied www.beta.test"),
+        ("gamma.test", 443, None, &[], "allow **.gamma.test"),
+        ("a.gamma.test", 443, None, &[], "allow **.gamma.test"),
+        ("xgamma.test", 443, None, &[], "not_allowed"),
+        ("only.port.test", 8443, None, &[], "allow only.port.test:8443"),
+        ("only.port.test", 443, None, &[], "not_allowed"),
+        ("region1.cdn.test", 443, None, &[], "allow region*.cdn.test"),
+        ("cdn.test", 443, None, &[], "not_allowed"),
+        ("docs.read.test", 80, get, &[], "allow docs.read.test"),
+        ("docs.read.test", 80, Some("POST"), &[], "method_not_allowed docs.read.test"),
+        ("docs.read.test", 80, Some("get"), &[], "method_not_allowed docs.read.test"),
+        ("docs.read.test", 443, None, &[], "mitm_required docs.read.test"),
+        // Addresses.
+        ("8.8.8.8", 443, None, &[], "allow 8.8.8.8"),
+        ("8.8.4.4", 443, None, &[], "not_allowed"),
+        ("::ffff:8.8.8.8", 443, None, &[], "not_allowed"),
+        ("10.20.1.1", 443, None, &[], "allow 10.20.0.0/16"),
+        ("10.20.9.1", 443, None, &[], "denied 10.20.9.0/24"),
+        ("::ffff:10.20.9.1", 443, None, &[], "denied 10.20.9.0/24"),
+        ("10.21.1.1", 443, None, &[], "not_allowed_local"),
+        ("127.0.0.1", 5432, None, &[], "allow 127.0.0.1:5432"),
+        ("127.0.0.1", 5433, None, &[], "not_allowed_local"),
+        ("localhost", 3000, None, &["127.0.0.1", "::1"], "allow localhost:3000"),
+        ("localhost", 3000, None, &["10.0.0.1"], "not_allowed_local"),
+        ("localhost", 3001, None, &[], "not_allowed_local"),
+        ("x.localhost", 3000, None, &[], "not_allowed_local"),
+        ("169.254.169.254", 80, None, &[], "not_allowed_local"),
+        ("127.1", 5432, None, &[], "not_allowed"),
+        // Names that resolve.
+        ("api.alpha.test", 443, None, &["127.0.0.1"], "not_allowed_local"),
+        ("api.alpha.test", 5432, None, &["127.0.0.1"], "allow api.alpha.test"),
+        ("api.alpha.test", 443, None, &["1.2.3.4", "192.168.0.1"], "not_allowed_local"),
+        ("api.alpha.test", 443, None, &["10.20.1.1"], "allow api.alpha.test"),
+        ("api.alpha.test", 443, None, &["10.20.9.1"], "denied 10.20.9.0/24"),
+        ("api.alpha.test", 443, None, &["64:ff9b::c633:6401"], "denied 198.51.100.0/24"),
+        ("api.alpha.test", 443, None, &["::ffff:10.20.1.1"], "not_allowed_local"),
+        ("metadata.google.internal", 80, None, &["169.254.169.254"], "not_allowed_local"),
+    ];
+    for (host, port, method, addresses, expected) in cases {
+        assert_eq!(&ask(&blob, host, *port, *method, addresses), expected, "{host}:{port} {method:?} {addresses:?}");
+    }
+}
+
+#[test]
+fn local_binding_opens_all_but_metadata_services() {
+    let open = Meta { allow_local_binding: true, ..meta() };
+    let any = Blob::open(build(open.clone(), &[("*", ALLOW), ("evil.test", DENY)])).unwrap();
+    for (host, addresses, expected) in [
+        ("10.0.0.1", &[][..], "allow *"),
+        ("a.test", &["192.168.0.1"], "allow *"),
+        ("evil.test", &[], "denied evil.test"),
+        ("169.254.169.254", &[], "not_allowed_local"),
+        ("::ffff:169.254.169.254", &[], "not_allowed_local"),
+        ("168.63.129.16", &[], "not_allowed_local"),
+        ("a.test", &["169.254.169.254"], "not_allowed_local"),
+        ("metadata.google.internal", &[], "not_allowed_local"),
+        ("2130706433", &[], "not_allowed"),
+    ] {
+        assert_eq!(ask(&any, host, 80, None, addresses), expected, "{host} {addresses:?}");
+    }
+    let named =
+        Blob::open(build(open, &[("metadata.google.internal", ALLOW), ("169.254.0.0/16", ALLOW), ("fd00:ec2::254", ALLOW)])).unwrap();
+    assert_eq!(ask(&named, "metadata.google.internal", 80, None, &["169.254.169.254"]), "allow metadata.google.internal");
+    assert_eq!(ask(&named, "169.254.169.254", 80, None, &[]), "not_allowed_local", "a network is not an exact name");
+    assert_eq!(ask(&named, "fd00:ec2::254", 80, None, &[]), "allow fd00:ec2::254");
+}
+
+#[test]
+fn limited_mode_reads_only() {
+    let blob = Blob::open(build(Meta { mode: Mode::Limited, ..meta() }, &[("a.test", ALLOW)])).unwrap();
+    assert_eq!(ask(&blob, "a.test", 80, Some("OPTIONS"), &[]), "allow a.test");
+    assert_eq!(ask(&blob, "a.test", 80, Some("TRACE"), &[]), "method_not_allowed");
+    assert_eq!(ask(&blob, "a.test", 443, None, &[]), "mitm_required");
+    assert_eq!(ask(&blob, "b.test", 443, None, &[]), "not_allowed");
+}
+
+#[test]
+fn a_policy_that_is_off_allows_nothing() {
+    for network in [Network::Blocked, Network::Direct] {
+        let blob = Blob::open(build(Meta { network, ..meta() }, &[("*", ALLOW)])).unwrap();
+        assert_eq!(ask(&blob, "a.test", 80, None, &[]), Reason::ProxyDisabled.as_str());
+    }
+}
+
+#[test]
+fn the_order_of_rules_does_not_matter() {
+    let rules = [("b.test", ALLOW), ("*.a.test", DENY), ("10.0.0.0/8", ALLOW), ("x*.a.test", ALLOW), ("*", ALLOW), ("10.1.0.0/16", DENY)];
+    let write = |order: &mut dyn Iterator<Item = usize>| {
+        let mut builder = BlobBuilder::new(meta());
+        for index in order {
+            let (pattern, access) = rules[index];
+            builder.rule(input(pattern, access, u32::try_from(index).unwrap()));
+        }
+        builder.build().unwrap()
+    };
+    assert_eq!(write(&mut (0..rules.len())), write(&mut (0..rules.len()).rev()));
+}
+
+/// A small blob that has something in every section.
+fn sample() -> Vec<u8> {
+    let rules = [
+        ("a.test", ALLOW),
+        ("*.b.test:8443", DENY),
+        ("**.c.test", READ),
+        ("x?*.d.test", ALLOW),
+        ("10.0.0.0/8", ALLOW),
+        ("10.1.0.0/16", DENY),
+        ("2001:db8::/32", ALLOW),
+        ("*:80", ALLOW),
+    ];
+    build(meta(), &rules)
+}
+
+/// Asks enough to touch every section; panics are the failure.
+fn exercise(blob: &Blob<Vec<u8>>) {
+    for host in ["a.test", "x.b.test", "c.test", "y.c.test", "xy.d.test", "10.1.2.3", "2001:db8::1", "other", "127.1"] {
+        for port in [80, 8443] {
+            ask_raw(blob, host, port);
+        }
+    }
+    assert!(blob.rules().count() <= blob.rule_count() as usize);
+}
+
+fn ask_raw(blob: &Blob<Vec<u8>>, host: &str, port: u16) {
+    let host = Host::parse(host).unwrap();
+    let addresses = ["10.1.2.3".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let _ = decide(blob, &Request { protocol: Protocol::Connect, host: &host, port, method: None, addresses: &addresses });
+}
+
+#[test]
+fn refuses_every_truncation_and_every_flipped_byte() {
+    let good = sample();
+    exercise(&Blob::open(good.clone()).unwrap());
+    for len in 0..good.len() {
+        assert!(Blob::open(good[..len].to_vec()).is_err(), "cut to {len} bytes");
+    }
+    let mut longer = good.clone();
+    longer.push(0);
+    assert!(Blob::open(longer).is_err(), "one byte more");
+    for at in 0..good.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[at] ^= flip;
+            assert!(Blob::open(bad).is_err(), "byte {at} ^ {flip:#x}");
+        }
+    }
+}
+
+#[test]
+fn behind_the_digest_every_changed_byte_is_refused_or_harmless() {
+    let good = sample();
+    let mut opened = 0;
+    for at in 0..good.len() {
+        for value in [0, 1, 0x7f, 0x80, 0xff, good[at].wrapping_add(1), good[at] ^ 0x10] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            reseal(&mut bad);
+            if let Ok(blob) = Blob::open(bad) {
+                exercise(&blob);
+                opened += 1;
+            }
+        }
+    }
+    assert!(opened > good.len(), "only {opened} changed blobs opened: the digest was not in the way, was it?");
+}
+
+#[test]
+fn sections_that_are_unknown_are_skipped_or_refused() {
+    // The last entry of the table is `sources`; a section more needs a place in the table, which the gap up to the first section may have.
+    let good = sample();
+    let mut blob = good.clone();
+    let count = u32::from_le_bytes(good[12..16].try_into().unwrap());
+    let entry = 64 + 32 * count as usize;
+    let first_section = u64::from_le_bytes(good[64 + 8..64 + 16].try_into().unwrap()) as usize;
+    let gap = first_section - entry;
+    // Make room: move everything behind the table by 64 bytes where there is none.
+    let shift = if gap >= 32 { 0 } else { 64 };
+    if shift > 0 {
+        blob.splice(entry..entry, std::iter::repeat_n(0, shift));
+        for n in 0..count as usize {
+            let at = 64 + 32 * n + 8;
+            let offset = u64::from_le_bytes(blob[at..at + 8].try_into().unwrap()) + shift as u64;
+            blob[at..at + 8].copy_from_slice(&offset.to_le_bytes());
+        }
+    }
+    let end = blob.len().next_multiple_of(64);
+    blob.resize(end + 3, 7);
+    blob[12..16].copy_from_slice(&(count + 1).to_le_bytes());
+    let len = blob.len() as u64;
+    blob[16..24].copy_from_slice(&len.to_le_bytes());
+    blob[entry..entry + 4].copy_from_slice(&999_u32.to_le_bytes());
+    blob[entry + 8..entry + 16].copy_from_slice(&(end as u64).to_le_bytes());
+    blob[entry + 16..entry + 24].copy_from_slice(&3_u64.to_le_bytes());
+    reseal(&mut blob);
+    exercise(&Blob::open(blob.clone()).unwrap());
+    blob[entry + 4] = 1;
+    reseal(&mut blob);
+    let refused = Blob::open(blob).unwrap_err().to_string();
+    assert!(refused.contains("section 999 is required but unknown"), "{refused}");
+}
+
+#[test]
+fn refuses_other_versions_by_name() {
+    let mut blob = sample();
+    blob[8] = 2;
+    reseal(&mut blob);
+    assert!(Blob::open(blob).unwrap_err().to_string().starts_with("blob format 2.0 cannot be read"));
+}
+
+/// The rules of a name by their text, the way a person would check them.
+fn naive(rules: &[(String, Access)], host: &str) -> &'static str {
+    let matches = |pattern: &str| match (pattern.strip_prefix("**."), pattern.strip_prefix("*.")) {
+        (Some(base), _) => host == base || host.ends_with(&format!(".{base}")),
+        (None, Some(base)) => host.ends_with(&format!(".{base}")),
+        (None, None) => pattern == "*" || host == pattern,
+    };
+    let any = |access: Access| rules.iter().any(|(pattern, a)| *a == access && matches(pattern));
+    if any(DENY) {
+        "denied"
+    } else if any(ALLOW) {
+        "allow"
+    } else {
+        "not_allowed"
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    proptest::collection::vec("[ab]{1,2}|[a-c]{30}", 1..5).prop_map(|labels| labels.join("."))
+}
+
+fn rule() -> impl Strategy<Value = (String, Access)> {
+    (prop_oneof![Just(""), Just("*."), Just("**.")], name(), prop_oneof![Just(ALLOW), Just(DENY)])
+        .prop_map(|(prefix, name, access)| (format!("{prefix}{name}"), access))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_trie_agrees_with_a_naive_matcher(rules in proptest::collection::vec(rule(), 0..40), hosts in proptest::collection::vec(name(), 1..40)) {
+        let borrowed: Vec<(&str, Access)> = rules.iter().map(|(pattern, access)| (pattern.as_str(), *access)).collect();
+        let blob = Blob::open(build(meta(), &borrowed)).unwrap();
+        for host in hosts {
+            let answer = ask(&blob, &host, 443, None, &[]);
+            prop_assert_eq!(answer.split(' ').next().unwrap(), naive(&rules, &host), "{}: {}", host, answer);
+        }
+    }
+
+    #[test]
+    fn what_was_built_is_what_is_read(rules in proptest::collection::vec(rule(), 0..60)) {
+        let borrowed: Vec<(&str, Access)> = rules.iter().map(|(pattern, access)| (pattern.as_str(), *access)).collect();
+        let blob = Blob::open(build(meta(), &borrowed)).unwrap();
+        let mut read: Vec<(String, Access, u32)> = blob.rules().map(|rule| (rule.hosts, rule.access, rule.line)).collect();
+        let mut written: Vec<(String, Access, u32)> = (1..).zip(rules).map(|(line, (pattern, access))| (pattern, access, line)).collect();
+        read.sort();
+        written.sort();
+        prop_assert_eq!(read, written);
+    }
+
+    #[test]
+    fn networks_agree_with_a_bit_by_bit_reference(
+        networks in proptest::collection::vec((any::<u32>(), 0_u8..=32, any::<bool>()), 0..20),
+        probes in proptest::collection::vec(any::<u32>(), 1..20),
+    ) {
+        let networks: Vec<(policy_format::net::Network, Access)> = networks
+            .into_iter()
+            .map(|(addr, prefix, deny)| {
+                let network = policy_format::net::Network::new(IpAddr::V4(addr.into()), prefix).unwrap();
+                (network, if deny { DENY } else { ALLOW })
+            })
+            .collect();
+        let texts: Vec<(String, Access)> = networks.iter().map(|(network, access)| (network.to_string(), *access)).collect();
+        let borrowed: Vec<(&str, Access)> = texts.iter().map(|(pattern, access)| (pattern.as_str(), *access)).collect();
+        let blob = Blob::open(build(Meta { allow_local_binding: true, ..meta() }, &borrowed)).unwrap();
+        // Edges of the networks are where mistakes are.
+        let edges = networks.iter().flat_map(|(network, _)| match network.addr() {
+            IpAddr::V4(v4) => [v4.to_bits(), v4.to_bits().wrapping_sub(1)],
+            IpAddr::V6(_) => [0, 0],
+        });
+        for probe in probes.into_iter().chain(edges) {
+            let ip = IpAddr::V4(probe.into());
+            if policy_format::net::is_metadata_address(ip) {
+                continue;
+            }
+            let holds = |access: Access| networks.iter().any(|(network, a)| *a == access && network.contains(ip));
+            let expected = if holds(DENY) { "denied" } else if holds(ALLOW) { "allow" } else { "not_allowed" };
+            let answer = ask(&blob, &ip.to_string(), 443, None, &[]);
+            prop_assert_eq!(answer.split(' ').next().unwrap(), expected, "{}", ip);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_open_or_decide_panic(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20)) {
+        let mut blob = sample();
+        for (at, value) in changes {
+            let at = at.index(blob.len());
+            blob[at] = value;
+        }
+        reseal(&mut blob);
+        if let Ok(blob) = Blob::open(blob) {
+            exercise(&blob);
+        }
+    }
+}
