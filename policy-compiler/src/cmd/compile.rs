@@ -1,0 +1,99 @@
+//! `netpolicy compile`.
+
+use super::{color, fail, places, say};
+use crate::cli::Compile;
+use policy_compiler::source::{LayerFiles, Role, SourceFile};
+use policy_compiler::{Compiled, Options, compile, diagnostic, emit};
+use policy_format::Blob;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(crate) fn run(arguments: Compile) -> ExitCode {
+    let to_stdout = arguments.output == Path::new("-");
+    if to_stdout && arguments.json {
+        return fail("`--json` and `-o -` both want standard output");
+    }
+    let sources = match LayerFiles::from(arguments.layers).read(&places()) {
+        Ok(sources) => sources,
+        Err(error) => return fail(error),
+    };
+    if sources.is_empty() {
+        return fail(
+            "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or see `netpolicy compile --help`",
+        );
+    }
+    for source in &sources {
+        say(format_args!("read {}", describe(source)));
+    }
+    let compiled = match compile(sources, Options { profile: arguments.profile.as_deref(), strict: arguments.strict }) {
+        Ok(compiled) => compiled,
+        Err(failure) => {
+            say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
+            return ExitCode::from(2);
+        }
+    };
+    if !compiled.diagnostics.is_empty() {
+        say(diagnostic::render(&compiled.sources, &compiled.diagnostics, color()));
+    }
+    // The compiler reads its own work back before anyone else does.
+    let blob = match Blob::open(compiled.blob.as_slice()) {
+        Ok(blob) => blob,
+        Err(error) => return fail(format_args!("the compiled policy does not read back, which is a bug: {error}")),
+    };
+    let written = if to_stdout { write_stdout(&compiled.blob) } else { emit::write(&arguments.output, &compiled.blob) };
+    if let Err(error) = written {
+        return fail(format_args!("cannot write `{}`: {error}", arguments.output.display()));
+    }
+    if arguments.json { print_json(&compiled, &blob, &arguments.output) } else { summarise(&blob, &arguments.output) }
+}
+
+fn describe(source: &SourceFile) -> String {
+    let what = if source.role == Role::Requirements { "requirements" } else { "settings" };
+    format!("{} {what} {}", source.layer, source.shown())
+}
+
+fn write_stdout(blob: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    if stdout.is_terminal() {
+        return Err(std::io::Error::other("standard output is a terminal, and a policy is binary"));
+    }
+    stdout.write_all(blob)?;
+    stdout.flush()
+}
+
+fn summarise(blob: &Blob<&[u8]>, output: &Path) -> ExitCode {
+    let meta = blob.meta();
+    let (bytes, rules) = (blob.as_bytes().len(), blob.rule_count());
+    say(format_args!(
+        "wrote {}: profile {}, network {}, mode {}, {rules} {}, {bytes} bytes, digest {}",
+        output.display(),
+        meta.profile,
+        meta.network,
+        meta.mode,
+        if rules == 1 { "rule" } else { "rules" },
+        blob.digest(),
+    ));
+    ExitCode::SUCCESS
+}
+
+fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCode {
+    let meta = blob.meta();
+    let (major, minor) = blob.version();
+    let summary = serde_json::json!({
+        "output": output.display().to_string(),
+        "format": format!("{major}.{minor}"),
+        "digest": blob.digest().to_string(),
+        "bytes": blob.as_bytes().len(),
+        "rules": blob.rule_count(),
+        "profile": meta.profile,
+        "network": meta.network.to_string(),
+        "mode": meta.mode.as_str(),
+        "sources": compiled.sources.iter().map(describe).collect::<Vec<_>>(),
+        "warnings": compiled.diagnostics.iter().map(|diagnostic| &diagnostic.message).collect::<Vec<_>>(),
+    });
+    match writeln!(std::io::stdout(), "{summary}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
+}

@@ -1,0 +1,74 @@
+//! Policy to blob; written beside its place, synced, renamed into it.
+
+use crate::policy::Policy;
+use policy_format::{BlobBuilder, BuildError};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The blob of a policy. Same policy, same bytes.
+///
+/// # Errors
+/// [`BuildError`] when the policy is larger than the format can count.
+pub fn lower(policy: Policy) -> Result<Vec<u8>, BuildError> {
+    let (meta, rules) = policy.into_parts();
+    let mut builder = BlobBuilder::new(meta);
+    for rule in rules {
+        builder.rule(rule);
+    }
+    builder.build()
+}
+
+/// Replaces the file at `path` whole: readers see the old bytes or the new ones, and after a crash one of the two is there. A symbolic link is followed; what is not
+/// a regular file (a pipe, `/dev/stdout`) is written to as it is.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn write(path: &Path, blob: &[u8]) -> io::Result<()> {
+    let target = match fs::canonicalize(path) {
+        Ok(target) if !target.is_file() => return fs::OpenOptions::new().write(true).open(target)?.write_all(blob),
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".policy-").suffix(".tmp");
+    // A policy is no secret, and the data plane may run as another user; the umask still applies.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(blob)?;
+    file.as_file().sync_all()?;
+    file.persist(&target)?;
+    // The rename itself is durable once the folder is.
+    #[cfg(unix)]
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_files_whole_and_follows_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("policy.bin"), dir.path().join("current.bin"));
+        write(&file, b"one").unwrap();
+        write(&file, b"two").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            write(&link, b"three").unwrap();
+            assert!(link.is_symlink());
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"three");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
+        assert!(write(&dir.path().join("missing/policy.bin"), b"x").is_err());
+    }
+}

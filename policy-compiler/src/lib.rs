@@ -1,0 +1,77 @@
+//! Layered TOML to a policy blob.
+//!
+//! The pipeline: read each layer ([`source`], [`schema`]), [`merge`] them, hold the result against what administrators require ([`requirements`]), [`check`] it, and
+//! lower it ([`emit`]). Every stage reports through [`diagnostic`], and all of them run as far as they can, so that one run shows everything that is wrong.
+
+pub mod check;
+pub mod diagnostic;
+pub mod emit;
+pub mod merge;
+pub mod policy;
+pub mod presets;
+pub mod requirements;
+pub mod schema;
+pub mod source;
+
+use diagnostic::{Diagnostic, Failure};
+use policy::Policy;
+use source::{Role, SourceFile, SourceId};
+
+/// How to compile.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// The profile to compile, instead of the one that the layers choose.
+    pub profile: Option<&'a str>,
+    /// Whether warnings stop the compilation.
+    pub strict: bool,
+}
+
+/// A blob, and what there was to say about it.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The blob.
+    pub blob: Vec<u8>,
+    /// The layers that it was made from, strongest first.
+    pub sources: Vec<SourceFile>,
+    /// Warnings.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Compiles layers, strongest first.
+///
+/// # Errors
+/// [`Failure`] with everything that is wrong.
+pub fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
+    let mut diagnostics = Vec::new();
+    let policy = policy(&sources, options, &mut diagnostics);
+    // In the order of the files, not of the stages.
+    diagnostics.sort_by_key(|diagnostic| diagnostic.places.first().map(|(place, _)| (place.source, place.span.start)));
+    let strict = options.strict && !diagnostics.is_empty();
+    if strict {
+        let message = "warnings are errors here (`--strict`)";
+        diagnostics.push(Diagnostic::general(message));
+    }
+    match policy.filter(|_| !strict) {
+        None => Err(Failure { sources, diagnostics }),
+        Some(policy) => match emit::lower(policy) {
+            Ok(blob) => Ok(Compiled { blob, sources, diagnostics }),
+            Err(error) => {
+                diagnostics.push(Diagnostic::general(error.to_string()));
+                Err(Failure { sources, diagnostics })
+            }
+        },
+    }
+}
+
+fn policy(sources: &[SourceFile], options: Options<'_>, diagnostics: &mut Vec<Diagnostic>) -> Option<Policy> {
+    let numbered = || sources.iter().enumerate().map(|(index, source)| (SourceId(index), source));
+    let layers: Option<Vec<_>> =
+        numbered().filter(|(_, source)| source.role == Role::Config).map(|(id, source)| schema::read(id, source, diagnostics)).collect();
+    let required = numbered().filter(|(_, source)| source.role == Role::Requirements);
+    let requirements: Option<Vec<_>> = required.map(|(id, source)| requirements::read(id, source, diagnostics)).collect();
+    // A layer that is not TOML would be merged as if it had said nothing; other errors do not keep the rest from being checked.
+    let (layers, requirements) = layers.zip(requirements)?;
+    let mut merged = merge::merge(layers, options.profile, sources, diagnostics);
+    let demanded = requirements::apply(requirements, &mut merged, sources, diagnostics);
+    check::check(merged, demanded, sources, diagnostics)
+}
