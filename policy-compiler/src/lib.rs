@@ -13,6 +13,8 @@ pub mod requirements;
 pub mod schema;
 pub mod source;
 
+pub use policy_format::Layer;
+
 use diagnostic::{Diagnostic, Failure};
 use policy::Policy;
 use source::{Role, SourceFile, SourceId};

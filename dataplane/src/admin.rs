@@ -1,0 +1,104 @@
+//! Admin API: only reads.
+//!
+//! `GET /health` says that the proxy runs, and under which policy. A web page that a browser on this machine shows must not be able to read it: requests
+//! must name the listener by address or as `localhost`, so that a name that was rebound to loopback does not pass.
+
+use crate::policy::PolicyHandle;
+use crate::shutdown::Shutdown;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use policy_format::Host;
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Admin connections at once.
+const CONNECTIONS: usize = 64;
+/// For a request head to come, and for an idle connection to be kept.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves until the shutdown starts.
+pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, mut shutdown: Shutdown) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.started() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let (policy, mut shutdown) = (policy.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&request, &policy);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 * 1024);
+            tokio::select! {
+                // A client that went away is no news.
+                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                () = shutdown.started() => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, policy: &PolicyHandle) -> Response<Full<Bytes>> {
+    if !names_this_machine(request) {
+        let help = "the Host header must be an address or localhost";
+        return reply(StatusCode::FORBIDDEN, &json!({ "error": help }));
+    }
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/health") => reply(StatusCode::OK, &health(policy)),
+        (_, "/health") => {
+            let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET" }));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
+        _ => reply(StatusCode::NOT_FOUND, &json!({ "error": "there is only GET /health" })),
+    }
+}
+
+fn health(policy: &PolicyHandle) -> serde_json::Value {
+    let snapshot = policy.current();
+    json!({
+        "status": "ok",
+        "version": env!("CARGO_PKG_VERSION"),
+        "policy": {
+            "generation": snapshot.generation(),
+            "digest": snapshot.digest().to_string(),
+            "profile": snapshot.meta().profile,
+            "network": snapshot.meta().network.to_string(),
+            "mode": snapshot.meta().mode.as_str(),
+            "rules": snapshot.rule_count(),
+            "last_error": policy.last_error(),
+        },
+    })
+}
+
+fn names_this_machine(request: &Request<Incoming>) -> bool {
+    let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else { return false };
+    match crate::parse::target::Target::parse(host, Some(80)) {
+        Ok(target) => matches!(target.host, Host::Ip(_)) || target.host.is_localhost(),
+        Err(_) => false,
+    }
+}
+
+fn reply(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string() + "\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,3 @@
+//! What the data plane says about what it does.
+
+pub(crate) mod event;

@@ -1,0 +1,40 @@
+//! Argument types of `netproxy-dp`.
+
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Enforces a compiled network policy for HTTP, CONNECT and SOCKS5 clients.
+///
+/// Without --policy, the built-in default policy runs: deny by default, and the hosts that builds commonly need are allowed.
+#[derive(Debug, Parser)]
+#[command(name = "netproxy-dp", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Compiled policy (from `netpolicy compile`); reloaded when the file changes, and on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// HTTP proxy address instead of the policy's; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) http_listen: Option<SocketAddr>,
+
+    /// SOCKS5 proxy address instead of the policy's; where the policy has SOCKS5 off, it stays off
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) socks_listen: Option<SocketAddr>,
+
+    /// Admin API address instead of the policy's
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+
+    /// Names in hosts(5) format that come before the system's resolver; the policy decides on their addresses too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts: Option<PathBuf>,
+
+    /// Seconds that open exchanges may take to finish after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) drain: u64,
+
+    /// Print addresses and reloads as JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}

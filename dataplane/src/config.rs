@@ -1,0 +1,68 @@
+//! `Config`: addresses, limits, deadlines. Valid by construction: every field has a sane default and none can disable a bound.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How to run. The listening addresses are the policy's unless they are set here.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// HTTP proxy address instead of the policy's.
+    pub http_listen: Option<SocketAddr>,
+    /// SOCKS5 proxy address instead of the policy's. Where the policy has SOCKS5 off, it stays off.
+    pub socks_listen: Option<SocketAddr>,
+    /// Admin address instead of the policy's.
+    pub admin_listen: Option<SocketAddr>,
+    /// What clients and origins may use up.
+    pub limits: Limits,
+}
+
+/// What a peer may use up: bytes, time, counts.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections at once. More wait in the listener's queue.
+    pub connections: usize,
+    /// Bytes of a request or response head, its first line included.
+    pub head_bytes: usize,
+    /// Header fields in a head.
+    pub head_fields: usize,
+    /// From accepting a connection, or from the first byte of a later request, to the end of its head or handshake.
+    pub head: Duration,
+    /// Between two requests on one connection.
+    pub keep_alive: Duration,
+    /// For looking a name up.
+    pub resolve: Duration,
+    /// For connecting, all addresses of a name together.
+    pub connect: Duration,
+    /// From the end of a request to the head of its response. Long, because long polls and model answers are.
+    pub response: Duration,
+    /// Without a byte in either direction, in a body or a tunnel.
+    pub idle: Duration,
+    /// How long a client that is told of its mistake may take to read it.
+    pub linger: Duration,
+    /// Lookups at once.
+    pub lookups: usize,
+    /// Addresses of a name that are tried.
+    pub addresses: usize,
+    /// Interim (1xx) responses before the final one.
+    pub interim_responses: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16 * 1024,
+            head_bytes: 64 * 1024,
+            head_fields: 128,
+            head: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            resolve: Duration::from_secs(10),
+            connect: Duration::from_secs(15),
+            response: Duration::from_secs(15 * 60),
+            idle: Duration::from_secs(30 * 60),
+            linger: Duration::from_secs(2),
+            lookups: 64,
+            addresses: 16,
+            interim_responses: 32,
+        }
+    }
+}

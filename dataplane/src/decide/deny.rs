@@ -1,0 +1,86 @@
+//! A `Denial` to its replies, once for every protocol.
+//!
+//! Messages are short, say what to change, and never echo a path, a query or a header.
+
+use super::Question;
+use crate::policy::Snapshot;
+use policy_format::{Denied, Host, Protocol, Reason, Rule, RuleId};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// A request that may not go on.
+pub(crate) struct Denial {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) question: Question,
+    pub(super) denied: Denied,
+}
+
+impl Denial {
+    pub(crate) fn reason(&self) -> Reason {
+        self.denied.reason
+    }
+
+    /// The reply to a plain HTTP request: its `x-proxy-error` and its JSON.
+    pub(crate) fn json(&self) -> String {
+        let rule = self.rule();
+        let mut body = serde_json::json!({
+            "status": "blocked",
+            "host": self.question.target.host.to_string(),
+            "reason": self.denied.reason.as_str(),
+            "decision": "deny",
+            "source": self.denied.reason.source().as_str(),
+            "protocol": self.question.protocol.as_str(),
+            "port": self.question.target.port,
+            "message": self.message(),
+        });
+        if let (Some(rule), Some(body)) = (rule, body.as_object_mut()) {
+            body.insert("rule".into(), rule.to_string().into());
+            body.insert("layer".into(), rule.layer.as_str().into());
+        }
+        body.to_string()
+    }
+
+    fn rule(&self) -> Option<Rule> {
+        self.denied.rule.and_then(|id: RuleId| self.snapshot.rule(id))
+    }
+
+    /// One line for people: what, why, and what to change.
+    pub(crate) fn message(&self) -> String {
+        let target = &self.question.target;
+        let (host, table) = (&target.host, format!("[permissions.{}.network.domains]", self.snapshot.meta().profile));
+        let rule = self.rule();
+        let by = rule.as_ref().map(|rule| format!("\"{rule}\" in {}", rule.place())).unwrap_or_default();
+        let mut text = format!("{target} is blocked: ");
+        // Writing to a string cannot fail.
+        let _ = match self.denied.reason {
+            Reason::ProxyDisabled => write!(text, "the network policy is switched off"),
+            Reason::Denied => write!(text, "it is denied by {by}"),
+            Reason::NotAllowedLocal => {
+                write!(
+                    text,
+                    "it is, or resolves to, an address that is not public; to open it, name the address under {table}, or set allow_local_binding = true"
+                )
+            }
+            Reason::NotAllowed if matches!(host, Host::NumericLookalike(_)) => {
+                write!(text, "it is a number that some programs read as an address; write the address in full")
+            }
+            Reason::NotAllowed => write!(text, "no rule allows it; to allow it, add \"{host}\" = \"allow\" under {table}"),
+            Reason::MethodNotAllowed if by.is_empty() => {
+                write!(text, "mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods")
+            }
+            Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
+            Reason::MitmRequired if by.is_empty() => {
+                write!(text, "mode = \"limited\" allows only what can be read, and a tunnel cannot; set mode = \"full\" to allow tunnels")
+            }
+            Reason::MitmRequired => write!(text, "it is read-only by {by}, and a tunnel cannot be read"),
+            Reason::MitmHookDenied => write!(text, "no hook of this host matches the request"),
+            Reason::PolicyDenied => write!(text, "the policy does not open unix sockets or the proxy's own listeners"),
+        };
+        text
+    }
+
+    /// Whether the reply is JSON: requests that programs made see JSON, tunnels see a line.
+    pub(crate) fn is_json(&self) -> bool {
+        self.question.protocol == Protocol::Http
+    }
+}

@@ -1,0 +1,97 @@
+//! What an embedding program can meet.
+
+use policy_format::{FormatError, Network};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the data plane did not start. Nothing is listening.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The policy could not be loaded.
+    #[error(transparent)]
+    Policy(#[from] LoadError),
+    /// The policy switches the proxy off.
+    #[error("{}", off(*.0))]
+    Off(Network),
+    /// An address that other machines can reach, without the policy's word.
+    #[error(
+        "the {listener} listener {address} can be reached from other machines; use a loopback address, or set `{key} = true` in the policy"
+    )]
+    NotLoopback {
+        /// Which listener.
+        listener: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// The policy's key that would allow it.
+        key: &'static str,
+    },
+    /// The admin listener on other than loopback addresses needs a token, which this version cannot check.
+    #[error(
+        "the admin listener {0} can be reached from other machines; that needs a token, which this version cannot check: use a loopback address"
+    )]
+    AdminNotLoopback(SocketAddr),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address} for {listener}: {error}; another address can be given with `{flag}`, and port 0 takes a free one")]
+    Bind {
+        /// Which listener.
+        listener: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file with host names that cannot be read.
+    #[error("cannot use the hosts file `{path}`: {what}")]
+    Hosts {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+}
+
+fn off(network: Network) -> &'static str {
+    match network {
+        Network::Blocked => "the policy switches the network off (`enabled` is not true): there is nothing to proxy, so nothing listens",
+        Network::Direct => {
+            "the policy switches the proxy off (`features.network_proxy = false`): clients connect directly, so nothing listens"
+        }
+        Network::Proxied => "the policy is on",
+    }
+}
+
+/// Why a policy file was refused. The policy that was in force still is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file.
+    #[error("cannot read the policy `{path}`: {error}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Its content.
+    #[error("the policy `{path}` is refused: {error}")]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: FormatError,
+    },
+    /// Listeners that are open and that the new policy forbids.
+    #[error(
+        "the policy `{path}` is refused: it forbids the open listener {address} (`dangerously_allow_non_loopback_proxy` is not true); restart with a loopback address"
+    )]
+    Listener {
+        /// Which file.
+        path: PathBuf,
+        /// Which listener.
+        address: SocketAddr,
+    },
+}

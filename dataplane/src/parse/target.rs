@@ -1,0 +1,124 @@
+//! `Target`: a host and a port, from an authority (RFC 3986, section 3.2, without user information).
+
+use policy_format::Host;
+use policy_format::pattern::parse_port;
+use std::fmt;
+
+/// Where a client wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The host, normalised.
+    pub host: Host,
+    /// The port, from 1.
+    pub port: u16,
+}
+
+/// Why text is not an authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorityError {
+    /// The host is missing, or no host name and no address.
+    Host,
+    /// The port is missing where it is needed, or not 1 to 65535.
+    Port,
+    /// `user@`.
+    UserInfo,
+}
+
+impl Target {
+    /// Parses `host`, `host:port` or `[v6]:port`. Without `default_port`, a port is needed.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] for what has no single meaning.
+    pub fn parse(authority: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
+        if authority.contains('@') {
+            return Err(AuthorityError::UserInfo);
+        }
+        // Host names are normalised liberally in policies; on the wire there is no white space, and IPv6 has its brackets.
+        let host_end = match authority.strip_prefix('[') {
+            Some(rest) => rest.find(']').ok_or(AuthorityError::Host)? + 2,
+            None => authority.find(':').unwrap_or(authority.len()),
+        };
+        let (host, rest) = authority.split_at_checked(host_end).ok_or(AuthorityError::Host)?;
+        let port = match rest.strip_prefix(':') {
+            Some(digits) => parse_port(digits).ok_or(AuthorityError::Port)?,
+            None if rest.is_empty() => default_port.ok_or(AuthorityError::Port)?,
+            None => return Err(AuthorityError::Host),
+        };
+        if host.contains([' ', '\t']) {
+            return Err(AuthorityError::Host);
+        }
+        let host = Host::parse(host).map_err(|_| AuthorityError::Host)?;
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Authority { target: self, default_port: None }.fmt(f)
+    }
+}
+
+/// A target as it stands in a `Host` header: with brackets, and without a port that goes without saying.
+pub(crate) struct Authority<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) default_port: Option<u16>,
+}
+
+impl fmt::Display for Authority<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Target { host, port } = self.target;
+        match host {
+            Host::Ip(std::net::IpAddr::V6(ip)) => write!(f, "[{ip}]")?,
+            host => write!(f, "{host}")?,
+        }
+        if Some(*port) == self.default_port { Ok(()) } else { write!(f, ":{port}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_authorities_with_one_meaning_only() {
+        let cases = [
+            ("Example.com:443", None, "example.com:443"),
+            ("example.com", Some(80), "example.com:80"),
+            ("example.com.:1", None, "example.com:1"),
+            ("[2001:DB8::1]:443", None, "[2001:db8::1]:443"),
+            ("[::1]", Some(80), "[::1]:80"),
+            ("127.0.0.1:65535", None, "127.0.0.1:65535"),
+            ("example.com", None, "Port"),
+            ("example.com:", None, "Port"),
+            ("example.com:", Some(80), "Port"),
+            ("example.com:0", None, "Port"),
+            ("example.com:65536", None, "Port"),
+            ("example.com:99999", None, "Port"),
+            ("example.com:+80", None, "Port"),
+            ("example.com: 80", None, "Port"),
+            ("example.com:080", None, "example.com:80"),
+            (":443", None, "Host"),
+            ("", Some(80), "Host"),
+            ("::1", Some(80), "Host"),
+            ("2001:db8::1:443", None, "Host"),
+            ("[::1]443", None, "Host"),
+            ("[::1", None, "Host"),
+            ("[fe80::1%25eth0]:80", None, "Host"),
+            ("http://example.com:443", None, "Port"),
+            ("u:p@example.com:443", None, "UserInfo"),
+            (" example.com:443", None, "Host"),
+            ("exa mple:443", None, "Host"),
+            ("a%2eb:443", None, "Host"),
+        ];
+        for (text, default_port, expected) in cases {
+            let shown = match Target::parse(text, default_port) {
+                Ok(target) => target.to_string(),
+                Err(AuthorityError::Host) if text.starts_with(':') || text.is_empty() => "Host".into(),
+                Err(error) => format!("{error:?}"),
+            };
+            // A bare IPv6 address is cut at its first colon, and then one half or the other is wrong.
+            let bare_v6 = text.matches(':').count() > 1 && !text.contains(['[', '@', '/']);
+            assert!(shown == expected || (bare_v6 && (shown == "Port" || shown == "Host")), "{text:?}: {shown}, expected {expected}");
+        }
+    }
+}

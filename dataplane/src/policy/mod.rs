@@ -1,0 +1,170 @@
+//! The policy in force: a snapshot with its generation, and the handle that gives one out.
+//!
+//! A request takes a snapshot once and keeps it. A swap is one pointer store: requests after it see the new policy, requests before it finish under
+//! the old one, and none waits.
+
+pub(crate) mod mapped;
+pub(crate) mod reload;
+
+use arc_swap::ArcSwap;
+use mapped::PrivateMap;
+use policy_format::{Blob, FormatError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// The bytes of a policy.
+#[derive(Debug)]
+enum Bytes {
+    BuiltIn(&'static [u8]),
+    Given(Vec<u8>),
+    Mapped(PrivateMap),
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::BuiltIn(bytes) => bytes,
+            Self::Given(bytes) => bytes,
+            Self::Mapped(map) => map.as_ref(),
+        }
+    }
+}
+
+/// A validated policy that is not in force yet.
+#[derive(Debug)]
+pub struct Policy(Blob<Bytes>);
+
+impl Policy {
+    /// The built-in policy: deny by default, and what builds commonly need is allowed. Made from `examples/default.toml`.
+    ///
+    /// # Errors
+    /// [`FormatError`] if this binary is damaged.
+    pub fn built_in() -> Result<Self, FormatError> {
+        Blob::open(Bytes::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin")))).map(Self)
+    }
+
+    /// A policy from memory.
+    ///
+    /// # Errors
+    /// [`FormatError`] if it is not a valid blob.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, FormatError> {
+        Blob::open(Bytes::Given(bytes)).map(Self)
+    }
+
+    pub(crate) fn from_map(map: PrivateMap) -> Result<Self, FormatError> {
+        Blob::open(Bytes::Mapped(map)).map(Self)
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn meta(&self) -> &policy_format::Meta {
+        self.0.meta()
+    }
+
+    /// How many rules it has.
+    #[must_use]
+    pub fn rule_count(&self) -> u32 {
+        self.0.rule_count()
+    }
+
+    pub(crate) fn digest(&self) -> policy_format::Digest {
+        self.0.digest()
+    }
+}
+
+/// A policy in force, or that was.
+#[derive(Debug)]
+pub struct Snapshot {
+    blob: Blob<Bytes>,
+    generation: u64,
+}
+
+impl Snapshot {
+    /// Which policy this is since the start, from 1.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Its name for machines.
+    #[must_use]
+    pub fn digest(&self) -> policy_format::Digest {
+        self.blob.digest()
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn meta(&self) -> &policy_format::Meta {
+        self.blob.meta()
+    }
+
+    /// How many rules it has.
+    #[must_use]
+    pub fn rule_count(&self) -> u32 {
+        self.blob.rule_count()
+    }
+
+    /// A rule of it, spelt out.
+    #[must_use]
+    pub fn rule(&self, id: policy_format::RuleId) -> Option<policy_format::Rule> {
+        self.blob.rule(id)
+    }
+
+    /// Decides a request.
+    #[must_use]
+    pub fn decide(&self, request: &policy_format::Request<'_>) -> policy_format::Decision {
+        policy_format::decide(&self.blob, request)
+    }
+}
+
+/// Gives out the policy in force, and replaces it.
+#[derive(Debug, Clone)]
+pub struct PolicyHandle(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    current: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl PolicyHandle {
+    pub(crate) fn new(policy: Policy) -> Self {
+        let snapshot = Snapshot { blob: policy.0, generation: 1 };
+        Self(Arc::new(Inner { current: ArcSwap::from_pointee(snapshot), generation: watch::Sender::new(1), last_error: Mutex::new(None) }))
+    }
+
+    /// The policy in force now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.0.current.load_full()
+    }
+
+    /// Puts a policy in force and returns its generation. Tunnels are decided again.
+    pub fn swap(&self, policy: Policy) -> u64 {
+        let mut generation = 0;
+        // Under the sender's lock, so that generations and swaps have one order.
+        self.0.generation.send_modify(|last| {
+            *last += 1;
+            generation = *last;
+            self.0.current.store(Arc::new(Snapshot { blob: policy.0, generation }));
+        });
+        generation
+    }
+
+    /// Follows generations.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.generation.subscribe()
+    }
+
+    /// Why the last reload was refused, if it was.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_last_error(&self, error: Option<String>) {
+        *self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}

@@ -1,0 +1,127 @@
+//! Watch, validate, swap. A file that is refused leaves the policy in force as it is.
+//!
+//! The file is looked at by name, so that it does not matter how it was replaced: by rename, by a symbolic link that points elsewhere, or in place. Nothing depends on
+//! notifications, which network and overlay file systems drop. A file that is still changing is left alone until it has been still for one
+//! look; a request to reload (SIGHUP) does not wait.
+
+use super::mapped::PrivateMap;
+use super::{Policy, PolicyHandle};
+use crate::audit::event::{Observer, Reload};
+use crate::error::LoadError;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+
+/// Between two looks at the file.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Reads and validates a policy file.
+pub(crate) fn load(path: &Path) -> Result<Policy, LoadError> {
+    let read = |error| LoadError::Read { path: path.to_owned(), error };
+    let mut file = File::open(path).map_err(read)?;
+    let map = PrivateMap::copy(&mut file).map_err(read)?;
+    Policy::from_map(map).map_err(|error| LoadError::Format { path: path.to_owned(), error })
+}
+
+/// What tells one state of a file from another, without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    len: u64,
+    modified: Option<std::time::SystemTime>,
+    #[cfg(unix)]
+    identity: (u64, u64, i64, i64),
+}
+
+impl Stamp {
+    /// `None` when there is no such file, or none that can be looked at.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            // The time of the last change of the inode cannot be set back by who writes the file.
+            (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        Some(Self {
+            len: metadata.len(),
+            modified: metadata.modified().ok(),
+            #[cfg(unix)]
+            identity,
+        })
+    }
+}
+
+/// Reloads one file into one handle.
+pub(crate) struct Reloader {
+    pub(crate) path: PathBuf,
+    pub(crate) handle: PolicyHandle,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Proxy listeners that are open to other machines: a policy that forbids them is not put in force.
+    pub(crate) open_listeners: Vec<SocketAddr>,
+}
+
+impl Reloader {
+    /// Loads the file and puts it in force, unless it is the policy in force already.
+    pub(crate) async fn reload(&self) {
+        let path = self.path.clone();
+        // Reading and hashing a large policy takes a while; requests go on meanwhile.
+        let loaded = tokio::task::spawn_blocking(move || load(&path)).await;
+        let outcome = match loaded {
+            Ok(loaded) => loaded.and_then(|policy| self.check_listeners(policy)),
+            Err(panic) => Err(LoadError::Read { path: self.path.clone(), error: std::io::Error::other(panic) }),
+        };
+        match outcome {
+            Ok(policy) if policy.digest() == self.handle.current().digest() => {
+                self.handle.set_last_error(None);
+                self.observer.reloaded(&Reload::Unchanged);
+            }
+            Ok(policy) => {
+                self.handle.set_last_error(None);
+                self.handle.swap(policy);
+                self.observer.reloaded(&Reload::Swapped(self.handle.current()));
+            }
+            Err(error) => {
+                self.handle.set_last_error(Some(error.to_string()));
+                self.observer.reloaded(&Reload::Refused(&error));
+            }
+        }
+    }
+
+    fn check_listeners(&self, policy: Policy) -> Result<Policy, LoadError> {
+        match self.open_listeners.first() {
+            Some(address) if !policy.meta().dangerously_allow_non_loopback_proxy => {
+                Err(LoadError::Listener { path: self.path.clone(), address: *address })
+            }
+            _ => Ok(policy),
+        }
+    }
+
+    /// Watches the file, whose last known state is `seen`, and reloads it when it has changed or when asked. Never returns.
+    pub(crate) async fn watch(&self, seen: Option<Stamp>, mut asked: tokio::sync::mpsc::Receiver<()>) {
+        let mut settled = seen;
+        let mut last = settled.clone();
+        let mut looks = tokio::time::interval(INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {
+                    let now = Stamp::of(&self.path);
+                    let still = now == last;
+                    last.clone_from(&now);
+                    if still && now != settled {
+                        settled = now;
+                        self.reload().await;
+                    }
+                }
+                Some(()) = asked.recv() => {
+                    settled = Stamp::of(&self.path);
+                    last.clone_from(&settled);
+                    self.reload().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Moves bytes between two streams that others opened.
+
+pub(crate) mod http;
+pub(crate) mod tunnel;
