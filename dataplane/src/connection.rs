@@ -31,11 +31,12 @@ pub(crate) struct Shared {
 pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: &Shared, shutdown: Shutdown) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection { client: Buffered::new(stream), address: client, shared, shutdown };
-    match timeout(shared.limits.head, connection.client.reader().more()).await {
-        Ok(Ok(1..)) => {}
-        // Nothing was said: nothing is answered.
-        _ => return,
-    }
+    let first = tokio::select! {
+        first = timeout(shared.limits.head, async { connection.client.reader().more().await }) => first,
+        () = connection.shutdown.started() => return,
+    };
+    // Who says nothing is answered nothing.
+    let Ok(Ok(1..)) = first else { return };
     let spoken = detect::spoken(connection.client.buffer.first().copied().unwrap_or_default());
     match (detect::mismatch(service, spoken), service) {
         (None, Service::Http) => connection.http().await,
@@ -134,7 +135,7 @@ impl Connection<'_> {
             let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
             return self.deny(head, &denial).await;
         }
-        let mut reusable = idle.take().filter(|idle| idle.target == head.target && idle.stream.is_quiet());
+        let mut reusable = idle.take_if(|idle| idle.target == head.target).filter(|idle| idle.stream.is_quiet());
         loop {
             let permit = match self.shared.decider.name(question.clone()) {
                 Ok(permit) => permit,

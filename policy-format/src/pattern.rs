@@ -209,7 +209,9 @@ fn parse_hosts(host: &str) -> Result<Hosts, HostsError> {
     if host == "*" {
         return Ok(Hosts::Any);
     }
-    if let Some((addr, prefix)) = host.split_once('/') {
+    // `[2001:db8::/32]` is how a network is shown before a port.
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|inner| inner.contains(':'));
+    if let Some((addr, prefix)) = bracketed.unwrap_or(host).split_once('/') {
         return parse_network(addr, prefix);
     }
     let (wrap, rest): (fn(Name) -> Hosts, &str) = if let Some(rest) = host.strip_prefix("**.") {
@@ -241,7 +243,6 @@ fn parse_network(addr: &str, prefix: &str) -> Result<Hosts, HostsError> {
         return Err((PatternErrorKind::WildcardInAddress, None));
     }
     let Ok(Host::Ip(addr)) = Host::parse(addr) else { return Err((PatternErrorKind::Host(HostError::Ipv6), None)) };
-    let prefix = prefix.strip_suffix(']').unwrap_or(prefix);
     let digits = !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|b| b.is_ascii_digit());
     let bits: u8 = prefix.parse().ok().filter(|_| digits).ok_or((PatternErrorKind::Prefix, None))?;
     let network = Network::new(addr, bits).ok_or((PatternErrorKind::Prefix, None))?;
@@ -254,6 +255,10 @@ fn parse_network(addr: &str, prefix: &str) -> Result<Hosts, HostsError> {
 fn parse_glob(host: &str, rest: &str) -> Result<Hosts, HostsError> {
     let lower = glob_to_ascii(host)?;
     let rest = lower.get(lower.len() - glob_to_ascii(rest)?.len()..).unwrap_or_default().to_owned();
+    // No host has an empty label: such a rule would never match, and a deny that never matches is worse than an error.
+    if lower.split('.').any(str::is_empty) {
+        return Err((PatternErrorKind::Host(HostError::EmptyLabel), None));
+    }
     let literal = |c: char| !matches!(c, '*' | '?' | '.' | '[' | ']' | '!' | '^' | '-' | '{' | '}' | ',' | '\\' | ':' | '%');
     if !rest.contains(literal) {
         return Err((PatternErrorKind::Everything, Some("*".into())));
@@ -322,6 +327,7 @@ mod tests {
             ("[2001:DB8::1]", "net 2001:db8::1"),
             ("[2001:db8::1]:443", "net [2001:db8::1]:443"),
             ("2001:db8::/32", "net 2001:db8::/32"),
+            ("[2001:db8::/32]:443", "net [2001:db8::/32]:443"),
             ("0.0.0.0/0", "net 0.0.0.0/0"),
             ("{a,b}.example.com", "glob {a,b}.example.com"),
             ("[ab].example.com", "glob [ab].example.com"),
@@ -374,6 +380,9 @@ mod tests {
             ("a\tb.test", "Host(Character('\\t')) 0..8"),
             ("exa mple.com", "Host(Character(' ')) 0..12"),
             ("a..b", "Host(EmptyLabel) 0..4"),
+            ("a*..", "Host(EmptyLabel) 0..4"),
+            ("x*..test", "Host(EmptyLabel) 0..8"),
+            ("1::/16]:443", "Prefix 0..7"),
             (long.as_str(), "Host(LabelTooLong) 0..69"),
             ("x*.bü?.test", "NonAsciiGlob 0..12"),
         ];

@@ -125,6 +125,14 @@ fn parse_error(error: httparse::Error) -> BadRequest {
     }
 }
 
+/// What follows the target is a version only if nothing follows it.
+fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let is_version = words.next().is_some_and(|word| word.starts_with(b"HTTP/")) && words.next().is_none();
+    if error == httparse::Error::Version && !is_version { bad("the request line is malformed") } else { parse_error(error) }
+}
+
 /// Parses a whole request head, its empty line included.
 ///
 /// # Errors
@@ -133,7 +141,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
     check_lines(head)?;
     let mut storage = vec![httparse::EMPTY_HEADER; max_fields];
     let mut request = httparse::Request::new(&mut storage);
-    match request.parse(head).map_err(parse_error)? {
+    match request.parse(head).map_err(|error| request_error(error, head))? {
         httparse::Status::Complete(len) if len == head.len() => {}
         _ => return Err(bad("the head is incomplete")),
     }
@@ -516,9 +524,13 @@ impl Chunks {
                 _ => Err("a chunk that does not end where its size says"),
             },
             ChunkState::Trailers => {
-                if buffer.starts_with(b"\r\n") {
-                    self.state = ChunkState::Done;
-                    return Ok(Chunk::End(2));
+                match buffer {
+                    [b'\r', b'\n', ..] => {
+                        self.state = ChunkState::Done;
+                        return Ok(Chunk::End(2));
+                    }
+                    [] | [b'\r'] => return Ok(Chunk::More),
+                    _ => {}
                 }
                 match head_end(buffer, 0) {
                     Some(end) if end <= self.trailer_room => {

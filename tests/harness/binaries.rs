@@ -1,0 +1,140 @@
+//! The two real binaries, built once.
+
+use crate::{PATIENCE, wait_until};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, OnceLock};
+
+/// Where a binary is. Cargo tells that only to tests of the binary's own package, so both are built here, with the profile of the tests.
+#[must_use]
+pub fn path(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        // target/PROFILE/deps/suite-HASH
+        let exe = std::env::current_exe().unwrap();
+        let folder = exe.ancestors().nth(2).unwrap().to_owned();
+        let profile = folder.file_name().unwrap().to_str().unwrap();
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "-p", "policy-compiler", "-p", "dataplane", "--bins"]);
+        if profile != "debug" {
+            cargo.args(["--profile", profile]);
+        }
+        cargo.arg("--target-dir").arg(folder.parent().unwrap());
+        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+        assert!(status.success(), "the binaries do not build");
+        folder
+    });
+    folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Runs `netpolicy`, with no layers but those that are named and no places of this machine.
+#[must_use]
+pub fn netpolicy(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(path("netpolicy"));
+    command.args(args).current_dir(dir).env("CODEX_HOME", dir.join("no-such-home")).env("NO_COLOR", "1");
+    command.output().expect("netpolicy runs")
+}
+
+/// Compiles a user layer to a file with the real binary.
+pub fn compile_to(toml: &str, to: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.toml"), toml).unwrap();
+    let output = netpolicy(dir.path(), &["compile", "--user", "config.toml", "-o", to.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A running `netproxy-dp`; killed when it is dropped.
+pub struct DataPlane {
+    child: Child,
+    lines: Mutex<Receiver<serde_json::Value>>,
+    http: SocketAddr,
+    socks5: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
+/// Flags that let the system choose the ports.
+pub const FREE_PORTS: [&str; 7] =
+    ["--json", "--http-listen", "127.0.0.1:0", "--socks-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
+impl DataPlane {
+    /// Starts it and waits until it says where it listens.
+    #[must_use]
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(path("netproxy-dp"))
+            .args(FREE_PORTS)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("netproxy-dp runs");
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let Ok(value) = serde_json::from_str(&line) else { continue };
+                if send.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut found = std::collections::HashMap::new();
+        while !found.contains_key("admin") {
+            let line: serde_json::Value = lines.recv_timeout(PATIENCE).expect("netproxy-dp says where it listens");
+            let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            found.insert(text("listener"), text("address").parse::<SocketAddr>().unwrap());
+        }
+        Self { child, lines: Mutex::new(lines), http: found["http"], socks5: found.get("socks5").copied(), admin: found["admin"] }
+    }
+
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    #[must_use]
+    pub fn socks5(&self) -> Option<SocketAddr> {
+        self.socks5
+    }
+
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The next thing that it says about its policy.
+    #[must_use]
+    pub fn next_reload(&self) -> serde_json::Value {
+        self.lines.lock().unwrap().recv_timeout(PATIENCE).expect("netproxy-dp says what came of a reload")
+    }
+
+    /// Sends a signal by name, such as `HUP`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the end and gives the exit code.
+    pub fn wait(&mut self) -> i32 {
+        let mut code = None;
+        wait_until("netproxy-dp ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        code.and_then(|status| status.code()).unwrap_or(-1)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,301 @@
+//! HTTP on the wire: what is refused, what is forwarded, and how.
+
+use harness::{Client, Names, Origin, Proxy, client::get, policy};
+use netproxy::Limits;
+use std::io::Write;
+use std::time::Duration;
+
+const LOCAL: &str = "allow_local_binding = true";
+
+fn names() -> Names {
+    Names::new(&[("a.test", &["127.0.0.1"]), ("b.test", &["127.0.0.1"])])
+}
+
+fn proxy() -> Proxy {
+    Proxy::start(&policy(LOCAL, &[("a.test", "allow"), ("evil.test", "deny")]), &names())
+}
+
+#[test]
+fn every_request_has_one_reading_or_none() {
+    let text = include_str!("../cases/requests.toml");
+    let table = toml::de::DeTable::parse(text).unwrap().into_inner();
+    let cases = table["case"].get_ref().as_array().unwrap();
+    let (origin, proxy) = (Origin::start(), proxy());
+    let authority = format!("a.test:{}", origin.port());
+    let fields: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
+    let mut allowed = 0;
+    for case in cases.iter() {
+        let case = case.get_ref();
+        let name = case["name"].get_ref().as_str().unwrap();
+        let expected: u16 = case["status"].get_ref().as_integer().unwrap().as_str().parse().unwrap();
+        let sent = case["send"].get_ref().as_str().unwrap();
+        let sent = sent.replace("{origin}", &authority).replace("{long}", &"x".repeat(4096)).replace("{fields}", &fields);
+        let mut client = Client::connect(proxy.http());
+        // What is smuggled behind a refused request must not be answered.
+        let smuggled = format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        let answer = client.send(&sent).send(if expected == 299 { "" } else { &smuggled }).answer();
+        assert_eq!(answer.status, expected, "{name}: {}", answer.text());
+        if expected == 299 {
+            allowed += 1;
+        } else {
+            assert_eq!(client.rest(), Vec::<u8>::new(), "{name}: the connection goes on");
+            assert!(answer.text().starts_with("bad request: "), "{name}: {}", answer.text());
+        }
+    }
+    let answered = origin.requests().iter().filter(|request| request.body.is_empty() && !request.first_line.starts_with("POST")).count();
+    assert_eq!((cases.len(), allowed, answered), (59, 6, 6), "cases, answered, seen by the origin");
+}
+
+#[test]
+fn a_block_says_what_and_why_and_what_to_change() {
+    let proxy = proxy();
+    let answer = get(proxy.http(), "http://b.test:8080/secret/path?token=1");
+    assert_eq!((answer.status, answer.header("x-proxy-error")), (403, Some("blocked-by-allowlist")));
+    let json = answer.json();
+    let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        ["status", "host", "reason", "decision", "source", "protocol"].map(text),
+        ["blocked", "b.test", "not_allowed", "deny", "baseline_policy", "http"]
+    );
+    assert_eq!(json["port"], 8080);
+    assert!(text("message").contains("add \"b.test\" = \"allow\" under [permissions.workspace.network.domains]"), "{json}");
+    assert!(!answer.text().contains("secret") && !answer.text().contains("token"), "no path, no query");
+
+    let denied = get(proxy.http(), "http://evil.test/").json();
+    assert_eq!((denied["rule"].as_str(), denied["layer"].as_str()), (Some("evil.test"), Some("user")));
+    assert!(denied["message"].as_str().unwrap().contains("user config.toml:"), "{denied}");
+}
+
+#[test]
+fn connections_are_kept_on_both_sides() {
+    let (origin, proxy) = (Origin::start(), proxy());
+    let mut client = Client::connect(proxy.http());
+    for n in 0..20 {
+        let request = if n % 5 == 4 {
+            // A block in between ends nothing.
+            "GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n".to_owned()
+        } else {
+            format!("GET http://a.test:{0}/{n} HTTP/1.1\r\nHost: a.test:{0}\r\n\r\n", origin.port())
+        };
+        assert_eq!(client.send(request).answer().status, if n % 5 == 4 { 403 } else { 299 });
+    }
+    assert_eq!((origin.connections(), origin.requests().len()), (1, 16));
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let origin = Origin::http(|request, stream| {
+        let body = request.first_line.split(' ').nth(1).unwrap().to_owned();
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).is_ok()
+    });
+    let proxy = proxy();
+    let authority = format!("a.test:{}", origin.port());
+    let both: String = (1..=3).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).collect();
+    let mut client = Client::connect(proxy.http());
+    client.send(both);
+    assert_eq!([client.answer().text(), client.answer().text(), client.answer().text()], ["/1", "/2", "/3"]);
+}
+
+#[test]
+fn fields_for_one_connection_end_there() {
+    let origin = Origin::http(|_, stream| {
+        let head = "HTTP/1.1 200 Fine by me\r\nContent-Length: 2\r\nConnection: X-Secret\r\nX-Secret: 1\r\nX-Kept: 2\r\nProxy-Authenticate: Basic\r\nKeep-Alive: timeout=5\r\n\r\nok";
+        stream.write_all(head.as_bytes()).is_ok()
+    });
+    let proxy = proxy();
+    let authority = format!("a.test:{}", origin.port());
+    let request = format!(
+        "GET http://{authority}/p?q=1 HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic c2VjcmV0\r\nProxy-Connection: keep-alive\r\n\
+         Proxy-Anything: x\r\nConnection: X-Mine\r\nConnection: keep-alive\r\nX-Mine: 1\r\nX-Kept: 2\r\nTE: trailers\r\nKeep-Alive: 5\r\nUpgrade: h2c\r\n\r\n"
+    );
+    let answer = Client::connect(proxy.http()).send(request).answer();
+    assert_eq!((answer.reason.as_str(), answer.header("x-kept")), ("Fine by me", Some("2")));
+    let names = |headers: &[(String, String)]| headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&answer.headers), ["content-length", "x-kept"]);
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.first_line, "GET /p?q=1 HTTP/1.1");
+    assert_eq!(names(&seen.headers), ["host", "x-kept"]);
+    assert_eq!(seen.header("host"), Some(authority.as_str()));
+}
+
+#[test]
+fn bodies_are_streamed_in_both_directions() {
+    let origin = Origin::http(|request, stream| {
+        let echoed = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
+        stream.write_all(echoed.as_bytes()).is_ok() && stream.write_all(&request.body).is_ok()
+    });
+    let proxy = proxy();
+    let authority = format!("a.test:{}", origin.port());
+    let body = vec![b'x'; 1_000_000];
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {}\r\n\r\n", body.len())).send(&body);
+    assert!(client.answer().body == body);
+    // Chunked, with extensions, trailers that may pass and trailers that may not.
+    client.send(format!("POST / HTTP/1.1\r\nHost: {authority}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    client.send("5;ext=1\r\nhello\r\n").send("6 ; a=\"b\"\r\n world\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\n\r\n");
+    assert_eq!(client.answer().text(), "hello world");
+    let seen = origin.requests().pop().unwrap();
+    assert_eq!(seen.body, b"hello world");
+    let raw = String::from_utf8(seen.raw_body).unwrap();
+    assert!(raw.ends_with("0\r\nX-Sum: 1\r\n\r\n") && !raw.contains("ext"), "{raw:?}");
+}
+
+#[test]
+fn chunked_answers_keep_their_trailers_and_old_clients_get_plain_ones() {
+    let origin = Origin::http(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n").is_ok()
+    });
+    let proxy = proxy();
+    let authority = format!("a.test:{}", origin.port());
+    let answer = Client::connect(proxy.http()).send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n")).answer();
+    assert_eq!((answer.text().as_str(), answer.trailers.as_slice()), ("abcde", &[("x-sum".to_owned(), "5".to_owned())][..]));
+    let old = Client::connect(proxy.http()).send(format!("GET http://{authority}/ HTTP/1.0\r\n\r\n")).answer();
+    assert_eq!((old.text().as_str(), old.header("transfer-encoding"), old.header("connection")), ("abcde", None, Some("close")));
+}
+
+#[test]
+fn a_client_that_waits_for_100_gets_it() {
+    let (origin, proxy) = (Origin::start(), proxy());
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", origin.port()));
+    assert_eq!(client.answer().status, 100);
+    assert_eq!(client.send("body").answer().status, 299);
+    assert_eq!(origin.requests()[0].body, b"body");
+}
+
+#[test]
+fn an_early_answer_is_passed_on_and_ends_the_connection() {
+    let origin = Origin::raw(|mut stream| {
+        let mut head = [0; 64];
+        let _ = std::io::Read::read(&mut stream, &mut head);
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").unwrap();
+        // Kept open: what ends the exchange is the answer, not the origin.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nContent-Length: 1000000\r\n\r\nsome", origin.port()));
+    assert_eq!((client.answer().status, client.rest()), (413, Vec::new()));
+}
+
+#[test]
+fn websocket_is_switched_to_where_writing_is_allowed() {
+    let origin = Origin::http(|request, stream| {
+        if request.header("upgrade") != Some("websocket") {
+            return stream.write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n").is_ok();
+        }
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst").unwrap();
+        let mut echo = stream.try_clone().unwrap();
+        let _ = std::io::copy(stream, &mut echo);
+        false
+    });
+    let ask = |settings: &str| {
+        let proxy = Proxy::start(&policy(&format!("{LOCAL}\n{settings}"), &[("a.test", "allow")]), &names());
+        let mut client = Client::connect(proxy.http());
+        let authority = format!("a.test:{}", origin.port());
+        client.send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+        let answer = client.answer();
+        (proxy, client, answer)
+    };
+    let (_proxy, mut client, answer) = ask("");
+    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
+    assert_eq!(client.bytes(5), b"first");
+    assert_eq!(client.send("frame").bytes(5), b"frame");
+    let (_proxy, _client, limited) = ask("mode = \"limited\"");
+    assert_eq!(limited.status, 426, "what cannot be read is not switched to in limited mode");
+}
+
+#[test]
+fn answers_that_cannot_be_trusted_are_502() {
+    let cases: [&[u8]; 9] = [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\n\r\n",
+    ];
+    let proxy = proxy();
+    for bytes in cases {
+        let origin = Origin::raw(move |mut stream| {
+            let mut head = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut head);
+            let _ = stream.write_all(bytes);
+        });
+        let answer = get(proxy.http(), &format!("http://a.test:{}/", origin.port()));
+        let error = answer.header("x-proxy-error").unwrap_or_default();
+        assert!(answer.status == 502 && error.starts_with("upstream-"), "{:?}: {answer:?}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn a_connection_that_went_stale_is_replaced_where_that_is_safe() {
+    // Answers one request on each connection, then closes without saying so.
+    let origin = Origin::http(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        false
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    for _ in 0..5 {
+        let request = format!("GET / HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port());
+        assert_eq!(client.send(request).answer().text(), "ok");
+    }
+    assert_eq!(origin.connections(), 5);
+}
+
+#[test]
+fn limited_mode_reads_and_does_not_write() {
+    let origin = Origin::start();
+    let proxy = Proxy::start(&policy(&format!("{LOCAL}\nmode = \"limited\""), &[("a.test", "allow")]), &names());
+    for (method, expected) in [("GET", 299), ("HEAD", 299), ("OPTIONS", 299), ("POST", 403), ("get", 403), ("TRACE", 403)] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port());
+        assert_eq!(Client::connect(proxy.http()).send(request).answer_to(method).status, expected, "{method}");
+    }
+    assert_eq!(Client::connect(proxy.http()).tunnel("a.test:443").header("x-proxy-error"), Some("blocked-by-mitm-required"));
+    assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", 443), Some(2));
+}
+
+#[test]
+fn unix_sockets_are_not_open() {
+    let proxy = proxy();
+    let answer = Client::connect(proxy.http())
+        .send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Unix-Socket: /var/run/docker.sock\r\n\r\n")
+        .answer();
+    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "policy_denied"));
+}
+
+#[test]
+fn nothing_waits_past_its_deadline() {
+    let short = Duration::from_millis(100);
+    let limits = Limits { head: short, keep_alive: short, response: short, idle: short, ..Limits::default() };
+    let silent = Origin::raw(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let names = names();
+    let proxy = Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names, limits);
+    let authority = format!("a.test:{}", silent.port());
+    assert_eq!(Client::connect(proxy.http()).rest(), Vec::<u8>::new(), "a client that says nothing");
+    assert_eq!(Client::connect(proxy.socks5()).send([5, 1]).rest(), Vec::<u8>::new(), "half a greeting");
+    assert_eq!(Client::connect(proxy.http()).send("GET / HT").answer().status, 408, "half a head");
+    let request = format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+    let answer = Client::connect(proxy.http()).send(request).answer();
+    assert_eq!((answer.status, answer.header("x-proxy-error")), (504, Some("upstream-response-timeout")));
+    let mut tunnel = Client::connect(proxy.http());
+    assert_eq!(tunnel.tunnel(&authority).status, 200);
+    assert_eq!(tunnel.rest(), Vec::<u8>::new(), "an idle tunnel");
+}
+
+#[test]
+fn the_admin_listener_tells_its_health_to_this_machine_only() {
+    let proxy = proxy();
+    let ask = |request: &str| Client::connect(proxy.admin()).send(request).answer();
+    let health = ask(&format!("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.admin()));
+    let json = health.json();
+    assert_eq!((health.status, json["status"].as_str(), json["policy"]["generation"].as_u64()), (200, Some("ok"), Some(1)));
+    assert_eq!(json["policy"]["rules"], 2);
+    assert_eq!(ask("GET /health HTTP/1.1\r\nHost: rebound.attacker.test\r\n\r\n").status, 403);
+    assert_eq!(ask("POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").status, 405);
+    assert_eq!(ask("GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 404);
+}

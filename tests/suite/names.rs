@@ -1,0 +1,101 @@
+//! Names: when they are looked up, and which addresses are dialled.
+
+use harness::{Client, Names, Origin, Proxy, client::get, policy};
+
+fn reason(proxy: &Proxy, url: &str) -> String {
+    let answer = get(proxy.http(), url);
+    match answer.status {
+        403 => answer.blocked_reason(),
+        299 => "ok".into(),
+        status => format!("{status} {}", answer.header("x-proxy-error").unwrap_or_default()),
+    }
+}
+
+#[test]
+fn a_name_that_is_not_allowed_is_never_looked_up() {
+    let names = Names::new(&[("a.test", &["127.0.0.1"])]);
+    let proxy = Proxy::start(&policy("", &[("a.test", "allow"), ("evil.test", "deny")]), &names);
+    for url in ["http://b.test/", "http://evil.test/", "http://127.1/", "http://localhost/", "http://2130706433/"] {
+        assert_eq!(get(proxy.http(), url).status, 403, "{url}");
+    }
+    let _ = Client::connect(proxy.http()).tunnel("secret-data.attacker.test:443");
+    let _ = Client::connect(proxy.socks5()).socks5_name("secret-data.attacker.test", 443);
+    assert_eq!(names.asked(), Vec::<String>::new());
+    assert_eq!(reason(&proxy, "http://A.test./"), "not_allowed_local");
+    assert_eq!(names.asked(), ["a.test"]);
+}
+
+#[test]
+fn addresses_are_decided_on_before_they_are_dialled() {
+    let origin = Origin::start();
+    let port = origin.port();
+    let names = Names::new(&[
+        ("loopback.test", &["127.0.0.1"]),
+        ("mixed.test", &["93.184.216.34", "127.0.0.1"]),
+        ("mapped.test", &["::ffff:127.0.0.1"]),
+        ("metadata.test", &["169.254.169.254"]),
+        ("denied.test", &["198.51.100.9"]),
+        ("empty.test", &[]),
+    ]);
+    let allowed = ["loopback.test", "mixed.test", "mapped.test", "metadata.test", "denied.test", "empty.test", "missing.test"];
+    let mut domains: Vec<(&str, &str)> = allowed.iter().map(|name| (*name, "allow")).collect();
+    domains.push(("198.51.100.0/24", "deny"));
+    let closed = Proxy::start(&policy("", &domains), &names);
+    let own = format!("127.0.0.1:{port}");
+    let mut opening = domains.clone();
+    opening.push((&own, "allow"));
+    let opened = Proxy::start(&policy("", &opening), &names);
+    let local = Proxy::start(&policy("allow_local_binding = true", &domains), &names);
+    let cases = [
+        ("loopback.test", "not_allowed_local", "ok", "ok"),
+        ("mixed.test", "not_allowed_local", "", ""),
+        ("mapped.test", "not_allowed_local", "not_allowed_local", "ok"),
+        ("metadata.test", "not_allowed_local", "not_allowed_local", "not_allowed_local"),
+        ("denied.test", "denied", "denied", "denied"),
+        ("empty.test", "502 upstream-name-not-resolved", "502 upstream-name-not-resolved", "502 upstream-name-not-resolved"),
+        ("missing.test", "502 upstream-name-not-resolved", "502 upstream-name-not-resolved", "502 upstream-name-not-resolved"),
+    ];
+    for (name, when_closed, when_opened, when_local) in cases {
+        for (proxy, expected) in [(&closed, when_closed), (&opened, when_opened), (&local, when_local)] {
+            if !expected.is_empty() {
+                assert_eq!(reason(proxy, &format!("http://{name}:{port}/")), expected, "{name}");
+            }
+        }
+    }
+    assert_eq!(origin.connections(), 3, "only what was allowed was dialled");
+}
+
+#[test]
+fn localhost_is_loopback_and_nobody_is_asked() {
+    let origin = Origin::start();
+    let names = Names::new(&[("localhost", &["93.184.216.34"])]);
+    let proxy = Proxy::start(&policy("", &[(&format!("localhost:{}", origin.port()), "allow")]), &names);
+    assert_eq!(reason(&proxy, &format!("http://localhost:{}/", origin.port())), "ok");
+    assert_eq!(reason(&proxy, "http://localhost:1/"), "not_allowed_local");
+    assert_eq!(names.asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_that_moves_is_decided_on_again() {
+    // Each request asks anew and is decided on what it was told: there is no answer that outlives its check.
+    let origin = Origin::start();
+    let names = Names::new(&[("rebind.test", &["127.0.0.1"])]);
+    let proxy = Proxy::start(&policy("", &[("rebind.test", "allow"), (&format!("127.0.0.1:{}", origin.port()), "allow")]), &names);
+    assert_eq!(reason(&proxy, &format!("http://rebind.test:{}/", origin.port())), "ok");
+    assert_eq!(reason(&proxy, "http://rebind.test:1/"), "not_allowed_local");
+    assert_eq!(names.asked().len(), 2);
+}
+
+#[test]
+fn nobody_reaches_the_proxys_own_listeners_through_it() {
+    let names = Names::default();
+    let proxy = Proxy::start(
+        &policy("allow_local_binding = true", &[("localhost", "allow"), ("127.0.0.1", "allow"), ("0.0.0.0", "allow")]),
+        &names,
+    );
+    for host in ["localhost", "127.0.0.1", "0.0.0.0"] {
+        for address in [proxy.admin(), proxy.http(), proxy.socks5()] {
+            assert_eq!(reason(&proxy, &format!("http://{host}:{}/health", address.port())), "policy_denied", "{host} {address}");
+        }
+    }
+}
