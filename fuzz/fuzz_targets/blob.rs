@@ -1,0 +1,76 @@
+//! Whatever the bytes of a blob are, and whether or not its digest is right, opening it, asking it and listing its rules does not panic.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use policy_format::{
+    Access, Blob, BlobBuilder, Host, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol, Request, RuleInput, Source,
+    decide, reseal,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+/// Something in every section.
+const RULES: [(&str, Access); 11] = [
+    ("a.test", Access::Allow),
+    ("*.b.test:8443", Access::Deny),
+    ("**.c.test", Access::ReadOnly),
+    ("x?*.d.test", Access::Allow),
+    ("{p,q[0-9]}.*.e.test", Access::Deny),
+    ("10.0.0.0/8", Access::Allow),
+    ("10.1.0.0/16", Access::Deny),
+    ("10.1.2.3:80", Access::Allow),
+    ("2001:db8::/32", Access::Allow),
+    ("2001:db8:1::/48", Access::Deny),
+    ("*:80", Access::Allow),
+];
+
+static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut builder = BlobBuilder::new(Meta {
+        profile: "fuzz".into(),
+        network: Network::Proxied,
+        mode: Mode::Full,
+        allow_local_binding: false,
+        listeners: Listeners::default(),
+        dangerously_allow_non_loopback_proxy: false,
+        dangerously_allow_non_loopback_admin: false,
+    });
+    for (line, (pattern, access)) in (1..).zip(RULES) {
+        let Pattern { hosts, port } = Pattern::parse(pattern).unwrap();
+        let ports = port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
+        builder.rule(RuleInput { hosts, ports, access, source: Source { layer: Layer::User, label: "config.toml".into() }, line });
+    }
+    builder.build().unwrap()
+});
+
+static HOSTS: LazyLock<Vec<Host>> = LazyLock::new(|| {
+    let texts = ["a.test", "x.b.test", "c.test", "y.c.test", "xyz.d.test", "q7.r.e.test", "10.1.2.3", "2001:db8:1::1", "other", "127.1"];
+    texts.map(|text| Host::parse(text).unwrap()).into()
+});
+
+fn exercise(bytes: &[u8]) {
+    let Ok(blob) = Blob::open(bytes) else { return };
+    let addresses = [IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))];
+    for host in &*HOSTS {
+        for (port, protocol, method) in [(80, Protocol::Http, Some("GET")), (8443, Protocol::Connect, None)] {
+            let _ = decide(&blob, &Request { protocol, host, port, method, addresses: &addresses });
+        }
+    }
+    for rule in blob.rules() {
+        let _ = (rule.to_string(), rule.place());
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    exercise(data);
+    let mut sealed = data.to_vec();
+    reseal(&mut sealed);
+    exercise(&sealed);
+    // The same bytes as edits: two for where, one for what.
+    let mut edited = SAMPLE.clone();
+    for edit in data.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % edited.len();
+        edited[at] = edit[2];
+    }
+    reseal(&mut edited);
+    exercise(&edited);
+});

@@ -1,0 +1,61 @@
+//! What is built opens, every request gets a decision, and a host that a deny names is denied.
+#![no_main]
+
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use policy_format::{
+    Access, Blob, BlobBuilder, BuildError, Decision, Host, Hosts, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol,
+    Reason, Request, RuleInput, Source, decide,
+};
+
+#[derive(Debug, Arbitrary)]
+struct Input<'a> {
+    local: bool,
+    limited: bool,
+    rules: Vec<(&'a str, u8)>,
+    hosts: Vec<(&'a str, u16)>,
+    address: Option<std::net::IpAddr>,
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let access = |number: u8| [Access::Allow, Access::ReadOnly, Access::Deny][usize::from(number % 3)];
+    let rules: Vec<(Pattern, Access)> =
+        input.rules.iter().filter_map(|(text, number)| Some((Pattern::parse(text).ok()?, access(*number)))).collect();
+    let mut builder = BlobBuilder::new(Meta {
+        profile: "fuzz".into(),
+        network: Network::Proxied,
+        mode: if input.limited { Mode::Limited } else { Mode::Full },
+        allow_local_binding: input.local,
+        listeners: Listeners::default(),
+        dangerously_allow_non_loopback_proxy: false,
+        dangerously_allow_non_loopback_admin: false,
+    });
+    for (line, (pattern, access)) in (1..).zip(&rules) {
+        let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
+        let source = Source { layer: Layer::User, label: "config.toml".into() };
+        builder.rule(RuleInput { hosts: pattern.hosts.clone(), ports, access: *access, source, line });
+    }
+    let blob = match builder.build() {
+        Err(BuildError::TooMany { .. }) => return,
+        blob => Blob::open(blob.expect("these rules can be written")).expect("what was written opens"),
+    };
+    // Random text seldom meets random text: the rules themselves are asked for too.
+    let asked = input.hosts.iter().map(|(text, port)| ((*text).to_owned(), *port));
+    let named = rules.iter().map(|(pattern, _)| (pattern.hosts.to_string(), pattern.port.unwrap_or(443)));
+    for (text, port) in asked.chain(named) {
+        let Ok(host) = Host::parse(&text) else { continue };
+        let names = |pattern: &Pattern| match (&pattern.hosts, &host) {
+            (Hosts::Exact(rule), Host::Name(name)) => rule == name,
+            (Hosts::Network(network), Host::Ip(ip)) => network.is_single() && network.addr() == *ip,
+            _ => false,
+        };
+        let covers = |pattern: &Pattern| pattern.port.is_none_or(|only| only == port);
+        let denied = rules.iter().any(|(pattern, access)| *access == Access::Deny && covers(pattern) && names(pattern));
+        for (protocol, method) in [(Protocol::Http, Some("GET")), (Protocol::Connect, None)] {
+            let request = Request { protocol, host: &host, port, method, addresses: input.address.as_slice() };
+            let decision = decide(&blob, &request);
+            let says_so = matches!(decision, Decision::Deny(denied) if denied.reason == Reason::Denied);
+            assert!(!denied || says_so, "{host}:{port} is denied by name, but: {decision:?}");
+        }
+    }
+});
