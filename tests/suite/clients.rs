@@ -184,7 +184,7 @@ fn pip_works_where_allowed_and_says_blocked_where_not() {
             .output()
     };
     // What pip itself says of where it looks, without a proxy.
-    let Ok(direct) = pip(None, &["download", "-v", "--no-deps", "six==1.16.0", "-d", "direct"]) else {
+    let Ok(direct) = pip(None, &["download", "-vv", "--no-deps", "six==1.16.0", "-d", "direct"]) else {
         return eprintln!("python3 is not installed");
     };
     if text(&direct).contains("No module named pip") {
