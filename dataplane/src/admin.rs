@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 /// Admin connections at once.
 const CONNECTIONS: usize = 64;
-/// For a request head to come, and for an idle connection to be kept.
+/// For a request to come and its answer to be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the shutdown starts.
@@ -44,10 +44,11 @@ pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, mut shutd
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 * 1024);
+            // One answer a connection, in bounded time: who does not read holds nothing for long.
+            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 * 1024).keep_alive(false);
             tokio::select! {
                 // A client that went away is no news.
-                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                _ = tokio::time::timeout(PATIENCE, builder.serve_connection(TokioIo::new(stream), service)) => {}
                 () = shutdown.started() => {}
             }
             drop(permit);

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 ///
 /// Without --policy, the built-in default policy runs: deny by default, and the hosts that builds commonly need are allowed.
 #[derive(Debug, Parser)]
-#[command(name = "netproxy-dp", version, about, max_term_width = 100)]
+#[command(name = "netproxy-dp", version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Compiled policy (from `netpolicy compile`); reloaded when the file changes, and on SIGHUP
+    /// Compiled policy (from `netpolicy compile`); reloaded when the file changes, and on SIGHUP. Listeners stay as they were at the start
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! `Config`: addresses, limits, deadlines. Valid by construction: every field has a sane default and none can disable a bound.
+//! `Config`: addresses, limits, deadlines. Every field has a sane default, and none can switch a bound off: what is out of range is brought into it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Config {
 /// What a peer may use up: bytes, time, counts.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Client connections at once. More wait in the listener's queue.
+    /// Client connections at once, as far as there are descriptors for them and their upstreams. More wait in the listener's queue.
     pub connections: usize,
     /// Bytes of a request or response head, its first line included.
     pub head_bytes: usize,
@@ -33,7 +33,7 @@ pub struct Limits {
     pub resolve: Duration,
     /// For connecting, all addresses of a name together.
     pub connect: Duration,
-    /// From the end of a request to the head of its response. Long, because long polls and model answers are.
+    /// From the head of a request to the head of its final response, the request's body included. Long, because uploads, long polls and model answers are.
     pub response: Duration,
     /// Without a byte in either direction, in a body or a tunnel.
     pub idle: Duration,
@@ -45,6 +45,50 @@ pub struct Limits {
     pub addresses: usize,
     /// Interim (1xx) responses before the final one.
     pub interim_responses: usize,
+}
+
+impl Limits {
+    /// Within what can be counted and waited for.
+    pub(crate) fn clamped(mut self) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let counts = [&mut self.connections, &mut self.head_bytes, &mut self.head_fields, &mut self.lookups, &mut self.addresses];
+        for count in counts {
+            *count = (*count).clamp(1, 1 << 24);
+        }
+        let times = [
+            &mut self.head,
+            &mut self.keep_alive,
+            &mut self.resolve,
+            &mut self.connect,
+            &mut self.response,
+            &mut self.idle,
+            &mut self.linger,
+        ];
+        for time in times {
+            *time = (*time).min(DAY);
+        }
+        if let Some(descriptors) = descriptors() {
+            self.connections = self.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
+        }
+        self
+    }
+}
+
+/// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups.
+const RESERVED_DESCRIPTORS: usize = 256;
+
+/// How many descriptors this process may have, after asking for as many as the system gives.
+fn descriptors() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        // What is refused leaves what there was.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        getrlimit(Resource::Nofile).current.map(|current| usize::try_from(current).unwrap_or(usize::MAX))
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 impl Default for Limits {

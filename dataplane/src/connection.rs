@@ -182,7 +182,7 @@ impl Connection<'_> {
         };
         match connected {
             Ok((upstream, route)) => {
-                if self.client.stream.write_all(reply::TUNNEL_STANDS).await.is_ok() {
+                if self.say(reply::TUNNEL_STANDS).await {
                     self.tunnel(upstream, route).await;
                 }
             }
@@ -205,7 +205,7 @@ impl Connection<'_> {
         };
         match connected {
             Ok((upstream, route)) => {
-                if self.client.stream.write_all(&socks5::reply(Reply::Succeeded)).await.is_ok() {
+                if self.say(&socks5::reply(Reply::Succeeded)).await {
                     self.tunnel(upstream, route).await;
                 }
             }
@@ -275,10 +275,12 @@ impl Connection<'_> {
             self.say_and_close(bytes).await;
             return Next::Close;
         }
-        match self.client.stream.write_all(bytes).await {
-            Ok(()) => Next::Request,
-            Err(_) => Next::Close,
-        }
+        if self.say(bytes).await { Next::Request } else { Next::Close }
+    }
+
+    /// Says something short. A client that does not read it in time is given up.
+    async fn say(&mut self, bytes: &[u8]) -> bool {
+        matches!(timeout(self.shared.limits.linger, self.client.stream.write_all(bytes)).await, Ok(Ok(())))
     }
 
     async fn mismatch(mut self, mismatch: Mismatch) {

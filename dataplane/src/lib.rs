@@ -195,7 +195,7 @@ impl Builder {
             admin: admin.local_addr().unwrap_or(wanted.admin),
         };
 
-        let limits = self.config.limits;
+        let limits = self.config.limits.clamped();
         let resolver = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
             (None, None) => Arc::new(SystemResolver::new(limits.lookups)),
@@ -235,20 +235,15 @@ fn listener_fallback() -> SocketAddr {
 }
 
 fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), StartError> {
-    let key = "dangerously_allow_non_loopback_proxy";
     for (listener, address) in [("http", Some(wanted.http)), ("socks5", wanted.socks5)] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !meta.dangerously_allow_non_loopback_proxy) {
-            return Err(StartError::NotLoopback { listener, address, key });
+            return Err(StartError::NotLoopback { listener, address, key: "dangerously_allow_non_loopback_proxy" });
         }
     }
-    if wanted.admin.ip().is_loopback() {
-        return Ok(());
+    if !wanted.admin.ip().is_loopback() {
+        return Err(StartError::AdminNotLoopback(wanted.admin));
     }
-    if !meta.dangerously_allow_non_loopback_admin {
-        let key = "dangerously_allow_non_loopback_admin";
-        return Err(StartError::NotLoopback { listener: "admin", address: wanted.admin, key });
-    }
-    Err(StartError::AdminNotLoopback(wanted.admin))
+    Ok(())
 }
 
 async fn bind(listener: &'static str, flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -25,7 +25,7 @@ pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile],
         allow_local_binding: on(&network.allow_local_binding),
         listeners,
         dangerously_allow_non_loopback_proxy: on(&network.dangerously_allow_non_loopback_proxy),
-        dangerously_allow_non_loopback_admin: on(&network.dangerously_allow_non_loopback_admin),
+        dangerously_allow_non_loopback_admin: false,
     };
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     (!failed).then(|| Policy::new(meta, rules))
@@ -72,7 +72,8 @@ fn listeners(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Listene
     let mut address = |key: &str, url: &Option<At<String>>, default: SocketAddr| match url {
         None => default,
         Some(url) => listen_address(&url.value, default.port()).unwrap_or_else(|why| {
-            let help = format!("write `{key} = \"http://{default}\"`");
+            let scheme = if key == "socks_url" { "socks5" } else { "http" };
+            let help = format!("write `{key} = \"{scheme}://{default}\"`");
             diagnostics.push(Diagnostic::error(format!("`{key}` is not an address to listen on: {why}"), url.place.clone(), "").help(help));
             default
         }),
@@ -82,36 +83,20 @@ fn listeners(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Listene
     // Read although it may be off, so that a mistake in it is not hidden.
     let socks = default.socks.map(|default| address("socks_url", &network.socks_url, default));
     let listeners = Listeners { http, socks: socks.filter(|_| socks_on), admin };
+    let opens = "set `dangerously_allow_non_loopback_proxy = true`";
+    let open = on(&network.dangerously_allow_non_loopback_proxy);
     let keys = [
-        (
-            "proxy_url",
-            &network.proxy_url,
-            Some(http),
-            on(&network.dangerously_allow_non_loopback_proxy),
-            "dangerously_allow_non_loopback_proxy",
-        ),
-        (
-            "socks_url",
-            &network.socks_url,
-            listeners.socks,
-            on(&network.dangerously_allow_non_loopback_proxy),
-            "dangerously_allow_non_loopback_proxy",
-        ),
-        (
-            "admin_url",
-            &network.admin_url,
-            Some(admin),
-            on(&network.dangerously_allow_non_loopback_admin),
-            "dangerously_allow_non_loopback_admin",
-        ),
+        ("proxy_url", &network.proxy_url, Some(http).filter(|_| !open), Some(opens)),
+        ("socks_url", &network.socks_url, listeners.socks.filter(|_| !open), Some(opens)),
+        ("admin_url", &network.admin_url, Some(admin), None),
     ];
-    for (key, url, address, allowed, switch) in keys {
+    for (key, url, address, opens) in keys {
         if let (Some(url), Some(address)) = (url, address)
             && !address.ip().is_loopback()
-            && !allowed
         {
             let message = format!("`{key}` opens the listener to other machines");
-            diagnostics.push(Diagnostic::error(message, url.place.clone(), "").help(format!("use 127.0.0.1, or set `{switch} = true`")));
+            let help = opens.map_or_else(|| "use 127.0.0.1".to_owned(), |opens| format!("use 127.0.0.1, or {opens}"));
+            diagnostics.push(Diagnostic::error(message, url.place.clone(), "").help(help));
         }
     }
     listeners

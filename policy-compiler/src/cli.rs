@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Compiles layered TOML into a policy that netproxy-dp enforces.
 #[derive(Debug, Parser)]
-#[command(name = "netpolicy", version, about, max_term_width = 100)]
+#[command(name = "netpolicy", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -42,7 +42,7 @@ pub(crate) struct Compile {
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Layers (strongest first; naming any turns the default places off)")]
+#[command(next_help_heading = "Layers (strongest first; naming a file turns the default places off, -c does not)")]
 pub(crate) struct Layers {
     /// Device management property list (XML or binary) with config_toml_base64 and requirements_toml_base64
     #[arg(long, value_name = "PLIST")]

@@ -16,7 +16,7 @@ pub struct Merged {
     pub profile: Option<At<String>>,
     /// `features.network_proxy`.
     pub feature: Option<At<bool>>,
-    /// Its network table; `None` when it has none.
+    /// The profile's network table; `None` when it has none.
     pub network: Option<NetworkDoc>,
 }
 
@@ -121,7 +121,6 @@ fn merge_networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFile], 
         enable_socks5: above.enable_socks5.or(below.enable_socks5),
         allow_local_binding: above.allow_local_binding.or(below.allow_local_binding),
         dangerously_allow_non_loopback_proxy: above.dangerously_allow_non_loopback_proxy.or(below.dangerously_allow_non_loopback_proxy),
-        dangerously_allow_non_loopback_admin: above.dangerously_allow_non_loopback_admin.or(below.dangerously_allow_non_loopback_admin),
         presets: above.presets.or(below.presets),
         domains: merge_domains(below.domains, above.domains, sources, diagnostics),
     }

@@ -96,12 +96,13 @@ fn list(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<De
 /// Constrains what the layers merged to. `all` is strongest first.
 pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Vec<DomainEntry> {
     let mut demanded = Vec::new();
+    let mut only_up_to: Option<Layer> = None;
     let starts = all.iter().any(|requirements| requirements.enabled.as_ref().is_some_and(|on| on.value));
     if starts {
         merged.network.get_or_insert_default();
     }
-    // The weaker first: what the stronger demands then replaces it.
-    for requirements in all.into_iter().rev() {
+    // The strongest first: what it demands is there when a weaker one looks, and a weaker one does not bind a stronger layer.
+    for requirements in all {
         let mut constrain = Constrain { sources, diagnostics };
         if let Some(network) = &mut merged.network {
             constrain.network(&requirements, network);
@@ -111,9 +112,11 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
             if let Some(network) = &mut merged.network {
                 constrain.drop_weaker_allows(layer, only, network);
             }
-            demanded.retain(|entry: &DomainEntry| entry.access == Some(Access::Deny) || constrain.layer(&entry.place) <= layer);
+            only_up_to = only_up_to.or(Some(layer));
         }
-        demanded.extend(requirements.domains);
+        let layer_of = |entry: &DomainEntry| constrain.layer(&entry.place);
+        let in_force = |entry: &DomainEntry| entry.access == Some(Access::Deny) || only_up_to.is_none_or(|only| layer_of(entry) <= only);
+        demanded.extend(requirements.domains.into_iter().filter(in_force));
     }
     demanded
 }
@@ -126,6 +129,11 @@ struct Constrain<'a> {
 impl Constrain<'_> {
     fn layer(&self, place: &Place) -> Layer {
         self.sources.get(place.source.0).map_or(Layer::Project, |source| source.layer)
+    }
+
+    /// A requirement binds its own layer and weaker ones.
+    fn is_stronger(&self, value: &Place, demand: &Place) -> bool {
+        self.layer(value) < self.layer(demand)
     }
 
     fn network(&mut self, demanded: &Requirements, network: &mut NetworkDoc) {
@@ -144,7 +152,7 @@ impl Constrain<'_> {
         let Some(demand) = demand else { return };
         match value {
             None => *value = Some(demand.clone()),
-            Some(found) if holds(demand.value, found.value) => {}
+            Some(found) if holds(demand.value, found.value) || self.is_stronger(&found.place, &demand.place) => {}
             Some(found) => {
                 let message = format!(
                     "`{key} = {}` conflicts with the {} requirement `{key} = {}`",
@@ -165,6 +173,7 @@ impl Constrain<'_> {
         match url {
             None => *url = Some(At { value: wanted, place: demand.place.clone() }),
             Some(found) if found.value.trim_end_matches('/').ends_with(&format!(":{}", demand.value)) => {}
+            Some(found) if self.is_stronger(&found.place, &demand.place) => {}
             Some(found) => {
                 let message =
                     format!("`{key}` does not use the port {} that the {} layer requires", demand.value, self.layer(&demand.place));

@@ -64,8 +64,6 @@ pub struct NetworkDoc {
     pub allow_local_binding: Option<At<bool>>,
     /// `dangerously_allow_non_loopback_proxy`.
     pub dangerously_allow_non_loopback_proxy: Option<At<bool>>,
-    /// `dangerously_allow_non_loopback_admin`.
-    pub dangerously_allow_non_loopback_admin: Option<At<bool>>,
     /// `presets`.
     pub presets: Option<At<Vec<At<String>>>>,
     /// `domains`, in the order of the file.
@@ -95,7 +93,10 @@ const NETWORK_KEYS: [(&str, Support); 26] = [
     ("enable_socks5", Support::Full),
     ("allow_local_binding", Support::Full),
     ("dangerously_allow_non_loopback_proxy", Support::Full),
-    ("dangerously_allow_non_loopback_admin", Support::Full),
+    (
+        "dangerously_allow_non_loopback_admin",
+        Support::Refused("an admin listener that other machines reach needs a token, which this version cannot check"),
+    ),
     ("presets", Support::Full),
     ("domains", Support::Full),
     ("enable_socks5_udp", Support::Blocks("SOCKS5 UDP is not available in this version: datagrams are refused")),
@@ -132,7 +133,7 @@ enum Support {
 /// Whole tables of older spellings. Ignoring one would lose a deny list.
 const OLDER_TABLES: [(&str, &str); 2] = [
     ("network_proxy", "move it to `[permissions.NAME.network]`, and set `default_permissions = \"NAME\"`"),
-    ("network", "upstream proxies are not used by this version; remove the table"),
+    ("network", "it sets an upstream proxy, and upstream proxies are not used by this version; remove the table"),
 ];
 
 /// Reads one layer of settings. Everything wrong in it is reported; `None` when it is not TOML.
@@ -147,7 +148,7 @@ pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>
             "permissions" => reader.permissions(key, value, &mut doc),
             name => {
                 if let Some((_, help)) = OLDER_TABLES.iter().find(|(older, _)| *older == name && value.get_ref().is_table()) {
-                    let message = format!("`[{name}]` is an older spelling that this version does not read");
+                    let message = format!("`[{name}]` is not read by this version");
                     reader.diagnostics.push(Diagnostic::error(message, reader.place(key.span()), "").help(*help));
                 }
             }
@@ -315,10 +316,12 @@ impl Reader<'_> {
             "enable_socks5" => doc.enable_socks5 = self.bool(key, value),
             "allow_local_binding" => doc.allow_local_binding = self.bool(key, value),
             "dangerously_allow_non_loopback_proxy" => doc.dangerously_allow_non_loopback_proxy = self.bool(key, value),
-            "dangerously_allow_non_loopback_admin" => doc.dangerously_allow_non_loopback_admin = self.bool(key, value),
             "presets" => doc.presets = self.strings(key, value),
-            // The one key that is left of those that are read.
-            _ => doc.domains = self.domains(key, value),
+            "domains" => doc.domains = self.domains(key, value),
+            // A key that is said to be read and is not would be a policy that is not enforced.
+            _ => {
+                self.error(key.span(), format!("`{name}` cannot be enforced: this version does not read it"), "");
+            }
         }
     }
 
@@ -344,31 +347,22 @@ impl Reader<'_> {
         };
         let mut entries: Vec<DomainEntry> = table.iter().filter_map(|(pattern, value)| self.domain(pattern, value)).collect();
         entries.sort_by_key(|entry| entry.place.span.start);
-        self.join_spellings(entries)
+        self.refuse_two_spellings(&entries);
+        entries
     }
 
-    /// Two spellings of one pattern in one table: the stricter one counts.
-    fn join_spellings(&mut self, entries: Vec<DomainEntry>) -> Vec<DomainEntry> {
-        let mut joined: Vec<DomainEntry> = Vec::with_capacity(entries.len());
-        let mut index: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    /// Two spellings of one pattern in one table say two things of it: nobody can tell which one was meant.
+    fn refuse_two_spellings(&mut self, entries: &[DomainEntry]) {
+        let mut first: HashMap<String, &DomainEntry> = HashMap::with_capacity(entries.len());
         for entry in entries {
             let pattern = entry.pattern.to_string();
-            match index.get(&pattern).and_then(|at| joined.get_mut(*at)) {
-                Some(old) => {
-                    let message = format!("`{pattern}` is there twice, in two spellings; the stricter one counts");
-                    let warning = Diagnostic::warning(message, entry.place.clone(), "").and(old.place.clone(), "first here");
-                    self.diagnostics.push(warning);
-                    if entry.access > old.access {
-                        *old = entry;
-                    }
-                }
-                None => {
-                    index.insert(pattern, joined.len());
-                    joined.push(entry);
-                }
+            if let Some(old) = first.get(&pattern) {
+                let error = Diagnostic::error(format!("`{pattern}` is there twice, in two spellings"), entry.place.clone(), "");
+                self.diagnostics.push(error.and(old.place.clone(), "first here").help("keep one of them"));
+            } else {
+                first.insert(pattern, entry);
             }
         }
-        joined
     }
 
     fn domain(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<DomainEntry> {
@@ -430,9 +424,11 @@ impl Reader<'_> {
             Some("none") => Some(None),
             other => {
                 let near = other.and_then(|other| nearest(&other.to_lowercase().replace('_', "-"), ["allow", "deny", "read-only", "none"]));
-                let help = near
-                    .map_or_else(|| "write \"allow\", \"deny\" or \"read-only\"".to_owned(), |near| format!("did you mean \"{near}\"?"));
-                let message = "access is \"allow\", \"deny\" or \"read-only\"";
+                let help = near.map_or_else(
+                    || "write \"allow\", \"deny\", \"read-only\" or \"none\"".to_owned(),
+                    |near| format!("did you mean \"{near}\"?"),
+                );
+                let message = "access is \"allow\", \"deny\", \"read-only\" or \"none\"";
                 self.error(value.span(), message, "").help = Some(help);
                 None
             }

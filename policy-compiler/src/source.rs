@@ -58,7 +58,7 @@ pub struct LayerFiles {
     pub user: Option<PathBuf>,
     /// The project's settings.
     pub project: Option<PathBuf>,
-    /// Whether to look in the default places for layers that are not named. Without it, the default places are used only when no layer is named.
+    /// Whether to look in the default places for layers that are not named. Without it, the default places are used only when no file is named; `overrides` are no files.
     pub discover: bool,
 }
 

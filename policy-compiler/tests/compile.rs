@@ -200,6 +200,23 @@ fn requirements_constrain_weaker_layers() {
 }
 
 #[test]
+fn a_requirement_binds_its_own_layer_and_weaker_ones() {
+    let layers = |mdm: &str, managed: &str| {
+        vec![
+            requirements(Layer::Mdm, &format!("[experimental_network]\n{mdm}\n")),
+            source(Layer::Mdm, "[permissions.w.network]\nallow_local_binding = true\n"),
+            requirements(Layer::Managed, &format!("[experimental_network]\n{managed}\n")),
+            source(Layer::User, BASE),
+        ]
+    };
+    // The managed layer does not bind device management, neither its settings nor its requirements.
+    let blob = blob(layers("mode = \"limited\"", "mode = \"full\"\nallow_local_binding = false"));
+    assert_eq!((blob.meta().mode, blob.meta().allow_local_binding), (Mode::Limited, true));
+    let failure = compile(layers("allow_local_binding = false", ""), Options::default()).unwrap_err();
+    assert!(failure.diagnostics[0].message.contains("conflicts with the mdm requirement"), "{failure}");
+}
+
+#[test]
 fn managed_denies_are_absolute_and_managed_allows_may_be_the_only_ones() {
     let user =
         format!("{BASE}presets = [\"github\"]\n{}", domains("\"a.test\" = \"allow\"\n\"evil.test\" = \"allow\"\n\"b.test\" = \"deny\"\n"));

@@ -10,7 +10,7 @@ use crate::header::{self, Digest, Layout, SectionKind};
 use crate::net::Network;
 use crate::reader::{bytes, record_count, u16_at, u32_at};
 use crate::records::{Layer, Meta, Source};
-use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord};
+use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, port_ranges};
 use crate::trie::{self, ROOT, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -231,6 +231,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         if trie.any_rules > rules {
             return Err(wrong(SectionKind::Trie, 16, "more rules for `*` than rules"));
         }
+        // The hash and the depth of every slot that was found in its place, so that no path is walked twice.
+        let mut known: Vec<Option<(u64, usize)>> = vec![None; trie.slots as usize];
         let mut path = Vec::with_capacity(trie::MAX_LABELS);
         for index in 0..trie.slots {
             let at = trie::HEADER_LEN as u64 + u64::from(index) * trie::SLOT_LEN as u64;
@@ -242,10 +244,14 @@ impl<B: AsRef<[u8]>> Blob<B> {
             if slot.first_rule < trie.any_rules && slot.rule_count > 0 || slot.rules().end > rules {
                 return Err(wrong("rules out of range"));
             }
-            // From the slot up to the root, then the hashes down again.
+            // From the slot up to the root or to what is known, then the hashes down again.
             path.clear();
-            let mut up = index;
+            let (mut up, mut hash, mut depth) = (index, trie.seed, 0);
             while up != ROOT {
+                if let Some((known_hash, known_depth)) = known.get(up as usize).copied().flatten() {
+                    (hash, depth) = (known_hash, known_depth);
+                    break;
+                }
                 let slot = trie.slot(up).filter(|slot| slot.label_len > 0).ok_or(wrong("a parent is not a slot"))?;
                 if path.len() == trie::MAX_LABELS {
                     return Err(wrong("parents form a loop"));
@@ -253,9 +259,15 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 path.push((up, slot));
                 up = slot.parent;
             }
-            let mut hash = trie.seed;
             for (index, slot) in path.iter().rev() {
                 hash = trie.check_place(*index, slot, hash).ok_or(wrong("a slot is not where a lookup finds it"))?;
+                depth += 1;
+                if depth > trie::MAX_LABELS {
+                    return Err(wrong("a name with too many labels"));
+                }
+                if let Some(known) = known.get_mut(*index as usize) {
+                    *known = Some((hash, depth));
+                }
             }
         }
         Ok(())
@@ -272,9 +284,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
             let record = u16::try_from(index).ok().and_then(|index| AttributesRecord::read(self.section(SectionKind::Attributes), index));
             let record = record.ok_or(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "unknown access"))?;
             let end = record.first_port.checked_add(u32::from(record.port_count));
-            if end.is_none_or(|end| end > ports) || record.ports(self.ports()).any(|range| range.first == 0 || range.first > range.last) {
+            if end.is_none_or(|end| end > ports) {
                 return Err(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "ports"));
             }
+        }
+        // Attributes may share port ranges: each range is looked at once, whoever shares it.
+        if let Some(at) = port_ranges(self.ports(), 0, ports).position(|range| range.first == 0 || range.first > range.last) {
+            return Err(wrong(SectionKind::Ports, u32::try_from(at).unwrap_or(u32::MAX), PORTS_LEN, "not a range of ports"));
         }
         let trie = self.trie();
         for index in 0..rules {
@@ -308,21 +324,28 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     fn check_addresses(&self) -> Result<(), FormatError> {
         let lists = self.section(SectionKind::AddressRules);
+        let wrong = |word: usize, what| FormatError::Section { section: SectionKind::AddressRules, offset: (word * WORD_LEN) as u64, what };
         let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
-        if words.is_none() {
-            return Err(FormatError::Section {
-                section: SectionKind::AddressRules,
-                offset: 0,
-                what: "length, or a first list that is not empty",
-            });
+        let words = words.ok_or(wrong(0, "length, or a first list that is not empty"))? as usize;
+        // Lists stand back to back, so that each is looked at once however many ranges share it.
+        let (mut starts, mut at) = (Vec::new(), 0);
+        while at < words {
+            starts.push(at);
+            let len = addresses::word(lists, at).ok_or(wrong(at, "cut"))? as usize;
+            let ids = bytes(lists, (at + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(at, "a list is cut"))?;
+            let rule = |id: &[u8]| u32_at(id, 0).and_then(|id| self.rule_record(RuleId(id)));
+            if !ids.chunks_exact(WORD_LEN).all(|id| rule(id).is_some_and(|(rule, _)| rule.kind == RuleKind::Network)) {
+                return Err(wrong(at, "a list holds what is not a rule for a network"));
+            }
+            at += 1 + len;
         }
-        self.check_ranges::<V4_LEN>(SectionKind::Ipv4)?;
-        self.check_ranges::<V6_LEN>(SectionKind::Ipv6)
+        self.check_ranges::<V4_LEN>(SectionKind::Ipv4, &starts)?;
+        self.check_ranges::<V6_LEN>(SectionKind::Ipv6, &starts)
     }
 
-    /// Ranges ascend and their lists hold rules for networks.
-    fn check_ranges<const N: usize>(&self, kind: SectionKind) -> Result<(), FormatError> {
-        let (table, lists) = (self.section(kind), self.section(SectionKind::AddressRules));
+    /// Ranges ascend, and each has one of the lists.
+    fn check_ranges<const N: usize>(&self, kind: SectionKind, starts: &[usize]) -> Result<(), FormatError> {
+        let table = self.section(kind);
         let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
         let mut last: Option<&[u8]> = None;
         for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
@@ -334,13 +357,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
             }
             last = Some(first);
             let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
-            let len = addresses::word(lists, list).ok_or(wrong(index, "list out of range"))? as usize;
-            let ids = bytes(lists, (list + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(index, "list out of range"))?;
-            let is_network = |id: &[u8]| {
-                u32_at(id, 0).and_then(|id| self.rule_record(RuleId(id))).is_some_and(|(rule, _)| rule.kind == RuleKind::Network)
-            };
-            if !ids.chunks_exact(WORD_LEN).all(is_network) {
-                return Err(wrong(index, "a list holds what is not a rule for a network"));
+            if starts.binary_search(&list).is_err() {
+                return Err(wrong(index, "its list is none"));
             }
         }
         Ok(())
@@ -348,9 +366,18 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     fn check_globs(&self) -> Result<(), FormatError> {
         let count = self.glob_count();
+        let section = self.section(SectionKind::Globs);
+        let mut end = 4 + 4 * u64::from(count);
         for index in 0..count {
             let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
             let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
+            // Records stand back to back, so that none is looked at twice.
+            let start = u32_at(section, (index as usize + 1) * 4).map(u64::from);
+            let len = 8 + glob.text.len() + glob.programs().map(|program| 2 + program.len()).sum::<usize>();
+            if start != Some(end) {
+                return Err(wrong("globs overlap or leave gaps"));
+            }
+            end += len as u64;
             let rule = self.rule_record(glob.rule).is_some_and(|(rule, _)| rule.kind == RuleKind::Glob && rule.anchor == index);
             let programs = glob.programs().filter(|program| glob::is_valid(program)).count();
             if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {

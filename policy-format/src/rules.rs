@@ -147,15 +147,19 @@ impl AttributesRecord {
 
     /// The port ranges; none means every port.
     pub(crate) fn ports<'a>(&self, section: &'a [u8]) -> impl Iterator<Item = PortRange> + use<'a> {
-        let first = self.first_port;
-        (0..u32::from(self.port_count)).map_while(move |n| {
-            let bytes: [u8; PORTS_LEN] = record(section, first.checked_add(n)?)?;
-            Some(PortRange { first: u16_at(&bytes, 0)?, last: u16_at(&bytes, 2)? })
-        })
+        port_ranges(section, self.first_port, u32::from(self.port_count))
     }
 
     /// Whether the rule speaks of `port`.
     pub(crate) fn covers(&self, section: &[u8], port: u16) -> bool {
         self.port_count == 0 || self.ports(section).any(|range| (range.first..=range.last).contains(&port))
     }
+}
+
+/// `count` port ranges from number `first`.
+pub(crate) fn port_ranges(section: &[u8], first: u32, count: u32) -> impl Iterator<Item = PortRange> + use<'_> {
+    (0..count).map_while(move |n| {
+        let bytes: [u8; PORTS_LEN] = record(section, first.checked_add(n)?)?;
+        Some(PortRange { first: u16_at(&bytes, 0)?, last: u16_at(&bytes, 2)? })
+    })
 }

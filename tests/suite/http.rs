@@ -232,6 +232,33 @@ fn answers_that_cannot_be_trusted_are_502() {
 }
 
 #[test]
+fn an_answer_without_content_has_no_length() {
+    let origin = Origin::http(|_, stream| stream.write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 99\r\nX-Kept: 1\r\n\r\n").is_ok());
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    for _ in 0..2 {
+        let answer = client.send(format!("GET / HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port())).answer();
+        assert_eq!((answer.status, answer.header("content-length"), answer.header("x-kept")), (204, None, Some("1")));
+    }
+}
+
+#[test]
+fn a_client_that_went_away_frees_its_upstream() {
+    let (ended, end) = std::sync::mpsc::channel();
+    let origin = Origin::raw(move |mut stream| {
+        // Never answers; hears when nobody waits any more.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        ended.send(()).unwrap();
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("GET / HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port()));
+    harness::wait_until("the origin is asked", || origin.connections() == 1);
+    drop(client);
+    end.recv_timeout(harness::PATIENCE).unwrap();
+}
+
+#[test]
 fn a_connection_that_went_stale_is_replaced_where_that_is_safe() {
     // Answers one request on each connection, then closes without saying so.
     let origin = Origin::http(|_, stream| {

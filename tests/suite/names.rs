@@ -99,3 +99,12 @@ fn nobody_reaches_the_proxys_own_listeners_through_it() {
         }
     }
 }
+
+#[test]
+fn a_metadata_service_is_opened_by_its_exact_name_only_and_the_reply_says_so() {
+    let proxy = Proxy::start(&policy("allow_local_binding = true", &[("*", "allow")]), &Names::default());
+    let answer = get(proxy.http(), "http://169.254.169.254/latest/meta-data");
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert_eq!(answer.blocked_reason(), "not_allowed_local");
+    assert!(message.ends_with("add \"169.254.169.254\" = \"allow\" under [permissions.workspace.network.domains]"), "{message}");
+}

@@ -90,6 +90,26 @@ fn a_swap_closes_the_tunnels_that_it_no_longer_allows_and_only_those() {
 }
 
 #[test]
+fn a_swap_to_limited_mode_closes_every_tunnel_those_of_upgrades_too() {
+    let origin = Origin::http(|_, stream| {
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+        let mut echo = stream.try_clone().unwrap();
+        let _ = std::io::copy(stream, &mut echo);
+        false
+    });
+    let proxy = Proxy::start(&policy(LOCAL, &[("a.test", "allow")]), &names());
+    let authority = format!("a.test:{}", origin.port());
+    let mut upgraded = Client::connect(proxy.http());
+    upgraded.send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+    assert_eq!(upgraded.answer().status, 101);
+    assert_eq!(upgraded.send("ping").bytes(4), b"ping");
+    let mut tunnel = Client::connect(proxy.http());
+    assert_eq!(tunnel.tunnel(&authority).status, 200);
+    proxy.swap(&policy(&format!("{LOCAL}\nmode = \"limited\""), &[("a.test", "allow")]));
+    assert_eq!((upgraded.rest(), tunnel.rest()), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn a_stop_lets_open_exchanges_finish_and_takes_no_new_ones() {
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = std::sync::Mutex::new(released);

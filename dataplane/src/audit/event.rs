@@ -38,7 +38,8 @@ pub enum Reload<'a> {
 
 /// Hears of decisions and reloads. Called on the request's own task: whoever takes long or blocks holds up requests.
 pub trait Observer: Send + Sync + 'static {
-    /// A request was decided, for the last time: allowed after its addresses were checked too, or denied.
+    /// A request was decided: allowed after its addresses were checked too, or denied. A request that is sent again, because an idle connection had gone stale, is
+    /// decided again.
     fn decided(&self, event: &Decided<'_>) {
         let _ = event;
     }

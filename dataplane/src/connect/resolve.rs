@@ -41,8 +41,7 @@ impl SystemResolver {
     pub fn with_hosts(mut self, path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         for (number, line) in (1..).zip(text.lines()) {
-            let mut fields = line.split('#').next().unwrap_or_default().split_whitespace();
-            let Some(address) = fields.next() else { continue };
+            let Some((address, fields)) = hosts_line(line) else { continue };
             let address: IpAddr = address.parse().map_err(|_| format!("line {number}: `{address}` is not an address"))?;
             for name in fields {
                 let host = policy_format::Host::parse(name).map_err(|error| format!("line {number}: `{name}`: {error}"))?;
@@ -64,7 +63,7 @@ impl Resolve for SystemResolver {
             // The permit goes with the lookup, which cannot be cancelled, and not with the request, which can.
             let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
             let looked_up = tokio::task::spawn_blocking(move || {
-                let found = (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect());
+                let found = look_up(&name);
                 drop(permit);
                 found
             });
@@ -74,6 +73,25 @@ impl Resolve for SystemResolver {
             Ok(addresses)
         })
     }
+}
+
+/// The system's own answer for exactly this name. A name with a dot is asked for as it is: a search list would make another name of it, which nobody decided on. The
+/// system's hosts file comes first, because it does not know names that end in the dot that says so.
+fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
+    let ask = |name: &str| (name, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect());
+    if cfg!(not(unix)) || !name.contains('.') {
+        return ask(name);
+    }
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = hosts.lines().filter_map(hosts_line).filter(|(_, names)| names.clone().any(|found| found.eq_ignore_ascii_case(name)));
+    let found: Vec<IpAddr> = lines.filter_map(|(address, _)| address.parse().ok()).collect();
+    if found.is_empty() { ask(&format!("{name}.")) } else { Ok(found) }
+}
+
+/// The address and the names of a line in hosts(5) format.
+fn hosts_line(line: &str) -> Option<(&str, std::str::SplitWhitespace<'_>)> {
+    let mut fields = line.split('#').next().unwrap_or_default().split_whitespace();
+    Some((fields.next()?, fields))
 }
 
 #[cfg(test)]

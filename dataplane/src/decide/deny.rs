@@ -4,7 +4,7 @@
 
 use super::Question;
 use crate::policy::Snapshot;
-use policy_format::{Denied, Host, Protocol, Reason, Rule, RuleId};
+use policy_format::{Denied, Host, Protocol, Reason, Rule, RuleId, net};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -55,6 +55,13 @@ impl Denial {
         let _ = match self.denied.reason {
             Reason::ProxyDisabled => write!(text, "the network policy is switched off"),
             Reason::Denied => write!(text, "it is denied by {by}"),
+            Reason::NotAllowedLocal if is_metadata(host) => {
+                let switch = if host.name().is_some() { ", and set allow_local_binding = true" } else { "" };
+                write!(
+                    text,
+                    "a cloud metadata service has to be named exactly; to open it, add \"{host}\" = \"allow\" under {table}{switch}"
+                )
+            }
             Reason::NotAllowedLocal => {
                 write!(
                     text,
@@ -82,5 +89,13 @@ impl Denial {
     /// Whether the reply is JSON: requests that programs made see JSON, tunnels see a line.
     pub(crate) fn is_json(&self) -> bool {
         self.question.protocol == Protocol::Http
+    }
+}
+
+fn is_metadata(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => net::is_metadata_address(*ip),
+        Host::Name(name) => net::is_metadata_name(name.as_str()),
+        Host::NumericLookalike(_) => false,
     }
 }

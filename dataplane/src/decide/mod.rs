@@ -146,7 +146,8 @@ impl Route {
             let current = policy.current();
             if current.generation() != self.snapshot.generation() {
                 let decision = current.decide(&self.question.request(&[peer.ip()]));
-                if matches!(decision, Decision::Deny(_)) {
+                // Only tunnels ask, and a tunnel cannot be read.
+                if !matches!(decision, Decision::Allow(allowed) if !allowed.read_only) {
                     return;
                 }
             }

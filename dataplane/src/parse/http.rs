@@ -168,7 +168,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         body,
         upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
         unix_socket: scan.unix_socket,
-        fields: scan.fields(request.headers, Direction::ToOrigin),
+        fields: scan.fields(request.headers, Direction::Origin),
     })
 }
 
@@ -191,13 +191,16 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
     }
     let is_1_1 = version == 1;
     let scan = Scan::new(response.headers).map_err(|bad| bad.message)?;
+    if scan.coding != Coding::None && scan.length.is_some() {
+        return Err("both a length and a transfer coding");
+    }
     let body = match (method, status) {
         ("HEAD", _) | (_, 100..=199 | 204 | 304) => Body::None,
         _ => match (scan.coding, scan.length) {
             (Coding::None, None) => Body::UntilClose,
             (Coding::None, Some(length)) => Body::Length(length),
             (Coding::Chunked, None) if is_1_1 => Body::Chunked,
-            (Coding::Chunked, _) => return Err("both a length and a transfer coding, or a coding in HTTP/1.0"),
+            (Coding::Chunked, _) => return Err("a transfer coding in HTTP/1.0"),
             (Coding::Other, _) => return Err("an unknown transfer coding"),
         },
     };
@@ -207,7 +210,9 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         keep_alive: if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
         body,
         upgrade: scan.upgrade().map(<[u8]>::to_vec),
-        fields: scan.fields(response.headers, Direction::ToClient),
+        // A length on what has no content would make a client take the next response for it (RFC 9110, section 8.6).
+        fields: scan
+            .fields(response.headers, if matches!(status, 100..=199 | 204) { Direction::ClientWithoutLength } else { Direction::Client }),
     })
 }
 
@@ -220,8 +225,10 @@ enum Coding {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
-    ToOrigin,
-    ToClient,
+    Origin,
+    Client,
+    /// The response has no content, so that a length on it would lie.
+    ClientWithoutLength,
 }
 
 /// What the fields say about the message itself.
@@ -310,8 +317,12 @@ impl<'h> Scan<'h> {
             let proxys_own = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
             let hop = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
             let nominated = self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
-            let host = direction == Direction::ToOrigin && is(name, "host");
-            if proxys_own || nominated || host || hop.iter().any(|hop| is(name, hop)) {
+            let here = match direction {
+                Direction::Origin => is(name, "host"),
+                Direction::Client => false,
+                Direction::ClientWithoutLength => is(name, "content-length"),
+            };
+            if proxys_own || nominated || here || hop.iter().any(|hop| is(name, hop)) {
                 continue;
             }
             out.extend_from_slice(name.as_bytes());

@@ -19,8 +19,8 @@ impl PrivateMap {
     /// Copies the whole file. A file that changes its length meanwhile is an error, not half a policy.
     pub(crate) fn copy(file: &mut File) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
         let len = metadata.len();
         if len > MAX_POLICY {

@@ -21,6 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Reads and validates a policy file.
 pub(crate) fn load(path: &Path) -> Result<Policy, LoadError> {
     let read = |error| LoadError::Read { path: path.to_owned(), error };
+    // Opening a pipe would wait for whoever writes to it.
+    if !fs::metadata(path).map_err(read)?.is_file() {
+        return Err(read(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
     let mut file = File::open(path).map_err(read)?;
     let map = PrivateMap::copy(&mut file).map_err(read)?;
     Policy::from_map(map).map_err(|error| LoadError::Format { path: path.to_owned(), error })
@@ -64,8 +68,9 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Loads the file and puts it in force, unless it is the policy in force already.
-    pub(crate) async fn reload(&self) {
+    /// Loads the file and puts it in force, unless it is the policy in force already. `false`: the file could not be read, which may pass by itself (no descriptor or no
+    /// memory left, or written meanwhile), so that it has to be tried again.
+    pub(crate) async fn reload(&self) -> bool {
         let path = self.path.clone();
         // Reading and hashing a large policy takes a while; requests go on meanwhile.
         let loaded = tokio::task::spawn_blocking(move || load(&path)).await;
@@ -84,10 +89,16 @@ impl Reloader {
                 self.observer.reloaded(&Reload::Swapped(self.handle.current()));
             }
             Err(error) => {
-                self.handle.set_last_error(Some(error.to_string()));
-                self.observer.reloaded(&Reload::Refused(&error));
+                let said = Some(error.to_string());
+                // What is tried again and fails the same way is said once.
+                if self.handle.last_error() != said {
+                    self.handle.set_last_error(said);
+                    self.observer.reloaded(&Reload::Refused(&error));
+                }
+                return !matches!(error, LoadError::Read { .. });
             }
         }
+        true
     }
 
     fn check_listeners(&self, policy: Policy) -> Result<Policy, LoadError> {
@@ -111,15 +122,17 @@ impl Reloader {
                     let now = Stamp::of(&self.path);
                     let still = now == last;
                     last.clone_from(&now);
-                    if still && now != settled {
+                    // A file that is gone is settled once that was said: it cannot be read until it changes.
+                    if still && now != settled && (self.reload().await || now.is_none()) {
                         settled = now;
-                        self.reload().await;
                     }
                 }
                 Some(()) = asked.recv() => {
-                    settled = Stamp::of(&self.path);
-                    last.clone_from(&settled);
-                    self.reload().await;
+                    let now = Stamp::of(&self.path);
+                    last.clone_from(&now);
+                    if self.reload().await || now.is_none() {
+                        settled = now;
+                    }
                 }
             }
         }

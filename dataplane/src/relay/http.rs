@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::WriteHalf;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes of chunked data that are gathered before they are written.
 const GATHER: usize = 64 * 1024;
@@ -61,13 +61,18 @@ pub(crate) async fn exchange(
 
     if matches!(head.body, Body::None | Body::Length(0)) {
         // A stale connection shows itself here or at the first read: both mean that nothing was answered.
-        upstream_writer.write_all(&out).await.map_err(|_| ExchangeError::BeforeResponse(UpstreamError::Closed))?;
-        return response.relay(&mut upstream_reader, &mut client_writer).await;
+        write(&mut upstream_writer, &out, limits).await.map_err(|_| ExchangeError::BeforeResponse(UpstreamError::Closed))?;
+        return tokio::select! {
+            biased;
+            relayed = response.relay(&mut upstream_reader, &mut client_writer) => relayed,
+            // Nobody is there to hear the answer: nothing is held for them.
+            () = gone(&mut client_reader, limits) => Err(ExchangeError::Broken),
+        };
     }
 
     let mut body_done = false;
     let send = async {
-        upstream_writer.write_all(&out).await.map_err(|_| BodyError::Upstream)?;
+        write(&mut upstream_writer, &out, limits).await.map_err(|_| BodyError::Upstream)?;
         send_body(&mut client_reader, &mut upstream_writer, head.body, limits).await
     };
     let receive = response.relay(&mut upstream_reader, &mut client_writer);
@@ -90,6 +95,16 @@ pub(crate) async fn exchange(
         Err(ExchangeError::BadBody(_)) if started.load(Ordering::Relaxed) => Err(ExchangeError::Broken),
         received => received,
     }
+}
+
+/// Ends when the client has ended its connection. What it sends meanwhile is its next request, and is kept, within bounds.
+async fn gone(client: &mut Reader<'_>, limits: &Limits) {
+    while client.buffer.len() < limits.head_bytes {
+        if !matches!(client.more().await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Connections whose request did not end cannot be used again.
@@ -130,8 +145,10 @@ struct Response<'h> {
 impl Response<'_> {
     async fn relay(&mut self, from: &mut Reader<'_>, to: &mut WriteHalf<'_>) -> Result<Exchanged, ExchangeError> {
         let mut interim = 0;
+        // One deadline for all heads: interim ones do not stretch it.
+        let deadline = Instant::now() + self.limits.response;
         loop {
-            let response = self.read_head(from).await?;
+            let response = self.read_head(from, deadline).await?;
             match response.status {
                 101 if self.offered && response.upgrade.is_some() => {
                     self.write_head(to, &response, false, false).await?;
@@ -174,10 +191,10 @@ impl Response<'_> {
             let ready = usize::try_from(length).unwrap_or(usize::MAX).min(from.buffer.len());
             out.extend_from_slice(from.buffer.get(..ready).unwrap_or_default());
             from.buffer.advance(ready);
-            to.write_all(&out).await.map_err(|_| ExchangeError::Broken)?;
+            write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
             copy_body(from, to, Body::Length(length - ready as u64), false, self.limits).await.map_err(|_| ExchangeError::Broken)?;
         } else {
-            to.write_all(&out).await.map_err(|_| ExchangeError::Broken)?;
+            write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
             copy_body(from, to, response.body, chunked, self.limits).await.map_err(|_| ExchangeError::Broken)?;
         }
         let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
@@ -193,10 +210,10 @@ impl Response<'_> {
     ) -> Result<(), ExchangeError> {
         let mut out = Vec::with_capacity(512);
         response.write(self.head.is_1_1, chunked, close, &mut out);
-        to.write_all(&out).await.map_err(|_| ExchangeError::Broken)
+        write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)
     }
 
-    async fn read_head(&self, from: &mut Reader<'_>) -> Result<ResponseHead, ExchangeError> {
+    async fn read_head(&self, from: &mut Reader<'_>, deadline: Instant) -> Result<ResponseHead, ExchangeError> {
         let before = |error| ExchangeError::BeforeResponse(error);
         let read = async {
             let mut seen = 0;
@@ -218,7 +235,7 @@ impl Response<'_> {
                 }
             }
         };
-        timeout(self.limits.response, read).await.unwrap_or(Err(before(UpstreamError::ResponseTimeout)))
+        timeout_at(deadline, read).await.unwrap_or(Err(before(UpstreamError::ResponseTimeout)))
     }
 }
 

@@ -22,10 +22,12 @@ pub(crate) async fn tunnel(client: &mut Buffered, upstream: &mut Buffered, idle:
         tokio::try_join!(pump(client_read, upstream_write, early.0, &activity), pump(upstream_read, client_write, early.1, &activity),)
     };
     tokio::select! {
+        // Revocation first: not a byte moves under a policy that was replaced while the upstream was dialled.
+        biased;
+        () = revoked => {}
         // An error on one side ends the other: there is nobody left to tell.
         _ = both => {}
         () = activity.silent_for(idle) => {}
-        () = revoked => {}
     }
 }
 
