@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ipv4, 8 bytes: u32 first address, u32 list        ipv6, 20 bytes: u128 first address, u32 list
-//! address rules: u32 words; a list is its length and then that many rule ids, widest network first; list 0 is empty
+//! address rules: u32 words; lists back to back, each its length and then that many rule ids, widest network first; list 0 is empty
 //! networks, 18 bytes: u8 4 or 6, u8 prefix, 16 bytes of the address (an IPv4 address in the first four, in network order)
 //! ```
 //! A range ends where the next one starts.

@@ -30,7 +30,7 @@
 //! | 8 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
 //! | 9 | address rules | lists of rules for ranges | `addresses.rs` |
 //! | 10 | networks | 18 bytes: networks as they were written | `addresses.rs` |
-//! | 11 | globs | u32 count; u32 offsets; records: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
+//! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
 //! | 12 | sources | layers and file labels, postcard | [`Source`] |
 //!
 //! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks, globs.
