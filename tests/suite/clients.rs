@@ -23,10 +23,26 @@ fn through(proxy: SocketAddr, program: &str) -> Command {
     command
 }
 
-fn start(dir: &Path, toml: &str) -> DataPlane {
-    let file = dir.join("policy.bin");
-    binaries::compile_to(toml, &file);
-    DataPlane::start(&["--policy", file.to_str().unwrap()])
+/// A proxy under three layers: a user's whole configuration as it is found on a machine, the administrator's, which the test gives, and a project's.
+fn start(dir: &Path, managed: &str) -> DataPlane {
+    std::fs::write(dir.join("config.toml"), include_str!("../cases/codex-config.toml")).unwrap();
+    std::fs::write(dir.join("managed_config.toml"), managed).unwrap();
+    std::fs::write(dir.join("project.toml"), "[permissions.workspace.network.domains]\n\"docs.project.example\" = \"allow\"\n").unwrap();
+    let args = [
+        "compile",
+        "--user",
+        "config.toml",
+        "--managed",
+        "managed_config.toml",
+        "--project",
+        "project.toml",
+        "-o",
+        "policy.bin",
+        "--strict",
+    ];
+    let output = binaries::netpolicy(dir, &args);
+    assert!(output.status.success(), "{}", text(&output));
+    DataPlane::start(&["--policy", dir.join("policy.bin").to_str().unwrap()])
 }
 
 #[test]
@@ -51,6 +67,8 @@ fn curl_gets_what_is_allowed_and_hears_why_not() {
     assert!(blocked.contains("add \\\"example.test\\\" = \\\"allow\\\" under") && blocked.ends_with("403/000"), "{blocked}");
     let tunnel = curl(&["-v", "https://example.test/"]);
     assert!(!tunnel.status.success() && text(&tunnel).contains("403 Blocked by network policy (not_allowed)"), "{}", text(&tunnel));
+    let by_the_user = text(&curl(&["http://a.exfil.example/"]));
+    assert!(by_the_user.contains("denied by \\\"**.exfil.example\\\" in user config.toml:"), "{by_the_user}");
     let denied = curl(&["--proxy", &socks5, "http://example.test/"]);
     assert!(!denied.status.success() && text(&denied).contains("SOCKS5 connection to example.test"), "{}", text(&denied));
 }

@@ -297,21 +297,33 @@ fn unix_sockets_are_not_open() {
 
 #[test]
 fn nothing_waits_past_its_deadline() {
-    let short = Duration::from_millis(100);
-    let limits = Limits { head: short, keep_alive: short, response: short, idle: short, ..Limits::default() };
+    // One limit is short at a time, so that a slow machine meets no other one.
+    let with = |limits: Limits| Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names(), limits);
     let silent = Origin::raw(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
-    let names = names();
-    let proxy = Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names, limits);
     let authority = format!("a.test:{}", silent.port());
-    assert_eq!(Client::connect(proxy.http()).rest(), Vec::<u8>::new(), "a client that says nothing");
-    assert_eq!(Client::connect(proxy.socks5()).send([5, 1]).rest(), Vec::<u8>::new(), "half a greeting");
-    assert_eq!(Client::connect(proxy.http()).send("GET / HT").answer().status, 408, "half a head");
-    let request = format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-    let answer = Client::connect(proxy.http()).send(request).answer();
+
+    let proxy = with(Limits { head: Duration::from_secs(2), ..Limits::default() });
+    let (mut nothing, mut greeting, mut head) =
+        (Client::connect(proxy.http()), Client::connect(proxy.socks5()), Client::connect(proxy.http()));
+    greeting.send([5, 1]);
+    head.send("GET / HT");
+    assert_eq!(nothing.rest(), Vec::<u8>::new(), "a client that says nothing");
+    assert_eq!(greeting.rest(), Vec::<u8>::new(), "half a greeting");
+    assert_eq!(head.answer().status, 408, "half a head");
+
+    let proxy = with(Limits { response: Duration::from_millis(100), ..Limits::default() });
+    let answer = Client::connect(proxy.http()).send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n")).answer();
     assert_eq!((answer.status, answer.header("x-proxy-error")), (504, Some("upstream-response-timeout")));
+
+    let proxy = with(Limits { idle: Duration::from_millis(100), ..Limits::default() });
     let mut tunnel = Client::connect(proxy.http());
     assert_eq!(tunnel.tunnel(&authority).status, 200);
     assert_eq!(tunnel.rest(), Vec::<u8>::new(), "an idle tunnel");
+
+    let proxy = with(Limits { keep_alive: Duration::from_millis(100), ..Limits::default() });
+    let mut client = Client::connect(proxy.http());
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").answer().status, 403);
+    assert_eq!(client.rest(), Vec::<u8>::new(), "an idle connection");
 }
 
 #[test]
