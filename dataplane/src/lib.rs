@@ -183,17 +183,13 @@ impl Builder {
             admin: self.config.admin_listen.unwrap_or(meta.listeners.admin),
         };
         check_loopback(&wanted, &meta)?;
-        let http = bind("http", "--http-listen", wanted.http).await?;
-        let socks5 = match wanted.socks5 {
-            Some(address) => Some(bind("socks5", "--socks-listen", address).await?),
-            None => None,
+        let (http, http_address) = bind("http", "--http-listen", wanted.http).await?;
+        let (socks5, socks5_address) = match wanted.socks5 {
+            Some(address) => bind("socks5", "--socks-listen", address).await.map(|(listener, bound)| (Some(listener), Some(bound)))?,
+            None => (None, None),
         };
-        let admin = bind("admin", "--admin-listen", wanted.admin).await?;
-        let addresses = Listeners {
-            http: http.local_addr().unwrap_or(wanted.http),
-            socks5: socks5.as_ref().map(|listener| listener.local_addr().unwrap_or(listener_fallback())),
-            admin: admin.local_addr().unwrap_or(wanted.admin),
-        };
+        let (admin, admin_address) = bind("admin", "--admin-listen", wanted.admin).await?;
+        let addresses = Listeners { http: http_address, socks5: socks5_address, admin: admin_address };
 
         let limits = self.config.limits.clamped();
         let resolver = match (self.resolver, self.hosts) {
@@ -230,10 +226,6 @@ impl Builder {
     }
 }
 
-fn listener_fallback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
 fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), StartError> {
     for (listener, address) in [("http", Some(wanted.http)), ("socks5", wanted.socks5)] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !meta.dangerously_allow_non_loopback_proxy) {
@@ -246,8 +238,12 @@ fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), 
     Ok(())
 }
 
-async fn bind(listener: &'static str, flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Bind { listener, address, flag, error })
+/// A listener, and the address that it has got: the port may be the system's choice.
+async fn bind(listener: &'static str, flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Bind { listener, address, flag, error };
+    let bound = TcpListener::bind(address).await.map_err(failed)?;
+    let address = bound.local_addr().map_err(failed)?;
+    Ok((bound, address))
 }
 
 impl Server {

@@ -19,7 +19,7 @@ pub struct Meta {
     pub listeners: Listeners,
     /// Whether the proxy listeners may be on other than loopback addresses.
     pub dangerously_allow_non_loopback_proxy: bool,
-    /// Whether the admin listener may be on other than loopback addresses.
+    /// Whether the admin listener may be on other than loopback addresses. The compiler writes `false` only: that needs a token, which no reader can check yet.
     pub dangerously_allow_non_loopback_admin: bool,
 }
 
