@@ -19,10 +19,7 @@ fn open(c: &mut Criterion) {
 fn build(c: &mut Criterion) {
     let meta = Blob::open(blob(&layer(&[]))).unwrap().meta().clone();
     let source = Source { layer: Layer::User, label: "config.toml".into() };
-    let rule = |(line, pattern): (u32, String)| {
-        let hosts = Pattern::parse(&pattern).unwrap().hosts;
-        RuleInput { hosts, ports: Vec::new(), access: Access::Allow, source: source.clone(), line }
-    };
+    let rule = |(line, pattern): (u32, String)| RuleInput::new(Pattern::parse(&pattern).unwrap(), Access::Allow, source.clone(), line);
     let rules: Vec<RuleInput> = (1..).zip(patterns(MANY)).map(rule).collect();
     let filled = || {
         let mut builder = BlobBuilder::new(meta.clone());

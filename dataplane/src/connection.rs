@@ -124,13 +124,17 @@ impl Connection<'_> {
         }
     }
 
-    fn question(&self, protocol: Protocol, target: &Target, method: Option<&str>) -> Question {
-        Question { client: self.address, protocol, target: target.clone(), method: method.map(str::to_owned) }
+    fn question(&self, protocol: Protocol, target: &Target) -> Question {
+        Question { client: self.address, protocol, target: target.clone(), method: None, path: None }
     }
 
     /// A plain request: decide → connect, or use the connection of the last request again → relay.
     async fn forward(&mut self, head: &RequestHead, idle: &mut Option<Idle>) -> Next {
-        let question = self.question(Protocol::Http, &head.target, Some(&head.method));
+        let question = Question {
+            method: Some(head.method.clone()),
+            path: head.ask.path().map(str::to_owned),
+            ..self.question(Protocol::Http, &head.target)
+        };
         if head.unix_socket {
             let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
             return self.deny(head, &denial).await;
@@ -176,7 +180,7 @@ impl Connection<'_> {
 
     /// CONNECT: decide → connect → say so → relay.
     async fn connect(&mut self, head: &RequestHead) {
-        let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target, None)) {
+        let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
             Ok(permit) => self.shared.connector.connect(permit).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
@@ -199,7 +203,7 @@ impl Connection<'_> {
             Ok(target) => target,
             Err(code) => return self.say_and_close(&socks5::reply(code)).await,
         };
-        let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target, None)) {
+        let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
             Ok(permit) => self.shared.connector.connect(permit).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };

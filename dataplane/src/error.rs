@@ -32,6 +32,16 @@ pub enum StartError {
         "the admin listener {0} can be reached from other machines; that needs a token, which this version cannot check: use a loopback address"
     )]
     AdminNotLoopback(SocketAddr),
+    /// A listener that other machines can reach would be a bridge to the unix sockets that the policy opens.
+    #[error(
+        "the {listener} listener {address} can be reached from other machines, and the policy opens unix sockets: use a loopback address"
+    )]
+    UnixSockets {
+        /// Which listener.
+        listener: &'static str,
+        /// Its address.
+        address: SocketAddr,
+    },
     /// The address is taken, or not ours.
     #[error("cannot listen on {address} for {listener}: {error}; another address can be given with `{flag}`, and port 0 takes a free one")]
     Bind {
@@ -64,6 +74,20 @@ fn off(network: Network) -> &'static str {
     }
 }
 
+/// Why a policy was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Its bytes.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// It wants connections to go through another proxy. Connecting directly instead would go around it.
+    #[error(
+        "it sends connections through the upstream proxy {0}, which this version cannot do; take `upstream` out of the policy to connect directly"
+    )]
+    Upstream(String),
+}
+
 /// Why a policy file was refused. The policy that was in force still is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -82,11 +106,11 @@ pub enum LoadError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        error: FormatError,
+        error: PolicyError,
     },
     /// Listeners that are open and that the new policy forbids.
     #[error(
-        "the policy `{path}` is refused: it forbids the open listener {address} (`dangerously_allow_non_loopback_proxy` is not true); restart with a loopback address"
+        "the policy `{path}` is refused: it forbids the open listener {address} (`dangerously_allow_non_loopback_proxy` is not true, or it opens unix sockets); restart with a loopback address"
     )]
     Listener {
         /// Which file.

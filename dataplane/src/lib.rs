@@ -228,7 +228,11 @@ impl Builder {
 
 fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), StartError> {
     for (listener, address) in [("http", Some(wanted.http)), ("socks5", wanted.socks5)] {
-        if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !meta.dangerously_allow_non_loopback_proxy) {
+        let Some(address) = address.filter(|address| !address.ip().is_loopback()) else { continue };
+        if meta.unix_sockets.any() {
+            return Err(StartError::UnixSockets { listener, address });
+        }
+        if !meta.dangerously_allow_non_loopback_proxy {
             return Err(StartError::NotLoopback { listener, address, key: "dangerously_allow_non_loopback_proxy" });
         }
     }

@@ -25,19 +25,13 @@ const RULES: [(&str, Access); 11] = [
 ];
 
 static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut builder = BlobBuilder::new(Meta {
-        profile: "fuzz".into(),
-        network: Network::Proxied,
-        mode: Mode::Full,
-        allow_local_binding: false,
-        listeners: Listeners::default(),
-        dangerously_allow_non_loopback_proxy: false,
-        dangerously_allow_non_loopback_admin: false,
-    });
+    let mut builder = BlobBuilder::new(Meta::default());
     for (line, (pattern, access)) in (1..).zip(RULES) {
-        let Pattern { hosts, port } = Pattern::parse(pattern).unwrap();
-        let ports = port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
-        builder.rule(RuleInput { hosts, ports, access, source: Source { layer: Layer::User, label: "config.toml".into() }, line });
+        let source = Source { layer: Layer::User, label: "config.toml".into() };
+        let rule = RuleInput::new(Pattern::parse(pattern).unwrap(), access, source, line);
+        // Every third rule has conditions, so that their section is there to be changed.
+        let (methods, paths) = if line % 3 == 0 { (vec!["GET".into()], vec!["/v1/".into()]) } else { (Vec::new(), Vec::new()) };
+        builder.rule(RuleInput { methods, paths, reason: "why".into(), ..rule });
     }
     builder.build().unwrap()
 });
@@ -52,7 +46,7 @@ fn exercise(bytes: &[u8]) {
     let addresses = [IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))];
     for host in &*HOSTS {
         for (port, protocol, method) in [(80, Protocol::Http, Some("GET")), (8443, Protocol::Connect, None)] {
-            let _ = decide(&blob, &Request { protocol, host, port, method, addresses: &addresses });
+            let _ = decide(&blob, &Request { protocol, host, port, method, path: None, addresses: &addresses });
         }
     }
     for rule in blob.rules() {

@@ -22,18 +22,13 @@ fuzz_target!(|input: Input<'_>| {
     let rules: Vec<(Pattern, Access)> =
         input.rules.iter().filter_map(|(text, number)| Some((Pattern::parse(text).ok()?, access(*number)))).collect();
     let mut builder = BlobBuilder::new(Meta {
-        profile: "fuzz".into(),
-        network: Network::Proxied,
         mode: if input.limited { Mode::Limited } else { Mode::Full },
         allow_local_binding: input.local,
-        listeners: Listeners::default(),
-        dangerously_allow_non_loopback_proxy: false,
-        dangerously_allow_non_loopback_admin: false,
+        ..Meta::default()
     });
     for (line, (pattern, access)) in (1..).zip(&rules) {
-        let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
         let source = Source { layer: Layer::User, label: "config.toml".into() };
-        builder.rule(RuleInput { hosts: pattern.hosts.clone(), ports, access: *access, source, line });
+        builder.rule(RuleInput::new(pattern.clone(), *access, source, line));
     }
     let blob = match builder.build() {
         Err(BuildError::TooMany { .. }) => return,
@@ -52,7 +47,7 @@ fuzz_target!(|input: Input<'_>| {
         let covers = |pattern: &Pattern| pattern.port.is_none_or(|only| only == port);
         let denied = rules.iter().any(|(pattern, access)| *access == Access::Deny && covers(pattern) && names(pattern));
         for (protocol, method) in [(Protocol::Http, Some("GET")), (Protocol::Connect, None)] {
-            let request = Request { protocol, host: &host, port, method, addresses: input.address.as_slice() };
+            let request = Request { protocol, host: &host, port, method, path: None, addresses: input.address.as_slice() };
             let decision = decide(&blob, &request);
             let says_so = matches!(decision, Decision::Deny(denied) if denied.reason == Reason::Denied);
             assert!(!denied || says_so, "{host}:{port} is denied by name, but: {decision:?}");

@@ -25,7 +25,7 @@ pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile],
         allow_local_binding: on(&network.allow_local_binding),
         listeners,
         dangerously_allow_non_loopback_proxy: on(&network.dangerously_allow_non_loopback_proxy),
-        dangerously_allow_non_loopback_admin: false,
+        ..Meta::default()
     };
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     (!failed).then(|| Policy::new(meta, rules))
@@ -147,6 +147,9 @@ fn rules(
             hosts: entry.pattern.hosts.clone(),
             ports: entry.ports.clone(),
             access,
+            methods: Vec::new(),
+            paths: Vec::new(),
+            reason: String::new(),
             source: Source { layer: source.layer, label: source.label().to_owned() },
             line: lines.line(&entry.place),
         });
@@ -166,6 +169,9 @@ fn rules(
             hosts: pattern.hosts,
             ports: Vec::new(),
             access: Access::Allow,
+            methods: Vec::new(),
+            paths: Vec::new(),
+            reason: String::new(),
             source: Source { layer, label: format!("preset {}", preset.name) },
             line,
         }));

@@ -4,12 +4,15 @@
 //! records, then every record of every hot section. A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
 use crate::addresses::{self, Addresses, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
+use crate::conditions::{self, Conditions};
 use crate::error::FormatError;
 use crate::glob;
 use crate::header::{self, Digest, Layout, SectionKind};
+use crate::host::Host;
 use crate::net::Network;
+use crate::pattern::{Hosts, Pattern};
 use crate::reader::{bytes, record_count, u16_at, u32_at};
-use crate::records::{Layer, Meta, Source};
+use crate::records::{Hook, Layer, MAX_HOOKS, Meta, Source};
 use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, port_ranges};
 use crate::trie::{self, ROOT, Trie};
 use serde::de::DeserializeOwned;
@@ -22,6 +25,8 @@ pub struct Blob<B> {
     layout: Layout,
     meta: Meta,
     sources: Vec<Source>,
+    hooks: Vec<Hook>,
+    hooked: Vec<Hosts>,
 }
 
 /// A rule, spelt out for people.
@@ -35,6 +40,12 @@ pub struct Rule {
     pub ports: Vec<PortRange>,
     /// What it does.
     pub access: Access,
+    /// The methods it speaks of; none means every method.
+    pub methods: Vec<String>,
+    /// The paths it speaks of, and what lies below them; none means every path.
+    pub paths: Vec<String>,
+    /// What its author says of it; may be empty.
+    pub reason: String,
     /// The layer that has it.
     pub layer: Layer,
     /// The file, or other place, that has it.
@@ -90,8 +101,11 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
         let meta = decode(bytes, &layout, SectionKind::Meta)?;
         let sources = decode(bytes, &layout, SectionKind::Sources)?;
-        let blob = Self { layout, meta, sources, data };
+        let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
+        let hooked = hooked(&hooks)?;
+        let blob = Self { layout, meta, sources, hooks, hooked, data };
         blob.check_trie()?;
+        blob.check_conditions()?;
         blob.check_rules()?;
         blob.check_addresses()?;
         blob.check_globs()?;
@@ -122,6 +136,18 @@ impl<B: AsRef<[u8]>> Blob<B> {
         &self.sources
     }
 
+    /// The hooks, in the order in which they are tried.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Whether a hook speaks of the host.
+    #[must_use]
+    pub fn is_hooked(&self, host: &Host) -> bool {
+        self.hooked.iter().any(|hosts| hosts.matches(host))
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -145,6 +171,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let (record, attributes) = self.rule_record(id)?;
         let source = self.sources.get(usize::from(record.source))?;
         let name = || self.trie().name(record.anchor);
+        let conditions = self.conditions(&attributes);
         Some(Rule {
             id,
             hosts: match record.kind {
@@ -157,6 +184,9 @@ impl<B: AsRef<[u8]>> Blob<B> {
             },
             ports: attributes.ports(self.ports()).collect(),
             access: attributes.access,
+            methods: conditions.iter().flat_map(|conditions| conditions.methods()).map(str::to_owned).collect(),
+            paths: conditions.iter().flat_map(|conditions| conditions.paths()).map(str::to_owned).collect(),
+            reason: conditions.map_or_else(String::new, |conditions| conditions.reason.to_owned()),
             layer: source.layer,
             label: source.label.clone(),
             line: record.line,
@@ -184,6 +214,14 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     pub(crate) fn ports(&self) -> &[u8] {
         self.section(SectionKind::Ports)
+    }
+
+    /// What the rule asks beyond host and port; `None` when it asks nothing.
+    pub(crate) fn conditions(&self, attributes: &AttributesRecord) -> Option<Conditions<'_>> {
+        if attributes.conditions == 0 {
+            return None;
+        }
+        Conditions::at(self.section(SectionKind::Conditions), attributes.conditions)
     }
 
     pub(crate) fn rule_record(&self, id: RuleId) -> Option<(RuleRecord, AttributesRecord)> {
@@ -268,6 +306,29 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 if let Some(known) = known.get_mut(*index as usize) {
                     *known = Some((hash, depth));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records stand back to back, so that each is looked at once however many attributes share it.
+    fn check_conditions(&self) -> Result<(), FormatError> {
+        let section = self.section(SectionKind::Conditions);
+        let wrong = |section, offset: usize, what| FormatError::Section { section, offset: offset as u64, what };
+        if u32_at(section, 0) != Some(0) {
+            return Err(wrong(SectionKind::Conditions, 0, "the first word is not 0"));
+        }
+        let (mut starts, mut at) = (vec![0], conditions::FIRST);
+        while at < section.len() {
+            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, "a record is cut or is not text"))?;
+            starts.push(at);
+            at = end;
+        }
+        let attributes = self.section(SectionKind::Attributes);
+        for index in 0..u16::try_from(attributes.len() / ATTRIBUTES_LEN).unwrap_or(u16::MAX) {
+            let record = AttributesRecord::read(attributes, index);
+            if record.is_some_and(|record| starts.binary_search(&(record.conditions as usize)).is_err()) {
+                return Err(wrong(SectionKind::Attributes, usize::from(index) * ATTRIBUTES_LEN, "conditions"));
             }
         }
         Ok(())
@@ -392,6 +453,24 @@ impl<B: AsRef<[u8]>> fmt::Debug for Blob<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Blob").field("digest", &self.layout.digest).field("rules", &self.rule_count()).finish_non_exhaustive()
     }
+}
+
+/// The hosts of hooks, parsed.
+fn hooked(hooks: &[Hook]) -> Result<Vec<Hosts>, FormatError> {
+    let wrong = |what| FormatError::Section { section: SectionKind::Hooks, offset: 0, what };
+    if hooks.len() > MAX_HOOKS {
+        return Err(wrong("too many hooks"));
+    }
+    hooks
+        .iter()
+        .map(|hook| match Pattern::parse(&hook.host) {
+            Ok(Pattern {
+                hosts: hosts @ (Hosts::Exact(_) | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_) | Hosts::Network(_)),
+                port: None,
+            }) => Ok(hosts),
+            _ => Err(wrong("a hook's host is not a name or a scoped wildcard")),
+        })
+        .collect()
 }
 
 fn decode<T: DeserializeOwned>(data: &[u8], layout: &Layout, kind: SectionKind) -> Result<T, FormatError> {

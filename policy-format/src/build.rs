@@ -4,12 +4,13 @@
 //! too much; nothing depends on addresses in memory, the order of maps, or the clock.
 
 use crate::addresses::WORD_LEN;
+use crate::conditions;
 use crate::glob::Glob;
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
 use crate::host::Name;
 use crate::net::Network;
-use crate::pattern::Hosts;
-use crate::records::{Meta, Source};
+use crate::pattern::{Hosts, Pattern};
+use crate::records::{Hook, MAX_HOOKS, Meta, Source};
 use crate::rules::{Access, AttributesRecord, PortRange, RULE_LEN, RuleKind, RuleRecord};
 use crate::trie::{self, MAX_PROBE, ROOT, SLOT_LEN, Slot};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,10 +28,29 @@ pub struct RuleInput {
     pub ports: Vec<PortRange>,
     /// What it does.
     pub access: Access,
+    /// Which methods, such as `GET`; none means every method.
+    pub methods: Vec<String>,
+    /// Which paths, and what lies below them ([`crate::path::lies_below`]); none means every path.
+    pub paths: Vec<String>,
+    /// What its author says of it; may be empty.
+    pub reason: String,
     /// Where it stands.
     pub source: Source,
     /// In which line, from 1; 0 when there is none.
     pub line: u32,
+}
+
+impl RuleInput {
+    /// A rule for the hosts and the port of a pattern, every method and every path.
+    #[must_use]
+    pub fn new(pattern: Pattern, access: Access, source: Source, line: u32) -> Self {
+        let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
+        Self { hosts: pattern.hosts, ports, access, methods: Vec::new(), paths: Vec::new(), reason: String::new(), source, line }
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms { access: self.access, ports: &self.ports, methods: &self.methods, paths: &self.paths, reason: &self.reason }
+    }
 }
 
 /// Collects a policy and writes it.
@@ -38,6 +58,7 @@ pub struct RuleInput {
 pub struct BlobBuilder {
     meta: Meta,
     rules: Vec<RuleInput>,
+    hooks: Vec<Hook>,
 }
 
 /// Why a policy cannot be written.
@@ -64,12 +85,18 @@ impl BlobBuilder {
     /// A policy without rules.
     #[must_use]
     pub fn new(meta: Meta) -> Self {
-        Self { meta, rules: Vec::new() }
+        Self { meta, rules: Vec::new(), hooks: Vec::new() }
     }
 
     /// Adds a rule.
     pub fn rule(&mut self, rule: RuleInput) -> &mut Self {
         self.rules.push(rule);
+        self
+    }
+
+    /// Adds a hook. Hooks are tried in the order in which they are added.
+    pub fn hook(&mut self, hook: Hook) -> &mut Self {
+        self.hooks.push(hook);
         self
     }
 
@@ -81,14 +108,18 @@ impl BlobBuilder {
         for rule in &mut self.rules {
             rule.ports.sort_unstable();
             rule.ports.dedup();
+            for list in [&mut rule.methods, &mut rule.paths] {
+                list.sort_unstable();
+                list.dedup();
+            }
         }
         let mut rules: Vec<(SortKey, RuleInput)> = self.rules.into_iter().map(|rule| (SortKey::new(&rule.hosts), rule)).collect();
         rules.sort_by(|(a, x), (b, y)| {
             let rest = |rule: &RuleInput| (rule.access, rule.line);
-            a.cmp(b).then_with(|| rest(x).cmp(&rest(y))).then_with(|| x.ports.cmp(&y.ports)).then_with(|| x.source.cmp(&y.source))
+            a.cmp(b).then_with(|| rest(x).cmp(&rest(y))).then_with(|| x.terms().cmp(&y.terms())).then_with(|| x.source.cmp(&y.source))
         });
         let rules: Vec<RuleInput> = rules.into_iter().map(|(_, rule)| rule).collect();
-        Sections::new(&self.meta, &rules)?.write()
+        Sections::new(&self.meta, &rules, &self.hooks)?.write()
     }
 }
 
@@ -134,9 +165,10 @@ struct Sections {
 }
 
 impl Sections {
-    fn new(meta: &Meta, rules: &[RuleInput]) -> Result<Self, BuildError> {
+    fn new(meta: &Meta, rules: &[RuleInput], hooks: &[Hook]) -> Result<Self, BuildError> {
         let encode = |error: postcard::Error| BuildError::Encode(error.to_string());
         count(rules.len(), "rules", u32::MAX as usize - 1)?;
+        count(hooks.len(), "hooks", MAX_HOOKS)?;
         let sources: Vec<&Source> = rules.iter().map(|rule| &rule.source).collect::<BTreeSet<_>>().into_iter().collect();
         let source_index: HashMap<&Source, usize> = sources.iter().enumerate().map(|(index, source)| (*source, index)).collect();
         let attributes = Attributes::new(rules)?;
@@ -183,6 +215,8 @@ impl Sections {
             (SectionKind::Networks, networks.iter().flat_map(|(_, network)| write_network(network)).collect()),
             (SectionKind::Globs, write_globs(&globs)?),
             (SectionKind::Sources, postcard::to_allocvec(&sources).map_err(encode)?),
+            (SectionKind::Conditions, attributes.conditions),
+            (SectionKind::Hooks, postcard::to_allocvec(hooks).map_err(encode)?),
         ];
         Ok(Self { contents: contents.into_iter().map(|(kind, content)| (kind as u32, content)).collect() })
     }
@@ -238,35 +272,57 @@ fn numbered<'a, T>(rules: &'a [RuleInput], pick: impl Fn(&'a Hosts) -> Option<T>
     (0..).zip(rules).filter_map(|(id, rule)| Some((id, pick(&rule.hosts)?))).collect()
 }
 
+/// What rules say beyond their hosts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Terms<'a> {
+    access: Access,
+    ports: &'a [PortRange],
+    methods: &'a [String],
+    paths: &'a [String],
+    reason: &'a str,
+}
+
 /// The attribute records, each stored once.
 struct Attributes<'a> {
-    known: HashMap<(Access, &'a [PortRange]), u16>,
+    known: HashMap<Terms<'a>, u16>,
     records: Vec<u8>,
     ports: Vec<u8>,
+    conditions: Vec<u8>,
 }
 
 impl<'a> Attributes<'a> {
     fn new(rules: &'a [RuleInput]) -> Result<Self, BuildError> {
-        let distinct: BTreeSet<(Access, &[PortRange])> = rules.iter().map(|rule| (rule.access, rule.ports.as_slice())).collect();
-        let mut all = Self { known: HashMap::new(), records: Vec::new(), ports: Vec::new() };
+        let distinct: BTreeSet<Terms<'_>> = rules.iter().map(RuleInput::terms).collect();
+        let mut all = Self { known: HashMap::new(), records: Vec::new(), ports: Vec::new(), conditions: vec![0; conditions::FIRST] };
         let mut first_port = 0_u32;
-        for (access, ports) in distinct {
+        for terms in distinct {
             let too_many = |what, limit| BuildError::TooMany { what, limit };
             let index = u16::try_from(all.known.len()).map_err(|_| too_many("kinds of rules", usize::from(u16::MAX)))?;
-            let port_count = u16::try_from(ports.len()).map_err(|_| too_many("ports in one rule", usize::from(u16::MAX)))?;
-            AttributesRecord { access, port_count, first_port }.write(&mut all.records);
-            for range in ports {
+            let port_count = u16::try_from(terms.ports.len()).map_err(|_| too_many("ports in one rule", usize::from(u16::MAX)))?;
+            let conditions = all.write_conditions(&terms)?;
+            AttributesRecord { access: terms.access, port_count, first_port, conditions }.write(&mut all.records);
+            for range in terms.ports {
                 all.ports.extend(range.first.to_le_bytes());
                 all.ports.extend(range.last.to_le_bytes());
             }
             first_port += u32::from(port_count);
-            all.known.insert((access, ports), index);
+            all.known.insert(terms, index);
         }
         Ok(all)
     }
 
+    fn write_conditions(&mut self, terms: &Terms<'_>) -> Result<u32, BuildError> {
+        if terms.methods.is_empty() && terms.paths.is_empty() && terms.reason.is_empty() {
+            return Ok(0);
+        }
+        let offset = count(self.conditions.len(), "bytes in conditions", u32::MAX as usize)?;
+        let written = conditions::write(&mut self.conditions, terms.methods, terms.paths, terms.reason);
+        written.ok_or(BuildError::TooMany { what: "methods, paths or bytes of text in one rule", limit: usize::from(u16::MAX) })?;
+        Ok(offset)
+    }
+
     fn index(&self, rule: &RuleInput) -> u16 {
-        self.known.get(&(rule.access, rule.ports.as_slice())).copied().unwrap_or(0)
+        self.known.get(&rule.terms()).copied().unwrap_or(0)
     }
 }
 

@@ -6,20 +6,23 @@
 //! 2. the host, as named, matches a deny: `denied`
 //! 3. local addresses are closed and the host is `localhost` or a literal that is not public, which no allow names itself: `not_allowed_local`
 //! 4. no allow matches: `not_allowed`
-//! 5. read-only, and a method that writes: `method_not_allowed`
-//! 6. read-only, and traffic that cannot be read: `mitm_required`
-//! 7. then, with addresses: one is in a denied network: `denied`; one is not public and nothing opens it: `not_allowed_local`
+//! 5. the host has hooks, or every request is to be read, and the traffic cannot be read: `mitm_required`
+//! 6. read-only, and a method that writes: `method_not_allowed`
+//! 7. read-only, or a rule that asks for methods or paths, and traffic that cannot be read: `mitm_required`
+//! 8. then, with addresses: one is in a denied network: `denied`; one is not public and nothing opens it: `not_allowed_local`
 //!
 //! Any matching deny beats any matching allow. Among rules of one access, the one that fixes most of the name is reported; among
-//! allows it also says whether the request is read-only.
+//! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which cannot be read, a deny that has
+//! them might match, and an allow that has them might not: both need the tunnel to be opened.
 
 use crate::blob::Blob;
+use crate::conditions::Held;
 use crate::decision::{Allowed, Decision, Denied, Reason};
 use crate::host::Host;
 use crate::net;
-use crate::records::{Mode, Network};
+use crate::records::{MitmMode, Mode, Network};
 use crate::request::{Protocol, Request};
-use crate::rules::{Access, RuleId, RuleKind};
+use crate::rules::{Access, AttributesRecord, RuleId, RuleKind, RuleRecord};
 use std::net::IpAddr;
 
 /// Decides `request` under `policy`.
@@ -48,21 +51,28 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
     if local && !meta.allow_local_binding && !matched.named {
         return Err(deny(Reason::NotAllowedLocal));
     }
-    let Some(best) = matched.allow else { return Err(deny(Reason::NotAllowed)) };
+    let Some(best) = matched.allow.or(matched.unseen_allow) else { return Err(deny(Reason::NotAllowed)) };
     let metadata_name = request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str()));
     if metadata_name && !matched.named {
         return Err(deny(Reason::NotAllowedLocal));
     }
 
+    let tunnel = request.protocol != Protocol::Http;
+    if policy.is_hooked(request.host) || (tunnel && meta.mitm.mode == MitmMode::Always) {
+        return Err(deny(Reason::MitmRequired));
+    }
     let read_only = meta.mode == Mode::Limited || best.access == Access::ReadOnly;
     if read_only {
         check_readable(request).map_err(|reason| Denied { reason, rule: (best.access == Access::ReadOnly).then_some(best.rule) })?;
+    }
+    if let Some(unseen) = matched.needs_sight() {
+        return Err(Denied { reason: Reason::MitmRequired, rule: Some(unseen) });
     }
 
     let opened =
         Opened { local: meta.allow_local_binding, loopback: request.host.is_localhost() && matched.named, metadata: metadata_name };
     for ip in literal.iter().chain(request.addresses) {
-        check_address(policy, request.port, *ip, opened)?;
+        check_address(policy, request, *ip, opened)?;
     }
     Ok(Allowed { rule: best.rule, read_only })
 }
@@ -92,10 +102,13 @@ struct Opened {
     metadata: bool,
 }
 
-fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, port: u16, ip: IpAddr, opened: Opened) -> Result<(), Denied> {
-    let covering = match_address(policy, port, ip);
+fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr, opened: Opened) -> Result<(), Denied> {
+    let covering = match_address(policy, request, ip);
     if let Some(best) = covering.deny {
         return Err(Denied { reason: Reason::Denied, rule: Some(best.rule) });
+    }
+    if let Some(best) = covering.unseen_deny {
+        return Err(Denied { reason: Reason::MitmRequired, rule: Some(best.rule) });
     }
     let open = if net::is_metadata_address(ip) {
         covering.named_exactly || (opened.local && opened.metadata)
@@ -118,6 +131,10 @@ struct Best {
 struct Matched {
     deny: Option<Best>,
     allow: Option<Best>,
+    /// A deny that asks for a method or a path that cannot be seen.
+    unseen_deny: Option<Best>,
+    /// An allow that does.
+    unseen_allow: Option<Best>,
     /// An allow names the host itself: exactly, or as a network that holds the literal.
     named: bool,
     /// An allow names the one address.
@@ -128,35 +145,71 @@ struct Matched {
 const EXACT: usize = 1 << 16;
 
 impl Matched {
-    fn add<B: AsRef<[u8]>>(&mut self, policy: &Blob<B>, id: RuleId, rank: usize, port: u16, applies: impl Fn(RuleKind) -> bool) {
-        let Some((record, attributes)) = policy.rule_record(id) else { return };
-        if !applies(record.kind) || !attributes.covers(policy.ports(), port) {
+    fn add<B: AsRef<[u8]>>(&mut self, policy: &Blob<B>, request: &Request<'_>, found: Found) {
+        let Found { id, rank, record, attributes } = found;
+        if !attributes.covers(policy.ports(), request.port) {
             return;
         }
-        let rank = if record.kind == RuleKind::Exact { rank + EXACT } else { rank };
-        let best = Some(Best { rank, rule: id, access: attributes.access });
-        if attributes.access == Access::Deny {
-            self.deny = if self.deny.is_none_or(|old| old.rank <= rank) { best } else { self.deny };
-        } else {
-            self.allow = if self.allow.is_none_or(|old| old.rank <= rank) { best } else { self.allow };
-            self.named |= matches!(record.kind, RuleKind::Exact | RuleKind::Network);
+        let denies = attributes.access == Access::Deny;
+        let held = policy.conditions(&attributes).map_or(Held::Yes, |conditions| conditions.hold(request, denies));
+        let place = match (held, denies) {
+            (Held::No, _) => return,
+            (Held::Yes, true) => &mut self.deny,
+            (Held::Yes, false) => &mut self.allow,
+            (Held::Unseen, true) => &mut self.unseen_deny,
+            (Held::Unseen, false) => &mut self.unseen_allow,
+        };
+        if place.is_none_or(|old| old.rank <= rank) {
+            *place = Some(Best { rank, rule: id, access: attributes.access });
         }
+        self.named |= !denies && matches!(record.kind, RuleKind::Exact | RuleKind::Network);
+    }
+
+    /// The rule for which a tunnel has to be opened: a deny that might match; an allow without which nothing is allowed; a read-only rule that might
+    /// match and is closer than what allows the tunnel as it is.
+    fn needs_sight(&self) -> Option<RuleId> {
+        let allow = match (self.allow, self.unseen_allow) {
+            (None, unseen) => unseen,
+            (Some(seen), Some(unseen)) if unseen.access == Access::ReadOnly && unseen.rank >= seen.rank => Some(unseen),
+            _ => None,
+        };
+        self.unseen_deny.or(allow).map(|best| best.rule)
     }
 }
 
-fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matched {
-    let port = request.port;
-    let mut matched = match request.host {
+/// A rule that names a host, whatever it says of ports, methods and paths.
+#[derive(Clone, Copy)]
+struct Found {
+    id: RuleId,
+    rank: usize,
+    record: RuleRecord,
+    attributes: AttributesRecord,
+}
+
+/// Calls `each` for the rules that name `host`, in no order, with how much of it they fix.
+#[inline]
+fn for_each_rule<B: AsRef<[u8]>>(policy: &Blob<B>, host: &Host, mut each: impl FnMut(Found)) {
+    let mut add = |id: RuleId, rank: usize, applies: &dyn Fn(RuleKind) -> bool| {
+        let Some((record, attributes)) = policy.rule_record(id) else { return };
+        if applies(record.kind) {
+            let rank = if record.kind == RuleKind::Exact { rank + EXACT } else { rank };
+            each(Found { id, rank, record, attributes });
+        }
+    };
+    match host {
         // No rule can name it, and no wildcard means it.
-        Host::NumericLookalike(_) => return Matched::default(),
-        Host::Ip(ip) => match_address(policy, port, *ip),
+        Host::NumericLookalike(_) => return,
+        Host::Ip(ip) => {
+            for (rank, id) in policy.addresses().covering(*ip).enumerate() {
+                add(id, rank + 1, &|kind| kind == RuleKind::Network);
+            }
+        }
         Host::Name(name) => {
-            let mut matched = Matched::default();
             let name = name.as_bytes();
             policy.trie().walk(name, |suffix, rules| {
                 let whole = suffix == name.len();
                 for id in rules {
-                    matched.add(policy, RuleId(id), suffix, port, |kind| match kind {
+                    add(RuleId(id), suffix, &|kind| match kind {
                         RuleKind::Exact => whole,
                         RuleKind::Subdomains => !whole,
                         RuleKind::ApexAndSubdomains => true,
@@ -164,32 +217,87 @@ fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matche
                     });
                 }
             });
-            policy.for_each_glob(name, |id, literals| matched.add(policy, id, literals, port, |kind| kind == RuleKind::Glob));
-            matched
+            policy.for_each_glob(name, |id, literals| add(id, literals, &|kind| kind == RuleKind::Glob));
         }
-    };
+    }
     for id in 0..policy.trie().any_rules {
-        matched.add(policy, RuleId(id), 0, port, |kind| kind == RuleKind::Any);
+        add(RuleId(id), 0, &|kind| kind == RuleKind::Any);
+    }
+}
+
+fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matched {
+    let mut matched = Matched::default();
+    for_each_rule(policy, request.host, |found| matched.add(policy, request, found));
+    if let Host::Ip(ip) = request.host {
+        matched.add_carried(policy, request, *ip);
     }
     matched
 }
 
 /// The networks that hold an address. An allow must name the address in the very form that is used; a deny also reaches an IPv4 address
 /// that an IPv6 address carries.
-fn match_address<B: AsRef<[u8]>>(policy: &Blob<B>, port: u16, ip: IpAddr) -> Matched {
+fn match_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Matched {
     let mut matched = Matched::default();
     for (rank, id) in policy.addresses().covering(ip).enumerate() {
-        let single = policy.rule_network(id).is_some_and(|network| network.is_single());
+        let Some((record, attributes)) = policy.rule_record(id) else { continue };
         let named_before = std::mem::take(&mut matched.named);
-        matched.add(policy, id, rank + 1, port, |kind| kind == RuleKind::Network);
-        matched.named_exactly |= matched.named && single;
+        matched.add(policy, request, Found { id, rank: rank + 1, record, attributes });
+        matched.named_exactly |= matched.named && policy.rule_network(id).is_some_and(|network| network.is_single());
         matched.named |= named_before;
     }
-    if let IpAddr::V6(v6) = ip {
+    matched.add_carried(policy, request, ip);
+    matched
+}
+
+impl Matched {
+    fn add_carried<B: AsRef<[u8]>>(&mut self, policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) {
+        let IpAddr::V6(v6) = ip else { return };
         for v4 in net::embedded_ipv4(v6).into_iter().flatten() {
-            let carried = match_address(policy, port, IpAddr::V4(v4));
-            matched.deny = matched.deny.or(carried.deny);
+            let carried = match_address(policy, request, IpAddr::V4(v4));
+            self.deny = self.deny.or(carried.deny);
+            self.unseen_deny = self.unseen_deny.or(carried.unseen_deny);
         }
     }
-    matched
+}
+
+/// A rule that names a host: exactly, by a wildcard, or as a network. For explanations: the decision itself does not need the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedBy {
+    /// The rule.
+    pub rule: RuleId,
+    /// How much of the name it fixes: among rules of one access, the highest decides.
+    pub rank: usize,
+    /// Whether its ports, methods and paths hold of the request; `None` when the request cannot be read and they might.
+    pub holds: Option<bool>,
+}
+
+/// Every rule that names the host of a request, whatever it says of ports, methods and paths; the closest first. For an address, rules for the IPv4 address
+/// that an IPv6 address carries are among them if they deny.
+#[must_use]
+pub fn named_by<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Vec<NamedBy> {
+    let mut named = Vec::new();
+    let mut add = |found: Found| {
+        let conditions = policy.conditions(&found.attributes);
+        let held = conditions.map_or(Held::Yes, |conditions| conditions.hold(request, found.attributes.access == Access::Deny));
+        let holds = match held {
+            _ if !found.attributes.covers(policy.ports(), request.port) => Some(false),
+            Held::Yes => Some(true),
+            Held::No => Some(false),
+            Held::Unseen => None,
+        };
+        named.push(NamedBy { rule: found.id, rank: found.rank, holds });
+    };
+    for_each_rule(policy, request.host, &mut add);
+    if let Host::Ip(IpAddr::V6(v6)) = request.host {
+        for v4 in net::embedded_ipv4(*v6).into_iter().flatten() {
+            for_each_rule(policy, &Host::Ip(IpAddr::V4(v4)), |found| {
+                if found.attributes.access == Access::Deny && found.record.kind == RuleKind::Network {
+                    add(found);
+                }
+            });
+        }
+    }
+    named.sort_by_key(|named| (std::cmp::Reverse(named.rank), named.rule));
+    named.dedup_by_key(|named| named.rule);
+    named
 }

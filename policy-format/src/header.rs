@@ -53,11 +53,15 @@ pub enum SectionKind {
     Globs = 11,
     /// Layers and file labels, as postcard.
     Sources = 12,
+    /// Methods, paths and reasons of rules.
+    Conditions = 13,
+    /// Hooks, as postcard.
+    Hooks = 14,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Trie,
         Self::Labels,
@@ -70,6 +74,8 @@ impl SectionKind {
         Self::Networks,
         Self::Globs,
         Self::Sources,
+        Self::Conditions,
+        Self::Hooks,
     ];
 
     /// Position in [`Self::ALL`].
@@ -98,6 +104,8 @@ impl std::fmt::Display for SectionKind {
             Self::Networks => "networks",
             Self::Globs => "globs",
             Self::Sources => "sources",
+            Self::Conditions => "conditions",
+            Self::Hooks => "hooks",
         })
     }
 }

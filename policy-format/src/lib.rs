@@ -24,7 +24,7 @@
 //! | 2 | trie | slots of the domain trie | `trie.rs` |
 //! | 3 | labels | labels of names, end to end | `trie.rs` |
 //! | 4 | rules | 16 bytes a rule, provenance included | `rules.rs` |
-//! | 5 | attributes | 8 bytes: access and ports, shared by rules | `rules.rs` |
+//! | 5 | attributes | 12 bytes: access, ports and conditions, shared by rules | `rules.rs` |
 //! | 6 | ports | 4 bytes: first and last port | `rules.rs` |
 //! | 7 | ipv4 | disjoint ranges, 8 bytes | `addresses.rs` |
 //! | 8 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
@@ -32,6 +32,8 @@
 //! | 10 | networks | 18 bytes: networks as they were written | `addresses.rs` |
 //! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
 //! | 12 | sources | layers and file labels, postcard | [`Source`] |
+//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs` |
+//! | 14 | hooks | postcard, in the order in which they are tried | [`Hook`] |
 //!
 //! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks, globs.
 //!
@@ -45,6 +47,7 @@ mod addresses;
 mod blob;
 #[cfg(feature = "build")]
 mod build;
+mod conditions;
 mod decide;
 mod decision;
 mod error;
@@ -52,6 +55,7 @@ pub mod glob;
 mod header;
 mod host;
 pub mod net;
+pub mod path;
 pub mod pattern;
 mod reader;
 mod records;
@@ -62,12 +66,14 @@ mod trie;
 pub use blob::{Blob, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
-pub use decide::decide;
+pub use decide::{NamedBy, decide, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
 pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};
 pub use host::{Host, HostError, MAX_LABEL, MAX_NAME, Name};
 pub use pattern::{Hosts, Pattern, PatternError, PatternErrorKind};
-pub use records::{Layer, Listeners, Meta, Mode, Network, Source};
+pub use records::{
+    Hook, InjectedHeader, Layer, Listeners, MAX_HOOKS, Meta, Mitm, MitmMode, Mode, Network, Secret, Source, UnixSockets, Upstream,
+};
 pub use request::{Protocol, Request};
 pub use rules::{Access, PortRange, RuleId, RuleKind};

@@ -129,6 +129,28 @@ impl Pattern {
     }
 }
 
+impl Hosts {
+    /// Whether these hosts hold `host`, as [`crate::decide()`] sees an allow: an address must be named in the form that is used, and a number that some
+    /// programs read as an address is held by nothing.
+    #[must_use]
+    pub fn matches(&self, host: &Host) -> bool {
+        match (self, host) {
+            (_, Host::NumericLookalike(_)) => false,
+            (Self::Any, _) => true,
+            (Self::Exact(own), Host::Name(name)) => own == name,
+            (Self::Subdomains(own), Host::Name(name)) => is_below(name, own),
+            (Self::ApexAndSubdomains(own), Host::Name(name)) => own == name || is_below(name, own),
+            (Self::Glob(glob), Host::Name(name)) => glob.matches(name.as_str()),
+            (Self::Network(network), Host::Ip(ip)) => network.contains(*ip),
+            _ => false,
+        }
+    }
+}
+
+fn is_below(name: &Name, parent: &Name) -> bool {
+    name.as_bytes().strip_suffix(parent.as_bytes()).is_some_and(|rest| rest.ends_with(b"."))
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.hosts, self.port) {

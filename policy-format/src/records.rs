@@ -19,8 +19,173 @@ pub struct Meta {
     pub listeners: Listeners,
     /// Whether the proxy listeners may be on other than loopback addresses.
     pub dangerously_allow_non_loopback_proxy: bool,
-    /// Whether the admin listener may be on other than loopback addresses. The compiler writes `false` only: that needs a token, which no reader can check yet.
+    /// Whether the admin listener may be on other than loopback addresses; it then needs a token too.
     pub dangerously_allow_non_loopback_admin: bool,
+    /// Whether SOCKS5 clients may send datagrams (UDP ASSOCIATE).
+    pub enable_socks5_udp: bool,
+    /// Whether connections may go through another proxy: [`Self::upstream`], or what the environment names.
+    pub allow_upstream_proxy: bool,
+    /// The proxy that connections go through, if the policy names one.
+    pub upstream: Option<Upstream>,
+    /// Which unix sockets may be reached.
+    pub unix_sockets: UnixSockets,
+    /// TLS interception.
+    pub mitm: Mitm,
+    /// Whether children get stand-ins for their credentials, which the proxy replaces on the way out.
+    pub credential_broker: bool,
+    /// Whether the broker may also put credentials into requests that are not encrypted.
+    pub dangerously_allow_plaintext_credential_injection: bool,
+}
+
+impl Default for Meta {
+    /// What a network table says that says nothing but `enabled = true`.
+    fn default() -> Self {
+        Self {
+            profile: String::new(),
+            network: Network::Proxied,
+            mode: Mode::Full,
+            allow_local_binding: false,
+            listeners: Listeners::default(),
+            dangerously_allow_non_loopback_proxy: false,
+            dangerously_allow_non_loopback_admin: false,
+            enable_socks5_udp: false,
+            allow_upstream_proxy: true,
+            upstream: None,
+            unix_sockets: UnixSockets::default(),
+            mitm: Mitm::default(),
+            credential_broker: false,
+            dangerously_allow_plaintext_credential_injection: false,
+        }
+    }
+}
+
+/// A proxy that connections go through.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// `http://`, `https://`, `socks5://` (names resolved here) or `socks5h://` (resolved there), with its host, port and perhaps `user:password@`.
+    pub url: String,
+    /// Hosts that are reached without it: names, suffixes, addresses and networks, each with or without a port.
+    pub no_proxy: Vec<String>,
+}
+
+impl Upstream {
+    /// The URL without its user and password, for people and logs.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self.url.split_once("://") {
+            Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+            None => String::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("url", &self.shown()).field("no_proxy", &self.no_proxy).finish()
+    }
+}
+
+/// Which unix sockets may be reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixSockets {
+    /// Absolute paths, sorted.
+    pub allow: Vec<String>,
+    /// All of them.
+    pub dangerously_allow_all: bool,
+}
+
+impl UnixSockets {
+    /// Whether any may be reached. Listeners are then loopback, whatever else is said.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.dangerously_allow_all || !self.allow.is_empty()
+    }
+}
+
+/// TLS interception.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mitm {
+    /// When TLS is opened.
+    pub mode: MitmMode,
+    /// Patterns of hosts whose TLS stays closed, although it would be opened otherwise.
+    pub bypass: Vec<String>,
+    /// Certificate of the authority, as PEM; made in memory when there is none.
+    pub ca_cert_path: Option<String>,
+    /// Its private key, as PEM.
+    pub ca_key_path: Option<String>,
+    /// Bytes of a body that are looked at, at most; `None` leaves the reader's default.
+    pub max_body_bytes: Option<u64>,
+}
+
+/// When TLS is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MitmMode {
+    /// Where a rule, a hook or the mode needs to see inside.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+}
+
+impl MitmMode {
+    /// The name that users type and read.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// Hooks that a policy may have.
+pub const MAX_HOOKS: usize = 1024;
+
+/// What happens to requests of a host inside TLS. A host that has hooks passes only what one of them matches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// The hosts, as a pattern: a name, `*.name` or `**.name`.
+    pub host: String,
+    /// Methods, upper case.
+    pub methods: Vec<String>,
+    /// Paths: prefixes, or globs after `pattern:`; `literal:` escapes.
+    pub path_prefixes: Vec<String>,
+    /// Query fields and the values that each may have.
+    pub query: Vec<(String, Vec<String>)>,
+    /// Headers, lower case, and the values that each may have; no value means any.
+    pub headers: Vec<(String, Vec<String>)>,
+    /// Headers to take out of requests, lower case.
+    pub strip_request_headers: Vec<String>,
+    /// Headers to put into requests.
+    pub inject_request_headers: Vec<InjectedHeader>,
+    /// Headers to take out of responses, lower case.
+    pub strip_response_headers: Vec<String>,
+    /// Where it stands.
+    pub source: Source,
+    /// In which line, from 1.
+    pub line: u32,
+}
+
+/// A header to put into requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InjectedHeader {
+    /// Its name, lower case.
+    pub name: String,
+    /// What its value is.
+    pub secret: Secret,
+    /// What stands before the value, such as `Bearer `.
+    pub prefix: String,
+}
+
+/// Where a secret is. The secret itself is never in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Secret {
+    /// In an environment variable of the data plane.
+    Env(String),
+    /// In a file, by its absolute path.
+    File(String),
 }
 
 /// What the policy says of the network as a whole.

@@ -15,6 +15,8 @@ pub struct Request<'a> {
     pub port: u16,
     /// With which method; only for [`Protocol::Http`]. Methods are case-sensitive (RFC 9110, section 9.1).
     pub method: Option<&'a str>,
+    /// The path, without the query; only for [`Protocol::Http`].
+    pub path: Option<&'a str>,
     /// The addresses that the host was resolved to; empty as long as it was not. A name is resolved only after its request
     /// was allowed without addresses, and then asked about again with them.
     pub addresses: &'a [IpAddr],

@@ -1,13 +1,13 @@
 //! Rule records and the attributes that they share.
 //!
 //! ```text
-//! rule, 16 bytes                                attributes, 8 bytes
+//! rule, 16 bytes                                attributes, 12 bytes
 //!  0 u32 anchor   slot in the trie, index of     0 u8  access      0 allow, 1 read-only, 2 deny
 //!                 the network or of the glob     1 u8  0
 //!  4 u32 line     in its source, from 1;         2 u16 port_count  0: every port
 //!                 0: no line                     4 u32 first_port  index in `ports`
-//!  8 u16 attributes  index                      ports, 4 bytes: u16 first, u16 last
-//! 10 u16 source      index
+//!  8 u16 attributes  index                      8 u32 conditions  offset in `conditions`; 0: none
+//! 10 u16 source      index                      ports, 4 bytes: u16 first, u16 last
 //! 12 u8  kind        see RuleKind
 //! 13 u8  0, 0, 0
 //! ```
@@ -16,7 +16,7 @@ use crate::reader::{record, u16_at, u32_at};
 use std::fmt;
 
 pub(crate) const RULE_LEN: usize = 16;
-pub(crate) const ATTRIBUTES_LEN: usize = 8;
+pub(crate) const ATTRIBUTES_LEN: usize = 12;
 pub(crate) const PORTS_LEN: usize = 4;
 
 /// Number of a rule within its blob.
@@ -130,12 +130,19 @@ pub(crate) struct AttributesRecord {
     pub(crate) access: Access,
     pub(crate) port_count: u16,
     pub(crate) first_port: u32,
+    /// Offset in the conditions; 0 when there are none.
+    pub(crate) conditions: u32,
 }
 
 impl AttributesRecord {
     pub(crate) fn read(section: &[u8], index: u16) -> Option<Self> {
         let bytes: [u8; ATTRIBUTES_LEN] = record(section, u32::from(index))?;
-        Some(Self { access: Access::from_number(*bytes.first()?)?, port_count: u16_at(&bytes, 2)?, first_port: u32_at(&bytes, 4)? })
+        Some(Self {
+            access: Access::from_number(*bytes.first()?)?,
+            port_count: u16_at(&bytes, 2)?,
+            first_port: u32_at(&bytes, 4)?,
+            conditions: u32_at(&bytes, 8)?,
+        })
     }
 
     #[cfg(feature = "build")]
@@ -143,6 +150,7 @@ impl AttributesRecord {
         out.extend([self.access as u8, 0]);
         out.extend(self.port_count.to_le_bytes());
         out.extend(self.first_port.to_le_bytes());
+        out.extend(self.conditions.to_le_bytes());
     }
 
     /// The port ranges; none means every port.

@@ -4,29 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Host, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol, Reason, Request,
-    RuleInput, Source, decide, reseal,
+    Access, Blob, BlobBuilder, Decision, Hook, Host, Layer, Meta, Mode, Network, Pattern, Protocol, Reason, Request, RuleInput, Source,
+    decide, reseal,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
 
 fn meta() -> Meta {
-    Meta {
-        profile: "test".into(),
-        network: Network::Proxied,
-        mode: Mode::Full,
-        allow_local_binding: false,
-        listeners: Listeners::default(),
-        dangerously_allow_non_loopback_proxy: false,
-        dangerously_allow_non_loopback_admin: false,
-    }
+    Meta { profile: "test".into(), ..Meta::default() }
 }
 
 fn input(pattern: &str, access: Access, line: u32) -> RuleInput {
-    let pattern = Pattern::parse(pattern).unwrap();
-    let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
-    let source = Source { layer: Layer::User, label: "config.toml".into() };
-    RuleInput { hosts: pattern.hosts, ports, access, source, line }
+    RuleInput::new(Pattern::parse(pattern).unwrap(), access, Source { layer: Layer::User, label: "config.toml".into() }, line)
 }
 
 fn build(meta: Meta, rules: &[(&str, Access)]) -> Vec<u8> {
@@ -41,7 +30,11 @@ fn ask(blob: &Blob<Vec<u8>>, host: &str, port: u16, method: Option<&str>, addres
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
     let host = Host::parse(host).unwrap();
     let protocol = if method.is_some() { Protocol::Http } else { Protocol::Connect };
-    match decide(blob, &Request { protocol, host: &host, port, method, addresses: &addresses }) {
+    shown(blob, &Request { protocol, host: &host, port, method, path: None, addresses: &addresses })
+}
+
+fn shown(blob: &Blob<Vec<u8>>, request: &Request<'_>) -> String {
+    match decide(blob, request) {
         Decision::Allow(allowed) => format!("allow {}", blob.rule(allowed.rule).unwrap()),
         Decision::Deny(denied) => match denied.rule {
             Some(rule) => format!("{} {}", denied.reason, blob.rule(rule).unwrap()),
@@ -121,6 +114,95 @@ fn decides_in_the_order_of_the_contract() {
     ];
     for (host, port, method, addresses, expected) in cases {
         assert_eq!(&ask(&blob, host, *port, *method, addresses), expected, "{host}:{port} {method:?} {addresses:?}");
+    }
+}
+
+/// A rule with methods and paths, asked by plain requests and by tunnels.
+#[test]
+fn methods_and_paths_are_part_of_a_match() {
+    let text = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    type Rule = (&'static str, Access, &'static [&'static str], &'static [&'static str]);
+    let rules: &[Rule] = &[
+        ("api.test", ALLOW, &["GET", "POST"], &["/v1/", "/health"]),
+        ("**.wide.test", ALLOW, &[], &[]),
+        ("part.wide.test", DENY, &["DELETE"], &[]),
+        ("admin.wide.test", DENY, &[], &["/admin"]),
+        ("docs.wide.test", READ, &[], &["/private"]),
+        ("also.wide.test", ALLOW, &["GET"], &[]),
+        ("10.0.0.0/8", ALLOW, &["GET"], &[]),
+        ("8.8.8.8", DENY, &["POST"], &[]),
+    ];
+    let mut builder = BlobBuilder::new(meta());
+    for (line, (pattern, access, methods, paths)) in (1..).zip(rules) {
+        builder.rule(RuleInput { methods: text(methods), paths: text(paths), ..input(pattern, *access, line) });
+    }
+    let blob = Blob::open(builder.build().unwrap()).unwrap();
+    // Method and path of a plain request, or none for a tunnel.
+    type Case = (&'static str, Option<(&'static str, &'static str)>, &'static [&'static str], &'static str);
+    let cases: &[Case] = &[
+        ("api.test", Some(("GET", "/v1/x")), &[], "allow api.test"),
+        ("api.test", Some(("GET", "/health")), &[], "allow api.test"),
+        ("api.test", Some(("GET", "/healthy")), &[], "not_allowed"),
+        ("api.test", Some(("PUT", "/v1/x")), &[], "not_allowed"),
+        ("api.test", Some(("GET", "/v1/../admin")), &[], "not_allowed"),
+        ("api.test", Some(("GET", "/v1/%2e%2e/admin")), &[], "not_allowed"),
+        ("api.test", None, &[], "mitm_required api.test"),
+        ("part.wide.test", Some(("GET", "/")), &[], "allow **.wide.test"),
+        ("part.wide.test", Some(("DELETE", "/")), &[], "denied part.wide.test"),
+        ("part.wide.test", None, &[], "mitm_required part.wide.test"),
+        ("admin.wide.test", Some(("GET", "/")), &[], "allow **.wide.test"),
+        ("admin.wide.test", Some(("GET", "/admin/x")), &[], "denied admin.wide.test"),
+        ("admin.wide.test", Some(("GET", "/x/../admin")), &[], "denied admin.wide.test"),
+        ("docs.wide.test", Some(("POST", "/private/x")), &[], "method_not_allowed docs.wide.test"),
+        ("docs.wide.test", Some(("POST", "/public")), &[], "allow **.wide.test"),
+        ("docs.wide.test", None, &[], "mitm_required docs.wide.test"),
+        ("also.wide.test", None, &[], "allow **.wide.test"),
+        ("10.1.1.1", Some(("GET", "/")), &[], "allow 10.0.0.0/8"),
+        ("10.1.1.1", Some(("POST", "/")), &[], "not_allowed_local"),
+        ("10.1.1.1", None, &[], "mitm_required 10.0.0.0/8"),
+        ("x.wide.test", Some(("GET", "/")), &["10.1.1.1"], "allow **.wide.test"),
+        ("x.wide.test", Some(("POST", "/")), &["10.1.1.1"], "not_allowed_local"),
+        ("x.wide.test", Some(("POST", "/")), &["8.8.8.8"], "denied 8.8.8.8"),
+        ("x.wide.test", None, &["8.8.8.8"], "mitm_required 8.8.8.8"),
+    ];
+    for (host, seen, addresses, expected) in cases {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        let host = Host::parse(host).unwrap();
+        let (method, path) = seen.map_or((None, None), |(method, path)| (Some(method), Some(path)));
+        let protocol = if seen.is_some() { Protocol::Http } else { Protocol::Connect };
+        let request = Request { protocol, host: &host, port: 80, method, path, addresses: &addresses };
+        assert_eq!(&shown(&blob, &request), expected, "{host} {seen:?} {addresses:?}");
+    }
+    let rule = blob.rules().find(|rule| rule.hosts == "api.test").unwrap();
+    assert_eq!((rule.methods, rule.paths), (text(&["GET", "POST"]), text(&["/health", "/v1/"])));
+}
+
+#[test]
+fn a_hooked_host_passes_nothing_that_cannot_be_read() {
+    let mut builder = BlobBuilder::new(meta());
+    builder.rule(input("**.test", ALLOW, 1));
+    builder.hook(Hook {
+        name: "h".into(),
+        host: "*.hooked.test".into(),
+        methods: vec!["GET".into()],
+        path_prefixes: vec!["/".into()],
+        query: Vec::new(),
+        headers: Vec::new(),
+        strip_request_headers: vec!["authorization".into()],
+        inject_request_headers: Vec::new(),
+        strip_response_headers: Vec::new(),
+        source: Source { layer: Layer::User, label: "config.toml".into() },
+        line: 2,
+    });
+    let blob = Blob::open(builder.build().unwrap()).unwrap();
+    assert_eq!(blob.hooks().len(), 1);
+    for (host, method, expected) in [
+        ("a.hooked.test", None, "mitm_required"),
+        ("a.hooked.test", Some("GET"), "mitm_required"),
+        ("hooked.test", None, "allow **.test"),
+        ("other.test", Some("GET"), "allow **.test"),
+    ] {
+        assert_eq!(ask(&blob, host, 443, method, &[]), expected, "{host} {method:?}");
     }
 }
 
@@ -207,7 +289,7 @@ fn exercise(blob: &Blob<Vec<u8>>) {
 fn ask_raw(blob: &Blob<Vec<u8>>, host: &str, port: u16) {
     let host = Host::parse(host).unwrap();
     let addresses = ["10.1.2.3".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-    let _ = decide(blob, &Request { protocol: Protocol::Connect, host: &host, port, method: None, addresses: &addresses });
+    let _ = decide(blob, &Request { protocol: Protocol::Connect, host: &host, port, method: None, path: None, addresses: &addresses });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::Question;
 use crate::policy::Snapshot;
-use policy_format::{Denied, Host, Protocol, Reason, Rule, RuleId, net};
+use policy_format::{Access, Denied, Host, Mode, Protocol, Reason, Rule, RuleId, net};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -55,6 +55,9 @@ impl Denial {
         let _ = match self.denied.reason {
             Reason::ProxyDisabled => write!(text, "the network policy is switched off"),
             Reason::Denied => write!(text, "it is denied by {by}"),
+            Reason::MitmRequired if self.snapshot.is_hooked(host) => {
+                write!(text, "it has hooks, which act inside TLS, and TLS interception is not available")
+            }
             Reason::NotAllowedLocal if is_metadata(host) => {
                 let switch = if host.name().is_some() { ", and set allow_local_binding = true" } else { "" };
                 write!(
@@ -76,13 +79,22 @@ impl Denial {
                 write!(text, "mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods")
             }
             Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
+            Reason::MitmRequired if by.is_empty() && self.snapshot.meta().mode == Mode::Full => {
+                write!(text, "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available")
+            }
             Reason::MitmRequired if by.is_empty() => {
                 write!(text, "mode = \"limited\" allows only what can be read, and a tunnel cannot; set mode = \"full\" to allow tunnels")
+            }
+            Reason::MitmRequired if rule.as_ref().is_some_and(|rule| rule.access != Access::ReadOnly) => {
+                write!(text, "{by} asks for methods or paths, and a tunnel cannot be read")
             }
             Reason::MitmRequired => write!(text, "it is read-only by {by}, and a tunnel cannot be read"),
             Reason::MitmHookDenied => write!(text, "no hook of this host matches the request"),
             Reason::PolicyDenied => write!(text, "the policy does not open unix sockets or the proxy's own listeners"),
         };
+        if let Some(rule) = rule.filter(|rule| !rule.reason.is_empty()) {
+            let _ = write!(text, " ({})", rule.reason);
+        }
         text
     }
 

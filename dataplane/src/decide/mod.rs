@@ -29,11 +29,20 @@ pub(crate) struct Question {
     pub(crate) target: Target,
     /// Only for plain HTTP.
     pub(crate) method: Option<String>,
+    /// Only for plain HTTP: the path, without the query.
+    pub(crate) path: Option<String>,
 }
 
 impl Question {
     fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
-        Request { protocol: self.protocol, host: &self.target.host, port: self.target.port, method: self.method.as_deref(), addresses }
+        Request {
+            protocol: self.protocol,
+            host: &self.target.host,
+            port: self.target.port,
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
+            addresses,
+        }
     }
 }
 

@@ -43,6 +43,17 @@ pub enum Ask {
     Resource(String),
 }
 
+impl Ask {
+    /// The path of the resource, without the query; a tunnel has none.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Connect => None,
+            Self::Resource(resource) => resource.split('?').next(),
+        }
+    }
+}
+
 /// A request head that has one reading.
 #[derive(Debug)]
 pub struct RequestHead {

@@ -6,9 +6,10 @@
 pub(crate) mod mapped;
 pub(crate) mod reload;
 
+use crate::error::PolicyError;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
-use policy_format::{Blob, FormatError};
+use policy_format::Blob;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -38,21 +39,29 @@ impl Policy {
     /// The built-in policy: deny by default, and what builds commonly need is allowed. Made from `examples/default.toml`.
     ///
     /// # Errors
-    /// [`FormatError`] if this binary is damaged.
-    pub fn built_in() -> Result<Self, FormatError> {
-        Blob::open(Bytes::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin")))).map(Self)
+    /// [`PolicyError`] if this binary is damaged.
+    pub fn built_in() -> Result<Self, PolicyError> {
+        Self::open(Bytes::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))))
     }
 
     /// A policy from memory.
     ///
     /// # Errors
-    /// [`FormatError`] if it is not a valid blob.
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, FormatError> {
-        Blob::open(Bytes::Given(bytes)).map(Self)
+    /// [`PolicyError`] if it is not a valid blob, or asks for what cannot be done.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, PolicyError> {
+        Self::open(Bytes::Given(bytes))
     }
 
-    pub(crate) fn from_map(map: PrivateMap) -> Result<Self, FormatError> {
-        Blob::open(Bytes::Mapped(map)).map(Self)
+    pub(crate) fn from_map(map: PrivateMap) -> Result<Self, PolicyError> {
+        Self::open(Bytes::Mapped(map))
+    }
+
+    fn open(bytes: Bytes) -> Result<Self, PolicyError> {
+        let blob = Blob::open(bytes)?;
+        match &blob.meta().upstream {
+            Some(upstream) => Err(PolicyError::Upstream(upstream.shown())),
+            None => Ok(Self(blob)),
+        }
     }
 
     /// Its settings.
@@ -108,6 +117,12 @@ impl Snapshot {
     #[must_use]
     pub fn rule(&self, id: policy_format::RuleId) -> Option<policy_format::Rule> {
         self.blob.rule(id)
+    }
+
+    /// Whether a hook speaks of the host.
+    #[must_use]
+    pub fn is_hooked(&self, host: &policy_format::Host) -> bool {
+        self.blob.is_hooked(host)
     }
 
     /// Decides a request.

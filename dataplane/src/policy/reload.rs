@@ -103,7 +103,7 @@ impl Reloader {
 
     fn check_listeners(&self, policy: Policy) -> Result<Policy, LoadError> {
         match self.open_listeners.first() {
-            Some(address) if !policy.meta().dangerously_allow_non_loopback_proxy => {
+            Some(address) if !policy.meta().dangerously_allow_non_loopback_proxy || policy.meta().unix_sockets.any() => {
                 Err(LoadError::Listener { path: self.path.clone(), address: *address })
             }
             _ => Ok(policy),
