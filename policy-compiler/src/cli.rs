@@ -1,6 +1,6 @@
 //! Argument types of `netpolicy`.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_compiler::source::LayerFiles;
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
+    /// Compile without writing anything: says what is wrong, for people, editors and pipelines
+    Check(Check),
 }
 
 #[derive(Debug, Args)]
@@ -35,9 +37,39 @@ pub(crate) struct Compile {
     #[arg(long)]
     pub(crate) strict: bool,
 
-    /// Print what was made as JSON on standard output
+    /// Print what was made, or what is wrong, as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) layers: Layers,
+
+    /// Permission profile to check, instead of `default_permissions`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// Treat warnings as errors
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// How to say it: text on standard error; json or sarif (2.1.0) on standard output
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+
+    /// The same as `--format json`
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+}
+
+/// How diagnostics are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+    Sarif,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -11,10 +11,13 @@ use std::path::Path;
 /// # Errors
 /// [`BuildError`] when the policy is larger than the format can count.
 pub fn lower(policy: Policy) -> Result<Vec<u8>, BuildError> {
-    let (meta, rules) = policy.into_parts();
+    let (meta, rules, hooks) = policy.into_parts();
     let mut builder = BlobBuilder::new(meta);
     for rule in rules {
         builder.rule(rule);
+    }
+    for hook in hooks {
+        builder.hook(hook);
     }
     builder.build()
 }

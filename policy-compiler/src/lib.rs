@@ -15,7 +15,7 @@ pub mod source;
 
 pub use policy_format::Layer;
 
-use diagnostic::{Diagnostic, Failure};
+use diagnostic::{Code, Diagnostic, Failure};
 use policy::Policy;
 use source::{Role, SourceFile, SourceId};
 
@@ -51,14 +51,14 @@ pub fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compile
     let strict = options.strict && !diagnostics.is_empty();
     if strict {
         let message = "warnings are errors here (`--strict`)";
-        diagnostics.push(Diagnostic::general(message));
+        diagnostics.push(Diagnostic::general(Code::Strict, message));
     }
     match policy.filter(|_| !strict) {
         None => Err(Failure { sources, diagnostics }),
         Some(policy) => match emit::lower(policy) {
             Ok(blob) => Ok(Compiled { blob, sources, diagnostics }),
             Err(error) => {
-                diagnostics.push(Diagnostic::general(error.to_string()));
+                diagnostics.push(Diagnostic::general(Code::TooLarge, error.to_string()));
                 Err(Failure { sources, diagnostics })
             }
         },

@@ -7,16 +7,18 @@ use policy_format::Pattern;
 pub struct Preset {
     /// The name that policies use.
     pub name: &'static str,
+    /// What its patterns do.
+    pub access: policy_format::Access,
     text: &'static str,
 }
 
 /// Every preset.
 pub const PRESETS: [Preset; 5] = [
-    Preset { name: "none", text: include_str!("../presets/none.txt") },
-    Preset { name: "common-dependencies", text: include_str!("../presets/common-dependencies.txt") },
-    Preset { name: "openai", text: include_str!("../presets/openai.txt") },
-    Preset { name: "github", text: include_str!("../presets/github.txt") },
-    Preset { name: "all", text: include_str!("../presets/all.txt") },
+    Preset { name: "none", access: policy_format::Access::Allow, text: include_str!("../presets/none.txt") },
+    Preset { name: "common-dependencies", access: policy_format::Access::Allow, text: include_str!("../presets/common-dependencies.txt") },
+    Preset { name: "openai", access: policy_format::Access::Allow, text: include_str!("../presets/openai.txt") },
+    Preset { name: "github", access: policy_format::Access::Allow, text: include_str!("../presets/github.txt") },
+    Preset { name: "all", access: policy_format::Access::Allow, text: include_str!("../presets/all.txt") },
 ];
 
 /// The preset of that name.

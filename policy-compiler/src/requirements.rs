@@ -1,17 +1,17 @@
 //! What a stronger layer demands of weaker ones: `[experimental_network]` in requirements files.
 //!
 //! Requirements are constraints, not defaults: a weaker layer that conflicts is rejected, with both places. Where no layer says anything, the demanded
-//! value holds. Managed denies are always in force; managed allows extend what weaker layers allow, or, with
-//! `managed_allowed_domains_only`, are all that is allowed.
+//! value holds. Managed denies are always in force; managed allows extend what weaker layers allow, or, with `managed_allowed_domains_only`, are all
+//! that is allowed. Hooks that are required, and the hosts that they speak of, are closed to weaker layers.
 
-use crate::diagnostic::{Diagnostic, Place};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge::Merged;
-use crate::schema::{At, DomainEntry, NetworkDoc, Reader};
+use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry};
 use crate::source::{SourceFile, SourceId};
-use policy_format::{Access, Layer, Mode};
+use policy_format::{Access, Hosts, Layer, Mode};
 use std::fmt::Display;
 use toml::Spanned;
-use toml::de::{DeString, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 /// What one requirements file demands.
 #[derive(Debug, Default)]
@@ -19,28 +19,46 @@ pub struct Requirements {
     enabled: Option<At<bool>>,
     http_port: Option<At<u16>>,
     socks_port: Option<At<u16>>,
+    allow_upstream_proxy: Option<At<bool>>,
     allow_local_binding: Option<At<bool>>,
     dangerously_allow_non_loopback_proxy: Option<At<bool>>,
+    dangerously_allow_non_loopback_admin: Option<At<bool>>,
+    dangerously_allow_all_unix_sockets: Option<At<bool>>,
+    enable_socks5: Option<At<bool>>,
+    enable_socks5_udp: Option<At<bool>>,
+    credential_broker: Option<At<bool>>,
+    dangerously_allow_plaintext_credential_injection: Option<At<bool>>,
     mode: Option<At<Mode>>,
     managed_allowed_domains_only: Option<At<bool>>,
     domains: Vec<DomainEntry>,
+    /// The sockets that may be allowed, if the file speaks of sockets.
+    unix_sockets: Option<At<Vec<SocketEntry>>>,
+    mitm: MitmDoc,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 21] = [
     "enabled",
     "http_port",
     "socks_port",
     "allow_upstream_proxy",
     "dangerously_allow_non_loopback_proxy",
+    "dangerously_allow_non_loopback_admin",
     "dangerously_allow_all_unix_sockets",
     "allow_local_binding",
+    "enable_socks5",
+    "enable_socks5_udp",
+    "credential_broker",
+    "dangerously_allow_plaintext_credential_injection",
     "mode",
     "domains",
+    "unix_sockets",
+    "mitm",
+    "managed_allowed_domains_only",
+    // Older ones.
     "allowed_domains",
     "denied_domains",
-    "unix_sockets",
     "allow_unix_sockets",
-    "managed_allowed_domains_only",
+    "network",
 ];
 
 /// Reads a requirements file; `None` when it is not TOML. Keys outside `[experimental_network]` belong to other programs.
@@ -48,64 +66,111 @@ pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>
     let mut reader = Reader { id, diagnostics };
     let mut found = Requirements::default();
     let root = reader.parse(source.text())?;
-    let Some((key, value)) = root.get_ref().get_key_value("experimental_network") else { return Some(found) };
-    let Some(table) = reader.table(key, value) else { return Some(found) };
-    for (key, value) in table {
+    for (key, value) in root.get_ref() {
         match key.get_ref().as_ref() {
-            "enabled" => found.enabled = reader.bool(key, value),
-            "http_port" => found.http_port = port(&mut reader, key, value),
-            "socks_port" => found.socks_port = port(&mut reader, key, value),
-            "allow_local_binding" => found.allow_local_binding = reader.bool(key, value),
-            "dangerously_allow_non_loopback_proxy" => found.dangerously_allow_non_loopback_proxy = reader.bool(key, value),
-            "managed_allowed_domains_only" => found.managed_allowed_domains_only = reader.bool(key, value),
-            "mode" => found.mode = reader.mode(key, value),
-            "domains" => found.domains.extend(reader.domains(key, value)),
-            "allowed_domains" => found.domains.extend(list(&mut reader, key, value, Access::Allow)),
-            "denied_domains" => found.domains.extend(list(&mut reader, key, value, Access::Deny)),
-            // This version opens no unix socket and uses no upstream proxy: whatever is demanded of them holds.
-            "allow_upstream_proxy" | "dangerously_allow_all_unix_sockets" | "unix_sockets" | "allow_unix_sockets" => {}
-            _ => reader.unknown_key(key, "`[experimental_network]`", KEYS),
+            "experimental_network" => {
+                if let Some(table) = reader.table(key, value) {
+                    found.read(&mut reader, table);
+                }
+            }
+            // A demand that is silently not read would be no demand.
+            other if strsim::damerau_levenshtein(other, "experimental_network") <= 3 => {
+                reader
+                    .warning(Code::UnknownKey, key.span(), format!("`{other}` is not read by this program"))
+                    .did_you_mean("experimental_network");
+            }
+            _ => {}
         }
     }
     Some(found)
+}
+
+impl Requirements {
+    fn read(&mut self, reader: &mut Reader<'_>, table: &DeTable<'_>) {
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "enabled" => self.enabled = reader.bool(key, value),
+                "http_port" => self.http_port = port(reader, key, value),
+                "socks_port" => self.socks_port = port(reader, key, value),
+                "allow_upstream_proxy" => self.allow_upstream_proxy = reader.bool(key, value),
+                "allow_local_binding" => self.allow_local_binding = reader.bool(key, value),
+                "dangerously_allow_non_loopback_proxy" => self.dangerously_allow_non_loopback_proxy = reader.bool(key, value),
+                "dangerously_allow_non_loopback_admin" => self.dangerously_allow_non_loopback_admin = reader.bool(key, value),
+                "dangerously_allow_all_unix_sockets" => self.dangerously_allow_all_unix_sockets = reader.bool(key, value),
+                "enable_socks5" => self.enable_socks5 = reader.bool(key, value),
+                "enable_socks5_udp" => self.enable_socks5_udp = reader.bool(key, value),
+                "credential_broker" => self.credential_broker = reader.bool(key, value),
+                "dangerously_allow_plaintext_credential_injection" => {
+                    self.dangerously_allow_plaintext_credential_injection = reader.bool(key, value);
+                }
+                "managed_allowed_domains_only" => self.managed_allowed_domains_only = reader.bool(key, value),
+                "mode" => self.mode = reader.mode(key, value),
+                "mitm" => self.mitm = reader.mitm(key, value),
+                "domains" => self.domains.extend(reader.domains(key, value)),
+                "allowed_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Allow)),
+                "denied_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Deny)),
+                "unix_sockets" => self.unix_sockets = Some(At { value: reader.unix_sockets(key, value), place: reader.place(key.span()) }),
+                "allow_unix_sockets" => self.unix_sockets = socket_list(reader, key, value),
+                _ => reader.unknown_key(key, "`[experimental_network]`", &KEYS),
+            }
+        }
+        for (canonical, older) in [("domains", "allowed_domains"), ("domains", "denied_domains"), ("unix_sockets", "allow_unix_sockets")] {
+            if let (Some((new, _)), Some((old, _))) = (table.get_key_value(canonical), table.get_key_value(older)) {
+                let message = format!("`{canonical}` and the older `{older}` cannot be combined");
+                let (new, old) = (reader.place(new.span()), reader.place(old.span()));
+                let help = format!("move the entries of `{older}` to `{canonical}`; `netpolicy migrate` does it");
+                reader.push(Diagnostic::error(Code::InvalidValue, message, old).and(new, "the canonical one").with_help(help));
+            }
+        }
+    }
 }
 
 fn port(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) -> Option<At<u16>> {
     let number = value.get_ref().as_integer().filter(|number| number.radix() == 10);
     let port = number.and_then(|number| policy_format::pattern::parse_port(number.as_str()));
     if port.is_none() {
-        reader.error(value.span(), format!("`{}` is a port from 1 to 65535", key.get_ref()), "");
+        reader.error(Code::InvalidPort, value.span(), format!("`{}` is a port from 1 to 65535", key.get_ref()));
     }
     port.map(|value_| At { value: value_, place: reader.place(value.span()) })
 }
 
-fn list(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>, access: Access) -> Vec<DomainEntry> {
-    let Some(array) = value.get_ref().as_array() else {
-        reader.error(value.span(), format!("`{}` is a list of patterns", key.get_ref()), "");
-        return Vec::new();
-    };
-    let entries = array.iter().filter_map(|item| {
-        let text = reader.string(key, item)?;
-        let pattern = reader.pattern(&text.value, &item.span())?;
-        let ports = pattern.port.map(|port| policy_format::PortRange { first: port, last: port }).into_iter().collect();
-        Some(DomainEntry { pattern, place: text.place, access: Some(access), ports })
-    });
-    entries.collect()
+fn socket_list(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) -> Option<At<Vec<SocketEntry>>> {
+    let paths = reader.strings(key, value)?;
+    let entries = paths.value.into_iter().filter_map(|path| reader.socket(&path.value, path.place.span, Some(true))).collect();
+    Some(At { value: entries, place: reader.place(key.span()) })
 }
 
-/// Constrains what the layers merged to. `all` is strongest first.
+/// Constrains what the layers merged to. `all` is strongest first. Gives back the rules that are demanded.
 pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Vec<DomainEntry> {
-    let mut demanded = Vec::new();
+    let mut demanded: Vec<DomainEntry> = Vec::new();
     let mut only_up_to: Option<Layer> = None;
-    let starts = all.iter().any(|requirements| requirements.enabled.as_ref().is_some_and(|on| on.value));
+    let starts = all.iter().find_map(|requirements| requirements.enabled.as_ref()).is_some_and(|on| on.value);
     if starts {
         merged.network.get_or_insert_default();
+    }
+    if let Some(network) = &mut merged.network {
+        own_hosts(&network.mitm.hooks, network, sources, diagnostics);
     }
     // The strongest first: what it demands is there when a weaker one looks, and a weaker one does not bind a stronger layer.
     for requirements in all {
         let mut constrain = Constrain { sources, diagnostics };
+        // The requirement starts the proxy by itself, whatever the feature's own switch says.
+        if let Some(on) = requirements.enabled.as_ref().filter(|on| on.value) {
+            match &merged.feature {
+                Some(feature) if !feature.value && !constrain.is_stronger(&feature.place, &on.place) => merged.feature = Some(on.clone()),
+                _ => {}
+            }
+            if let Some(place) = merged.unconfined.take_if(|place| !constrain.is_stronger(place, &on.place)) {
+                let message =
+                    format!("the {} layer requires the network proxy, and full access goes around it", constrain.layer(&on.place));
+                let error = Diagnostic::error(Code::RequirementViolated, message, place);
+                constrain.diagnostics.push(error.and(on.place.clone(), "required here"));
+            }
+        }
         if let Some(network) = &mut merged.network {
             constrain.network(&requirements, network);
+            constrain.sockets(&requirements, network);
+            constrain.mitm(&requirements.mitm, network);
         }
         if let Some(only) = requirements.managed_allowed_domains_only.as_ref().filter(|only| only.value) {
             let layer = constrain.layer(&only.place);
@@ -116,9 +181,79 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
         }
         let layer_of = |entry: &DomainEntry| constrain.layer(&entry.place);
         let in_force = |entry: &DomainEntry| entry.access == Some(Access::Deny) || only_up_to.is_none_or(|only| layer_of(entry) <= only);
-        demanded.extend(requirements.domains.into_iter().filter(in_force));
+        let repeats = |demanded: &[DomainEntry], entry: &DomainEntry| {
+            demanded.iter().any(|old| old.pattern == entry.pattern && (old.access == entry.access || old.access == Some(Access::Deny)))
+        };
+        for entry in requirements.domains.into_iter().filter(in_force) {
+            if !repeats(&demanded, &entry) {
+                demanded.push(entry);
+            }
+        }
     }
     demanded
+}
+
+/// A host whose hooks a mdm or managed layer of settings owns takes none from weaker layers: a hook more is a request more that passes.
+fn own_hosts(hooks: &[HookDoc], network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) {
+    let constrain = Constrain { sources, diagnostics };
+    let is_owner = |hook: &&HookDoc| constrain.layer(&hook.name.place) <= Layer::Managed;
+    let owned: Vec<&HookDoc> = hooks.iter().filter(is_owner).collect();
+    let mut found = Vec::new();
+    for hook in hooks {
+        let owner = owned.iter().find(|owner| {
+            constrain.layer(&owner.name.place) < constrain.layer(&hook.name.place) && meet(&owner.host.value.hosts, &hook.host.value.hosts)
+        });
+        found.extend(owner.map(|owner| hook_conflict(&constrain, hook, &owner.name.place, &owner.host)));
+    }
+    found.extend(bypass_conflicts(&constrain, network, &owned.iter().map(|owner| (*owner).clone()).collect::<Vec<_>>()));
+    diagnostics.extend(found);
+}
+
+fn hook_conflict(constrain: &Constrain<'_>, hook: &HookDoc, owner: &Place, host: &At<policy_format::Pattern>) -> Diagnostic {
+    let layer = constrain.layer(owner);
+    let message = format!("the hook `{}` is for `{}`, whose hooks belong to the {layer} layer", hook.name.value, host.value);
+    let error = Diagnostic::error(Code::ManagedHook, message, hook.host.place.clone());
+    error.and(host.place.clone(), "owned here").with_help(format!("remove it: only the {layer} layer says what may reach this host"))
+}
+
+fn bypass_conflicts(constrain: &Constrain<'_>, network: &NetworkDoc, owned: &[HookDoc]) -> Vec<Diagnostic> {
+    let Some(bypass) = &network.mitm.bypass else { return Vec::new() };
+    let mut found = Vec::new();
+    for pattern in &bypass.value {
+        let owner = owned.iter().find(|owner| {
+            constrain.layer(&owner.name.place) < constrain.layer(&pattern.place) && meet(&owner.host.value.hosts, &pattern.value.hosts)
+        });
+        if let Some(owner) = owner {
+            let layer = constrain.layer(&owner.name.place);
+            let message = format!("`{}` would bypass the hook `{}` of the {layer} layer", pattern.value, owner.name.value);
+            found.push(Diagnostic::error(Code::ManagedHook, message, pattern.place.clone()).and(owner.host.place.clone(), "owned here"));
+        }
+    }
+    found
+}
+
+/// Whether two sets of hosts have one in common. Globs are taken to meet everything: unclear means conflict.
+fn meet(a: &Hosts, b: &Hosts) -> bool {
+    let name = |hosts: &Hosts| match hosts {
+        Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => Some(name.as_str().to_owned()),
+        Hosts::Any | Hosts::Glob(_) | Hosts::Network(_) => None,
+    };
+    match (a, b) {
+        (Hosts::Network(a), Hosts::Network(b)) => a.contains(b.addr()) || b.contains(a.addr()),
+        (Hosts::Network(_), Hosts::Any) | (Hosts::Any, Hosts::Network(_)) => true,
+        (Hosts::Network(_), _) | (_, Hosts::Network(_)) => false,
+        (Hosts::Any | Hosts::Glob(_), _) | (_, Hosts::Any | Hosts::Glob(_)) => true,
+        (a_hosts, b_hosts) => {
+            let (Some(a), Some(b)) = (name(a_hosts), name(b_hosts)) else { return true };
+            let below = |child: &str, parent: &str| child.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+            let wide = |hosts: &Hosts| !matches!(hosts, Hosts::Exact(_));
+            if a == b {
+                // The apex and what is below it are two sets.
+                return !matches!((a_hosts, b_hosts), (Hosts::Exact(_), Hosts::Subdomains(_)) | (Hosts::Subdomains(_), Hosts::Exact(_)));
+            }
+            (wide(a_hosts) && below(&b, &a)) || (wide(b_hosts) && below(&a, &b))
+        }
+    }
 }
 
 struct Constrain<'a> {
@@ -137,15 +272,41 @@ impl Constrain<'_> {
     }
 
     fn network(&mut self, demanded: &Requirements, network: &mut NetworkDoc) {
-        self.value("enabled", &demanded.enabled, &mut network.enabled, |demand, value| demand == value);
+        let equal = |demand: bool, value: bool| demand == value;
         // What only tightens does not conflict.
         let no_looser = |demand: bool, value: bool| demand || !value;
+        self.value("enabled", &demanded.enabled, &mut network.enabled, equal);
         self.value("allow_local_binding", &demanded.allow_local_binding, &mut network.allow_local_binding, no_looser);
+        self.value("allow_upstream_proxy", &demanded.allow_upstream_proxy, &mut network.allow_upstream_proxy, no_looser);
+        self.value("enable_socks5", &demanded.enable_socks5, &mut network.enable_socks5, no_looser);
+        self.value("enable_socks5_udp", &demanded.enable_socks5_udp, &mut network.enable_socks5_udp, no_looser);
+        self.value("credential_broker", &demanded.credential_broker, &mut network.credential_broker, equal);
         let (demand, value) = (&demanded.dangerously_allow_non_loopback_proxy, &mut network.dangerously_allow_non_loopback_proxy);
         self.value("dangerously_allow_non_loopback_proxy", demand, value, no_looser);
+        let (demand, value) = (&demanded.dangerously_allow_non_loopback_admin, &mut network.dangerously_allow_non_loopback_admin);
+        self.value("dangerously_allow_non_loopback_admin", demand, value, no_looser);
+        let (demand, value) = (&demanded.dangerously_allow_all_unix_sockets, &mut network.dangerously_allow_all_unix_sockets);
+        self.value("dangerously_allow_all_unix_sockets", demand, value, no_looser);
+        let key = "dangerously_allow_plaintext_credential_injection";
+        let demand = &demanded.dangerously_allow_plaintext_credential_injection;
+        self.value(key, demand, &mut network.dangerously_allow_plaintext_credential_injection, no_looser);
         self.value("mode", &demanded.mode, &mut network.mode, |demand, value| demand == Mode::Full || value == Mode::Limited);
         self.port("proxy_url", &demanded.http_port, &mut network.proxy_url);
         self.port("socks_url", &demanded.socks_port, &mut network.socks_url);
+        self.no_upstream(demanded, network);
+    }
+
+    /// Without an upstream proxy, the policy's own is one too many, in whichever key it is.
+    fn no_upstream(&mut self, demanded: &Requirements, network: &NetworkDoc) {
+        let Some(demand) = demanded.allow_upstream_proxy.as_ref().filter(|demand| !demand.value) else { return };
+        let named = network.upstream.as_ref().and_then(|upstream| upstream.url.as_ref());
+        let remote = [&network.proxy_url, &network.socks_url].into_iter().flatten().find(|url| crate::check::is_remote(&url.value));
+        for url in [named, remote].into_iter().flatten().filter(|url| !self.is_stronger(&url.place, &demand.place)).collect::<Vec<_>>() {
+            let message =
+                format!("the upstream proxy conflicts with the {} requirement `allow_upstream_proxy = false`", self.layer(&demand.place));
+            let error = Diagnostic::error(Code::RequirementViolated, message, url.place.clone());
+            self.diagnostics.push(error.and(demand.place.clone(), "required here").with_help("remove it: connections are made directly"));
+        }
     }
 
     fn value<T: Copy + Display>(&mut self, key: &str, demand: &Option<At<T>>, value: &mut Option<At<T>>, holds: impl Fn(T, T) -> bool) {
@@ -154,15 +315,11 @@ impl Constrain<'_> {
             None => *value = Some(demand.clone()),
             Some(found) if holds(demand.value, found.value) || self.is_stronger(&found.place, &demand.place) => {}
             Some(found) => {
-                let message = format!(
-                    "`{key} = {}` conflicts with the {} requirement `{key} = {}`",
-                    found.value,
-                    self.layer(&demand.place),
-                    demand.value
-                );
+                let layer = self.layer(&demand.place);
+                let message = format!("`{key} = {}` conflicts with the {layer} requirement `{key} = {}`", found.value, demand.value);
                 let help = format!("remove `{key}`: the requirement sets it");
-                self.diagnostics
-                    .push(Diagnostic::error(message, found.place.clone(), "").and(demand.place.clone(), "required here").help(help));
+                let error = Diagnostic::error(Code::RequirementViolated, message, found.place.clone());
+                self.diagnostics.push(error.and(demand.place.clone(), "required here").with_help(help));
             }
         }
     }
@@ -175,26 +332,165 @@ impl Constrain<'_> {
             Some(found) if found.value.trim_end_matches('/').ends_with(&format!(":{}", demand.value)) => {}
             Some(found) if self.is_stronger(&found.place, &demand.place) => {}
             Some(found) => {
-                let message =
-                    format!("`{key}` does not use the port {} that the {} layer requires", demand.value, self.layer(&demand.place));
-                let help = format!("write `{key} = \"{wanted}\"`");
-                self.diagnostics
-                    .push(Diagnostic::error(message, found.place.clone(), "").and(demand.place.clone(), "required here").help(help));
+                let layer = self.layer(&demand.place);
+                let message = format!("`{key}` does not use the port {} that the {layer} layer requires", demand.value);
+                let mut error =
+                    Diagnostic::error(Code::RequirementViolated, message, found.place.clone()).and(demand.place.clone(), "required here");
+                error.fix(&format!("\"{wanted}\""));
+                error.help = Some("use that port".into());
+                self.diagnostics.push(error);
             }
         }
     }
 
+    /// Where requirements speak of sockets, theirs are the only ones.
+    fn sockets(&mut self, demanded: &Requirements, network: &mut NetworkDoc) {
+        let Some(allowed) = &demanded.unix_sockets else { return };
+        let may = |path: &str| allowed.value.iter().any(|entry| entry.allow == Some(true) && entry.path == path);
+        for entry in network.unix_sockets.iter().filter(|entry| entry.allow == Some(true) && !may(&entry.path)) {
+            if self.is_stronger(&entry.place, &allowed.place) {
+                continue;
+            }
+            let message =
+                format!("the unix socket `{}` is not among those that the {} layer allows", entry.path, self.layer(&allowed.place));
+            let error = Diagnostic::error(Code::RequirementViolated, message, entry.place.clone());
+            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help("remove it"));
+        }
+        if demanded.dangerously_allow_all_unix_sockets.is_none()
+            && let Some(all) = network.dangerously_allow_all_unix_sockets.as_ref().filter(|all| all.value)
+            && !self.is_stronger(&all.place, &allowed.place)
+        {
+            let message = format!("all unix sockets are more than those that the {} layer allows", self.layer(&allowed.place));
+            let error = Diagnostic::error(Code::RequirementViolated, message, all.place.clone());
+            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help("remove it"));
+        }
+        for entry in &allowed.value {
+            match network.unix_sockets.iter_mut().find(|old| old.path == entry.path) {
+                // A weaker deny of what is merely allowed only tightens.
+                Some(old) if entry.allow == Some(false) => *old = entry.clone(),
+                Some(_) => {}
+                None => network.unix_sockets.push(entry.clone()),
+            }
+        }
+    }
+
+    /// Required hooks and actions go first; nothing weaker may have their names or speak of their hosts.
+    fn mitm(&mut self, demanded: &MitmDoc, network: &mut NetworkDoc) {
+        let mut found = Vec::new();
+        for hook in network.mitm.hooks.iter().filter(|hook| demanded.hooks.iter().all(|own| own.name.place != hook.name.place)) {
+            for own in demanded.hooks.iter().filter(|own| !self.is_stronger(&hook.name.place, &own.name.place)) {
+                if own.name.value == hook.name.value {
+                    found.push(self.name_conflict("hook", &hook.name, &own.name));
+                } else if meet(&own.host.value.hosts, &hook.host.value.hosts) {
+                    found.push(hook_conflict(self, hook, &own.name.place, &own.host));
+                }
+            }
+        }
+        for action in &network.mitm.actions {
+            for own in demanded.actions.iter().filter(|own| own.name.value == action.name.value) {
+                if !self.is_stronger(&action.name.place, &own.name.place) {
+                    found.push(self.name_conflict("action", &action.name, &own.name));
+                }
+            }
+        }
+        found.extend(bypass_conflicts(self, network, &demanded.hooks));
+        self.diagnostics.extend(found);
+        let mitm = &mut network.mitm;
+        let (hooks, actions) = (std::mem::take(&mut mitm.hooks), std::mem::take(&mut mitm.actions));
+        mitm.hooks = demanded
+            .hooks
+            .iter()
+            .cloned()
+            .chain(hooks.into_iter().filter(|hook| demanded.hooks.iter().all(|own| own.name.value != hook.name.value)))
+            .collect();
+        mitm.actions = demanded
+            .actions
+            .iter()
+            .cloned()
+            .chain(actions.into_iter().filter(|action| demanded.actions.iter().all(|own| own.name.value != action.name.value)))
+            .collect();
+        self.value_of("mitm.mode", &demanded.mode, &mut network.mitm.mode);
+    }
+
+    fn value_of(&mut self, key: &str, demand: &Option<At<policy_format::MitmMode>>, value: &mut Option<At<policy_format::MitmMode>>) {
+        let shown = |mode: &Option<At<policy_format::MitmMode>>| {
+            mode.as_ref().map(|at| At { value: Shown(at.value.as_str()), place: at.place.clone() })
+        };
+        let mut mapped = shown(value);
+        // `always` may be demanded and then holds; `auto` leaves `always` to the others, which see more.
+        self.value(key, &shown(demand), &mut mapped, |demand, value| demand.0 == "auto" || value.0 == "always");
+        if value.is_none() {
+            value.clone_from(demand);
+        }
+    }
+
+    fn name_conflict(&self, what: &str, name: &At<String>, own: &At<String>) -> Diagnostic {
+        let layer = self.layer(&own.place);
+        let message = format!("the {what} `{}` belongs to the {layer} layer and cannot be changed here", name.value);
+        let error = Diagnostic::error(Code::ManagedHook, message, name.place.clone());
+        error.and(own.place.clone(), "owned here").with_help("remove it, or give it another name")
+    }
+
     fn drop_weaker_allows(&mut self, layer: Layer, only: &At<bool>, network: &mut NetworkDoc) {
         let weaker = |place: &Place| self.sources.get(place.source.0).is_some_and(|source| source.layer > layer);
+        let stays = |access: Option<Access>, place: &Place| access.is_none_or(|access| access == Access::Deny) || !weaker(place);
         let (kept, dropped): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut network.domains).into_iter().partition(|entry| entry.access == Some(Access::Deny) || !weaker(&entry.place));
+            std::mem::take(&mut network.domains).into_iter().partition(|entry| stays(entry.access, &entry.place));
         network.domains = kept;
-        let presets = network.presets.take_if(|presets| weaker(&presets.place));
-        let ignored = dropped.into_iter().map(|entry| (format!("`{}` is ignored", entry.pattern), entry.place));
-        let presets = presets.filter(|presets| !presets.value.is_empty()).map(|presets| ("`presets` is ignored".to_owned(), presets.place));
-        for (message, place) in ignored.chain(presets) {
+        let mut ignored: Vec<(String, Place)> =
+            dropped.into_iter().map(|entry| (format!("`{}` is ignored", entry.pattern), entry.place)).collect();
+        if let Some(lists) = &mut network.domain_lists {
+            let (kept, dropped): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut lists.value).into_iter().partition(|list| stays(Some(list.access), &list.path.place));
+            lists.value = kept;
+            ignored.extend(dropped.into_iter().map(|list| (format!("the list `{}` is ignored", list.path.value), list.path.place)));
+        }
+        if let Some(presets) = &mut network.presets {
+            let stays = |name: &At<String>| stays(crate::presets::find(&name.value).map(|preset| preset.access), &name.place);
+            let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut presets.value).into_iter().partition(stays);
+            presets.value = kept;
+            ignored.extend(dropped.into_iter().map(|name| (format!("the preset `{}` is ignored", name.value), name.place)));
+        }
+        for (message, place) in ignored {
             let message = format!("{message}: only the {layer} layer may allow domains");
-            self.diagnostics.push(Diagnostic::warning(message, place, "").and(only.place.clone(), "required here"));
+            self.diagnostics.push(Diagnostic::warning(Code::IgnoredEntry, message, place).and(only.place.clone(), "required here"));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Shown(&'static str);
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::Pattern;
+
+    #[test]
+    fn tells_whether_hosts_meet() {
+        for (a, b, expected) in [
+            ("a.test", "a.test", true),
+            ("a.test", "b.test", false),
+            ("a.test", "*.test", true),
+            ("test", "*.test", false),
+            ("test", "**.test", true),
+            ("*.a.test", "*.test", true),
+            ("*.a.test", "*.b.test", false),
+            ("*.a.test", "**.a.test", true),
+            ("xa.test", "*.a.test", false),
+            ("10.0.0.1", "10.0.0.0/8", true),
+            ("10.0.0.1", "a.test", false),
+            ("a*.test", "b.test", true),
+        ] {
+            let hosts = |text: &str| Pattern::parse(text).unwrap().hosts;
+            assert_eq!(meet(&hosts(a), &hosts(b)), expected, "{a} {b}");
+            assert_eq!(meet(&hosts(b), &hosts(a)), expected, "{b} {a}");
         }
     }
 }

@@ -151,6 +151,16 @@ impl SourceFile {
         &self.text
     }
 
+    /// Line and column of an offset, both from 1; columns count characters.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let at = floor_char(&self.text, offset);
+        let before = self.text.get(..at).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (1 + before.bytes().filter(|byte| *byte == b'\n').count(), 1 + before.get(start..).unwrap_or_default().chars().count())
+    }
+
     /// The whole lines around a span, for display.
     #[must_use]
     pub(crate) fn excerpt(&self, span: &Range<usize>) -> Excerpt<'_> {

@@ -1,8 +1,8 @@
 //! `netpolicy compile`.
 
-use super::{color, fail, places, say};
+use super::{NO_LAYER, color, describe, fail, places, print, say};
 use crate::cli::Compile;
-use policy_compiler::source::{LayerFiles, Role, SourceFile};
+use policy_compiler::source::LayerFiles;
 use policy_compiler::{Compiled, Options, compile, diagnostic, emit};
 use policy_format::Blob;
 use std::io::{IsTerminal, Write};
@@ -19,9 +19,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         Err(error) => return fail(error),
     };
     if sources.is_empty() {
-        return fail(
-            "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or see `netpolicy compile --help`",
-        );
+        return fail(NO_LAYER);
     }
     for source in &sources {
         say(format_args!("read {}", describe(source)));
@@ -29,6 +27,10 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
     let compiled = match compile(sources, Options { profile: arguments.profile.as_deref(), strict: arguments.strict }) {
         Ok(compiled) => compiled,
         Err(failure) => {
+            if arguments.json {
+                let said = serde_json::json!({ "diagnostics": diagnostic::to_json(&failure.sources, &failure.diagnostics) });
+                return print(said).map_or_else(fail, |()| ExitCode::from(2));
+            }
             say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
             return ExitCode::from(2);
         }
@@ -46,11 +48,6 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         return fail(format_args!("cannot write `{}`: {error}", arguments.output.display()));
     }
     if arguments.json { print_json(&compiled, &blob, &arguments.output) } else { summarise(&blob, &arguments.output) }
-}
-
-fn describe(source: &SourceFile) -> String {
-    let what = if source.role == Role::Requirements { "requirements" } else { "settings" };
-    format!("{} {what} {}", source.layer, source.shown())
 }
 
 fn write_stdout(blob: &[u8]) -> std::io::Result<()> {
@@ -90,9 +87,9 @@ fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCod
         "network": meta.network.to_string(),
         "mode": meta.mode.as_str(),
         "sources": compiled.sources.iter().map(describe).collect::<Vec<_>>(),
-        "warnings": compiled.diagnostics.iter().map(|diagnostic| &diagnostic.message).collect::<Vec<_>>(),
+        "diagnostics": diagnostic::to_json(&compiled.sources, &compiled.diagnostics),
     });
-    match writeln!(std::io::stdout(), "{summary}") {
+    match print(summary) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("cannot write to standard output: {error}")),
     }

@@ -2,13 +2,34 @@
 
 #![expect(clippy::print_stderr, reason = "the binary's messages go to standard error")]
 
+pub(crate) mod check;
 pub(crate) mod compile;
 
 use policy_compiler::source::Places;
+use policy_compiler::source::{Role, SourceFile};
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// What to say where there is nothing to read.
+pub(crate) const NO_LAYER: &str =
+    "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or write a first one with `netpolicy init`";
+
+/// Prints a line of data. A reader that went away is no error.
+pub(crate) fn print(line: impl Display) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// A source in one line: layer, role, place.
+pub(crate) fn describe(source: &SourceFile) -> String {
+    let what = if source.role == Role::Requirements { "requirements" } else { "settings" };
+    format!("{} {what} {}", source.layer, source.shown())
+}
 
 /// Bad usage or input.
 pub(crate) fn fail(message: impl Display) -> ExitCode {

@@ -1,0 +1,108 @@
+//! Interception: hooks with their actions put in, and what does not go together.
+
+use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, nearest_of};
+use crate::source::{Lines, SourceFile};
+use policy_format::{Hook, InjectedHeader, Layer, Mitm, Mode, Source};
+
+/// Characters of a prefix beyond which it looks like the secret itself: `Bearer `, `token `, `Basic ` are shorter.
+const LONG_PREFIX: usize = 20;
+
+pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> (Mitm, Vec<Hook>) {
+    let lines = Lines::new(sources);
+    let pair = match (&doc.ca_cert_path, &doc.ca_key_path) {
+        (Some(at), None) => Some(("ca_cert_path", "ca_key_path", at)),
+        (None, Some(at)) => Some(("ca_key_path", "ca_cert_path", at)),
+        _ => None,
+    };
+    if let Some((there, missing, at)) = pair {
+        let message = format!("`{there}` without `{missing}`");
+        let error = Diagnostic::error(Code::MissingKey, message, at.place.clone());
+        diagnostics.push(error.with_help("give both, or neither: then an authority is made in memory"));
+    }
+    if let Some(bypass) = doc.bypass.as_ref().filter(|bypass| mode == Mode::Limited && !bypass.value.is_empty()) {
+        let message = "`bypass` in limited mode would let pass what nobody can see to be read-only";
+        let error = Diagnostic::error(Code::InvalidValue, message, bypass.place.clone());
+        diagnostics.push(error.with_help("remove it, or set `mode = \"full\"`"));
+    }
+    let names: Vec<&str> = doc.actions.iter().map(|action| action.name.value.as_str()).collect();
+    let mut hooks = Vec::new();
+    for hook in &doc.hooks {
+        let mut actions = Vec::new();
+        for name in &hook.action {
+            match doc.actions.iter().find(|action| action.name.value == name.value) {
+                Some(action) => actions.push(action),
+                None => diagnostics.push(unknown_action(hook, name, &names)),
+            }
+        }
+        hooks.push(lower(hook, &actions, sources, &lines));
+    }
+    for action in &doc.actions {
+        if !doc.hooks.iter().any(|hook| hook.action.iter().any(|name| name.value == action.name.value)) {
+            let message = format!("no hook uses the action `{}`", action.name.value);
+            diagnostics.push(Diagnostic::warning(Code::NoEffect, message, action.name.place.clone()));
+        }
+        if action.inject_request_headers.iter().any(|(.., prefix)| prefix.len() > LONG_PREFIX) {
+            let message = format!("the `prefix` of an injected header of `{}` is as long as a secret", action.name.value);
+            let warning = Diagnostic::warning(Code::Credentials, message, action.name.place.clone());
+            diagnostics.push(
+                warning.with_help("a prefix is what stands before the secret, such as \"Bearer \"; the secret stays in a file or variable"),
+            );
+        }
+    }
+    let text = |at: Option<At<String>>| at.map(|at| at.value);
+    let mitm = Mitm {
+        mode: doc.mode.map(|at| at.value).unwrap_or_default(),
+        bypass: doc.bypass.iter().flat_map(|bypass| &bypass.value).map(|at| at.value.to_string()).collect(),
+        ca_cert_path: text(doc.ca_cert_path),
+        ca_key_path: text(doc.ca_key_path),
+        max_body_bytes: doc.max_body_bytes.map(|at| at.value),
+    };
+    (mitm, hooks)
+}
+
+fn unknown_action(hook: &HookDoc, name: &At<String>, names: &[&str]) -> Diagnostic {
+    let message = format!("the hook `{}` names the action `{}`, which no layer has", hook.name.value, name.value.escape_debug());
+    let mut error = Diagnostic::error(Code::UnknownAction, message, name.place.clone());
+    match nearest_of(&name.value, names) {
+        Some(near) => error.did_you_mean(&format!("\"{near}\"")),
+        None => error.help = Some(format!("say what it does under `[….mitm.actions.{}]`", name.value)),
+    }
+    error
+}
+
+fn lower(hook: &HookDoc, actions: &[&ActionDoc], sources: &[SourceFile], lines: &Lines) -> Hook {
+    let collect = |pick: fn(&ActionDoc) -> &Vec<String>| {
+        let mut all: Vec<String> = Vec::new();
+        for name in actions.iter().flat_map(|action| pick(action)) {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+        all
+    };
+    let injected = actions.iter().flat_map(|action| &action.inject_request_headers);
+    Hook {
+        name: hook.name.value.clone(),
+        host: hook.host.value.to_string(),
+        methods: hook.methods.clone(),
+        path_prefixes: hook.path_prefixes.clone(),
+        query: hook.query.clone(),
+        headers: hook.headers.clone(),
+        strip_request_headers: collect(|action| &action.strip_request_headers),
+        inject_request_headers: injected
+            .map(|(name, secret, prefix)| InjectedHeader { name: name.clone(), secret: secret.clone(), prefix: prefix.clone() })
+            .collect(),
+        strip_response_headers: collect(|action| &action.strip_response_headers),
+        source: origin(&hook.name.place, sources),
+        line: lines.line(&hook.name.place),
+    }
+}
+
+fn origin(place: &Place, sources: &[SourceFile]) -> Source {
+    let source = sources.get(place.source.0);
+    Source {
+        layer: source.map_or(Layer::Project, |source| source.layer),
+        label: source.map(|source| source.label().to_owned()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,119 @@
+//! The merged document to a `Policy`, collecting every diagnostic.
+
+mod listeners;
+mod mitm;
+mod rules;
+
+pub(crate) use listeners::is_remote;
+
+use crate::diagnostic::{Code, Diagnostic, Severity};
+use crate::merge::Merged;
+use crate::policy::Policy;
+use crate::schema::{At, DomainEntry, NetworkDoc};
+use crate::source::SourceFile;
+use policy_format::{Meta, Mode, Network, UnixSockets};
+
+/// Makes a policy; `None` when an error was reported. `strict` makes bad lines of domain lists errors.
+pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Option<Policy> {
+    let network = merged.network.clone().unwrap_or_default();
+    let unix_sockets = unix_sockets(&network);
+    let (listeners, upstream) = listeners::check(&network, &unix_sockets, diagnostics);
+    let state = state(&network, &merged, diagnostics);
+    let rules = rules::rules(&network, demanded, sources, diagnostics);
+    let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
+    let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, diagnostics);
+    let default = Meta::default();
+    let meta = Meta {
+        profile: merged.profile,
+        network: state,
+        mode,
+        allow_local_binding: or(&network.allow_local_binding, default.allow_local_binding),
+        listeners,
+        dangerously_allow_non_loopback_proxy: or(
+            &network.dangerously_allow_non_loopback_proxy,
+            default.dangerously_allow_non_loopback_proxy,
+        ),
+        dangerously_allow_non_loopback_admin: or(
+            &network.dangerously_allow_non_loopback_admin,
+            default.dangerously_allow_non_loopback_admin,
+        ),
+        enable_socks5_udp: or(&network.enable_socks5_udp, default.enable_socks5_udp),
+        allow_upstream_proxy: or(&network.allow_upstream_proxy, default.allow_upstream_proxy),
+        upstream,
+        unix_sockets,
+        mitm,
+        credential_broker: or(&network.credential_broker, default.credential_broker),
+        dangerously_allow_plaintext_credential_injection: or(
+            &network.dangerously_allow_plaintext_credential_injection,
+            default.dangerously_allow_plaintext_credential_injection,
+        ),
+    };
+    let injects = &network.dangerously_allow_plaintext_credential_injection;
+    if let Some(at) = injects.as_ref().filter(|at| at.value && !meta.credential_broker) {
+        let message = "`dangerously_allow_plaintext_credential_injection` has no effect: the credential broker is off";
+        diagnostics.push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()));
+    }
+    let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    (!failed).then(|| Policy::new(meta, rules, hooks))
+}
+
+fn or(value: &Option<At<bool>>, default: bool) -> bool {
+    value.as_ref().map_or(default, |at| at.value)
+}
+
+fn unix_sockets(network: &NetworkDoc) -> UnixSockets {
+    let mut allow: Vec<String> =
+        network.unix_sockets.iter().filter(|entry| entry.allow == Some(true)).map(|entry| entry.path.clone()).collect();
+    allow.sort_unstable();
+    allow.dedup();
+    UnixSockets { allow, dangerously_allow_all: or(&network.dangerously_allow_all_unix_sockets, false) }
+}
+
+/// Whether the network is proxied, blocked or direct; rules under a switch that is off are worth a warning.
+fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Network {
+    let first_rule = network.domains.first().map(|entry| entry.place.clone());
+    let off = |message: String, place| Diagnostic::warning(Code::SwitchedOff, message, place);
+    match (&network.enabled, &merged.feature) {
+        (Some(enabled), _) if !enabled.value => {
+            if let Some(rule) = first_rule {
+                let message = "the network is switched off: its rules have no effect".to_owned();
+                diagnostics.push(off(message, enabled.place.clone()).with_label("the switch").and(rule, "such as this one"));
+            }
+            Network::Blocked
+        }
+        (None, _) => {
+            if let Some(rule) = first_rule {
+                let profile = &merged.profile;
+                let message = format!("the network of profile `{profile}` is not switched on: its rules have no effect");
+                let help = format!("add `enabled = true` under `[permissions.{profile}.network]`");
+                diagnostics.push(off(message, rule).with_label("such as this one").with_help(help));
+            }
+            Network::Blocked
+        }
+        (Some(enabled), feature) => {
+            if let Some(place) = &merged.unconfined {
+                let message = "full access: clients connect directly, and no rule has an effect".to_owned();
+                diagnostics.push(off(message, place.clone()).with_label("the switch"));
+                return Network::Direct;
+            }
+            match feature.as_ref().filter(|feature| !feature.value) {
+                Some(feature) if feature.place == enabled.place => {
+                    let message = "`features.network_proxy` is not on: clients connect directly, and no rule has an effect".to_owned();
+                    diagnostics.push(
+                        off(message, enabled.place.clone())
+                            .with_label("the network is on")
+                            .with_help("add `network_proxy = true` under `[features]`"),
+                    );
+                    Network::Direct
+                }
+                Some(feature) => {
+                    let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();
+                    let warning = off(message, feature.place.clone()).with_label("the switch");
+                    diagnostics.push(warning.and(enabled.place.clone(), "the network is on"));
+                    Network::Direct
+                }
+                None => Network::Proxied,
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Rules of the layers, of presets and of domain lists, those that requirements demand, and which of them never act.
+
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::presets::{self, PRESETS};
+use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
+use crate::source::{Lines, SourceFile};
+use policy_format::{Access, Hosts, Layer, MAX_NAME, Name, PortRange, RuleInput, Source};
+use std::collections::HashMap;
+
+/// All rules.
+pub(super) fn rules(
+    network: &NetworkDoc,
+    demanded: Vec<DomainEntry>,
+    sources: &[SourceFile],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<RuleInput> {
+    let lines = Lines::new(sources);
+    let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
+    // Which rule is which entry, for what is said about it.
+    let mut places: Vec<Place> = Vec::new();
+    for entry in network.domains.iter().chain(&demanded) {
+        let Some(access) = entry.access else { continue };
+        let Some(source) = sources.get(entry.place.source.0) else { continue };
+        places.push(entry.place.clone());
+        rules.push(RuleInput {
+            hosts: entry.pattern.hosts.clone(),
+            ports: entry.ports.clone(),
+            access,
+            methods: entry.methods.clone(),
+            paths: entry.paths.clone(),
+            reason: entry.reason.clone(),
+            source: Source { layer: source.layer, label: source.label().to_owned() },
+            line: lines.line(&entry.place),
+        });
+    }
+    add_presets(network, sources, &mut rules, diagnostics);
+    // What is wrong may be what covers a rule: first things first.
+    if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
+        never_acting(&rules, &places, diagnostics);
+    }
+    rules
+}
+
+/// A preset's patterns, except those of which a layer that is at least as strong as the preset's says something itself.
+fn add_presets(network: &NetworkDoc, sources: &[SourceFile], rules: &mut Vec<RuleInput>, diagnostics: &mut Vec<Diagnostic>) {
+    let layer_of = |place: &Place| sources.get(place.source.0).map_or(Layer::Project, |source| source.layer);
+    let mut said: HashMap<String, Layer> = HashMap::new();
+    if network.presets.as_ref().is_some_and(|presets| !presets.value.is_empty()) {
+        for entry in &network.domains {
+            said.insert(entry.pattern.to_string(), layer_of(&entry.place));
+        }
+    }
+    for name in network.presets.iter().flat_map(|presets| &presets.value) {
+        let layer = layer_of(&name.place);
+        let Some(preset) = presets::find(&name.value) else {
+            diagnostics.push(unknown_preset(name));
+            continue;
+        };
+        for (line, pattern) in preset.patterns() {
+            if said.get(&pattern.to_string()).is_some_and(|other| *other <= layer) {
+                continue;
+            }
+            rules.push(RuleInput::new(pattern, preset.access, Source { layer, label: format!("preset {}", preset.name) }, line));
+        }
+    }
+}
+
+fn unknown_preset(name: &At<String>) -> Diagnostic {
+    let names = PRESETS.map(|preset| preset.name);
+    let mut error =
+        Diagnostic::error(Code::UnknownPreset, format!("there is no preset `{}`", name.value.escape_debug()), name.place.clone());
+    match nearest_of(&name.value, &names) {
+        Some(near) => error.did_you_mean(&format!("\"{near}\"")),
+        None => error.help = Some(format!("these are there: {}", names.map(|name| format!("`{name}`")).join(", "))),
+    }
+    error
+}
+
+/// Warns of entries that never decide anything: allows of which a deny takes all, and names that nobody can send.
+fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Diagnostic>) {
+    let denies = Denies::new(rules);
+    for (rule, place) in rules.iter().zip(places) {
+        let never = |message: String| Diagnostic::warning(Code::NeverActs, message, place.clone());
+        if let Hosts::Subdomains(name) = &rule.hosts
+            && name.as_str().len() + 2 > MAX_NAME
+        {
+            diagnostics.push(never(format!("`{}` never acts: no longer name can be sent", rule.hosts)));
+        }
+        if rule.access == Access::Deny {
+            continue;
+        }
+        let Some(index) = denies.cover(rule) else { continue };
+        let Some(deny) = rules.get(index) else { continue };
+        let absolute = if deny.source.layer < rule.source.layer { format!(" of the {} layer", deny.source.layer) } else { String::new() };
+        let mut warning = never(format!("`{}` is allowed here and never acts: `{}`{absolute} denies all of it", rule.hosts, deny.hosts));
+        match places.get(index) {
+            Some(place) => warning = warning.and(place.clone(), "denied here"),
+            None => warning.help = Some(format!("the deny is in line {} of {}", deny.line, deny.source.label)),
+        }
+        diagnostics.push(warning);
+    }
+}
+
+/// The denies that hold without conditions, by what they name.
+struct Denies<'r> {
+    rules: &'r [RuleInput],
+    named: HashMap<&'r str, Vec<usize>>,
+    others: Vec<usize>,
+}
+
+impl<'r> Denies<'r> {
+    fn new(rules: &'r [RuleInput]) -> Self {
+        let mut denies = Self { rules, named: HashMap::new(), others: Vec::new() };
+        for (index, rule) in rules.iter().enumerate() {
+            if rule.access != Access::Deny || !rule.methods.is_empty() || !rule.paths.is_empty() {
+                continue;
+            }
+            match &rule.hosts {
+                Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => {
+                    denies.named.entry(name.as_str()).or_default().push(index);
+                }
+                Hosts::Any | Hosts::Glob(_) | Hosts::Network(_) => denies.others.push(index),
+            }
+        }
+        denies
+    }
+
+    /// A deny that takes all of what `rule` allows.
+    fn cover(&self, rule: &RuleInput) -> Option<usize> {
+        let covers = |index: &usize| {
+            self.rules.get(*index).is_some_and(|deny| hosts_within(&rule.hosts, &deny.hosts) && ports_within(&rule.ports, &deny.ports))
+        };
+        let named = match &rule.hosts {
+            Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => {
+                suffixes(name).filter_map(|suffix| self.named.get(suffix)).flatten().copied().find(|index| covers(index))
+            }
+            Hosts::Any | Hosts::Glob(_) | Hosts::Network(_) => None,
+        };
+        named.or_else(|| self.others.iter().copied().find(|index| covers(index)))
+    }
+}
+
+/// `a.b.c`, `b.c`, `c`.
+fn suffixes(name: &Name) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(name.as_str()), |rest| rest.split_once('.').map(|(_, parent)| parent))
+}
+
+/// Whether the first set of hosts is known to lie within the second. `false` where it is not simple to tell.
+fn hosts_within(inner: &Hosts, outer: &Hosts) -> bool {
+    let below = |child: &Name, parent: &Name| child.as_str().strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    match (inner, outer) {
+        (_, Hosts::Any) => true,
+        (Hosts::Exact(a), Hosts::Exact(b)) => a == b,
+        (Hosts::Exact(a), Hosts::Subdomains(b)) => below(a, b),
+        (Hosts::Exact(a) | Hosts::Subdomains(a) | Hosts::ApexAndSubdomains(a), Hosts::ApexAndSubdomains(b)) => a == b || below(a, b),
+        (Hosts::Subdomains(a), Hosts::Subdomains(b)) => a == b || below(a, b),
+        (Hosts::ApexAndSubdomains(a), Hosts::Subdomains(b)) => below(a, b),
+        (Hosts::Exact(a), Hosts::Glob(glob)) => glob.matches(a.as_str()),
+        (Hosts::Glob(a), Hosts::Glob(b)) => a == b,
+        (Hosts::Network(a), Hosts::Network(b)) => a.prefix() >= b.prefix() && b.contains(a.addr()),
+        _ => false,
+    }
+}
+
+fn ports_within(inner: &[PortRange], outer: &[PortRange]) -> bool {
+    let covered = |range: &PortRange| outer.iter().any(|wide| wide.first <= range.first && range.last <= wide.last);
+    outer.is_empty() || (!inner.is_empty() && inner.iter().all(covered))
+}

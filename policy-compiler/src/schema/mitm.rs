@@ -1,0 +1,296 @@
+//! `mitm`: TLS interception, hooks and their actions.
+
+use super::{ActionDoc, At, HookDoc, Key, MitmDoc, Reader, Value};
+use crate::diagnostic::Code;
+use policy_format::{Hosts, MitmMode, Pattern, Secret, path};
+use toml::de::DeValue;
+
+const KEYS: [&str; 7] = ["mode", "bypass", "ca_cert_path", "ca_key_path", "max_body_bytes", "hooks", "actions"];
+const HOOK_KEYS: [&str; 6] = ["host", "methods", "path_prefixes", "query", "headers", "action"];
+const ACTION_KEYS: [&str; 3] = ["strip_request_headers", "inject_request_headers", "strip_response_headers"];
+const INJECT_KEYS: [&str; 4] = ["name", "secret_env_var", "secret_file", "prefix"];
+
+impl Reader<'_> {
+    pub(crate) fn mitm(&mut self, key: &Key<'_>, value: &Value<'_>) -> MitmDoc {
+        let mut doc = MitmDoc::default();
+        let Some(table) = self.table(key, value) else { return doc };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "mode" => doc.mode = self.word(key, value, [("auto", MitmMode::Auto), ("always", MitmMode::Always)]),
+                "bypass" => doc.bypass = self.bypass(key, value),
+                "ca_cert_path" => doc.ca_cert_path = self.absolute(key, value),
+                "ca_key_path" => doc.ca_key_path = self.absolute(key, value),
+                "max_body_bytes" => doc.max_body_bytes = self.number(key, value),
+                "hooks" => doc.hooks = self.hooks(key, value),
+                "actions" => doc.actions = self.actions(key, value),
+                // Older: on or off, and looking inside, which is what it is for.
+                "enabled" | "inspect" => {
+                    let name = key.get_ref();
+                    let warning = self.warning(Code::OlderSpelling, key.span(), format!("`{name}` of `mitm` is an older spelling"));
+                    warning.help = Some("write `mode = \"always\"`, or leave it out; `netpolicy migrate` rewrites the file".into());
+                    if let Some(on) = self.bool(key, value).filter(|on| on.value) {
+                        doc.mode.get_or_insert(At { value: MitmMode::Always, place: on.place });
+                    }
+                }
+                _ => self.unknown_key(key, "`mitm`", &KEYS),
+            }
+        }
+        doc
+    }
+
+    /// An absolute path: a policy does not know where it will run.
+    fn absolute(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<String>> {
+        let text = self.string(key, value)?;
+        if !text.value.starts_with('/') || text.value.contains('\0') {
+            self.error(Code::InvalidValue, text.place.span, format!("`{}` is an absolute path", key.get_ref()));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn bypass(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<At<Pattern>>>> {
+        let texts = self.strings(key, value)?;
+        let patterns = texts.value.into_iter().filter_map(|text| {
+            let pattern = self.pattern(&text.value, &text.place.span)?;
+            if pattern.hosts == Hosts::Any {
+                self.error(Code::InvalidPattern, text.place.span.clone(), "`*` would open no TLS at all").help =
+                    Some("name the hosts whose clients pin certificates".into());
+                return None;
+            }
+            Some(At { value: pattern, place: text.place })
+        });
+        let patterns = patterns.collect();
+        Some(At { value: patterns, place: texts.place })
+    }
+
+    fn hooks(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<HookDoc> {
+        let Some(table) = self.table(key, value) else { return Vec::new() };
+        let mut hooks: Vec<HookDoc> = table.iter().filter_map(|(name, value)| self.hook(name, value)).collect();
+        hooks.sort_by_key(|hook| hook.name.place.span.start);
+        hooks
+    }
+
+    fn hook(&mut self, name: &Key<'_>, value: &Value<'_>) -> Option<HookDoc> {
+        let table = self.table(name, value)?;
+        let (mut host, mut methods, mut path_prefixes, mut action) = (None, Vec::new(), Vec::new(), Vec::new());
+        let (mut query, mut headers) = (Vec::new(), Vec::new());
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "host" => host = self.hook_host(key, value),
+                "methods" => methods = self.methods(key, value),
+                "path_prefixes" => path_prefixes = self.path_prefixes(key, value),
+                "query" => query = self.values(key, value, true),
+                "headers" => headers = self.values(key, value, false),
+                "action" => action = self.strings(key, value).map(|at| at.value).unwrap_or_default(),
+                "body" => self.not_enforced(key, value, "request bodies are not matched by this version"),
+                _ => self.unknown_key(key, "a hook", &HOOK_KEYS),
+            }
+        }
+        for required in ["host", "methods", "path_prefixes", "action"] {
+            let empty = table.get(required).and_then(|value| value.get_ref().as_array()).is_some_and(|array| array.is_empty());
+            if !table.contains_key(required) || (required == "action" && empty) || (required == "path_prefixes" && empty) {
+                let message = format!("the hook `{}` needs `{required}`", name.get_ref());
+                self.error(Code::InvalidHook, name.span(), message).help = Some(
+                    match required {
+                        "host" => "write `host = \"api.example.com\"`",
+                        "methods" => "write `methods = [\"POST\"]`",
+                        "path_prefixes" => "write `path_prefixes = [\"/\"]`",
+                        _ => "write `action = [\"NAME\"]`, and say what it does under `[….mitm.actions.NAME]`",
+                    }
+                    .into(),
+                );
+            }
+        }
+        Some(HookDoc {
+            name: At { value: name.get_ref().to_string(), place: self.place(name.span()) },
+            host: host?,
+            methods,
+            path_prefixes,
+            query,
+            headers,
+            action,
+        })
+    }
+
+    fn hook_host(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Pattern>> {
+        let text = self.string(key, value)?;
+        let pattern = self.pattern(&text.value, &text.place.span)?;
+        let fits = matches!(pattern.hosts, Hosts::Exact(_) | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_))
+            || matches!(&pattern.hosts, Hosts::Network(network) if network.is_single());
+        if !fits || pattern.port.is_some() {
+            let message = "a hook's `host` is a name, an address, `*.name` or `**.name`, without a port";
+            self.error(Code::InvalidHook, text.place.span, message);
+            return None;
+        }
+        Some(At { value: pattern, place: text.place })
+    }
+
+    fn path_prefixes(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<String> {
+        let texts = self.strings(key, value).map(|at| at.value).unwrap_or_default();
+        let mut kept = Vec::new();
+        for text in texts {
+            let wrong = match (text.value.strip_prefix("literal:"), text.value.strip_prefix("pattern:")) {
+                (Some(literal), _) => (!literal.starts_with('/')).then(|| "a path starts with `/`".to_owned()),
+                (None, Some(glob)) => check_glob(glob).err().map(str::to_owned),
+                (None, None) => match path::check_prefix(&text.value) {
+                    Err(path::PathError::Wildcard) => {
+                        Some("a glob starts with `pattern:`, and a path that has a `*` with `literal:`".to_owned())
+                    }
+                    checked => checked.err().map(|error| error.to_string()),
+                },
+            };
+            match wrong {
+                None => kept.push(text.value),
+                Some(why) => {
+                    let message = format!("the path `{}` is not valid: {why}", text.value.escape_debug());
+                    self.error(Code::InvalidPath, text.place.span, message);
+                }
+            }
+        }
+        kept
+    }
+
+    /// `query` and `headers`: fields, and the values that each may have.
+    fn values(&mut self, key: &Key<'_>, value: &Value<'_>, query: bool) -> Vec<(String, Vec<String>)> {
+        let Some(table) = self.table(key, value) else { return Vec::new() };
+        let mut all = Vec::new();
+        for (name, value) in table {
+            let Some(values) = self.strings(name, value) else { continue };
+            let field = if query { name.get_ref().to_string() } else { name.get_ref().to_ascii_lowercase() };
+            if field.is_empty() || (!query && !is_token(&field)) {
+                self.error(Code::InvalidHook, name.span(), format!("`{}` is not the name of a field", name.get_ref().escape_debug()));
+            } else if query && values.value.is_empty() {
+                self.error(Code::InvalidHook, value.span(), format!("`{field}` lists no value: nothing would match"));
+            } else {
+                for value in &values.value {
+                    if let Some(Err(why)) = value.value.strip_prefix("pattern:").map(check_glob) {
+                        self.error(Code::InvalidHook, value.place.span.clone(), format!("the value is not valid: {why}"));
+                    }
+                }
+                all.push((field, values.value.into_iter().map(|at| at.value).collect()));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    fn actions(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<ActionDoc> {
+        let Some(table) = self.table(key, value) else { return Vec::new() };
+        let mut actions: Vec<ActionDoc> = table.iter().filter_map(|(name, value)| self.action(name, value)).collect();
+        actions.sort_by_key(|action| action.name.place.span.start);
+        actions
+    }
+
+    fn action(&mut self, name: &Key<'_>, value: &Value<'_>) -> Option<ActionDoc> {
+        let table = self.table(name, value)?;
+        let mut action = ActionDoc {
+            name: At { value: name.get_ref().to_string(), place: self.place(name.span()) },
+            strip_request_headers: Vec::new(),
+            inject_request_headers: Vec::new(),
+            strip_response_headers: Vec::new(),
+        };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "strip_request_headers" => action.strip_request_headers = self.header_names(key, value),
+                "strip_response_headers" => action.strip_response_headers = self.header_names(key, value),
+                "inject_request_headers" => action.inject_request_headers = self.injected(key, value),
+                _ => self.unknown_key(key, "an action", &ACTION_KEYS),
+            }
+        }
+        if !table.values().any(|value| value.get_ref().as_array().is_none_or(|array| !array.is_empty())) {
+            self.error(Code::InvalidHook, name.span(), format!("the action `{}` does nothing", name.get_ref())).help =
+                Some("write `strip_request_headers = [\"authorization\"]`, or another of its keys".into());
+        }
+        Some(action)
+    }
+
+    fn header_names(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<String> {
+        let names = self.strings(key, value).map(|at| at.value).unwrap_or_default();
+        names.into_iter().filter_map(|name| self.header_name(name)).collect()
+    }
+
+    fn header_name(&mut self, name: At<String>) -> Option<String> {
+        if !is_token(&name.value) {
+            self.error(Code::InvalidHook, name.place.span, format!("`{}` is not the name of a header", name.value.escape_debug()));
+            return None;
+        }
+        Some(name.value.to_ascii_lowercase())
+    }
+
+    fn injected(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<(String, Secret, String)> {
+        const EXAMPLE: &str = "inject_request_headers = [{ name = \"authorization\", secret_env_var = \"TOKEN\", prefix = \"Bearer \" }]";
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "a list of tables", EXAMPLE);
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for item in array.iter() {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.wrong_type(key, item, "a list of tables", EXAMPLE);
+                continue;
+            };
+            let (mut name, mut env, mut file, mut prefix) = (None, None, None, None);
+            for (key, value) in table {
+                match key.get_ref().as_ref() {
+                    "name" => name = self.string(key, value).and_then(|name| self.header_name(name)),
+                    "secret_env_var" => env = self.string(key, value),
+                    "secret_file" => file = self.absolute(key, value),
+                    "prefix" => prefix = self.string(key, value),
+                    "value" | "secret" => {
+                        let message = format!("`{}` would put a secret into the policy", key.get_ref());
+                        self.error(Code::Credentials, key.span(), message).help =
+                            Some("name where it is: `secret_env_var` or `secret_file`".into());
+                    }
+                    _ => self.unknown_key(key, "an injected header", &INJECT_KEYS),
+                }
+            }
+            let prefix = prefix.map(|at| at.value).unwrap_or_default();
+            if prefix.bytes().any(|byte| byte.is_ascii_control() || !byte.is_ascii()) {
+                self.error(Code::InvalidHook, item.span(), "`prefix` has characters that no header has");
+            }
+            let secret = match (env, file) {
+                (Some(env), None) if !env.value.trim().is_empty() => Some(Secret::Env(env.value)),
+                (None, Some(file)) => Some(Secret::File(file.value)),
+                _ => {
+                    self.error(Code::InvalidHook, item.span(), "an injected header needs one of `secret_env_var` and `secret_file`").help =
+                        Some(format!("write `{EXAMPLE}`"));
+                    None
+                }
+            };
+            if !table.contains_key("name") {
+                self.error(Code::InvalidHook, item.span(), "an injected header needs `name`").help = Some(format!("write `{EXAMPLE}`"));
+            }
+            if let (Some(name), Some(secret)) = (name, secret) {
+                all.push((name, secret, prefix));
+            }
+        }
+        all
+    }
+}
+
+/// A token (RFC 9110, section 5.6.2).
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Classes and alternatives are closed, escapes escape something.
+fn check_glob(glob: &str) -> Result<(), &'static str> {
+    let (mut braces, mut class, mut escaped) = (0_usize, false, false);
+    for c in glob.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' => class = true,
+            ']' if class => class = false,
+            ']' => return Err("this glob is unfinished"),
+            _ if class => {}
+            '{' => braces += 1,
+            '}' => braces = braces.checked_sub(1).ok_or("this glob is unfinished")?,
+            _ => {}
+        }
+    }
+    if glob.is_empty() {
+        return Err("a glob cannot be empty");
+    }
+    if braces > 0 || class || escaped { Err("this glob is unfinished") } else { Ok(()) }
+}

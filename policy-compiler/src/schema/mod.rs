@@ -1,0 +1,452 @@
+//! What one layer said: the network policy's part of its TOML, with spans kept and unknown keys refused.
+//!
+//! Keys outside the network policy belong to other programs and are passed over. Inside it, nothing is: what this version does not enforce is refused.
+//! Older spellings are read into the same documents, each with a warning that gives the canonical one.
+
+mod domains;
+mod mitm;
+mod network;
+mod older;
+
+use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::source::{SourceFile, SourceId};
+use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a layer of settings said.
+#[derive(Debug, Default)]
+pub struct LayerDoc {
+    /// `default_permissions`.
+    pub default_permissions: Option<At<String>>,
+    /// `features.network_proxy`, as a bool or as its `enabled`.
+    pub feature: Option<At<bool>>,
+    /// `features.network_proxy` as a table: settings over the profile's.
+    pub overlay: Option<NetworkDoc>,
+    /// `permissions`.
+    pub profiles: BTreeMap<String, ProfileDoc>,
+    /// Older tables that name no profile: they lie under the chosen one's of this layer.
+    pub base: Option<NetworkDoc>,
+    /// `sandbox_mode`: it counts where no profile is chosen.
+    pub sandbox_mode: Option<At<String>>,
+    /// `sandbox_workspace_write.network_access`.
+    pub network_access: Option<At<bool>>,
+}
+
+/// `[permissions.NAME]`.
+#[derive(Debug, Clone)]
+pub struct ProfileDoc {
+    /// Where it stands.
+    pub place: Place,
+    /// `extends`.
+    pub extends: Option<At<String>>,
+    /// `network`.
+    pub network: Option<NetworkDoc>,
+}
+
+/// `[permissions.NAME.network]`.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkDoc {
+    /// `enabled`.
+    pub enabled: Option<At<bool>>,
+    /// `mode`.
+    pub mode: Option<At<Mode>>,
+    /// `proxy_url`.
+    pub proxy_url: Option<At<String>>,
+    /// `socks_url`.
+    pub socks_url: Option<At<String>>,
+    /// `admin_url`.
+    pub admin_url: Option<At<String>>,
+    /// `enable_socks5`.
+    pub enable_socks5: Option<At<bool>>,
+    /// `enable_socks5_udp`.
+    pub enable_socks5_udp: Option<At<bool>>,
+    /// `allow_upstream_proxy`.
+    pub allow_upstream_proxy: Option<At<bool>>,
+    /// `allow_local_binding`.
+    pub allow_local_binding: Option<At<bool>>,
+    /// `dangerously_allow_non_loopback_proxy`.
+    pub dangerously_allow_non_loopback_proxy: Option<At<bool>>,
+    /// `dangerously_allow_non_loopback_admin`.
+    pub dangerously_allow_non_loopback_admin: Option<At<bool>>,
+    /// `dangerously_allow_all_unix_sockets`.
+    pub dangerously_allow_all_unix_sockets: Option<At<bool>>,
+    /// `credential_broker`.
+    pub credential_broker: Option<At<bool>>,
+    /// `dangerously_allow_plaintext_credential_injection`.
+    pub dangerously_allow_plaintext_credential_injection: Option<At<bool>>,
+    /// `upstream`.
+    pub upstream: Option<UpstreamDoc>,
+    /// `presets`.
+    pub presets: Option<At<Vec<At<String>>>>,
+    /// `domain_lists`.
+    pub domain_lists: Option<At<Vec<ListDoc>>>,
+    /// `domains`, in the order of the file.
+    pub domains: Vec<DomainEntry>,
+    /// `unix_sockets`, in the order of the file.
+    pub unix_sockets: Vec<SocketEntry>,
+    /// `mitm`.
+    pub mitm: MitmDoc,
+}
+
+/// An entry of `[….domains]`.
+#[derive(Debug, Clone)]
+pub struct DomainEntry {
+    /// The pattern, normalised.
+    pub pattern: Pattern,
+    /// Where it stands.
+    pub place: Place,
+    /// What it says; `None` is `"none"`: as if the entry were not there.
+    pub access: Option<Access>,
+    /// The ports of its table, or of its pattern.
+    pub ports: Vec<PortRange>,
+    /// The methods of its table.
+    pub methods: Vec<String>,
+    /// The paths of its table.
+    pub paths: Vec<String>,
+    /// The reason of its table.
+    pub reason: String,
+}
+
+/// An entry of `[….unix_sockets]`.
+#[derive(Debug, Clone)]
+pub struct SocketEntry {
+    /// The absolute path.
+    pub path: String,
+    /// Where it stands.
+    pub place: Place,
+    /// Whether it is allowed; `None` is `"none"`.
+    pub allow: Option<bool>,
+}
+
+/// An entry of `domain_lists`.
+#[derive(Debug, Clone)]
+pub struct ListDoc {
+    /// The file, as it was written.
+    pub path: At<String>,
+    /// How the file is written.
+    pub format: At<String>,
+    /// What its entries do.
+    pub access: Access,
+}
+
+/// `upstream`.
+#[derive(Debug, Clone)]
+pub struct UpstreamDoc {
+    /// `url`.
+    pub url: Option<At<String>>,
+    /// `no_proxy`.
+    pub no_proxy: Option<At<Vec<At<String>>>>,
+}
+
+/// `mitm`.
+#[derive(Debug, Clone, Default)]
+pub struct MitmDoc {
+    /// `mode`.
+    pub mode: Option<At<MitmMode>>,
+    /// `bypass`.
+    pub bypass: Option<At<Vec<At<Pattern>>>>,
+    /// `ca_cert_path`.
+    pub ca_cert_path: Option<At<String>>,
+    /// `ca_key_path`.
+    pub ca_key_path: Option<At<String>>,
+    /// `max_body_bytes`.
+    pub max_body_bytes: Option<At<u64>>,
+    /// `hooks`, in the order of the file.
+    pub hooks: Vec<HookDoc>,
+    /// `actions`, in the order of the file.
+    pub actions: Vec<ActionDoc>,
+}
+
+/// A hook, whole: hooks are replaced by name, never field by field.
+#[derive(Debug, Clone)]
+pub struct HookDoc {
+    /// Its name, and where that stands.
+    pub name: At<String>,
+    /// `host`: a name, an address or a scoped wildcard.
+    pub host: At<Pattern>,
+    /// `methods`, upper case.
+    pub methods: Vec<String>,
+    /// `path_prefixes`.
+    pub path_prefixes: Vec<String>,
+    /// `query`.
+    pub query: Vec<(String, Vec<String>)>,
+    /// `headers`, lower case.
+    pub headers: Vec<(String, Vec<String>)>,
+    /// `action`: names of actions.
+    pub action: Vec<At<String>>,
+}
+
+/// An action, whole.
+#[derive(Debug, Clone)]
+pub struct ActionDoc {
+    /// Its name, and where that stands.
+    pub name: At<String>,
+    /// `strip_request_headers`, lower case.
+    pub strip_request_headers: Vec<String>,
+    /// `inject_request_headers`: name, secret, prefix.
+    pub inject_request_headers: Vec<(String, Secret, String)>,
+    /// `strip_response_headers`, lower case.
+    pub strip_response_headers: Vec<String>,
+}
+
+/// Reads one layer of settings. Everything wrong in it is reported; `None` when it is not TOML.
+pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Option<LayerDoc> {
+    let mut reader = Reader { id, diagnostics };
+    let mut doc = LayerDoc::default();
+    let root = reader.parse(source.text())?;
+    for (key, value) in root.get_ref() {
+        match key.get_ref().as_ref() {
+            "default_permissions" => doc.default_permissions = reader.string(key, value),
+            "features" => reader.features(value, &mut doc),
+            "permissions" => reader.permissions(key, value, &mut doc),
+            "sandbox_mode" => doc.sandbox_mode = reader.sandbox_mode(key, value),
+            "sandbox_workspace_write" => doc.network_access = reader.network_access(key, value),
+            // Other programs may have a key of that name; ours are tables.
+            "network_proxy" if value.get_ref().is_table() => reader.network_proxy(key, value, &mut doc),
+            "network" if value.get_ref().is_table() => reader.older_upstream(key, value, &mut doc),
+            _ => {}
+        }
+    }
+    Some(doc)
+}
+
+/// Parses TOML for any reader; a syntax error is reported with its place.
+pub(crate) struct Reader<'d> {
+    pub(crate) id: SourceId,
+    pub(crate) diagnostics: &'d mut Vec<Diagnostic>,
+}
+
+pub(crate) type Key<'i> = Spanned<DeString<'i>>;
+pub(crate) type Value<'i> = Spanned<DeValue<'i>>;
+
+impl Reader<'_> {
+    pub(crate) fn parse<'i>(&mut self, text: &'i str) -> Option<Spanned<DeTable<'i>>> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let place = self.place(error.span().unwrap_or(0..0));
+            self.diagnostics.push(Diagnostic::error(Code::NotToml, format!("this is not TOML: {}", error.message()), place));
+        }
+        errors.is_empty().then_some(table)
+    }
+
+    pub(crate) fn place(&self, span: Range<usize>) -> Place {
+        Place { source: self.id, span }
+    }
+
+    pub(crate) fn error(&mut self, code: Code, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {
+        let place = self.place(span);
+        self.push(Diagnostic::error(code, message, place))
+    }
+
+    pub(crate) fn warning(&mut self, code: Code, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {
+        let place = self.place(span);
+        self.push(Diagnostic::warning(code, message, place))
+    }
+
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
+        let at = self.diagnostics.len();
+        self.diagnostics.push(diagnostic);
+        // The index of what was just pushed.
+        #[expect(clippy::indexing_slicing, reason = "pushed above")]
+        &mut self.diagnostics[at]
+    }
+
+    pub(crate) fn wrong_type(&mut self, key: &Key<'_>, value: &Value<'_>, expected: &str, example: &str) {
+        let message = format!("`{}` is {expected}", key.get_ref());
+        let label = format!("this is {}", article(value.get_ref().type_str()));
+        let error = self.error(Code::WrongType, value.span(), message);
+        error.label(label);
+        error.help = Some(format!("write `{example}`"));
+    }
+
+    pub(crate) fn string(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<String>> {
+        match value.get_ref().as_str() {
+            Some(text) => Some(At { value: text.to_owned(), place: self.place(value.span()) }),
+            None => {
+                self.wrong_type(key, value, "text", &format!("{} = \"…\"", key.get_ref()));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn bool(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<bool>> {
+        match value.get_ref().as_bool() {
+            Some(value_) => Some(At { value: value_, place: self.place(value.span()) }),
+            None => {
+                // `"true"` and `"yes"` are what people write who come from YAML.
+                let meant = match value.get_ref().as_str().map(str::to_ascii_lowercase).as_deref() {
+                    Some("true" | "yes" | "on") => Some("true"),
+                    Some("false" | "no" | "off") => Some("false"),
+                    _ => None,
+                };
+                self.wrong_type(key, value, "true or false", &format!("{} = {}", key.get_ref(), meant.unwrap_or("true")));
+                if let (Some(meant), Some(error)) = (meant, self.diagnostics.last_mut()) {
+                    error.fix(meant);
+                }
+                None
+            }
+        }
+    }
+
+    pub(crate) fn table<'v, 'i>(&mut self, key: &Key<'_>, value: &'v Value<'i>) -> Option<&'v DeTable<'i>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            let message = format!("`{}` is a table", key.get_ref());
+            let label = format!("this is {}", article(value.get_ref().type_str()));
+            self.error(Code::WrongType, value.span(), message).label(label);
+        }
+        table
+    }
+
+    pub(crate) fn number(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<u64>> {
+        let number = value.get_ref().as_integer().filter(|number| number.radix() == 10).and_then(|number| number.as_str().parse().ok());
+        if number.is_none() {
+            self.wrong_type(key, value, "a whole number, not below 0", &format!("{} = 65536", key.get_ref()));
+        }
+        number.map(|value_| At { value: value_, place: self.place(value.span()) })
+    }
+
+    pub(crate) fn strings(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<At<String>>>> {
+        let Some(array) = value.get_ref().as_array() else {
+            let example = value.get_ref().as_str().unwrap_or("…");
+            self.wrong_type(key, value, "a list of text", &format!("{} = [\"{example}\"]", key.get_ref()));
+            return None;
+        };
+        let items = array.iter().filter_map(|item| self.string(key, item)).collect();
+        Some(At { value: items, place: self.place(value.span()) })
+    }
+
+    /// A value that is one of a few words.
+    pub(crate) fn word<T: Copy, const N: usize>(
+        &mut self,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        words: [(&'static str, T); N],
+    ) -> Option<At<T>> {
+        let text = self.string(key, value)?;
+        let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let names = words.map(|(word, _)| word);
+            let listed = list_words(&names);
+            let near = nearest(&text.value.to_lowercase().replace('_', "-"), names);
+            let error = self.error(
+                Code::InvalidValue,
+                value.span(),
+                format!("`{}` is {listed}, not \"{}\"", key.get_ref(), text.value.escape_debug()),
+            );
+            match near {
+                Some(near) => error.did_you_mean(&format!("\"{near}\"")),
+                None => error.help = Some(format!("write {listed}")),
+            }
+        }
+        found.map(|value_| At { value: value_, place: text.place })
+    }
+
+    pub(crate) fn mode(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Mode>> {
+        self.word(key, value, [("full", Mode::Full), ("limited", Mode::Limited)])
+    }
+
+    fn features(&mut self, value: &Value<'_>, doc: &mut LayerDoc) {
+        let Some((key, value)) = value.get_ref().as_table().and_then(|table| table.get_key_value("network_proxy")) else { return };
+        match value.get_ref() {
+            DeValue::Boolean(on) => doc.feature = Some(At { value: *on, place: self.place(value.span()) }),
+            DeValue::Table(table) => {
+                // `enabled` switches the feature, and what else the table has lies over the profile.
+                let mut overlay = self.network(table);
+                doc.feature = Some(overlay.enabled.take().unwrap_or(At { value: true, place: self.place(key.span()) }));
+                doc.overlay = Some(overlay);
+            }
+            _ => self.wrong_type(key, value, "true, false or a table", "network_proxy = true"),
+        }
+    }
+
+    fn permissions(&mut self, key: &Key<'_>, value: &Value<'_>, doc: &mut LayerDoc) {
+        let Some(profiles) = self.table(key, value) else { return };
+        for (name, value) in profiles {
+            if name.get_ref() == "network" && network::has_network_keys(value.get_ref()) {
+                self.network_without_profile(name, value, doc);
+                continue;
+            }
+            let Some(table) = self.table(name, value) else { continue };
+            let mut profile = ProfileDoc { place: self.place(name.span()), extends: None, network: None };
+            for (key, value) in table {
+                match key.get_ref().as_ref() {
+                    "network" => profile.network = self.table(key, value).map(|table| self.network(table)),
+                    "extends" => profile.extends = self.string(key, value),
+                    // Workspace roots and file system rules are read by other programs.
+                    other if strsim::damerau_levenshtein(other, "network") <= 2 => {
+                        self.warning(Code::UnknownKey, key.span(), format!("`{other}` is not read by this program"))
+                            .did_you_mean("network");
+                    }
+                    _ => {}
+                }
+            }
+            doc.profiles.insert(name.get_ref().to_string(), profile);
+        }
+    }
+
+    pub(crate) fn unknown_key(&mut self, key: &Key<'_>, of: &str, known: &[&'static str]) {
+        let name = key.get_ref();
+        let near = nearest_of(name, known);
+        let error = self.error(Code::UnknownKey, key.span(), format!("`{}` is not a key of {of}", name.escape_debug()));
+        error.label("unknown key");
+        if let Some(near) = near {
+            error.did_you_mean(near);
+        }
+    }
+
+    pub(crate) fn not_enforced(&mut self, key: &Key<'_>, value: &Value<'_>, why: &str) {
+        if is_on(value) {
+            self.error(Code::NotEnforced, key.span(), format!("`{}` cannot be enforced: {why}", key.get_ref()));
+        }
+    }
+}
+
+/// `"a", "b" or "c"`.
+fn list_words(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => format!("\"{only}\""),
+        [first @ .., last] => {
+            let first = first.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+            format!("{first} or \"{last}\"")
+        }
+    }
+}
+
+/// Whether a value asks for anything: `false` and what is empty do not.
+fn is_on(value: &Value<'_>) -> bool {
+    match value.get_ref() {
+        DeValue::Boolean(on) => *on,
+        DeValue::Array(array) => !array.is_empty(),
+        DeValue::Table(table) => table.values().any(is_on),
+        _ => true,
+    }
+}
+
+/// The known word that `text` may have meant.
+pub(crate) fn nearest<const N: usize>(text: &str, known: [&'static str; N]) -> Option<&'static str> {
+    nearest_of(text, &known)
+}
+
+pub(crate) fn nearest_of<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
+    let distance = |word: &&str| strsim::damerau_levenshtein(text, word);
+    known.iter().copied().min_by_key(distance).filter(|word| distance(word) <= (text.len() / 3).max(1))
+}
+
+fn article(kind: &str) -> String {
+    let vowel = kind.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {kind}", if vowel { "an" } else { "a" })
+}

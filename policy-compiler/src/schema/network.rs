@@ -1,0 +1,202 @@
+//! The keys of a network table.
+
+use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Value, nearest};
+use crate::diagnostic::Code;
+use policy_format::Access;
+use toml::de::{DeTable, DeValue};
+
+/// The keys of a network table, canonical ones first.
+const KEYS: [&str; 29] = [
+    "enabled",
+    "mode",
+    "proxy_url",
+    "socks_url",
+    "admin_url",
+    "enable_socks5",
+    "enable_socks5_udp",
+    "allow_upstream_proxy",
+    "allow_local_binding",
+    "dangerously_allow_non_loopback_proxy",
+    "dangerously_allow_non_loopback_admin",
+    "dangerously_allow_all_unix_sockets",
+    "credential_broker",
+    "dangerously_allow_plaintext_credential_injection",
+    "upstream",
+    "presets",
+    "domain_lists",
+    "domains",
+    "unix_sockets",
+    "mitm",
+    "limits",
+    "audit",
+    "clients",
+    "credentials",
+    "resolver",
+    "sni",
+    // Older ones.
+    "allowed_domains",
+    "denied_domains",
+    "allow_unix_sockets",
+];
+
+/// What this version does not enforce, and why.
+const NOT_ENFORCED: [(&str, &str); 6] = [
+    ("limits", "limits are not read by this version"),
+    ("audit", "audit settings are not read by this version"),
+    ("clients", "client settings are not read by this version"),
+    ("credentials", "the credential broker knows its built-in providers only"),
+    ("resolver", "names are resolved by the system's resolver"),
+    ("sni", "server names inside tunnels are not looked at by this version"),
+];
+
+fn is_key(name: &str) -> bool {
+    KEYS.contains(&name)
+}
+
+impl Reader<'_> {
+    pub(crate) fn network(&mut self, table: &DeTable<'_>) -> NetworkDoc {
+        let mut doc = NetworkDoc::default();
+        for (key, value) in table {
+            if !self.network_key(key, value, &mut doc) {
+                self.unknown_key(key, "a network table", &KEYS);
+            }
+        }
+        doc
+    }
+
+    /// Reads one key; `false` when it is none of a network table.
+    pub(super) fn network_key(&mut self, key: &Key<'_>, value: &Value<'_>, doc: &mut NetworkDoc) -> bool {
+        match key.get_ref().as_ref() {
+            "enabled" => doc.enabled = self.bool(key, value),
+            "mode" => doc.mode = self.mode(key, value),
+            "proxy_url" => doc.proxy_url = self.string(key, value),
+            "socks_url" => doc.socks_url = self.string(key, value),
+            "admin_url" => doc.admin_url = self.string(key, value),
+            "enable_socks5" => doc.enable_socks5 = self.bool(key, value),
+            "enable_socks5_udp" => doc.enable_socks5_udp = self.bool(key, value),
+            "allow_upstream_proxy" => doc.allow_upstream_proxy = self.bool(key, value),
+            "allow_local_binding" => doc.allow_local_binding = self.bool(key, value),
+            "dangerously_allow_non_loopback_proxy" => doc.dangerously_allow_non_loopback_proxy = self.bool(key, value),
+            "dangerously_allow_non_loopback_admin" => doc.dangerously_allow_non_loopback_admin = self.bool(key, value),
+            "dangerously_allow_all_unix_sockets" => doc.dangerously_allow_all_unix_sockets = self.bool(key, value),
+            "credential_broker" => doc.credential_broker = self.bool(key, value),
+            "dangerously_allow_plaintext_credential_injection" => {
+                doc.dangerously_allow_plaintext_credential_injection = self.bool(key, value);
+            }
+            "upstream" => doc.upstream = self.upstream(key, value),
+            "presets" => doc.presets = self.strings(key, value),
+            "domain_lists" => doc.domain_lists = self.domain_lists(key, value),
+            "domains" => doc.domains.extend(self.domains(key, value)),
+            "unix_sockets" => doc.unix_sockets.extend(self.unix_sockets(key, value)),
+            "mitm" => doc.mitm = self.mitm(key, value),
+            "allowed_domains" | "denied_domains" | "allow_unix_sockets" => self.older_list(key, value, doc),
+            name => match NOT_ENFORCED.iter().find(|(known, _)| *known == name) {
+                Some((_, why)) => self.not_enforced(key, value, why),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    /// `upstream = "http://proxy:8080"`, or a table with `url` and `no_proxy`.
+    fn upstream(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<UpstreamDoc> {
+        if value.get_ref().is_str() {
+            return Some(UpstreamDoc { url: self.string(key, value), no_proxy: None });
+        }
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a URL, or a table with `url` and `no_proxy`", "upstream = \"http://proxy.example.com:8080\"");
+            return None;
+        };
+        let mut doc = UpstreamDoc { url: None, no_proxy: None };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "url" => doc.url = self.string(key, value),
+                "no_proxy" => doc.no_proxy = self.strings(key, value),
+                _ => self.unknown_key(key, "`upstream`", &["url", "no_proxy"]),
+            }
+        }
+        Some(doc)
+    }
+
+    fn domain_lists(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<ListDoc>>> {
+        const EXAMPLE: &str = "domain_lists = [{ path = \"lists/ads.txt\", format = \"domains\", access = \"deny\" }]";
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "a list of tables", EXAMPLE);
+            return None;
+        };
+        let lists = array.iter().filter_map(|item| {
+            let Some(table) = item.get_ref().as_table() else {
+                self.wrong_type(key, item, "a list of tables", EXAMPLE);
+                return None;
+            };
+            let (mut path, mut format, mut access) = (None, None, None);
+            for (key, value) in table {
+                match key.get_ref().as_ref() {
+                    "path" => path = self.string(key, value),
+                    "format" => {
+                        let words = [("domains", "domains"), ("hosts", "hosts"), ("adblock", "adblock"), ("dnsmasq", "dnsmasq")];
+                        format = self.word(key, value, words).map(|at| At { value: at.value.to_owned(), place: at.place });
+                    }
+                    "access" => {
+                        access = self.word(key, value, [("allow", Access::Allow), ("deny", Access::Deny), ("read-only", Access::ReadOnly)])
+                    }
+                    _ => self.unknown_key(key, "a domain list", &["path", "format", "access"]),
+                }
+            }
+            for name in ["path", "format", "access"] {
+                if !table.contains_key(name) {
+                    let error = self.error(Code::MissingKey, item.span(), format!("a domain list needs `{name}`"));
+                    error.help = Some(format!("write `{EXAMPLE}`"));
+                }
+            }
+            Some(ListDoc { path: path?, format: format?, access: access?.value })
+        });
+        let lists = lists.collect();
+        Some(At { value: lists, place: self.place(value.span()) })
+    }
+
+    pub(crate) fn unix_sockets(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<SocketEntry> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table of paths", &format!("{} = {{ \"/run/example.sock\" = \"allow\" }}", key.get_ref()));
+            return Vec::new();
+        };
+        let mut entries: Vec<SocketEntry> = table
+            .iter()
+            .filter_map(|(path, value)| {
+                let allow = match value.get_ref().as_str() {
+                    Some("allow") => Some(true),
+                    Some("deny") => Some(false),
+                    Some("none") => None,
+                    other => {
+                        let near = other.and_then(|other| nearest(other, ["allow", "deny", "none"]));
+                        let error = self.error(Code::InvalidValue, value.span(), "a unix socket is \"allow\", \"deny\" or \"none\"");
+                        if let Some(near) = near {
+                            error.did_you_mean(&format!("\"{near}\""));
+                        }
+                        return None;
+                    }
+                };
+                self.socket(path.get_ref(), path.span(), allow)
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.place.span.start);
+        entries
+    }
+
+    /// An absolute path without steps up: what is written is what is opened.
+    pub(crate) fn socket(&mut self, path: &str, span: std::ops::Range<usize>, allow: Option<bool>) -> Option<SocketEntry> {
+        let steps_up = path.split('/').any(|part| part == "..");
+        if !path.starts_with('/') || steps_up || path.contains(['\0', '*', '?']) || path.len() > 4096 {
+            let error =
+                self.error(Code::InvalidValue, span, format!("`{}` is not the absolute path of a unix socket", path.escape_debug()));
+            error.help = Some("write it from the root, without `..` and wildcards, such as \"/run/example.sock\"".into());
+            return None;
+        }
+        Some(SocketEntry { path: path.to_owned(), place: self.place(span), allow })
+    }
+}
+
+/// Whether a table is of ours: used to tell `[permissions.network]` from a profile that is called so.
+pub(super) fn has_network_keys(value: &DeValue<'_>) -> bool {
+    value.as_table().is_some_and(|table| table.keys().any(|key| is_key(key.get_ref())))
+}
