@@ -3,6 +3,8 @@
 #![expect(clippy::print_stderr, reason = "the binary's messages go to standard error")]
 
 pub(crate) mod compile;
+#[allow(dead_code, reason = "for the reading of domain lists, which no command does yet")]
+pub(crate) mod progress;
 
 use policy_compiler::source::Places;
 use std::fmt::Display;
