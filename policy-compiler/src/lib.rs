@@ -6,6 +6,7 @@
 pub mod check;
 pub mod diagnostic;
 pub mod emit;
+pub mod lists;
 pub mod merge;
 pub mod policy;
 pub mod presets;

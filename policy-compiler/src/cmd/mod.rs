@@ -4,6 +4,8 @@
 
 pub(crate) mod check;
 pub(crate) mod compile;
+#[allow(dead_code, reason = "for the reading of domain lists, which no command does yet")]
+pub(crate) mod progress;
 
 use policy_compiler::source::Places;
 use policy_compiler::source::{Role, SourceFile};
