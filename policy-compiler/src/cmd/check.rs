@@ -1,9 +1,9 @@
 //! `netpolicy check`: compiles without writing anything.
 
-use super::{color, fail, places, print, say};
+use super::{color, compile, fail, places, print, say};
 use crate::cli::{Check, Format};
 use policy_compiler::source::LayerFiles;
-use policy_compiler::{Options, compile, diagnostic};
+use policy_compiler::{Options, diagnostic};
 use policy_format::Blob;
 use std::process::ExitCode;
 

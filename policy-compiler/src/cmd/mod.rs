@@ -4,11 +4,13 @@
 
 pub(crate) mod check;
 pub(crate) mod compile;
-#[allow(dead_code, reason = "for the reading of domain lists, which no command does yet")]
 pub(crate) mod progress;
 
+use policy_compiler::check::ListSummary;
+use policy_compiler::diagnostic::Failure;
 use policy_compiler::source::Places;
 use policy_compiler::source::{Role, SourceFile};
+use policy_compiler::{Compiled, Options};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -25,6 +27,24 @@ pub(crate) fn print(line: impl Display) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// Compiles, with a progress bar for long domain lists.
+pub(crate) fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
+    let mut bar = progress::ProgressBar::stderr();
+    policy_compiler::compile_showing(sources, options, &mut |path, progress| bar.update(path, progress))
+}
+
+/// A domain list in one line.
+pub(crate) fn describe_list(list: &ListSummary) -> String {
+    let report = &list.report;
+    let mut line = format!("{} list {}: {} entries", list.access, list.path.display(), report.entries);
+    for (count, what) in [(report.ignored, "ignored"), (report.bad_count, "bad")] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    line
 }
 
 /// A source in one line: layer, role, place.

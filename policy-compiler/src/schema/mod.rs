@@ -9,6 +9,7 @@ mod network;
 mod older;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
 use std::collections::BTreeMap;
@@ -136,7 +137,7 @@ pub struct ListDoc {
     /// The file, as it was written.
     pub path: At<String>,
     /// How the file is written.
-    pub format: At<String>,
+    pub format: ListFormat,
     /// What its entries do.
     pub access: Access,
 }
