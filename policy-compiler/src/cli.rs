@@ -13,9 +13,16 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the arguments are looked at")]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
+    /// Print the JSON Schema of the TOML, for editors
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +45,35 @@ pub(crate) struct Compile {
     /// Print what was made as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The schema of requirements.toml, instead of config.toml
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// The schema of policy.test.toml, instead of config.toml
+    #[arg(long, conflicts_with = "requirements")]
+    pub(crate) test: bool,
+
+    /// For uniformity: the schema is JSON anyway
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write netpolicy.1 and a page for each command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

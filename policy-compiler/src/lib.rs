@@ -6,6 +6,9 @@
 pub mod check;
 pub mod diagnostic;
 pub mod emit;
+#[cfg(feature = "cli")]
+pub mod json_schema;
+pub mod keys;
 pub mod merge;
 pub mod policy;
 pub mod presets;

@@ -3,10 +3,13 @@
 #![expect(clippy::print_stderr, reason = "the binary's messages go to standard error")]
 
 pub(crate) mod compile;
+pub(crate) mod completions;
+pub(crate) mod man;
+pub(crate) mod schema;
 
 use policy_compiler::source::Places;
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +21,21 @@ pub(crate) fn fail(message: impl Display) -> ExitCode {
 
 pub(crate) fn say(message: impl Display) {
     eprintln!("{message}");
+}
+
+/// Prints what was asked for on standard output.
+pub(crate) fn print(text: impl Display) -> ExitCode {
+    print_bytes(text.to_string().as_bytes())
+}
+
+pub(crate) fn print_bytes(bytes: &[u8]) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough: `netpolicy schema | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
 }
 
 /// Whether standard error may be coloured (<https://no-color.org>).
