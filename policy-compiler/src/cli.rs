@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
+    /// Look at a project, and write a first policy and a test of it
+    Init(Init),
     /// Print the JSON Schema of the TOML, for editors
     Schema(Schema),
     /// Print a completion script for a shell
@@ -43,6 +45,29 @@ pub(crate) struct Compile {
     pub(crate) strict: bool,
 
     /// Print what was made as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder of the project [default: the repository's root, else the working directory]
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+
+    /// Where to write the policy; the test goes beside it [default: .codex/config.toml in DIR]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the files on standard output, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print what was seen and made as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod compile;
 pub(crate) mod completions;
+pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod schema;
 
