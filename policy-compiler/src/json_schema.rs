@@ -89,7 +89,7 @@ fn domains(definitions: &mut Map<String, Value>) -> Value {
     let everything = "Every host. It cannot be denied: what no rule allows is denied anyway.";
     json!({
         "type": "object",
-        "propertyNames": { "pattern": keys::PATTERN, "maxLength": 300, "not": { "enum": keys::EVERYTHING } },
+        "propertyNames": { "pattern": keys::PATTERN, "not": { "enum": keys::EVERYTHING } },
         "properties": { "*": { "description": everything, "anyOf": [{ "enum": not_denied }, rule.clone()] } },
         "additionalProperties": { "anyOf": [{ "enum": keys::ACCESS }, rule] },
     })
@@ -120,6 +120,29 @@ fn merge(into: &mut Value, from: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An editor must not underline what compiles.
+    #[test]
+    fn what_compiles_as_a_pattern_passes() {
+        let names = &domains(&mut Map::new())["propertyNames"];
+        for text in [
+            "*",
+            "*.example.com",
+            "**.example.com:8443",
+            "region*.example.com",
+            "{a,b}.example.com",
+            "[ab]?.example.com",
+            " Example.COM. ",
+            "10.0.0.0/8",
+            "[2001:db8::1]:443",
+            "2001:db8::/32",
+            "bücher.example",
+            "localhost:3000",
+        ] {
+            assert!(policy_format::Pattern::parse(text).is_ok(), "{text}");
+            assert!(jsonschema::is_valid(names, &text.into()), "{text}");
+        }
+    }
 
     #[test]
     fn every_default_and_example_is_what_its_key_accepts() {

@@ -134,7 +134,7 @@ pub const REASONS: &[&str] = &[
 /// The layers, strongest first.
 pub const LAYERS: &[&str] = &["mdm", "managed", "cli", "user", "project"];
 /// A pattern of hosts, as far as a cheap expression can tell: no spaces inside, no scheme, no path, no user.
-pub const PATTERN: &str = r"^\s*[^\s/@\\]+(/[0-9]{1,3})?\s*$";
+pub const PATTERN: &str = r"^\s*[^\s/@]+(/[0-9]{1,3})?\s*$";
 /// Spellings of "everything" that are refused; `*` is the one that is meant.
 pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"];
 
@@ -204,7 +204,7 @@ pub static NETWORK: Table = Table::closed(
         Key::new("proxy_url", URL, "Where the HTTP proxy listens.").default("\"http://127.0.0.1:3128\""),
         Key::new("enable_socks5", Kind::Bool, "Whether there is a SOCKS5 proxy.").default("true"),
         Key::new("socks_url", URL, "Where the SOCKS5 proxy listens.").default("\"http://127.0.0.1:8081\""),
-        Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams."),
+        Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams.").default("false"),
         Key::new("admin_url", URL, "Where the admin API listens.").default("\"http://127.0.0.1:8080\""),
         Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy."),
         Key::new(
@@ -501,6 +501,13 @@ mod tests {
             tables().values().flat_map(|table| table.keys).filter(|key| key.instead.is_some()).map(|key| key.name).collect();
         for name in ["network_proxy", "network", "allowed_domains", "denied_domains", "allow_unix_sockets", "no_proxy", "policy"] {
             assert!(older.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_everything_are_refused_by_the_compiler_too() {
+        for text in EVERYTHING {
+            assert!(policy_format::Pattern::parse(text).is_err(), "{text}");
         }
     }
 
