@@ -344,6 +344,14 @@ fn each_file_says_this() {
     }
 }
 
+#[test]
+fn all_of_it_together_holds_in_the_test() {
+    let file = |(path, text, _): &(&str, &str, _)| File { path: (*path).to_owned(), content: Content::Text((*text).to_owned()) };
+    let proposal = propose(&Folder { files: FILES.iter().map(file).collect(), cut: false }, NAMES);
+    assert_eq!(proposal.presets.len(), 13, "{:?}", proposal.presets);
+    assert!(hold(&proposal) > proposal.presets.len(), "{}", proposal.tests);
+}
+
 /// A file that ends anywhere, or is another kind of file, gives a policy that is TOML, and no panic.
 #[test]
 fn broken_files_do_no_harm() {

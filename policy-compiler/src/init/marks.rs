@@ -168,9 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn every_preset_has_its_place() {
+    fn every_preset_has_its_place_and_is_built_in() {
         let named = MARKS.iter().filter_map(|mark| mark.preset).chain(SOURCE_HOSTS.map(|(_, preset)| preset));
         let known = BTreeSet::from(PRESET_ORDER);
         assert!(named.clone().all(|name| known.contains(name)));
+        let missing: Vec<_> = PRESET_ORDER.into_iter().filter(|name| crate::presets::find(name).is_none()).collect();
+        assert!(missing.is_empty(), "not built in: {missing:?}");
     }
 }
