@@ -13,11 +13,20 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the arguments are looked at")]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
     /// Compile without writing anything: says what is wrong, for people, editors and pipelines
     Check(Check),
+    /// Look at a project, and write a first policy and a test of it
+    Init(Init),
+    /// Print the JSON Schema of the TOML, for editors
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +79,58 @@ pub(crate) enum Format {
     Text,
     Json,
     Sarif,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder of the project [default: the repository's root, else the working directory]
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+
+    /// Where to write the policy; the test goes beside it [default: .codex/config.toml in DIR]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the files on standard output, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print what was seen and made as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The schema of requirements.toml, instead of config.toml
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// The schema of policy.test.toml, instead of config.toml
+    #[arg(long, conflicts_with = "requirements")]
+    pub(crate) test: bool,
+
+    /// For uniformity: the schema is JSON anyway
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write netpolicy.1 and a page for each command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -6,6 +6,11 @@
 pub mod check;
 pub mod diagnostic;
 pub mod emit;
+#[cfg(feature = "cli")]
+pub mod init;
+#[cfg(feature = "cli")]
+pub mod json_schema;
+pub mod keys;
 pub mod lists;
 pub mod merge;
 pub mod policy;

@@ -1,6 +1,6 @@
 //! `netpolicy compile`.
 
-use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print, say};
+use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print_line, say};
 use crate::cli::Compile;
 use policy_compiler::source::LayerFiles;
 use policy_compiler::{Compiled, Options, diagnostic, emit};
@@ -29,7 +29,8 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         Err(failure) => {
             if arguments.json {
                 let said = serde_json::json!({ "diagnostics": diagnostic::to_json(&failure.sources, &failure.diagnostics) });
-                return print(said).map_or_else(fail, |()| ExitCode::from(2));
+                print_line(said);
+                return ExitCode::from(2);
             }
             say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
             return ExitCode::from(2);
@@ -93,8 +94,5 @@ fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCod
         "lists": compiled.lists.iter().map(describe_list).collect::<Vec<_>>(),
         "diagnostics": diagnostic::to_json(&compiled.sources, &compiled.diagnostics),
     });
-    match print(summary) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-    }
+    print_line(summary)
 }
