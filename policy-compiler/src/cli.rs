@@ -16,6 +16,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
+
+    /// Rewrite older spellings in the form that this version documents
+    Migrate(Migrate),
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +39,33 @@ pub(crate) struct Compile {
     pub(crate) strict: bool,
 
     /// Print what was made as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The file to rewrite. Comments, order and everything outside the network policy stay as they are
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// Show what would change as a diff, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Where to write instead of FILE; `-` is standard output
+    #[arg(short, long, value_name = "OUT", conflicts_with = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Permission profile for what has none [default: `default_permissions`, else workspace]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// FILE is a requirements file; one with `[experimental_network]` is taken for one anyway
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// Print what was done as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -7,6 +7,8 @@ pub mod check;
 pub mod diagnostic;
 pub mod emit;
 pub mod merge;
+#[cfg(feature = "migrate")]
+pub mod migrate;
 pub mod policy;
 pub mod presets;
 pub mod requirements;

@@ -493,7 +493,7 @@ impl Reader<'_> {
     }
 }
 
-fn is_network_key(name: &str) -> bool {
+pub(crate) fn is_network_key(name: &str) -> bool {
     NETWORK_KEYS.iter().any(|(known, _)| *known == name)
 }
 
