@@ -17,7 +17,7 @@ pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
 
-    /// Rewrite older spellings in the form that this version documents
+    /// Rewrite older spellings in the form that this version documents, or another tool's lists as a policy
     Migrate(Migrate),
 }
 
@@ -48,6 +48,14 @@ pub(crate) struct Migrate {
     /// The file to rewrite. Comments, order and everything outside the network policy stay as they are
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+
+    /// FILE is of another tool: its lists are written as a policy, to standard output without `-o`
+    #[arg(long, value_name = "TOOL", value_parser = ["srt", "smokescreen", "squid", "claude-settings"], conflicts_with_all = ["dry_run", "requirements"])]
+    pub(crate) from: Option<String>,
+
+    /// The service whose rule is taken, with `--from smokescreen` [default: the file's `default`]
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub(crate) service: Option<String>,
 
     /// Show what would change as a diff, and write nothing
     #[arg(long)]

@@ -28,7 +28,7 @@ pub fn write(path: &Path, blob: &[u8]) -> io::Result<()> {
     replace(path, blob, false)
 }
 
-/// Like [`write`], for a file that people wrote: it keeps its permissions, for it may hold secrets.
+/// Like [`write()`], for a file that people wrote: it keeps its permissions, for it may hold secrets.
 ///
 /// # Errors
 /// Whatever the file system says.

@@ -61,6 +61,22 @@ fn migrating_twice_changes_nothing() {
 }
 
 #[test]
+fn files_with_a_line_missing_are_migrated_too() {
+    let mut migrations = 0;
+    for (name, text) in cases() {
+        for missing in 0..text.lines().count() {
+            let rest: String = text.lines().enumerate().filter(|(at, _)| *at != missing).flat_map(|(_, line)| [line, "\n"]).collect();
+            let Ok(once) = migrate(&rest, Options::default()) else { continue };
+            let twice =
+                migrate(&once.text, Options::default()).unwrap_or_else(|error| panic!("{name} without {missing}: {error}\n{}", once.text));
+            assert!(!twice.changed, "{name} without {missing}:\n{}\n{}", once.text, twice.text);
+            migrations += 1;
+        }
+    }
+    assert!(migrations > 100, "{migrations}");
+}
+
+#[test]
 fn every_line_of_comment_is_still_there() {
     for (name, text) in cases() {
         let migration = migrated(&text);

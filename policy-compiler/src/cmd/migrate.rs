@@ -3,10 +3,11 @@
 use super::{fail, say};
 use crate::cli::Migrate;
 use policy_compiler::emit;
+use policy_compiler::migrate::from::{self, Tool, convert};
 use policy_compiler::migrate::{MAX_INPUT, Note, Options, diff, migrate};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Migrate) -> ExitCode {
@@ -15,7 +16,52 @@ pub(crate) fn run(arguments: Migrate) -> ExitCode {
         Ok(text) => text,
         Err(error) => return fail(format_args!("cannot read `{shown}`: {error}")),
     };
-    older(&arguments, &shown, &text)
+    match arguments.from.as_deref().and_then(|name| Tool::ALL.into_iter().find(|tool| tool.as_str() == name)) {
+        Some(tool) => other_tool(tool, &arguments, &shown, &text),
+        None => older(&arguments, &shown, &text),
+    }
+}
+
+fn other_tool(tool: Tool, arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
+    if arguments.service.is_some() && tool != Tool::Smokescreen {
+        return fail("`--service` goes with `--from smokescreen`");
+    }
+    let folder = arguments.file.parent().unwrap_or(Path::new(""));
+    let label = arguments.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let options = from::Options {
+        profile: arguments.profile.as_deref(),
+        service: arguments.service.as_deref(),
+        label: &label,
+        // A pipe that the input names would be waited for without end.
+        read: &|path| match folder.join(path) {
+            path if path.is_dir() || (path.exists() && !path.is_file()) => Err(std::io::Error::other("it is no regular file")),
+            path => read(&path),
+        },
+    };
+    let converted = match convert(tool, text, options) {
+        Ok(converted) => converted,
+        Err(error) => return fail(format_args!("{shown}:{}: {}", error.line, error.message)),
+    };
+    for warning in &converted.warnings {
+        say(format_args!("warning: {shown}:{}: {}", warning.line, warning.message));
+    }
+    let file = arguments.output.as_deref().filter(|output| *output != Path::new("-"));
+    if let Some(file) = file {
+        if let Err(error) = emit::rewrite(file, converted.text.as_bytes()) {
+            return fail(format_args!("cannot write `{}`: {error}", file.display()));
+        }
+        say(format_args!("wrote {}", file.display()));
+    }
+    if arguments.json {
+        let summary = serde_json::json!({
+            "file": shown,
+            "written": file.map(|file| file.display().to_string()),
+            "warnings": notes(&converted.warnings),
+            "policy": file.is_none().then_some(&converted.text),
+        });
+        return print(&format!("{summary}\n"));
+    }
+    print(if file.is_none() { &converted.text } else { "" })
 }
 
 fn older(arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
@@ -66,7 +112,7 @@ fn notes(notes: &[Note]) -> Vec<serde_json::Value> {
     notes.iter().map(|note| serde_json::json!({ "line": note.line, "message": note.message })).collect()
 }
 
-fn read(path: &PathBuf) -> std::io::Result<String> {
+fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let limit = MAX_INPUT as u64;
     if File::open(path)?.take(limit + 1).read_to_string(&mut text)? as u64 > limit {

@@ -1,4 +1,4 @@
-//! Older spellings to the canonical form, with everything else of the file left as it stands.
+//! Older spellings to the canonical form, with everything else of the file left as it stands; and other tools' lists to a policy ([`from`]).
 //!
 //! What is rewritten:
 //!
@@ -13,6 +13,7 @@
 //!
 //! Comments move along with what they stand at, and a second run finds nothing to do.
 
+pub mod from;
 mod layout;
 mod lists;
 
