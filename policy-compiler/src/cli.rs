@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Compile(Compile),
     /// Compile without writing anything: says what is wrong, for people, editors and pipelines
     Check(Check),
+    /// Rewrite older spellings in the form that this version documents, or another tool's lists as a policy
+    Migrate(Migrate),
     /// Look at a project, and write a first policy and a test of it
     Init(Init),
     /// Print the JSON Schema of the TOML, for editors
@@ -131,6 +133,41 @@ pub(crate) struct Man {
     /// Write netpolicy.1 and a page for each command into this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) output_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The file to rewrite. Comments, order and everything outside the network policy stay as they are
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// FILE is of another tool: its lists are written as a policy, to standard output without `-o`
+    #[arg(long, value_name = "TOOL", value_parser = ["srt", "smokescreen", "squid", "claude-settings"], conflicts_with_all = ["dry_run", "requirements"])]
+    pub(crate) from: Option<String>,
+
+    /// The service whose rule is taken, with `--from smokescreen` [default: the file's `default`]
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub(crate) service: Option<String>,
+
+    /// Show what would change as a diff, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Where to write instead of FILE; `-` is standard output
+    #[arg(short, long, value_name = "OUT", conflicts_with = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Permission profile for what has none [default: `default_permissions`, else workspace]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// FILE is a requirements file; one with `[experimental_network]` is taken for one anyway
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// Print what was done as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

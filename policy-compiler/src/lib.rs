@@ -13,6 +13,8 @@ pub mod json_schema;
 pub mod keys;
 pub mod lists;
 pub mod merge;
+#[cfg(feature = "migrate")]
+pub mod migrate;
 pub mod policy;
 pub mod presets;
 pub mod requirements;

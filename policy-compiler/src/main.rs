@@ -14,5 +14,6 @@ fn main() -> ExitCode {
         cli::Command::Schema(arguments) => cmd::schema::run(arguments),
         cli::Command::Completions(arguments) => cmd::completions::run(arguments),
         cli::Command::Man(arguments) => cmd::man::run(arguments),
+        cli::Command::Migrate(arguments) => cmd::migrate::run(arguments),
     }
 }
