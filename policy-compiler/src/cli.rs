@@ -17,9 +17,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
-    /// Compile without writing anything: says what is wrong, for people, editors and pipelines
+    /// Say what is wrong with the layers, and write nothing
     Check(Check),
-    /// Rewrite older spellings in the form that this version documents, or another tool's lists as a policy
+    /// Rewrite older spellings, or another tool's lists, as this version documents them
     Migrate(Migrate),
     /// Look at a project, and write a first policy and a test of it
     Init(Init),

@@ -105,15 +105,6 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
                 return Network::Direct;
             }
             match feature.as_ref().filter(|feature| !feature.value) {
-                Some(feature) if feature.place == enabled.place => {
-                    let message = "`features.network_proxy` is not on: clients connect directly, and no rule has an effect".to_owned();
-                    diagnostics.push(
-                        off(message, enabled.place.clone())
-                            .with_label("the network is on")
-                            .with_help("add `network_proxy = true` under `[features]`"),
-                    );
-                    Network::Direct
-                }
                 Some(feature) => {
                     let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();
                     let warning = off(message, feature.place.clone()).with_label("the switch");
