@@ -6,7 +6,7 @@ use crate::policy::Policy;
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest};
 use crate::source::{Lines, SourceFile};
-use policy_format::{Access, Layer, Listeners, Meta, Mode, Network, RuleInput, Source};
+use policy_format::{Layer, Listeners, Meta, Mode, Network, RuleInput, Source};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -161,13 +161,13 @@ fn rules(
             diagnostics.push(Diagnostic::error(format!("there is no preset `{}`", name.value), name.place.clone(), "").help(help));
             continue;
         };
-        let fresh = preset.patterns().filter(|(_, pattern)| !said.contains(&pattern.to_string()));
-        rules.extend(fresh.map(|(line, pattern)| RuleInput {
-            hosts: pattern.hosts,
+        let fresh = preset.patterns().filter(|entry| !said.contains(&entry.pattern.to_string()));
+        rules.extend(fresh.map(|entry| RuleInput {
+            hosts: entry.pattern.hosts,
             ports: Vec::new(),
-            access: Access::Allow,
+            access: preset.access(),
             source: Source { layer, label: format!("preset {}", preset.name) },
-            line,
+            line: entry.line,
         }));
     }
     rules
