@@ -1,13 +1,13 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Place, Severity};
 use crate::merge::Merged;
 use crate::policy::Policy;
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest};
 use crate::source::{Lines, SourceFile};
-use policy_format::{Layer, Listeners, Meta, Mode, Network, RuleInput, Source};
-use std::collections::HashSet;
+use policy_format::{Access, Layer, Listeners, Meta, Mode, Network, RuleInput, Source};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Makes a policy; `None` when an error was reported.
@@ -139,7 +139,8 @@ fn rules(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<RuleInput> {
     let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
-    let said: HashSet<String> = network.domains.iter().map(|entry| entry.pattern.to_string()).collect();
+    let layer_of = |place: &Place| sources.get(place.source.0).map_or(Layer::Project, |source| source.layer);
+    let said: HashMap<String, Layer> = network.domains.iter().map(|entry| (entry.pattern.to_string(), layer_of(&entry.place))).collect();
     for entry in network.domains.iter().chain(&demanded) {
         let Some(access) = entry.access else { continue };
         let Some(source) = sources.get(entry.place.source.0) else { continue };
@@ -152,7 +153,7 @@ fn rules(
         });
     }
     for name in network.presets.iter().flat_map(|presets| &presets.value) {
-        let layer = sources.get(name.place.source.0).map_or(Layer::Project, |source| source.layer);
+        let layer = layer_of(&name.place);
         let Some(preset) = presets::find(&name.value) else {
             let help = nearest(&name.value, PRESETS.map(|preset| preset.name)).map_or_else(
                 || format!("these are there: {}", PRESETS.map(|preset| format!("`{}`", preset.name)).join(", ")),
@@ -161,7 +162,9 @@ fn rules(
             diagnostics.push(Diagnostic::error(format!("there is no preset `{}`", name.value), name.place.clone(), "").help(help));
             continue;
         };
-        let fresh = preset.patterns().filter(|entry| !said.contains(&entry.pattern.to_string()));
+        // A weaker layer does not take back what a stronger one denies.
+        let stands = |said: &Layer| preset.access() == Access::Deny && *said > layer;
+        let fresh = preset.patterns().filter(|entry| said.get(&entry.pattern.to_string()).is_none_or(stands));
         rules.extend(fresh.map(|entry| RuleInput {
             hosts: entry.pattern.hosts,
             ports: Vec::new(),

@@ -15,7 +15,33 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
-    Compile(Compile),
+    Compile(Box<Compile>),
+    /// List the built-in domain sets, show one, or find those that cover a host
+    Presets(Presets),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Presets {
+    #[command(subcommand)]
+    pub(crate) question: Option<PresetsQuestion>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PresetsQuestion {
+    /// Print a preset's patterns by group, with its source and date
+    Show {
+        /// Such as `common-dependencies`
+        name: String,
+    },
+    /// Print each preset and pattern that covers a host; exit with 1 when none does. `all`, which covers every host, is left out
+    Which {
+        /// A name or an address
+        host: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
-        cli::Command::Compile(arguments) => cmd::compile::run(arguments),
+        cli::Command::Compile(arguments) => cmd::compile::run(*arguments),
+        cli::Command::Presets(arguments) => cmd::presets::run(arguments),
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::diagnostic::{Diagnostic, Place};
 use crate::merge::Merged;
+use crate::presets;
 use crate::schema::{At, DomainEntry, NetworkDoc, Reader};
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, Layer, Mode};
@@ -189,10 +190,17 @@ impl Constrain<'_> {
         let (kept, dropped): (Vec<_>, Vec<_>) =
             std::mem::take(&mut network.domains).into_iter().partition(|entry| entry.access == Some(Access::Deny) || !weaker(&entry.place));
         network.domains = kept;
-        let presets = network.presets.take_if(|presets| weaker(&presets.place));
-        let ignored = dropped.into_iter().map(|entry| (format!("`{}` is ignored", entry.pattern), entry.place));
-        let presets = presets.filter(|presets| !presets.value.is_empty()).map(|presets| ("`presets` is ignored".to_owned(), presets.place));
-        for (message, place) in ignored.chain(presets) {
+        let mut ignored: Vec<_> = dropped.into_iter().map(|entry| (format!("`{}` is ignored", entry.pattern), entry.place)).collect();
+        if let Some(presets) = network.presets.as_mut().filter(|presets| weaker(&presets.place)) {
+            let denies = |name: &At<String>| presets::find(&name.value).is_some_and(|preset| preset.access() == Access::Deny);
+            let named = presets.value.len();
+            presets.value.retain(denies);
+            if presets.value.len() < named {
+                let what = if presets.value.is_empty() { "`presets` is ignored" } else { "`presets` is ignored, but for those that deny" };
+                ignored.push((what.to_owned(), presets.place.clone()));
+            }
+        }
+        for (message, place) in ignored {
             let message = format!("{message}: only the {layer} layer may allow domains");
             self.diagnostics.push(Diagnostic::warning(message, place, "").and(only.place.clone(), "required here"));
         }
