@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Rewrite older spellings, or another tool's lists, as this version documents them
     Migrate(Migrate),
+    /// List the built-in domain sets, show one, or find those that cover a host
+    Presets(Presets),
     /// Look at a project, and write a first policy and a test of it
     Init(Init),
     /// Print the JSON Schema of the TOML, for editors
@@ -168,6 +170,30 @@ pub(crate) struct Migrate {
     /// Print what was done as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Presets {
+    #[command(subcommand)]
+    pub(crate) question: Option<PresetsQuestion>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PresetsQuestion {
+    /// Print a preset's patterns by group, with its source and date
+    Show {
+        /// Such as `common-dependencies`
+        name: String,
+    },
+    /// Print each preset and pattern that covers a host; exit with 1 when none does. `all`, which covers every host, is left out
+    Which {
+        /// A name or an address
+        host: String,
+    },
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -11,6 +11,7 @@ pub use scan::{Content, File, Folder, Limits, repository, scan};
 
 use crate::presets;
 use crate::source::quote;
+use crate::suffix::wider_than_public_suffix;
 use detect::{Find, Finds, Says};
 use marks::{PRESET_ORDER, SOURCE_HOSTS};
 use policy_format::net::{is_metadata_address, is_metadata_name};
@@ -168,7 +169,7 @@ fn look_at(file: &File, sightings: &mut Vec<Sighting>, wanted: &mut Vec<(usize, 
             Says::Host(host) => (host, Access::Allow),
             Says::Rule(pattern, access) => (pattern, access),
         };
-        match acceptable(&text) {
+        match acceptable(&text, access != Access::Deny) {
             Ok(pattern) => {
                 let at = see(line, what, Outcome::Nothing(""));
                 wanted.push((at, pattern, access));
@@ -187,10 +188,11 @@ fn look_at(file: &File, sightings: &mut Vec<Sighting>, wanted: &mut Vec<(usize, 
 }
 
 /// The pattern, unless it says more than a project's file should say for its user.
-fn acceptable(text: &str) -> Result<Pattern, &'static str> {
+fn acceptable(text: &str, allows: bool) -> Result<Pattern, &'static str> {
     let pattern = Pattern::parse(text).map_err(|_| "it is not a host or a pattern of hosts")?;
     match &pattern.hosts {
         Hosts::Any => Err("it says every host, which is not taken over"),
+        hosts if allows && wider_than_public_suffix(hosts).is_some() => Err("anybody can get a name under it, so it is not taken over"),
         Hosts::Exact(_) if is_metadata_name(host_of(&pattern).as_deref().unwrap_or_default()) => {
             Err("cloud metadata services are not taken over")
         }
@@ -243,7 +245,7 @@ fn asked_presets(sightings: &[Sighting]) -> Vec<(&'static str, Vec<String>)> {
 /// One rule a pattern: a deny is stronger than an allow, and what a preset or a wider rule says needs no rule of its own.
 fn settle(wanted: Vec<(usize, Pattern, Access)>, presets: &[(&'static str, Vec<String>)], sightings: &mut [Sighting]) -> Vec<Rule> {
     let preset_with = |pattern: &Pattern| {
-        let has = |name: &str| presets::find(name).is_some_and(|preset| preset.patterns().any(|(_, wide)| covers(&wide, pattern)));
+        let has = |name: &str| presets::find(name).is_some_and(|preset| preset.patterns().any(|wide| covers(&wide.pattern, pattern)));
         presets.iter().map(|(name, _)| *name).find(|name| has(name))
     };
     let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
@@ -318,7 +320,7 @@ fn render_tests(presets: &[(&'static str, Vec<String>)], rules: &[Rule], names: 
     let is_denied = |pattern: &Pattern| denied.iter().any(|rule| covers(&rule.pattern, pattern));
     for (name, _) in presets {
         // The first host of the preset that nothing denies.
-        let hosts = presets::find(name).into_iter().flat_map(presets::Preset::patterns).filter_map(|(_, pattern)| host_of(&pattern));
+        let hosts = presets::find(name).into_iter().flat_map(presets::Preset::patterns).filter_map(|entry| host_of(&entry.pattern));
         let mut open = hosts.filter(|host| Pattern::parse(host).is_ok_and(|pattern| !is_denied(&pattern)));
         if let Some(host) = open.next() {
             case(&mut text, &format!("the preset {name} can be reached"), &[format!("GET https://{host}/")], "allow", None);

@@ -20,6 +20,7 @@ pub mod presets;
 pub mod requirements;
 pub mod schema;
 pub mod source;
+pub mod suffix;
 
 pub use policy_format::Layer;
 

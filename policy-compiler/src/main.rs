@@ -15,5 +15,6 @@ fn main() -> ExitCode {
         cli::Command::Completions(arguments) => cmd::completions::run(arguments),
         cli::Command::Man(arguments) => cmd::man::run(arguments),
         cli::Command::Migrate(arguments) => cmd::migrate::run(arguments),
+        cli::Command::Presets(arguments) => cmd::presets::run(arguments),
     }
 }

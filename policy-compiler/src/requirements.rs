@@ -446,7 +446,7 @@ impl Constrain<'_> {
             ignored.extend(dropped.into_iter().map(|list| (format!("the list `{}` is ignored", list.path.value), list.path.place)));
         }
         if let Some(presets) = &mut network.presets {
-            let stays = |name: &At<String>| stays(crate::presets::find(&name.value).map(|preset| preset.access), &name.place);
+            let stays = |name: &At<String>| stays(crate::presets::find(&name.value).map(|preset| preset.access()), &name.place);
             let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut presets.value).into_iter().partition(stays);
             presets.value = kept;
             ignored.extend(dropped.into_iter().map(|name| (format!("the preset `{}` is ignored", name.value), name.place)));

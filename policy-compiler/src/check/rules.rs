@@ -5,6 +5,7 @@ use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
+use crate::suffix::{self, Width};
 use policy_format::{Access, Hosts, Layer, MAX_NAME, Name, PortRange, RuleInput, Source};
 use std::collections::HashMap;
 
@@ -42,6 +43,7 @@ pub(super) fn rules(
     if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
         never_acting(&rules, &places, diagnostics);
     }
+    wide_wildcards(&rules, &places, diagnostics);
     (rules, lists)
 }
 
@@ -60,11 +62,12 @@ fn add_presets(network: &NetworkDoc, sources: &[SourceFile], rules: &mut Vec<Rul
             diagnostics.push(unknown_preset(name));
             continue;
         };
-        for (line, pattern) in preset.patterns() {
-            if said.get(&pattern.to_string()).is_some_and(|other| *other <= layer) {
+        for entry in preset.patterns() {
+            if said.get(&entry.pattern.to_string()).is_some_and(|other| *other <= layer) {
                 continue;
             }
-            rules.push(RuleInput::new(pattern, preset.access, Source { layer, label: format!("preset {}", preset.name) }, line));
+            let source = Source { layer, label: format!("preset {}", preset.name) };
+            rules.push(RuleInput::new(entry.pattern, preset.access(), source, entry.line));
         }
     }
 }
@@ -78,6 +81,24 @@ fn unknown_preset(name: &At<String>) -> Diagnostic {
         None => error.help = Some(format!("these are there: {}", names.map(|name| format!("`{name}`")).join(", "))),
     }
     error
+}
+
+/// Warns of allows under which anybody can register a name. What denies may be as wide as it likes.
+fn wide_wildcards(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Diagnostic>) {
+    for (rule, place) in rules.iter().zip(places).filter(|(rule, _)| rule.access != Access::Deny) {
+        let Some(suffix) = suffix::wider_than_public_suffix(&rule.hosts) else { continue };
+        let (hosts, base) = (&rule.hosts, &suffix.base);
+        let message = match &suffix.width {
+            Width::IsSuffix { icann: true } => format!("`{hosts}` allows every site that is registered under `{base}`"),
+            Width::IsSuffix { icann: false } => format!("`{hosts}` allows every customer's site: anybody can get a name under `{base}`"),
+            Width::AboveSuffixes { example, .. } => {
+                format!("`{hosts}` allows other people's sites: anybody can get a name under `{example}`")
+            }
+            Width::NoSuffix => format!("`{hosts}` allows names under every domain that anybody registers"),
+        };
+        let warning = Diagnostic::warning(Code::WideWildcard, message, place.clone());
+        diagnostics.push(warning.with_help("name the hosts that you mean, or the wildcard below the name that is yours"));
+    }
 }
 
 /// Warns of entries that never decide anything: allows of which a deny takes all, and names that nobody can send.

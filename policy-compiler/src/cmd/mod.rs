@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod migrate;
+pub(crate) mod presets;
 pub(crate) mod progress;
 pub(crate) mod schema;
 
