@@ -12,6 +12,7 @@
 //! | `toml test` | a file of policy tests: it is TOML |
 //! | `console` | commands after `$ `, each with what it prints on both outputs; `…` stands for any text. They run in the page's own folder |
 //! | `console shown` | the same, not run: it needs the data plane, which this crate does not know |
+//! | `text requests` | requests to the snippet above, what each gets, and perhaps a word on it, two blanks apart |
 //! | `text`, `sh`, `yaml` | anything else |
 //!
 //! A first line such as `# config.toml` (or `! list.txt`) writes the snippet into the page's folder under that name, for the commands below it.
@@ -20,12 +21,16 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
+mod verdict;
+
 use policy_compiler::diagnostic::Code;
+use policy_format::Blob;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use verdict::verdict;
 
 const NETPOLICY: &str = env!("CARGO_BIN_EXE_netpolicy");
 
@@ -33,10 +38,10 @@ const NETPOLICY: &str = env!("CARGO_BIN_EXE_netpolicy");
 const PROFILE: &str = "default_permissions = \"workspace\"\n[permissions.workspace.network]\nenabled = true\n";
 
 /// How many blocks of each kind there are: one that is lost, or marked wrongly, is seen here.
-const COUNTS: [(&str, usize); 16] = [
+const COUNTS: [(&str, usize); 17] = [
     ("console", 21),
     ("console shown", 2),
-    ("domains", 8),
+    ("domains", 11),
     ("domains fails", 5),
     ("network", 10),
     ("network fails", 5),
@@ -45,8 +50,9 @@ const COUNTS: [(&str, usize); 16] = [
     ("requirements", 2),
     ("sh", 1),
     ("text", 2),
+    ("text requests", 15),
     ("the tour", 5),
-    ("toml", 13),
+    ("toml", 14),
     ("toml fails", 7),
     ("toml warns", 7),
     ("yaml", 1),
@@ -182,6 +188,20 @@ impl Page {
         format!("{kind} {outcome}").trim_end().to_owned()
     }
 
+    /// Asks the user's settings that were compiled last.
+    fn requests(&self, body: &[&str], place: &str) {
+        let printed = self.run("netpolicy compile --user .snippet.toml -o .policy.bin");
+        let blob = fs::read(self.folder().join(".policy.bin")).unwrap_or_else(|_| panic!("{place}: {printed}"));
+        let blob = Blob::open(blob).unwrap();
+        for line in body {
+            let mut columns = line.split("  ").map(str::trim).filter(|column| !column.is_empty());
+            let (asked, expected) = (columns.next().unwrap(), columns.next().unwrap());
+            let found = verdict(&blob, asked);
+            let reason = found.split(" by ").next().unwrap();
+            assert_eq!(reason, expected, "{place}: {line}");
+        }
+    }
+
     /// Runs the commands of a block and gives it back with what they print.
     fn console(&self, body: &[&str], place: &str) -> Vec<String> {
         let mut printed = Vec::new();
@@ -249,6 +269,10 @@ fn every_snippet_is_what_its_fence_says_and_every_command_prints_what_is_shown()
                     let (start, end) = (at(block.lines.start), at(block.lines.end));
                     moved += isize::try_from(printed.len()).unwrap() - isize::try_from(body.len()).unwrap();
                     rewritten.splice(start..end, printed);
+                    block.info.clone()
+                }
+                ["text", "requests"] => {
+                    page.requests(body, &place);
                     block.info.clone()
                 }
                 ["text" | "sh" | "yaml"] => block.info.clone(),

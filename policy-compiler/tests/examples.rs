@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
+mod verdict;
+
 use policy_compiler::diagnostic::Code;
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Compiled, Options, compile};
-use policy_format::{Blob, Decision, Host, Layer, Protocol, Request, decide};
+use policy_format::{Blob, Layer};
 use std::fs;
 use std::path::{Path, PathBuf};
+use verdict::verdict;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
@@ -37,37 +40,6 @@ fn fleet() -> Compiled {
 
 fn codes(compiled: &Compiled) -> Vec<Code> {
     compiled.diagnostics.iter().map(|diagnostic| diagnostic.code).collect()
-}
-
-/// What a policy says of `CONNECT host:port`, `SOCKS5 host:port` or `METHOD host:port/path`, with ` -> address` for what the name resolves to:
-/// `allow` or the reason, and the line of the rule.
-fn verdict(blob: &Blob<Vec<u8>>, asked: &str) -> String {
-    let (asked, address) = asked.split_once(" -> ").unwrap_or((asked, ""));
-    let (method, target) = asked.split_once(' ').unwrap();
-    let (authority, path) = target.find('/').map_or((target, None), |at| (&target[..at], Some(&target[at..])));
-    let (host, port) = authority.rsplit_once(':').unwrap();
-    let protocol = match method {
-        "CONNECT" => Protocol::Connect,
-        "SOCKS5" => Protocol::Socks5Tcp,
-        _ => Protocol::Http,
-    };
-    let addresses: Vec<std::net::IpAddr> = address.split_whitespace().map(|address| address.parse().unwrap()).collect();
-    let request = Request {
-        protocol,
-        host: &Host::parse(host).unwrap(),
-        port: port.parse().unwrap(),
-        method: (protocol == Protocol::Http).then_some(method),
-        path,
-        addresses: &addresses,
-    };
-    let (said, rule) = match decide(blob, &request) {
-        Decision::Allow(allowed) => ("allow", Some(allowed.rule)),
-        Decision::Deny(denied) => (denied.reason.as_str(), denied.rule),
-    };
-    match rule.and_then(|rule| blob.rule(rule)) {
-        Some(rule) => format!("{said} by {rule}"),
-        None => said.to_owned(),
-    }
 }
 
 #[track_caller]
@@ -118,11 +90,11 @@ fn a_workspace_has_one_api_one_local_service_and_one_deny() {
         &[
             ("CONNECT api.example.com:8443", "allow by api.example.com:8443"),
             ("CONNECT api.example.com:443", "not_allowed"),
-            ("GET a.docs.example.com:80/", "allow by *.docs.example.com"),
-            ("POST a.docs.example.com:80/", "method_not_allowed by *.docs.example.com"),
+            ("GET http://a.docs.example.com/", "allow by *.docs.example.com"),
+            ("POST http://a.docs.example.com/", "method_not_allowed by *.docs.example.com"),
             ("CONNECT a.docs.example.com:443", "mitm_required by *.docs.example.com"),
-            ("GET localhost:3000/ -> 127.0.0.1", "allow by localhost:3000"),
-            ("GET localhost:3001/", "not_allowed_local"),
+            ("GET http://localhost:3000/ -> 127.0.0.1", "allow by localhost:3000"),
+            ("GET http://localhost:3001/", "not_allowed_local"),
             ("CONNECT 10.20.1.1:8050", "allow by 10.20.0.0/16 (ports 443, 8000-8099)"),
             ("CONNECT 10.20.1.1:22", "not_allowed_local"),
             ("CONNECT www.evil.example:443", "denied by **.evil.example"),
@@ -141,10 +113,10 @@ fn a_corporate_network_is_named_by_hosts_and_by_addresses() {
             ("CONNECT git.corp.example.com:443 -> 10.21.3.4", "not_allowed_local"),
             ("CONNECT git.corp.example.com:22 -> 10.20.3.4", "not_allowed_local"),
             ("CONNECT other.example.com:443", "not_allowed"),
-            ("SOCKS5 10.30.4.12:5432", "allow by 10.30.4.12:5432"),
-            ("SOCKS5 10.30.4.13:5432", "not_allowed_local"),
-            ("GET mirror.corp.example.com:80/x -> 10.20.0.9", "allow by mirror.corp.example.com:80"),
-            ("PUT mirror.corp.example.com:80/x", "method_not_allowed by mirror.corp.example.com:80"),
+            ("socks 10.30.4.12:5432", "allow by 10.30.4.12:5432"),
+            ("socks 10.30.4.13:5432", "not_allowed_local"),
+            ("GET http://mirror.corp.example.com/x -> 10.20.0.9", "allow by mirror.corp.example.com:80"),
+            ("PUT http://mirror.corp.example.com/x", "method_not_allowed by mirror.corp.example.com:80"),
             ("CONNECT db.admin.corp.example.com:443", "denied by **.admin.corp.example.com"),
             ("CONNECT github.com:25", "denied by *:25"),
             ("CONNECT pastebin.com:443", "denied by **.pastebin.com"),
@@ -165,7 +137,7 @@ fn a_socks_upstream_is_in_the_policy_with_what_goes_around_it() {
         &compiled,
         &[
             ("CONNECT api.example.com:443", "allow by api.example.com:443"),
-            ("GET api.example.com:80/", "not_allowed"),
+            ("GET http://api.example.com/", "not_allowed"),
             ("CONNECT git.corp.example.com:443 -> 10.20.3.4", "allow by git.corp.example.com"),
             ("CONNECT www.example.com:443", "not_allowed"),
         ],
@@ -183,14 +155,14 @@ fn limited_mode_with_hooks_reads_what_it_can_see() {
     decides(
         &compiled,
         &[
-            ("GET a.docs.example.com:80/", "allow by *.docs.example.com"),
-            ("POST a.docs.example.com:80/", "method_not_allowed"),
+            ("GET http://a.docs.example.com/", "allow by *.docs.example.com"),
+            ("POST http://a.docs.example.com/", "method_not_allowed"),
             ("CONNECT a.docs.example.com:443", "mitm_required"),
-            ("GET mirror.example.com:80/debian/dists", "allow by mirror.example.com (ports 80, 443)"),
-            ("GET mirror.example.com:80/debian/../secret", "not_allowed"),
-            ("GET mirror.example.com:80/ubuntu/", "not_allowed"),
+            ("GET http://mirror.example.com/debian/dists", "allow by mirror.example.com (ports 80, 443)"),
+            ("GET http://mirror.example.com/debian/../secret", "not_allowed"),
+            ("GET http://mirror.example.com/ubuntu/", "not_allowed"),
             ("CONNECT api.github.com:443", "mitm_required"),
-            ("GET api.github.com:80/repos/example/project/issues", "mitm_required"),
+            ("GET http://api.github.com/repos/example/project/issues", "mitm_required"),
             ("CONNECT github.com:443", "not_allowed"),
         ],
     );
@@ -206,7 +178,7 @@ fn the_older_lists_compile_and_say_only_that_they_are_older() {
             ("CONNECT api.openai.com:443", "allow by *.openai.com"),
             ("CONNECT openai.com:443", "not_allowed"),
             ("CONNECT telemetry.openai.com:443", "denied by telemetry.openai.com"),
-            ("GET localhost:3000/ -> 127.0.0.1", "allow by localhost:3000"),
+            ("GET http://localhost:3000/ -> 127.0.0.1", "allow by localhost:3000"),
             ("CONNECT evil.example:443", "denied by **.evil.example"),
         ],
     );
@@ -225,7 +197,7 @@ fn a_fleet_is_four_layers() {
             ("CONNECT api.example.com:443", "allow by api.example.com:443"),
             ("CONNECT news.example.org:443", "allow by news.example.org"),
             ("CONNECT staging.example.com:8050", "allow by staging.example.com (ports 443, 8000-8099)"),
-            ("GET localhost:5173/ -> 127.0.0.1", "allow by localhost:5173"),
+            ("GET http://localhost:5173/ -> 127.0.0.1", "allow by localhost:5173"),
             ("CONNECT www.pastebin.com:443", "denied by **.pastebin.com"),
         ],
     );
