@@ -44,7 +44,7 @@ const COUNTS: [(&str, usize); 17] = [
     ("domains", 11),
     ("domains fails", 5),
     ("network", 10),
-    ("network fails", 5),
+    ("network fails", 6),
     ("network warns", 4),
     ("project", 1),
     ("requirements", 2),
