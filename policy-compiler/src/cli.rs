@@ -13,11 +13,22 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the arguments are looked at")]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
-    /// Compile without writing anything: says what is wrong, for people, editors and pipelines
+    /// Say what is wrong with the layers, and write nothing
     Check(Check),
+    /// Rewrite older spellings, or another tool's lists, as this version documents them
+    Migrate(Migrate),
+    /// Look at a project, and write a first policy and a test of it
+    Init(Init),
+    /// Print the JSON Schema of the TOML, for editors
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +81,93 @@ pub(crate) enum Format {
     Text,
     Json,
     Sarif,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder of the project [default: the repository's root, else the working directory]
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+
+    /// Where to write the policy; the test goes beside it [default: .codex/config.toml in DIR]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the files on standard output, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print what was seen and made as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The schema of requirements.toml, instead of config.toml
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// The schema of policy.test.toml, instead of config.toml
+    #[arg(long, conflicts_with = "requirements")]
+    pub(crate) test: bool,
+
+    /// For uniformity: the schema is JSON anyway
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write netpolicy.1 and a page for each command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The file to rewrite. Comments, order and everything outside the network policy stay as they are
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// FILE is of another tool: its lists are written as a policy, to standard output without `-o`
+    #[arg(long, value_name = "TOOL", value_parser = ["srt", "smokescreen", "squid", "claude-settings"], conflicts_with_all = ["dry_run", "requirements"])]
+    pub(crate) from: Option<String>,
+
+    /// The service whose rule is taken, with `--from smokescreen` [default: the file's `default`]
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub(crate) service: Option<String>,
+
+    /// Show what would change as a diff, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Where to write instead of FILE; `-` is standard output
+    #[arg(short, long, value_name = "OUT", conflicts_with = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Permission profile for what has none [default: `default_permissions`, else workspace]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// FILE is a requirements file; one with `[experimental_network]` is taken for one anyway
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// Print what was done as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

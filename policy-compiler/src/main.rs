@@ -10,5 +10,10 @@ fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Compile(arguments) => cmd::compile::run(arguments),
         cli::Command::Check(arguments) => cmd::check::run(arguments),
+        cli::Command::Init(arguments) => cmd::init::run(arguments),
+        cli::Command::Schema(arguments) => cmd::schema::run(arguments),
+        cli::Command::Completions(arguments) => cmd::completions::run(arguments),
+        cli::Command::Man(arguments) => cmd::man::run(arguments),
+        cli::Command::Migrate(arguments) => cmd::migrate::run(arguments),
     }
 }

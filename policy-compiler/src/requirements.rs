@@ -6,9 +6,10 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge::Merged;
-use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry};
+use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, Hosts, Layer, Mode};
+use std::collections::HashSet;
 use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -107,8 +108,8 @@ impl Requirements {
                 "mode" => self.mode = reader.mode(key, value),
                 "mitm" => self.mitm = reader.mitm(key, value),
                 "domains" => self.domains.extend(reader.domains(key, value)),
-                "allowed_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Allow)),
-                "denied_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Deny)),
+                "allowed_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Allow)),
+                "denied_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Deny)),
                 "unix_sockets" => self.unix_sockets = Some(At { value: reader.unix_sockets(key, value), place: reader.place(key.span()) }),
                 "allow_unix_sockets" => self.unix_sockets = socket_list(reader, key, value),
                 _ => reader.unknown_key(key, "`[experimental_network]`", &KEYS),
@@ -143,6 +144,7 @@ fn socket_list(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spa
 /// Constrains what the layers merged to. `all` is strongest first. Gives back the rules that are demanded.
 pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Vec<DomainEntry> {
     let mut demanded: Vec<DomainEntry> = Vec::new();
+    let mut seen: HashSet<(String, bool)> = HashSet::new();
     let mut only_up_to: Option<Layer> = None;
     let starts = all.iter().find_map(|requirements| requirements.enabled.as_ref()).is_some_and(|on| on.value);
     if starts {
@@ -181,11 +183,9 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
         }
         let layer_of = |entry: &DomainEntry| constrain.layer(&entry.place);
         let in_force = |entry: &DomainEntry| entry.access == Some(Access::Deny) || only_up_to.is_none_or(|only| layer_of(entry) <= only);
-        let repeats = |demanded: &[DomainEntry], entry: &DomainEntry| {
-            demanded.iter().any(|old| old.pattern == entry.pattern && (old.access == entry.access || old.access == Some(Access::Deny)))
-        };
+        // What a stronger file demands already, a weaker one does not demand again.
         for entry in requirements.domains.into_iter().filter(in_force) {
-            if !repeats(&demanded, &entry) {
+            if seen.insert((entry.pattern.to_string(), entry.access == Some(Access::Deny))) {
                 demanded.push(entry);
             }
         }

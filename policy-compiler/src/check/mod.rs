@@ -1,10 +1,12 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
 mod listeners;
+mod lists;
 mod mitm;
 mod rules;
 
 pub(crate) use listeners::is_remote;
+pub use lists::{ListSummary, ShowProgress};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::merge::Merged;
@@ -13,13 +15,19 @@ use crate::schema::{At, DomainEntry, NetworkDoc};
 use crate::source::SourceFile;
 use policy_format::{Meta, Mode, Network, UnixSockets};
 
-/// Makes a policy; `None` when an error was reported. `strict` makes bad lines of domain lists errors.
-pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Option<Policy> {
+/// Makes a policy, and says which domain lists it read; `None` when an error was reported.
+pub fn check(
+    merged: Merged,
+    demanded: Vec<DomainEntry>,
+    sources: &[SourceFile],
+    progress: ShowProgress<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(Policy, Vec<ListSummary>)> {
     let network = merged.network.clone().unwrap_or_default();
     let unix_sockets = unix_sockets(&network);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, diagnostics);
     let state = state(&network, &merged, diagnostics);
-    let rules = rules::rules(&network, demanded, sources, diagnostics);
+    let (rules, lists) = rules::rules(&network, demanded, sources, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
     let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, diagnostics);
     let default = Meta::default();
@@ -54,7 +62,7 @@ pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile],
         diagnostics.push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    (!failed).then(|| Policy::new(meta, rules, hooks))
+    (!failed).then(|| (Policy::new(meta, rules, hooks), lists))
 }
 
 fn or(value: &Option<At<bool>>, default: bool) -> bool {
@@ -97,15 +105,6 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
                 return Network::Direct;
             }
             match feature.as_ref().filter(|feature| !feature.value) {
-                Some(feature) if feature.place == enabled.place => {
-                    let message = "`features.network_proxy` is not on: clients connect directly, and no rule has an effect".to_owned();
-                    diagnostics.push(
-                        off(message, enabled.place.clone())
-                            .with_label("the network is on")
-                            .with_help("add `network_proxy = true` under `[features]`"),
-                    );
-                    Network::Direct
-                }
                 Some(feature) => {
                     let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();
                     let warning = off(message, feature.place.clone()).with_label("the switch");

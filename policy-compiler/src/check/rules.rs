@@ -1,5 +1,6 @@
 //! Rules of the layers, of presets and of domain lists, those that requirements demand, and which of them never act.
 
+use super::lists::{self, ListSummary, ShowProgress};
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
@@ -12,8 +13,9 @@ pub(super) fn rules(
     network: &NetworkDoc,
     demanded: Vec<DomainEntry>,
     sources: &[SourceFile],
+    progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<RuleInput> {
+) -> (Vec<RuleInput>, Vec<ListSummary>) {
     let lines = Lines::new(sources);
     let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
     // Which rule is which entry, for what is said about it.
@@ -34,11 +36,13 @@ pub(super) fn rules(
         });
     }
     add_presets(network, sources, &mut rules, diagnostics);
+    let lists = network.domain_lists.as_ref().map(|lists| lists.value.as_slice()).unwrap_or_default();
+    let lists = lists::add(lists, sources, progress, &mut rules, diagnostics);
     // What is wrong may be what covers a rule: first things first.
     if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
         never_acting(&rules, &places, diagnostics);
     }
-    rules
+    (rules, lists)
 }
 
 /// A preset's patterns, except those of which a layer that is at least as strong as the preset's says something itself.
@@ -102,14 +106,14 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
 }
 
 /// The denies that hold without conditions, by what they name.
-struct Denies<'r> {
+pub(super) struct Denies<'r> {
     rules: &'r [RuleInput],
     named: HashMap<&'r str, Vec<usize>>,
     others: Vec<usize>,
 }
 
 impl<'r> Denies<'r> {
-    fn new(rules: &'r [RuleInput]) -> Self {
+    pub(super) fn new(rules: &'r [RuleInput]) -> Self {
         let mut denies = Self { rules, named: HashMap::new(), others: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
             if rule.access != Access::Deny || !rule.methods.is_empty() || !rule.paths.is_empty() {
@@ -126,7 +130,7 @@ impl<'r> Denies<'r> {
     }
 
     /// A deny that takes all of what `rule` allows.
-    fn cover(&self, rule: &RuleInput) -> Option<usize> {
+    pub(super) fn cover(&self, rule: &RuleInput) -> Option<usize> {
         let covers = |index: &usize| {
             self.rules.get(*index).is_some_and(|deny| hosts_within(&rule.hosts, &deny.hosts) && ports_within(&rule.ports, &deny.ports))
         };

@@ -4,13 +4,20 @@
 
 pub(crate) mod check;
 pub(crate) mod compile;
-#[allow(dead_code, reason = "for the reading of domain lists, which no command does yet")]
+pub(crate) mod completions;
+pub(crate) mod init;
+pub(crate) mod man;
+pub(crate) mod migrate;
 pub(crate) mod progress;
+pub(crate) mod schema;
 
+use policy_compiler::check::ListSummary;
+use policy_compiler::diagnostic::Failure;
 use policy_compiler::source::Places;
 use policy_compiler::source::{Role, SourceFile};
+use policy_compiler::{Compiled, Options};
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,13 +25,22 @@ use std::process::ExitCode;
 pub(crate) const NO_LAYER: &str =
     "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or write a first one with `netpolicy init`";
 
-/// Prints a line of data. A reader that went away is no error.
-pub(crate) fn print(line: impl Display) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+/// Compiles, with a progress bar for long domain lists.
+pub(crate) fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
+    let mut bar = progress::ProgressBar::stderr();
+    policy_compiler::compile_showing(sources, options, &mut |path, progress| bar.update(path, progress))
+}
+
+/// A domain list in one line.
+pub(crate) fn describe_list(list: &ListSummary) -> String {
+    let report = &list.report;
+    let mut line = format!("{} list {}: {} entries", list.access, list.path.display(), report.entries);
+    for (count, what) in [(report.ignored, "ignored"), (report.bad_count, "bad")] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
     }
+    line
 }
 
 /// A source in one line: layer, role, place.
@@ -41,6 +57,26 @@ pub(crate) fn fail(message: impl Display) -> ExitCode {
 
 pub(crate) fn say(message: impl Display) {
     eprintln!("{message}");
+}
+
+/// Prints what was asked for on standard output.
+pub(crate) fn print(text: impl Display) -> ExitCode {
+    print_bytes(text.to_string().as_bytes())
+}
+
+/// Prints a line of data.
+pub(crate) fn print_line(line: impl Display) -> ExitCode {
+    print(format_args!("{line}\n"))
+}
+
+pub(crate) fn print_bytes(bytes: &[u8]) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough: `netpolicy schema | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
 }
 
 /// Whether standard error may be coloured (<https://no-color.org>).

@@ -8,7 +8,10 @@ mod mitm;
 mod network;
 mod older;
 
+pub(crate) use older::add_listed;
+
 use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
 use std::collections::BTreeMap;
@@ -136,7 +139,7 @@ pub struct ListDoc {
     /// The file, as it was written.
     pub path: At<String>,
     /// How the file is written.
-    pub format: At<String>,
+    pub format: ListFormat,
     /// What its entries do.
     pub access: Access,
 }
@@ -320,8 +323,9 @@ impl Reader<'_> {
 
     pub(crate) fn strings(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<At<String>>>> {
         let Some(array) = value.get_ref().as_array() else {
-            let example = value.get_ref().as_str().unwrap_or("…");
-            self.wrong_type(key, value, "a list of text", &format!("{} = [\"{example}\"]", key.get_ref()));
+            let items: Vec<String> =
+                value.get_ref().as_str().unwrap_or("…").split(',').map(|item| format!("\"{}\"", item.trim().escape_debug())).collect();
+            self.wrong_type(key, value, "a list of text", &format!("{} = [{}]", key.get_ref(), items.join(", ")));
             return None;
         };
         let items = array.iter().filter_map(|item| self.string(key, item)).collect();

@@ -2,6 +2,7 @@
 
 use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Value, nearest};
 use crate::diagnostic::Code;
+use crate::lists::ListFormat;
 use policy_format::Access;
 use toml::de::{DeTable, DeValue};
 
@@ -134,8 +135,7 @@ impl Reader<'_> {
                 match key.get_ref().as_ref() {
                     "path" => path = self.string(key, value),
                     "format" => {
-                        let words = [("domains", "domains"), ("hosts", "hosts"), ("adblock", "adblock"), ("dnsmasq", "dnsmasq")];
-                        format = self.word(key, value, words).map(|at| At { value: at.value.to_owned(), place: at.place });
+                        format = self.word(key, value, ListFormat::ALL.map(|format| (format.as_str(), format)));
                     }
                     "access" => {
                         access = self.word(key, value, [("allow", Access::Allow), ("deny", Access::Deny), ("read-only", Access::ReadOnly)])
@@ -149,7 +149,7 @@ impl Reader<'_> {
                     error.help = Some(format!("write `{EXAMPLE}`"));
                 }
             }
-            Some(ListDoc { path: path?, format: format?, access: access?.value })
+            Some(ListDoc { path: path?, format: format?.value, access: access?.value })
         });
         let lists = lists.collect();
         Some(At { value: lists, place: self.place(value.span()) })

@@ -4,6 +4,8 @@ use super::{At, DomainEntry, Key, LayerDoc, NetworkDoc, Reader, UpstreamDoc, Val
 use crate::diagnostic::Code;
 use crate::merge;
 use policy_format::{Access, PortRange};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 const POLICY_KEYS: [&str; 4] = ["allowed_domains", "denied_domains", "allow_local_binding", "allow_unix_sockets"];
 
@@ -86,9 +88,8 @@ impl Reader<'_> {
             return;
         }
         let access = if key.get_ref() == "denied_domains" { Access::Deny } else { Access::Allow };
-        for entry in self.pattern_list(key, value, access) {
-            add_listed(&mut doc.domains, entry);
-        }
+        let listed = self.pattern_list(key, value, access);
+        add_listed(&mut doc.domains, listed);
     }
 
     /// A list of patterns that have one access.
@@ -126,11 +127,21 @@ impl Reader<'_> {
     }
 }
 
-/// In lists, a pattern may be allowed and denied: both matched, and the deny won.
-pub(crate) fn add_listed(entries: &mut Vec<DomainEntry>, entry: DomainEntry) {
-    match entries.iter_mut().find(|old| old.pattern == entry.pattern) {
-        Some(old) if entry.access == Some(Access::Deny) => *old = entry,
-        Some(_) => {}
-        None => entries.push(entry),
+/// Adds the entries of a list. In lists, a pattern may be allowed and denied: both matched, and the deny won.
+pub(crate) fn add_listed(entries: &mut Vec<DomainEntry>, listed: Vec<DomainEntry>) {
+    let mut index: HashMap<String, usize> = entries.iter().enumerate().map(|(at, entry)| (entry.pattern.to_string(), at)).collect();
+    for entry in listed {
+        match index.entry(entry.pattern.to_string()) {
+            Entry::Vacant(place) => {
+                place.insert(entries.len());
+                entries.push(entry);
+            }
+            Entry::Occupied(place) if entry.access == Some(Access::Deny) => {
+                if let Some(old) = entries.get_mut(*place.get()) {
+                    *old = entry;
+                }
+            }
+            Entry::Occupied(_) => {}
+        }
     }
 }
