@@ -141,6 +141,7 @@ pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"
 const NAME: &str = "^.+$";
 const METHOD: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const PATH: Kind = Kind::Matches("^/");
+const HOOK_PATH: Kind = Kind::Matches("^(/|literal:/|pattern:.)");
 const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const TEXTS: Kind = Kind::List(&Kind::Text, 0);
 const PATTERNS: Kind = Kind::List(&Kind::Matches(PATTERN), 0);
@@ -288,7 +289,8 @@ pub static HOOK: Table = Table::closed(
     &[
         Key::new("host", Kind::Matches(PATTERN), "The host, or pattern of hosts.").examples(&["\"api.github.com\""]),
         Key::new("methods", Kind::List(&METHOD, 1), "HTTP methods.").examples(&["[\"POST\", \"PUT\"]"]),
-        Key::new("path_prefixes", Kind::List(&PATH, 1), "What the path starts with.").examples(&["[\"/repos/openai/\"]"]),
+        Key::new("path_prefixes", Kind::List(&HOOK_PATH, 1), "What the path starts with, or a glob after `pattern:`.")
+            .examples(&["[\"/repos/openai/\"]"]),
         Key::new("query", VALUES, "Query parameters, each with the values that it may have.").examples(&["{\"state\": [\"open\"]}"]),
         Key::new("headers", VALUES, "Headers, each with the values that it may have.").examples(&["{\"accept\": [\"application/json\"]}"]),
         Key::new("body", Kind::Free, "What the body has to be."),
