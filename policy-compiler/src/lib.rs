@@ -98,7 +98,7 @@ fn policy(
     let requirements: Option<Vec<_>> = required.map(|(id, source)| requirements::read(id, source, diagnostics)).collect();
     // A layer that is not TOML would be merged as if it had said nothing; other errors do not keep the rest from being checked.
     let (layers, requirements) = layers.zip(requirements)?;
-    let mut merged = merge::merge(layers, options.profile, sources, diagnostics);
+    let mut merged = merge::merge(layers, options.profile, requirements::starts(&requirements), sources, diagnostics);
     let demanded = requirements::apply(requirements, &mut merged, sources, diagnostics);
     check::check(merged, demanded, sources, progress, diagnostics)
 }

@@ -1,13 +1,13 @@
 //! Layers to one document, in which every value keeps its origin.
 //!
 //! Tables merge key by key, the stronger layer wins; scalars and lists replace whole; `domains` and `unix_sockets` merge entry by entry on the normalised pattern or
-//! path, hooks and actions by name. A profile lies over the one that it extends; `features.network_proxy` as a table lies over both. Older tables without a
-//! profile lie under the chosen profile's table of the same layer.
+//! path, hooks and actions by name. Within a layer, a profile lies over the one that it extends; `features.network_proxy` as a table lies over both. Older tables without a
+//! profile lie under the chosen profile's table of the same layer. A weaker layer changes nothing that a stronger one says, whichever of these tables it uses.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{ActionDoc, At, DomainEntry, HookDoc, LayerDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc, nearest_of};
-use crate::source::{SourceFile, SourceId};
-use policy_format::Access;
+use crate::source::{SourceFile, SourceId, layer_of};
+use policy_format::{Access, Layer};
 use std::collections::{BTreeMap, HashMap};
 
 /// The profile's name where older tables, or an older `sandbox_mode`, name none.
@@ -27,10 +27,20 @@ pub struct Merged {
     pub network: Option<NetworkDoc>,
     /// Nothing confines the network: `danger-full-access`.
     pub unconfined: Option<Place>,
+    /// What each table said that went into [`Self::network`], without its domains: a requirement looks at all of it, not only at what won.
+    pub said: Vec<NetworkDoc>,
+    /// A requirement that holds only where the proxy is, and its words.
+    pub needs_proxy: Option<(Place, &'static str)>,
 }
 
-/// Merges layers, strongest first. `profile` overrides `default_permissions`.
-pub fn merge(mut layers: Vec<LayerDoc>, profile: Option<&str>, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Merged {
+/// Merges layers, strongest first. `profile` overrides `default_permissions`. `starts` says that a requirement starts the proxy by itself, without a profile.
+pub fn merge(
+    mut layers: Vec<LayerDoc>,
+    profile: Option<&str>,
+    starts: bool,
+    sources: &[SourceFile],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Merged {
     let mut merged = Merged::default();
     let has_base = layers.iter().any(|layer| layer.base.is_some());
     let chosen = match profile {
@@ -51,30 +61,54 @@ pub fn merge(mut layers: Vec<LayerDoc>, profile: Option<&str>, sources: &[Source
         }
         None if has_base => (DEFAULT_PROFILE.to_owned(), None),
         None => {
-            let names: Vec<&str> = layers.iter().flat_map(|layer| layer.profiles.keys()).map(String::as_str).collect();
-            diagnostics.push(no_profile(&names));
+            let names: Vec<(&str, &Place)> =
+                layers.iter().flat_map(|layer| &layer.profiles).map(|(name, profile)| (name.as_str(), &profile.place)).collect();
+            if starts && names.is_empty() {
+                merged.profile = DEFAULT_PROFILE.to_owned();
+                merged.network =
+                    layers.into_iter().rev().fold(None, |below, layer| merge_option(below, layer.overlay, sources, diagnostics));
+                merged.said.extend(merged.network.as_mut().map(settings));
+            } else {
+                diagnostics.push(no_profile(&names));
+            }
             return merged;
         }
     };
     let mut profiles: BTreeMap<String, ProfileDoc> = BTreeMap::new();
     let mut overlay: Option<NetworkDoc> = None;
+    let mut said: Vec<(Option<String>, NetworkDoc)> = Vec::new();
     // Weakest first, so that what comes later lies over what is there.
     for mut layer in layers.into_iter().rev() {
+        said.extend(layer.overlay.as_mut().map(|overlay| (None, settings(overlay))));
         overlay = merge_option(overlay, layer.overlay, sources, diagnostics);
         if let Some(base) = layer.base {
             under(base, &name, &mut layer.profiles, sources, diagnostics);
         }
-        for (name, profile) in layer.profiles {
+        for (name, mut profile) in layer.profiles {
+            said.extend(profile.network.as_mut().map(|network| (Some(name.clone()), settings(network))));
             let below = profiles.remove(&name);
             let (extends, network) = below.map_or((None, None), |below| (below.extends, below.network));
             let network = merge_option(network, profile.network, sources, diagnostics);
             profiles.insert(name, ProfileDoc { place: profile.place, extends: profile.extends.or(extends), network });
         }
     }
-    let network = resolve(&name, chosen_by, profiles, &mut merged, sources, diagnostics);
+    let (network, names) = resolve(&name, chosen_by, profiles, &mut merged, sources, diagnostics);
+    merged.said.extend(said.into_iter().filter(|(name, _)| name.as_ref().is_none_or(|name| names.contains(name))).map(|(_, said)| said));
     merged.network = merge_option(network, overlay, sources, diagnostics);
+    if let Some(network) = &mut merged.network {
+        // Tried the strongest layer first; within one, as they were merged.
+        network.mitm.hooks.sort_by_key(|hook| layer_of(sources, &hook.name.place));
+    }
     merged.profile = name;
     merged
+}
+
+/// A copy without the domains, of which there may be millions.
+fn settings(network: &mut NetworkDoc) -> NetworkDoc {
+    let domains = std::mem::take(&mut network.domains);
+    let copy = network.clone();
+    network.domains = domains;
+    copy
 }
 
 /// The network of a legacy sandbox mode.
@@ -112,10 +146,19 @@ fn under(
     profile.network = merge_option(Some(base), above, sources, diagnostics);
 }
 
-fn no_profile(profiles: &[&str]) -> Diagnostic {
-    let diagnostic = Diagnostic::general(Code::NoProfile, "no permission profile is chosen");
+fn no_profile(profiles: &[(&str, &Place)]) -> Diagnostic {
+    const MESSAGE: &str = "no permission profile is chosen";
+    let diagnostic = Diagnostic::general(Code::NoProfile, MESSAGE);
     match profiles.first() {
-        Some(name) => diagnostic.with_help(format!("set `default_permissions = \"{name}\"`, or use `--profile {name}`")),
+        Some((name, place)) => {
+            let mut error = Diagnostic::error(Code::NoProfile, MESSAGE, (*place).clone()).with_label("there is this one");
+            error.help = Some(format!("set `default_permissions = \"{name}\"` at the top of the file, or use `--profile {name}`"));
+            if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+                let top = Place { source: place.source, span: 0..0 };
+                error.edit(top, format!("default_permissions = \"{name}\"\n"));
+            }
+            error
+        }
         None => diagnostic.with_help(
             "write a policy: `default_permissions = \"workspace\"` and a table `[permissions.workspace.network]`; or run `netpolicy init`",
         ),
@@ -130,34 +173,58 @@ fn resolve(
     merged: &mut Merged,
     sources: &[SourceFile],
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<NetworkDoc> {
+) -> (Option<NetworkDoc>, Vec<String>) {
     let known: Vec<String> = profiles.keys().cloned().collect();
     let mut chain: Vec<ProfileDoc> = Vec::new();
     let mut names: Vec<String> = Vec::new();
+    let mut ground = None;
     let mut next = Some((chosen.to_owned(), chosen_by));
     while let Some((name, said_at)) = next {
         let Some(profile) = profiles.remove(&name) else {
             if let Some((_, open)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
-                chain.push(built_in(*open, said_at, merged));
+                if let Some(place) = said_at.as_ref().filter(|_| open.is_none()) {
+                    diagnostics.extend(lifts(&chain, place, sources));
+                }
+                ground = Some(built_in(*open, said_at, merged));
                 break;
             }
             diagnostics.push(missing(&name, said_at, &names, &known));
-            return None;
+            return (None, names);
         };
         next = profile.extends.as_ref().map(|at| (at.value.clone(), Some(at.place.clone())));
         names.push(name);
         chain.push(profile);
     }
-    chain.into_iter().rev().fold(None, |below, profile| merge_option(below, profile.network, sources, diagnostics))
+    let mut network = chain.into_iter().rev().fold(None, |below, profile| merge_option(below, profile.network, sources, diagnostics));
+    if let Some(mut enabled) = ground {
+        // What is built in is the weakest of all, wherever it was chosen.
+        let network = network.get_or_insert_default();
+        enabled = network.enabled.take().unwrap_or(enabled);
+        merged.said.push(NetworkDoc { enabled: Some(enabled.clone()), ..NetworkDoc::default() });
+        network.enabled = Some(enabled);
+    }
+    (network, names)
 }
 
-fn built_in(open: Option<bool>, said_at: Option<Place>, merged: &mut Merged) -> ProfileDoc {
+/// Full access that a weaker layer puts under the profile of a stronger one.
+fn lifts(chain: &[ProfileDoc], place: &Place, sources: &[SourceFile]) -> Option<Diagnostic> {
+    let weak = layer_of(sources, place);
+    let own = chain.iter().find(|profile| layer_of(sources, &profile.place) < weak)?;
+    let message = format!("full access cannot lie under a profile of the {} layer", layer_of(sources, &own.place));
+    let error = Diagnostic::error(Code::RequirementViolated, message, place.clone());
+    Some(
+        error
+            .and(own.place.clone(), "the profile of the stronger layer")
+            .with_help("remove it: a weaker layer cannot lift what this one confines"),
+    )
+}
+
+fn built_in(open: Option<bool>, said_at: Option<Place>, merged: &mut Merged) -> At<bool> {
     let place = said_at.unwrap_or(Place { source: SourceId(0), span: 0..0 });
     if open.is_none() {
         merged.unconfined = Some(place.clone());
     }
-    let enabled = Some(At { value: open.unwrap_or(true), place: place.clone() });
-    ProfileDoc { place, extends: None, network: Some(NetworkDoc { enabled, ..NetworkDoc::default() }) }
+    At { value: open.unwrap_or(true), place }
 }
 
 /// A profile that is not there, or that was there already.
@@ -198,39 +265,61 @@ fn merge_option(
     }
 }
 
-/// One table over another.
+/// One table over another. Whichever of them it is in, what a stronger layer says holds: neither a child profile nor the feature's table lets a weaker one change it.
 pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> NetworkDoc {
-    NetworkDoc {
-        enabled: above.enabled.or(below.enabled),
-        mode: above.mode.or(below.mode),
-        proxy_url: above.proxy_url.or(below.proxy_url),
-        socks_url: above.socks_url.or(below.socks_url),
-        admin_url: above.admin_url.or(below.admin_url),
-        enable_socks5: above.enable_socks5.or(below.enable_socks5),
-        enable_socks5_udp: above.enable_socks5_udp.or(below.enable_socks5_udp),
-        allow_upstream_proxy: above.allow_upstream_proxy.or(below.allow_upstream_proxy),
-        allow_local_binding: above.allow_local_binding.or(below.allow_local_binding),
-        dangerously_allow_non_loopback_proxy: above.dangerously_allow_non_loopback_proxy.or(below.dangerously_allow_non_loopback_proxy),
-        dangerously_allow_non_loopback_admin: above.dangerously_allow_non_loopback_admin.or(below.dangerously_allow_non_loopback_admin),
-        dangerously_allow_all_unix_sockets: above.dangerously_allow_all_unix_sockets.or(below.dangerously_allow_all_unix_sockets),
-        credential_broker: above.credential_broker.or(below.credential_broker),
-        dangerously_allow_plaintext_credential_injection: above
-            .dangerously_allow_plaintext_credential_injection
-            .or(below.dangerously_allow_plaintext_credential_injection),
-        upstream: merge_upstream(below.upstream, above.upstream),
-        presets: above.presets.or(below.presets),
-        domain_lists: above.domain_lists.or(below.domain_lists),
-        domains: merge_domains(below.domains, above.domains, sources, diagnostics),
-        unix_sockets: merge_sockets(below.unix_sockets, above.unix_sockets),
-        mitm: merge_mitm(below.mitm, above.mitm),
+    macro_rules! pick {
+        ($($key:ident),*) => { NetworkDoc {
+            $($key: pick(below.$key, above.$key, sources),)*
+            upstream: merge_upstream(below.upstream, above.upstream, sources),
+            domains: merge_domains(below.domains, above.domains, sources, diagnostics),
+            unix_sockets: merge_sockets(below.unix_sockets, above.unix_sockets, sources),
+            mitm: merge_mitm(below.mitm, above.mitm, sources),
+        } };
+    }
+    pick!(
+        enabled,
+        mode,
+        proxy_url,
+        socks_url,
+        admin_url,
+        http_port,
+        socks_port,
+        enable_socks5,
+        enable_socks5_udp,
+        allow_upstream_proxy,
+        allow_local_binding,
+        dangerously_allow_non_loopback_proxy,
+        dangerously_allow_non_loopback_admin,
+        dangerously_allow_all_unix_sockets,
+        credential_broker,
+        dangerously_allow_plaintext_credential_injection,
+        presets,
+        domain_lists
+    )
+}
+
+fn pick<T>(below: Option<At<T>>, above: Option<At<T>>, sources: &[SourceFile]) -> Option<At<T>> {
+    match (below, above) {
+        (Some(below), Some(above)) if layer_of(sources, &below.place) < layer_of(sources, &above.place) => Some(below),
+        (below, above) => above.or(below),
     }
 }
 
-fn merge_upstream(below: Option<UpstreamDoc>, above: Option<UpstreamDoc>) -> Option<UpstreamDoc> {
-    match (below, above) {
-        (Some(below), Some(above)) => Some(UpstreamDoc { url: above.url.or(below.url), no_proxy: above.no_proxy.or(below.no_proxy) }),
-        (below, above) => above.or(below),
+fn merge_upstream(below: Option<UpstreamDoc>, above: Option<UpstreamDoc>, sources: &[SourceFile]) -> Option<UpstreamDoc> {
+    let layer = |doc: &UpstreamDoc| {
+        let place = doc.url.as_ref().map(|url| &url.place).or(doc.no_proxy.as_ref().map(|list| &list.place));
+        place.map_or(Layer::Project, |place| layer_of(sources, place))
+    };
+    let (weak, strong) = match (below, above) {
+        (Some(below), Some(above)) if layer(&below) < layer(&above) => (above, below),
+        (Some(below), Some(above)) => (below, above),
+        (below, above) => return above.or(below),
+    };
+    if strong.whole {
+        return Some(strong);
     }
+    let url = pick(weak.url, strong.url, sources);
+    Some(UpstreamDoc { url, no_proxy: pick(weak.no_proxy, strong.no_proxy, sources), whole: false })
 }
 
 fn merge_domains(
@@ -247,15 +336,11 @@ fn merge_domains(
     for entry in above {
         let pattern = entry.pattern.to_string();
         match index.get(&pattern).and_then(|at| merged.get_mut(*at)) {
+            Some(old) if layer_of(sources, &old.place) < layer_of(sources, &entry.place) => {
+                diagnostics.extend(overridden(&pattern, &entry, old, sources));
+            }
             Some(old) => {
-                let loosens = old.access == Some(Access::Deny) && entry.access.is_some_and(|access| access != Access::Deny);
-                if loosens && old.place.source != entry.place.source {
-                    let layer = |place: &Place| sources.get(place.source.0).map_or("", |source| source.layer.as_str());
-                    let message = format!("`{pattern}` is allowed here although the {} layer denies it", layer(&old.place));
-                    let warning = Diagnostic::warning(Code::OverridesDeny, message, entry.place.clone());
-                    let label = format!("the {} layer is the stronger one", layer(&entry.place));
-                    diagnostics.push(warning.with_label(label).and(old.place.clone(), "denied here"));
-                }
+                diagnostics.extend(overridden(&pattern, old, &entry, sources));
                 *old = entry;
             }
             None => {
@@ -267,27 +352,65 @@ fn merge_domains(
     merged
 }
 
-fn merge_sockets(below: Vec<SocketEntry>, above: Vec<SocketEntry>) -> Vec<SocketEntry> {
-    let mut merged = below;
-    merged.retain(|old| !above.iter().any(|entry| entry.path == old.path));
-    merged.extend(above);
-    merged
-}
-
-fn merge_mitm(below: MitmDoc, above: MitmDoc) -> MitmDoc {
-    MitmDoc {
-        mode: above.mode.or(below.mode),
-        bypass: above.bypass.or(below.bypass),
-        ca_cert_path: above.ca_cert_path.or(below.ca_cert_path),
-        ca_key_path: above.ca_key_path.or(below.ca_key_path),
-        max_body_bytes: above.max_body_bytes.or(below.max_body_bytes),
-        hooks: merge_named(below.hooks, above.hooks, |hook: &HookDoc| &hook.name.value),
-        actions: merge_named(below.actions, above.actions, |action: &ActionDoc| &action.name.value),
+/// What to say where one layer's entry replaces another's: an allow over a deny, or a deny over an allow.
+fn overridden(pattern: &str, weak: &DomainEntry, strong: &DomainEntry, sources: &[SourceFile]) -> Option<Diagnostic> {
+    let (weak_layer, strong_layer) = (layer_of(sources, &weak.place), layer_of(sources, &strong.place));
+    if weak_layer == strong_layer {
+        return None;
+    }
+    let label = format!("the {strong_layer} layer is the stronger one");
+    match (weak.access?, strong.access?) {
+        (Access::Deny, Access::Allow | Access::ReadOnly) => {
+            let message = format!("`{pattern}` is allowed here although the {weak_layer} layer denies it");
+            let warning = Diagnostic::warning(Code::OverridesDeny, message, strong.place.clone()).with_label(label);
+            let help = format!("remove this entry to keep the deny, or the deny of the {weak_layer} layer");
+            Some(warning.and(weak.place.clone(), "denied here").with_help(help))
+        }
+        (Access::Allow | Access::ReadOnly, Access::Deny) => {
+            let message = format!("`{pattern}` is allowed here and never acts: the {strong_layer} layer denies it");
+            let warning = Diagnostic::warning(Code::NeverActs, message, weak.place.clone());
+            Some(
+                warning
+                    .and(strong.place.clone(), format!("denied here; {label}"))
+                    .with_help("remove this entry: a stronger deny cannot be lifted from here"),
+            )
+        }
+        _ => None,
     }
 }
 
-/// By name, whole; what is above comes first, because hooks are tried in that order.
-fn merge_named<T>(below: Vec<T>, above: Vec<T>, name: impl Fn(&T) -> &String) -> Vec<T> {
-    let kept: Vec<T> = below.into_iter().filter(|old| !above.iter().any(|new| name(new) == name(old))).collect();
+fn merge_sockets(below: Vec<SocketEntry>, above: Vec<SocketEntry>, sources: &[SourceFile]) -> Vec<SocketEntry> {
+    let mut merged = below;
+    let mut index: HashMap<String, usize> = merged.iter().enumerate().map(|(at, entry)| (entry.path.clone(), at)).collect();
+    for entry in above {
+        match index.get(&entry.path).and_then(|at| merged.get_mut(*at)) {
+            Some(old) if layer_of(sources, &old.place) < layer_of(sources, &entry.place) => {}
+            Some(old) => *old = entry,
+            None => {
+                index.insert(entry.path.clone(), merged.len());
+                merged.push(entry);
+            }
+        }
+    }
+    merged
+}
+
+fn merge_mitm(below: MitmDoc, above: MitmDoc, sources: &[SourceFile]) -> MitmDoc {
+    MitmDoc {
+        mode: pick(below.mode, above.mode, sources),
+        bypass: pick(below.bypass, above.bypass, sources),
+        ca_cert_path: pick(below.ca_cert_path, above.ca_cert_path, sources),
+        ca_key_path: pick(below.ca_key_path, above.ca_key_path, sources),
+        max_body_bytes: pick(below.max_body_bytes, above.max_body_bytes, sources),
+        hooks: merge_named(below.hooks, above.hooks, |hook: &HookDoc| &hook.name, sources),
+        actions: merge_named(below.actions, above.actions, |action: &ActionDoc| &action.name, sources),
+    }
+}
+
+/// By name, whole; what is above comes first, and of one name the stronger layer's holds.
+pub(crate) fn merge_named<T>(below: Vec<T>, above: Vec<T>, name: impl Fn(&T) -> &At<String>, sources: &[SourceFile]) -> Vec<T> {
+    let beats = |a: &T, b: &T| name(a).value == name(b).value && layer_of(sources, &name(a).place) < layer_of(sources, &name(b).place);
+    let above: Vec<T> = above.into_iter().filter(|new| !below.iter().any(|old| beats(old, new))).collect();
+    let kept: Vec<T> = below.into_iter().filter(|old| !above.iter().any(|new| name(new).value == name(old).value)).collect();
     above.into_iter().chain(kept).collect()
 }

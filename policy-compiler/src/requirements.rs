@@ -5,11 +5,11 @@
 //! that is allowed. Hooks that are required, and the hosts that they speak of, are closed to weaker layers.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::merge::Merged;
+use crate::merge::{Merged, merge_named};
 use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
-use crate::source::{SourceFile, SourceId};
+use crate::source::{SourceFile, SourceId, layer_of};
 use policy_format::{Access, Hosts, Layer, Mode};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -37,7 +37,7 @@ pub struct Requirements {
     mitm: MitmDoc,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 20] = [
     "enabled",
     "http_port",
     "socks_port",
@@ -59,14 +59,13 @@ const KEYS: [&str; 21] = [
     "allowed_domains",
     "denied_domains",
     "allow_unix_sockets",
-    "network",
 ];
 
 /// Reads a requirements file; `None` when it is not TOML. Keys outside `[experimental_network]` belong to other programs.
 pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Option<Requirements> {
-    let mut reader = Reader { id, diagnostics };
+    let mut reader = Reader { id, text: source.text(), diagnostics };
     let mut found = Requirements::default();
-    let root = reader.parse(source.text())?;
+    let root = reader.parse()?;
     for (key, value) in root.get_ref() {
         match key.get_ref().as_ref() {
             "experimental_network" => {
@@ -106,13 +105,20 @@ impl Requirements {
                 }
                 "managed_allowed_domains_only" => self.managed_allowed_domains_only = reader.bool(key, value),
                 "mode" => self.mode = reader.mode(key, value),
-                "mitm" => self.mitm = reader.mitm(key, value),
+                "mitm" => {
+                    self.mitm = reader.mitm(key, value);
+                    if let Some(bypass) = self.mitm.bypass.take() {
+                        reader
+                            .error(Code::InvalidValue, bypass.place.span, "`bypass` is a setting, and nothing that can be required")
+                            .help = Some("move it to the settings of this layer, or remove it".into());
+                    }
+                }
                 "domains" => self.domains.extend(reader.domains(key, value)),
                 "allowed_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Allow)),
                 "denied_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Deny)),
                 "unix_sockets" => self.unix_sockets = Some(At { value: reader.unix_sockets(key, value), place: reader.place(key.span()) }),
                 "allow_unix_sockets" => self.unix_sockets = socket_list(reader, key, value),
-                _ => reader.unknown_key(key, "`[experimental_network]`", &KEYS),
+                _ => reader.unknown_key(key, table, "`[experimental_network]`", &KEYS),
             }
         }
         for (canonical, older) in [("domains", "allowed_domains"), ("domains", "denied_domains"), ("unix_sockets", "allow_unix_sockets")] {
@@ -130,7 +136,8 @@ fn port(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<De
     let number = value.get_ref().as_integer().filter(|number| number.radix() == 10);
     let port = number.and_then(|number| policy_format::pattern::parse_port(number.as_str()));
     if port.is_none() {
-        reader.error(Code::InvalidPort, value.span(), format!("`{}` is a port from 1 to 65535", key.get_ref()));
+        reader.error(Code::InvalidPort, value.span(), format!("`{}` is a port from 1 to 65535", key.get_ref())).help =
+            Some(format!("write a number, such as `{} = 3128`", key.get_ref()));
     }
     port.map(|value_| At { value: value_, place: reader.place(value.span()) })
 }
@@ -141,13 +148,18 @@ fn socket_list(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spa
     Some(At { value: entries, place: reader.place(key.span()) })
 }
 
+/// Whether the strongest file that speaks of it starts the proxy by itself.
+pub fn starts(all: &[Requirements]) -> bool {
+    all.iter().find_map(|requirements| requirements.enabled.as_ref()).is_some_and(|on| on.value)
+}
+
 /// Constrains what the layers merged to. `all` is strongest first. Gives back the rules that are demanded.
 pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Vec<DomainEntry> {
     let mut demanded: Vec<DomainEntry> = Vec::new();
-    let mut seen: HashSet<(String, bool)> = HashSet::new();
-    let mut only_up_to: Option<Layer> = None;
-    let starts = all.iter().find_map(|requirements| requirements.enabled.as_ref()).is_some_and(|on| on.value);
-    if starts {
+    let mut seen: HashMap<(String, bool), usize> = HashMap::new();
+    let mut only: Option<At<bool>> = None;
+    let mut sockets_are_listed = false;
+    if starts(&all) {
         merged.network.get_or_insert_default();
     }
     if let Some(network) = &mut merged.network {
@@ -166,31 +178,73 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
                 let message =
                     format!("the {} layer requires the network proxy, and full access goes around it", constrain.layer(&on.place));
                 let error = Diagnostic::error(Code::RequirementViolated, message, place);
-                constrain.diagnostics.push(error.and(on.place.clone(), "required here"));
+                let help = "choose a profile with a network table, or `sandbox_mode = \"workspace-write\"`";
+                constrain.diagnostics.push(error.and(on.place.clone(), "required here").with_help(help));
             }
+        }
+        // Every conflict of every table is said; what won then takes what is demanded, without saying it again.
+        for said in &merged.said {
+            let mut said = said.clone();
+            constrain.network(&requirements, &mut said);
+            constrain.sockets(&requirements, &mut said, false);
+            constrain.mitm(&requirements.mitm, &mut said);
         }
         if let Some(network) = &mut merged.network {
+            let mut said_already = Vec::new();
+            let mut constrain = Constrain { sources, diagnostics: &mut said_already };
             constrain.network(&requirements, network);
-            constrain.sockets(&requirements, network);
+            constrain.sockets(&requirements, network, sockets_are_listed);
             constrain.mitm(&requirements.mitm, network);
         }
-        if let Some(only) = requirements.managed_allowed_domains_only.as_ref().filter(|only| only.value) {
-            let layer = constrain.layer(&only.place);
+        sockets_are_listed |= requirements.unix_sockets.is_some();
+        let needs = needs_proxy(&requirements);
+        merged.needs_proxy = merged.needs_proxy.take().or(needs);
+        if let Some(own) = requirements.managed_allowed_domains_only.filter(|only| only.value) {
             if let Some(network) = &mut merged.network {
-                constrain.drop_weaker_allows(layer, only, network);
+                constrain.drop_weaker_allows(constrain.layer(&own.place), &own, network);
             }
-            only_up_to = only_up_to.or(Some(layer));
+            only.get_or_insert(own);
         }
-        let layer_of = |entry: &DomainEntry| constrain.layer(&entry.place);
-        let in_force = |entry: &DomainEntry| entry.access == Some(Access::Deny) || only_up_to.is_none_or(|only| layer_of(entry) <= only);
-        // What a stronger file demands already, a weaker one does not demand again.
-        for entry in requirements.domains.into_iter().filter(in_force) {
-            if seen.insert((entry.pattern.to_string(), entry.access == Some(Access::Deny))) {
-                demanded.push(entry);
+        for entry in requirements.domains {
+            let denies = entry.access == Some(Access::Deny);
+            if let Some(only) = only.as_ref().filter(|only| !denies && constrain.is_stronger(&only.place, &entry.place)) {
+                let layer = constrain.layer(&only.place);
+                let message = format!("`{}` is ignored: only the {layer} layer may allow domains", entry.pattern);
+                let warning = Diagnostic::warning(Code::IgnoredEntry, message, entry.place.clone());
+                constrain.diagnostics.push(warning.and(only.place.clone(), "required here").with_help(IGNORED_HELP));
+                continue;
+            }
+            // A deny is always in force; of two allows the stronger layer's is the one.
+            let key = (entry.pattern.to_string(), denies);
+            match seen.get(&key).and_then(|at: &usize| demanded.get(*at)) {
+                Some(old) if !denies && constrain.is_stronger(&old.place, &entry.place) => {}
+                Some(old) if same_terms(old, &entry) => {}
+                _ => {
+                    seen.entry(key).or_insert(demanded.len());
+                    demanded.push(entry);
+                }
             }
         }
     }
+    if let Some(network) = &mut merged.network {
+        network.mitm.hooks.sort_by_key(|hook| (layer_of(sources, &hook.name.place), hook.name.place.source));
+    }
     demanded
+}
+
+const IGNORED_HELP: &str = "remove it: it has no effect here";
+
+/// What holds only where the proxy is: without it, nothing keeps clients from what is denied.
+fn needs_proxy(requirements: &Requirements) -> Option<(Place, &'static str)> {
+    let deny = requirements.domains.iter().find(|entry| entry.access == Some(Access::Deny)).map(|deny| (deny.place.clone(), "a deny"));
+    let only = requirements.managed_allowed_domains_only.as_ref().filter(|only| only.value);
+    let mode = requirements.mode.as_ref().filter(|mode| mode.value == Mode::Limited);
+    deny.or(only.map(|only| (only.place.clone(), "`managed_allowed_domains_only`")))
+        .or(mode.map(|mode| (mode.place.clone(), "`mode = limited`")))
+}
+
+fn same_terms(a: &DomainEntry, b: &DomainEntry) -> bool {
+    (a.access, &a.ports, &a.methods, &a.paths) == (b.access, &b.ports, &b.methods, &b.paths)
 }
 
 /// A host whose hooks a mdm or managed layer of settings owns takes none from weaker layers: a hook more is a request more that passes.
@@ -226,7 +280,8 @@ fn bypass_conflicts(constrain: &Constrain<'_>, network: &NetworkDoc, owned: &[Ho
         if let Some(owner) = owner {
             let layer = constrain.layer(&owner.name.place);
             let message = format!("`{}` would bypass the hook `{}` of the {layer} layer", pattern.value, owner.name.value);
-            found.push(Diagnostic::error(Code::ManagedHook, message, pattern.place.clone()).and(owner.host.place.clone(), "owned here"));
+            let error = Diagnostic::error(Code::ManagedHook, message, pattern.place.clone()).and(owner.host.place.clone(), "owned here");
+            found.push(error.with_help("remove it from `bypass`"));
         }
     }
     found
@@ -263,7 +318,7 @@ struct Constrain<'a> {
 
 impl Constrain<'_> {
     fn layer(&self, place: &Place) -> Layer {
-        self.sources.get(place.source.0).map_or(Layer::Project, |source| source.layer)
+        layer_of(self.sources, place)
     }
 
     /// A requirement binds its own layer and weaker ones.
@@ -291,8 +346,8 @@ impl Constrain<'_> {
         let demand = &demanded.dangerously_allow_plaintext_credential_injection;
         self.value(key, demand, &mut network.dangerously_allow_plaintext_credential_injection, no_looser);
         self.value("mode", &demanded.mode, &mut network.mode, |demand, value| demand == Mode::Full || value == Mode::Limited);
-        self.port("proxy_url", &demanded.http_port, &mut network.proxy_url);
-        self.port("socks_url", &demanded.socks_port, &mut network.socks_url);
+        self.port("proxy_url", &demanded.http_port, &network.proxy_url, &mut network.http_port);
+        self.port("socks_url", &demanded.socks_port, &network.socks_url, &mut network.socks_port);
         self.no_upstream(demanded, network);
     }
 
@@ -300,8 +355,8 @@ impl Constrain<'_> {
     fn no_upstream(&mut self, demanded: &Requirements, network: &NetworkDoc) {
         let Some(demand) = demanded.allow_upstream_proxy.as_ref().filter(|demand| !demand.value) else { return };
         let named = network.upstream.as_ref().and_then(|upstream| upstream.url.as_ref());
-        let remote = [&network.proxy_url, &network.socks_url].into_iter().flatten().find(|url| crate::check::is_remote(&url.value));
-        for url in [named, remote].into_iter().flatten().filter(|url| !self.is_stronger(&url.place, &demand.place)).collect::<Vec<_>>() {
+        let remote = [&network.proxy_url, &network.socks_url].into_iter().flatten().filter(|url| crate::check::is_remote(&url.value));
+        for url in named.into_iter().chain(remote).filter(|url| !self.is_stronger(&url.place, &demand.place)).collect::<Vec<_>>() {
             let message =
                 format!("the upstream proxy conflicts with the {} requirement `allow_upstream_proxy = false`", self.layer(&demand.place));
             let error = Diagnostic::error(Code::RequirementViolated, message, url.place.clone());
@@ -324,14 +379,14 @@ impl Constrain<'_> {
         }
     }
 
-    fn port(&mut self, key: &str, demand: &Option<At<u16>>, url: &mut Option<At<String>>) {
+    /// The port of a listener. A URL that names another machine is no listener, and one that is wrong is reported elsewhere.
+    fn port(&mut self, key: &str, demand: &Option<At<u16>>, url: &Option<At<String>>, port: &mut Option<At<u16>>) {
         let Some(demand) = demand else { return };
-        let wanted = format!("http://127.0.0.1:{}", demand.value);
-        match url {
-            None => *url = Some(At { value: wanted, place: demand.place.clone() }),
-            Some(found) if found.value.trim_end_matches('/').ends_with(&format!(":{}", demand.value)) => {}
-            Some(found) if self.is_stronger(&found.place, &demand.place) => {}
-            Some(found) => {
+        port.get_or_insert_with(|| demand.clone());
+        let scheme = if key == "socks_url" { "socks5" } else { "http" };
+        let wanted = format!("{scheme}://127.0.0.1:{}", demand.value);
+        match url.as_ref().map(|found| (found, crate::check::listening_port(&found.value))) {
+            Some((found, Some(other))) if other != demand.value && !self.is_stronger(&found.place, &demand.place) => {
                 let layer = self.layer(&demand.place);
                 let message = format!("`{key}` does not use the port {} that the {layer} layer requires", demand.value);
                 let mut error =
@@ -340,21 +395,23 @@ impl Constrain<'_> {
                 error.help = Some("use that port".into());
                 self.diagnostics.push(error);
             }
+            _ => {}
         }
     }
 
-    /// Where requirements speak of sockets, theirs are the only ones.
-    fn sockets(&mut self, demanded: &Requirements, network: &mut NetworkDoc) {
+    /// Where requirements speak of sockets, theirs are the only ones. `listed` says that a stronger layer's did so already.
+    fn sockets(&mut self, demanded: &Requirements, network: &mut NetworkDoc, listed: bool) {
         let Some(allowed) = &demanded.unix_sockets else { return };
-        let may = |path: &str| allowed.value.iter().any(|entry| entry.allow == Some(true) && entry.path == path);
-        for entry in network.unix_sockets.iter().filter(|entry| entry.allow == Some(true) && !may(&entry.path)) {
+        let may: HashSet<&str> = allowed.value.iter().filter(|entry| entry.allow == Some(true)).map(|entry| entry.path.as_str()).collect();
+        let too_many = |entry: &&SocketEntry| entry.allow == Some(true) && !may.contains(entry.path.as_str());
+        for entry in network.unix_sockets.iter().filter(too_many) {
             if self.is_stronger(&entry.place, &allowed.place) {
                 continue;
             }
             let message =
                 format!("the unix socket `{}` is not among those that the {} layer allows", entry.path, self.layer(&allowed.place));
             let error = Diagnostic::error(Code::RequirementViolated, message, entry.place.clone());
-            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help("remove it"));
+            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help(format!("remove `{}`", entry.path)));
         }
         if demanded.dangerously_allow_all_unix_sockets.is_none()
             && let Some(all) = network.dangerously_allow_all_unix_sockets.as_ref().filter(|all| all.value)
@@ -362,14 +419,24 @@ impl Constrain<'_> {
         {
             let message = format!("all unix sockets are more than those that the {} layer allows", self.layer(&allowed.place));
             let error = Diagnostic::error(Code::RequirementViolated, message, all.place.clone());
-            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help("remove it"));
+            self.diagnostics.push(error.and(allowed.place.clone(), "required here").with_help("remove it, and name the sockets"));
         }
+        if demanded.dangerously_allow_all_unix_sockets.is_none() {
+            // A list that a weaker requirement could open again would be none.
+            let none_else = At { value: false, place: allowed.place.clone() };
+            network.dangerously_allow_all_unix_sockets.get_or_insert(none_else);
+        }
+        let mut index: HashMap<String, usize> = network.unix_sockets.iter().enumerate().map(|(at, old)| (old.path.clone(), at)).collect();
         for entry in &allowed.value {
-            match network.unix_sockets.iter_mut().find(|old| old.path == entry.path) {
+            match index.get(&entry.path).and_then(|at| network.unix_sockets.get_mut(*at)) {
                 // A weaker deny of what is merely allowed only tightens.
                 Some(old) if entry.allow == Some(false) => *old = entry.clone(),
                 Some(_) => {}
-                None => network.unix_sockets.push(entry.clone()),
+                None if listed && entry.allow == Some(true) => {}
+                None => {
+                    index.insert(entry.path.clone(), network.unix_sockets.len());
+                    network.unix_sockets.push(entry.clone());
+                }
             }
         }
     }
@@ -397,19 +464,37 @@ impl Constrain<'_> {
         self.diagnostics.extend(found);
         let mitm = &mut network.mitm;
         let (hooks, actions) = (std::mem::take(&mut mitm.hooks), std::mem::take(&mut mitm.actions));
-        mitm.hooks = demanded
-            .hooks
-            .iter()
-            .cloned()
-            .chain(hooks.into_iter().filter(|hook| demanded.hooks.iter().all(|own| own.name.value != hook.name.value)))
-            .collect();
-        mitm.actions = demanded
-            .actions
-            .iter()
-            .cloned()
-            .chain(actions.into_iter().filter(|action| demanded.actions.iter().all(|own| own.name.value != action.name.value)))
-            .collect();
+        mitm.hooks = merge_named(hooks, demanded.hooks.clone(), |hook| &hook.name, self.sources);
+        mitm.actions = merge_named(actions, demanded.actions.clone(), |action| &action.name, self.sources);
         self.value_of("mitm.mode", &demanded.mode, &mut network.mitm.mode);
+        let same = |demand: &str, value: &str| demand == value;
+        self.text("mitm.ca_cert_path", &demanded.ca_cert_path, &mut network.mitm.ca_cert_path, same);
+        self.text("mitm.ca_key_path", &demanded.ca_key_path, &mut network.mitm.ca_key_path, same);
+        self.value("mitm.max_body_bytes", &demanded.max_body_bytes, &mut network.mitm.max_body_bytes, |demand, value| value <= demand);
+        let always = demanded.mode.as_ref().filter(|mode| mode.value == policy_format::MitmMode::Always);
+        if let (Some(always), Some(bypass)) = (always, network.mitm.bypass.as_ref().filter(|bypass| !bypass.value.is_empty()))
+            && !self.is_stronger(&bypass.place, &always.place)
+        {
+            let message = format!("`mitm.bypass` conflicts with the {} requirement `mitm.mode = always`", self.layer(&always.place));
+            let error = Diagnostic::error(Code::RequirementViolated, message, bypass.place.clone());
+            self.diagnostics
+                .push(error.and(always.place.clone(), "required here").with_help("remove `bypass`: every request is to be seen"));
+        }
+    }
+
+    fn text(&mut self, key: &str, demand: &Option<At<String>>, value: &mut Option<At<String>>, holds: impl Fn(&str, &str) -> bool) {
+        let Some(demand) = demand else { return };
+        match value {
+            None => *value = Some(demand.clone()),
+            Some(found) if holds(&demand.value, &found.value) || self.is_stronger(&found.place, &demand.place) => {}
+            Some(found) => {
+                let layer = self.layer(&demand.place);
+                let message = format!("`{key} = {:?}` conflicts with the {layer} requirement `{key} = {:?}`", found.value, demand.value);
+                let error = Diagnostic::error(Code::RequirementViolated, message, found.place.clone());
+                self.diagnostics
+                    .push(error.and(demand.place.clone(), "required here").with_help(format!("remove `{key}`: the requirement sets it")));
+            }
+        }
     }
 
     fn value_of(&mut self, key: &str, demand: &Option<At<policy_format::MitmMode>>, value: &mut Option<At<policy_format::MitmMode>>) {
@@ -432,7 +517,7 @@ impl Constrain<'_> {
     }
 
     fn drop_weaker_allows(&mut self, layer: Layer, only: &At<bool>, network: &mut NetworkDoc) {
-        let weaker = |place: &Place| self.sources.get(place.source.0).is_some_and(|source| source.layer > layer);
+        let weaker = |place: &Place| self.layer(place) > layer;
         let stays = |access: Option<Access>, place: &Place| access.is_none_or(|access| access == Access::Deny) || !weaker(place);
         let (kept, dropped): (Vec<_>, Vec<_>) =
             std::mem::take(&mut network.domains).into_iter().partition(|entry| stays(entry.access, &entry.place));
@@ -453,7 +538,8 @@ impl Constrain<'_> {
         }
         for (message, place) in ignored {
             let message = format!("{message}: only the {layer} layer may allow domains");
-            self.diagnostics.push(Diagnostic::warning(Code::IgnoredEntry, message, place).and(only.place.clone(), "required here"));
+            let warning = Diagnostic::warning(Code::IgnoredEntry, message, place).and(only.place.clone(), "required here");
+            self.diagnostics.push(warning.with_help(IGNORED_HELP));
         }
     }
 }

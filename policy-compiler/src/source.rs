@@ -195,6 +195,11 @@ pub(crate) struct Excerpt<'a> {
     pub(crate) span: Range<usize>,
 }
 
+/// The layer that a place belongs to.
+pub(crate) fn layer_of(sources: &[SourceFile], place: &Place) -> Layer {
+    sources.get(place.source.0).map_or(Layer::Project, |source| source.layer)
+}
+
 fn floor_char(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
@@ -344,15 +349,31 @@ fn find_project(working_dir: &Path) -> Option<PathBuf> {
 
 /// `key=value` as a line of TOML: the value as TOML if it is that, else as a string.
 fn override_source(text: &str) -> Result<SourceFile, SourceError> {
-    let (key, value) = text.split_once('=').ok_or_else(|| SourceError::Override(text.to_owned()))?;
+    let (key, value) = split_assignment(text).ok_or_else(|| SourceError::Override(text.to_owned()))?;
     let (key, value) = (key.trim(), value.trim());
-    if key.is_empty() {
+    // One key, one value: what begins a comment or another line would be something else.
+    if key.is_empty() || key.starts_with('#') || key.contains(char::is_control) {
         return Err(SourceError::Override(text.to_owned()));
     }
     let is_toml = !value.is_empty() && !value.contains('\n') && toml::de::DeValue::parse(value).is_ok();
     let line = if is_toml { format!("{key} = {value}\n") } else { format!("{key} = {}\n", quote(value)) };
     // What is typed is meant from where it is typed.
     Ok(SourceFile::from_text(Layer::Cli, Role::Config, "-c", line).in_folder(Path::new("")))
+}
+
+/// At the first `=` that is not inside quotes: patterns and paths stand in quotes.
+fn split_assignment(text: &str) -> Option<(&str, &str)> {
+    let mut quote = None;
+    let at = text.char_indices().find_map(|(at, c)| {
+        match (quote, c) {
+            (None, '=') => return Some(at),
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            _ => {}
+        }
+        None
+    })?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// A TOML basic string.
@@ -468,10 +489,14 @@ mod tests {
             ("a=", "a = \"\"\n"),
             ("a=x\"y", "a = \"x\\\"y\"\n"),
             ("a=http://x", "a = \"http://x\"\n"),
+            ("a.\"b=c\"=allow", "a.\"b=c\" = \"allow\"\n"),
+            ("a=1\nb=2", "a = \"1\\u000Ab=2\"\n"),
         ] {
             assert_eq!(override_source(text).unwrap().text(), line);
         }
-        assert!(override_source("novalue").is_err() && override_source("=1").is_err());
+        for text in ["novalue", "=1", "\"a=1", "#a=1", "[b]\na=1", "a=1\r\nb".split_once('=').map_or("", |(_, rest)| rest)] {
+            assert!(override_source(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

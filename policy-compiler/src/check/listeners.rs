@@ -3,13 +3,26 @@
 use super::or;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::schema::{At, NetworkDoc};
-use policy_format::{Host, Listeners, UnixSockets, Upstream};
+use crate::source::{SourceFile, layer_of};
+use policy_format::{Host, Layer, Listeners, UnixSockets, Upstream};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Listeners and upstream. A `proxy_url` or `socks_url` that names another host is the upstream: nobody can listen there.
-pub(super) fn check(network: &NetworkDoc, unix_sockets: &UnixSockets, diagnostics: &mut Vec<Diagnostic>) -> (Listeners, Option<Upstream>) {
+pub(super) fn check(
+    network: &NetworkDoc,
+    unix_sockets: &UnixSockets,
+    sources: &[SourceFile],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> (Listeners, Option<Upstream>) {
     let listeners = listeners(network, unix_sockets, diagnostics);
-    (listeners, upstream(network, diagnostics))
+    (listeners, upstream(network, sources, diagnostics))
+}
+
+/// The port that a URL listens on; `None` when it is without one, names another machine, or is not an address to listen on.
+pub(crate) fn listening_port(url: &str) -> Option<u16> {
+    let port = |default| listen_address(url, default).ok().map(|address| address.port());
+    // A port that is left out follows the default.
+    port(1).filter(|found| !is_remote(url) && port(2) == Some(*found))
 }
 
 /// Whether a URL names a host that cannot be listened on: a name other than `localhost`.
@@ -52,7 +65,13 @@ fn split_authority(rest: &str) -> Option<Authority<'_>> {
 }
 
 fn listeners(network: &NetworkDoc, unix_sockets: &UnixSockets, diagnostics: &mut Vec<Diagnostic>) -> Listeners {
-    let default = Listeners::default();
+    let mut default = Listeners::default();
+    if let Some(port) = &network.http_port {
+        default.http.set_port(port.value);
+    }
+    if let (Some(port), Some(socks)) = (&network.socks_port, &mut default.socks) {
+        socks.set_port(port.value);
+    }
     let socks_on = or(&network.enable_socks5, true);
     let mut address = |key: &str, url: &Option<At<String>>, default: SocketAddr| match url {
         None => default,
@@ -125,7 +144,7 @@ fn listen_address(url: &str, default_port: u16) -> Result<SocketAddr, &'static s
     Ok(SocketAddr::new(ip, port))
 }
 
-fn upstream(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Option<Upstream> {
+fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Option<Upstream> {
     let mut named: Vec<At<String>> = network.upstream.iter().filter_map(|upstream| upstream.url.clone()).collect();
     for (key, url) in [("proxy_url", &network.proxy_url), ("socks_url", &network.socks_url)] {
         let Some(url) = url.as_ref().filter(|url| is_remote(&url.value)) else { continue };
@@ -142,6 +161,7 @@ fn upstream(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Option<U
     let first = named.next();
     for other in named {
         let error = Diagnostic::error(Code::InvalidValue, "two upstream proxies are named, and only one can be used", other.place);
+        let error = error.with_help("keep one of them");
         diagnostics.push(match &first {
             Some(first) => error.and(first.place.clone(), "the other one"),
             None => error,
@@ -151,7 +171,10 @@ fn upstream(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Option<U
     let Some(url) = first else {
         if let Some(no_proxy) = no_proxy.filter(|list| !list.value.is_empty()) {
             let message = "`no_proxy` has no effect: no upstream proxy is named";
-            diagnostics.push(Diagnostic::warning(Code::NoEffect, message, no_proxy.place.clone()));
+            let warning = Diagnostic::warning(Code::NoEffect, message, no_proxy.place.clone());
+            diagnostics.push(
+                warning.with_help("remove it, or name the proxy: `upstream = { url = \"http://proxy.example.com:8080\", no_proxy = […] }`"),
+            );
         }
         return None;
     };
@@ -160,7 +183,17 @@ fn upstream(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Option<U
         let error = Diagnostic::error(Code::InvalidValue, message, url.place.clone()).and(allow.place.clone(), "switched off here");
         diagnostics.push(error.with_help("remove one of them: connections either go through the proxy or do not"));
     }
-    let no_proxy = no_proxy.map(|list| no_proxy_entries(list, diagnostics)).unwrap_or_default();
+    // What an administrator sends through a proxy, nobody below takes out of it.
+    let owner = layer_of(sources, &url.place);
+    let no_proxy = match no_proxy.filter(|list| !list.value.is_empty()) {
+        Some(list) if owner <= Layer::Managed && owner < layer_of(sources, &list.place) => {
+            let message = format!("`no_proxy` is ignored: the upstream proxy belongs to the {owner} layer");
+            let warning = Diagnostic::warning(Code::IgnoredEntry, message, list.place.clone()).and(url.place.clone(), "named here");
+            diagnostics.push(warning.with_help("remove it: it has no effect here"));
+            Vec::new()
+        }
+        list => list.map(|list| no_proxy_entries(list, diagnostics)).unwrap_or_default(),
+    };
     match check_upstream(&url.value) {
         Ok(has_credentials) => {
             if has_credentials {

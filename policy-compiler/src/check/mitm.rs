@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, nearest_of};
-use crate::source::{Lines, SourceFile};
+use crate::source::{Lines, SourceFile, layer_of};
 use policy_format::{Hook, InjectedHeader, Layer, Mitm, Mode, Source};
 
 /// Characters of a prefix beyond which it looks like the secret itself: `Bearer `, `token `, `Basic ` are shorter.
@@ -31,7 +31,10 @@ pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostic
         let mut actions = Vec::new();
         for name in &hook.action {
             match doc.actions.iter().find(|action| action.name.value == name.value) {
-                Some(action) => actions.push(action),
+                Some(action) => {
+                    diagnostics.extend(lent(hook, name, action, sources));
+                    actions.push(action);
+                }
                 None => diagnostics.push(unknown_action(hook, name, &names)),
             }
         }
@@ -40,7 +43,8 @@ pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostic
     for action in &doc.actions {
         if !doc.hooks.iter().any(|hook| hook.action.iter().any(|name| name.value == action.name.value)) {
             let message = format!("no hook uses the action `{}`", action.name.value);
-            diagnostics.push(Diagnostic::warning(Code::NoEffect, message, action.name.place.clone()));
+            let help = format!("name it in a hook, `action = [\"{}\"]`, or remove it", action.name.value);
+            diagnostics.push(Diagnostic::warning(Code::NoEffect, message, action.name.place.clone()).with_help(help));
         }
         if action.inject_request_headers.iter().any(|(.., prefix)| prefix.len() > LONG_PREFIX) {
             let message = format!("the `prefix` of an injected header of `{}` is as long as a secret", action.name.value);
@@ -59,6 +63,18 @@ pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostic
         max_body_bytes: doc.max_body_bytes.map(|at| at.value),
     };
     (mitm, hooks)
+}
+
+/// An administrator's hook whose action a weaker layer has: that layer would say what the hook does.
+fn lent(hook: &HookDoc, name: &At<String>, action: &ActionDoc, sources: &[SourceFile]) -> Option<Diagnostic> {
+    let (owner, other) = (layer_of(sources, &hook.name.place), layer_of(sources, &action.name.place));
+    if owner > Layer::Managed || other <= owner {
+        return None;
+    }
+    let message =
+        format!("the hook `{}` of the {owner} layer uses the action `{}`, which only the {other} layer has", hook.name.value, name.value);
+    let error = Diagnostic::error(Code::ManagedHook, message, name.place.clone());
+    Some(error.and(action.name.place.clone(), "the weaker layer's").with_help(format!("define the action in the {owner} layer too")))
 }
 
 fn unknown_action(hook: &HookDoc, name: &At<String>, names: &[&str]) -> Diagnostic {

@@ -5,14 +5,14 @@ mod lists;
 mod mitm;
 mod rules;
 
-pub(crate) use listeners::is_remote;
+pub(crate) use listeners::{is_remote, listening_port};
 pub use lists::{ListSummary, ShowProgress};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::merge::Merged;
 use crate::policy::Policy;
 use crate::schema::{At, DomainEntry, NetworkDoc};
-use crate::source::SourceFile;
+use crate::source::{SourceFile, layer_of};
 use policy_format::{Meta, Mode, Network, UnixSockets};
 
 /// Makes a policy, and says which domain lists it read; `None` when an error was reported.
@@ -24,9 +24,12 @@ pub fn check(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<(Policy, Vec<ListSummary>)> {
     let network = merged.network.clone().unwrap_or_default();
-    let unix_sockets = unix_sockets(&network);
-    let (listeners, upstream) = listeners::check(&network, &unix_sockets, diagnostics);
+    let unix_sockets = unix_sockets(&network, diagnostics);
+    let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
     let state = state(&network, &merged, diagnostics);
+    if state == Network::Direct {
+        goes_around(&merged, &network, sources, diagnostics);
+    }
     let (rules, lists) = rules::rules(&network, demanded, sources, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
     let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, diagnostics);
@@ -59,7 +62,8 @@ pub fn check(
     let injects = &network.dangerously_allow_plaintext_credential_injection;
     if let Some(at) = injects.as_ref().filter(|at| at.value && !meta.credential_broker) {
         let message = "`dangerously_allow_plaintext_credential_injection` has no effect: the credential broker is off";
-        diagnostics.push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()));
+        diagnostics
+            .push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()).with_help("set `credential_broker = true`, or remove it"));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     (!failed).then(|| (Policy::new(meta, rules, hooks), lists))
@@ -69,7 +73,33 @@ fn or(value: &Option<At<bool>>, default: bool) -> bool {
     value.as_ref().map_or(default, |at| at.value)
 }
 
-fn unix_sockets(network: &NetworkDoc) -> UnixSockets {
+/// Direct connections do not meet what a requirement says of them; whoever is stronger than the requirement may choose them.
+fn goes_around(merged: &Merged, network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) {
+    let switch =
+        merged.unconfined.as_ref().or(merged.feature.as_ref().map(|at| &at.place)).or(network.enabled.as_ref().map(|at| &at.place));
+    let (Some((demand, what)), Some(switch)) = (&merged.needs_proxy, switch) else { return };
+    let layer = layer_of(sources, demand);
+    if layer_of(sources, switch) < layer {
+        return;
+    }
+    let message = format!("clients would connect directly, around {what} that the {layer} layer requires");
+    let error = Diagnostic::error(Code::RequirementViolated, message, switch.clone()).with_label("the switch");
+    diagnostics.push(
+        error
+            .and(demand.clone(), "required here")
+            .with_help("set `features.network_proxy = true` and choose a profile whose network is on"),
+    );
+}
+
+fn unix_sockets(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> UnixSockets {
+    // Of all sockets none can be left out: the list has only those that are open.
+    if let Some(all) = network.dangerously_allow_all_unix_sockets.as_ref().filter(|all| all.value) {
+        for denied in network.unix_sockets.iter().filter(|entry| entry.allow == Some(false)) {
+            let message = format!("all unix sockets are allowed here, although `{}` is denied", denied.path);
+            let error = Diagnostic::error(Code::InvalidValue, message, all.place.clone()).and(denied.place.clone(), "denied here");
+            diagnostics.push(error.with_help("remove `dangerously_allow_all_unix_sockets`, and name the sockets"));
+        }
+    }
     let mut allow: Vec<String> =
         network.unix_sockets.iter().filter(|entry| entry.allow == Some(true)).map(|entry| entry.path.clone()).collect();
     allow.sort_unstable();
@@ -85,7 +115,12 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
         (Some(enabled), _) if !enabled.value => {
             if let Some(rule) = first_rule {
                 let message = "the network is switched off: its rules have no effect".to_owned();
-                diagnostics.push(off(message, enabled.place.clone()).with_label("the switch").and(rule, "such as this one"));
+                diagnostics.push(
+                    off(message, enabled.place.clone())
+                        .with_label("the switch")
+                        .and(rule, "such as this one")
+                        .with_help("set `enabled = true`, or remove the rules"),
+                );
             }
             Network::Blocked
         }
@@ -101,14 +136,16 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
         (Some(enabled), feature) => {
             if let Some(place) = &merged.unconfined {
                 let message = "full access: clients connect directly, and no rule has an effect".to_owned();
-                diagnostics.push(off(message, place.clone()).with_label("the switch"));
+                let help = "choose a profile with a network table, or `sandbox_mode = \"workspace-write\"`";
+                diagnostics.push(off(message, place.clone()).with_label("the switch").with_help(help));
                 return Network::Direct;
             }
             match feature.as_ref().filter(|feature| !feature.value) {
                 Some(feature) => {
                     let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();
                     let warning = off(message, feature.place.clone()).with_label("the switch");
-                    diagnostics.push(warning.and(enabled.place.clone(), "the network is on"));
+                    let help = "set `network_proxy = true`, or `enabled = false` if nothing may connect";
+                    diagnostics.push(warning.and(enabled.place.clone(), "the network is on").with_help(help));
                     Network::Direct
                 }
                 None => Network::Proxied,

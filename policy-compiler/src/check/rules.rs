@@ -109,7 +109,7 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
         if let Hosts::Subdomains(name) = &rule.hosts
             && name.as_str().len() + 2 > MAX_NAME
         {
-            diagnostics.push(never(format!("`{}` never acts: no longer name can be sent", rule.hosts)));
+            diagnostics.push(never(format!("`{}` never acts: no longer name can be sent", rule.hosts)).with_help("remove it"));
         }
         if rule.access == Access::Deny {
             continue;
@@ -119,7 +119,9 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
         let absolute = if deny.source.layer < rule.source.layer { format!(" of the {} layer", deny.source.layer) } else { String::new() };
         let mut warning = never(format!("`{}` is allowed here and never acts: `{}`{absolute} denies all of it", rule.hosts, deny.hosts));
         match places.get(index) {
-            Some(place) => warning = warning.and(place.clone(), "denied here"),
+            Some(place) => {
+                warning = warning.and(place.clone(), "denied here").with_help("remove it: a deny that matches beats every allow")
+            }
             None => warning.help = Some(format!("the deny is in line {} of {}", deny.line, deny.source.label)),
         }
         diagnostics.push(warning);

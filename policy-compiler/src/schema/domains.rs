@@ -3,10 +3,13 @@
 use super::{DomainEntry, Key, Reader, Value, nearest};
 use crate::diagnostic::{Code, Diagnostic};
 use policy_format::pattern::parse_port;
-use policy_format::{Access, Hosts, Pattern, PatternErrorKind, PortRange, path};
+use policy_format::{Access, HostError, Hosts, Pattern, PatternErrorKind, PortRange, path};
 use std::collections::HashMap;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
+
+/// What a pattern can be said to be.
+const ACCESS: [&str; 4] = ["allow", "deny", "read-only", "none"];
 
 const RULE_KEYS: [&str; 5] = ["access", "ports", "methods", "paths", "reason"];
 
@@ -17,9 +20,18 @@ impl Reader<'_> {
     pub(crate) fn domains(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<DomainEntry> {
         let Some(table) = value.get_ref().as_table() else {
             self.wrong_type(key, value, "a table of patterns", &format!("{} = {{ \"example.com\" = \"allow\" }}", key.get_ref()));
+            if let (Some(meant), Some(error)) = (as_map(value.get_ref()), self.diagnostics.last_mut()) {
+                error.fix(&meant);
+                error.help = Some("say of each pattern what it does".into());
+            }
             return Vec::new();
         };
-        let mut entries: Vec<DomainEntry> = table.iter().filter_map(|(pattern, value)| self.domain(pattern, value)).collect();
+        let mut entries: Vec<DomainEntry> = Vec::with_capacity(table.len());
+        for (pattern, value) in table {
+            if !self.turned_round(pattern, value) && !self.unquoted(pattern, value) {
+                entries.extend(self.domain(pattern, value));
+            }
+        }
         entries.sort_by_key(|entry| entry.place.span.start);
         self.refuse_two_spellings(&entries);
         entries
@@ -38,6 +50,66 @@ impl Reader<'_> {
                 first.insert(pattern, entry);
             }
         }
+    }
+
+    /// `"allow" = ["example.com"]`: the access as the key.
+    fn turned_round(&mut self, key: &Key<'_>, value: &Value<'_>) -> bool {
+        let access = key.get_ref().to_lowercase();
+        let patterns: Option<Vec<&str>> = match value.get_ref() {
+            DeValue::Array(array) => array.iter().map(|item| item.get_ref().as_str()).collect(),
+            DeValue::String(text) if !ACCESS.contains(&text.as_ref()) => Some(vec![text.as_ref()]),
+            _ => None,
+        };
+        let (Some(patterns), true) = (patterns, ACCESS.contains(&access.as_str())) else { return false };
+        let known = !patterns.is_empty() && patterns.iter().all(|pattern| Pattern::parse(pattern).is_ok());
+        let whole = key.span().start..value.span().end;
+        // Lines of a table of its own, items of one that stands in a line.
+        let line = super::syntax::line_of(self.text, whole.start);
+        let own_line = self.written(&(line.start..whole.start)).trim().is_empty();
+        let entries: Vec<String> = patterns.iter().map(|pattern| format!("{} = \"{access}\"", quoted(pattern))).collect();
+        let place = self.place(whole);
+        let error =
+            self.error(Code::WrongType, key.span(), format!("in a table of domains the pattern comes first, and `{access}` after it"));
+        error.help = Some(format!("write `\"example.com\" = \"{access}\"`"));
+        if known {
+            error.help = Some("turn it round".into());
+            error.edit(place, entries.join(if own_line { "\n" } else { ", " }));
+        }
+        true
+    }
+
+    /// `api.example.com = "allow"`: without quotes, dots make tables in tables.
+    fn unquoted(&mut self, key: &Key<'_>, value: &Value<'_>) -> bool {
+        let is_nest = |table: &DeTable<'_>| !table.is_empty() && table.keys().all(|key| !RULE_KEYS.contains(&key.get_ref().as_ref()));
+        if !value.get_ref().as_table().is_some_and(is_nest) {
+            return false;
+        }
+        // What is deeper than a name can be is none.
+        let mut open: Vec<(String, &Key<'_>, &Value<'_>, usize)> = vec![(key.get_ref().to_string(), key, value, 0)];
+        let mut found = false;
+        while let Some((name, key, value, depth)) = open.pop() {
+            match value.get_ref().as_table().filter(|table| is_nest(table) && depth < 127) {
+                Some(table) => {
+                    let below = table.iter().map(|(key, value)| (format!("{name}.{}", key.get_ref()), key, value, depth + 1));
+                    open.extend(below);
+                }
+                None if depth == 0 || Pattern::parse(&name).is_err() => {}
+                None => {
+                    found = true;
+                    let end = key.span().end;
+                    let span = end.saturating_sub(name.len())..end;
+                    let as_written = self.written(&span) == name;
+                    let message = format!("`{name}` needs quotes: without them TOML reads its dots as tables in tables");
+                    let error = self.error(Code::InvalidPattern, if as_written { span } else { key.span() }, message);
+                    error.help = Some(format!("write `\"{name}\"`"));
+                    if as_written {
+                        error.fix(&format!("\"{name}\""));
+                        error.help = Some("quote the pattern".into());
+                    }
+                }
+            }
+        }
+        found
     }
 
     fn domain(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<DomainEntry> {
@@ -85,7 +157,15 @@ impl Reader<'_> {
                 "methods" => terms.methods = self.methods(key, value),
                 "paths" => terms.paths = self.paths(key, value),
                 "reason" => terms.reason = self.reason(key, value),
-                _ => self.unknown_key(key, "a rule", &RULE_KEYS),
+                "port" if !table.contains_key("ports") && value.get_ref().is_integer() => {
+                    let meant = format!("ports = [{}]", self.written(&value.span()));
+                    let place = self.place(key.span().start..value.span().end);
+                    let error = self.error(Code::UnknownKey, key.span(), "`port` is not a key of a rule");
+                    error.label("unknown key");
+                    error.help = Some("ports are a list".into());
+                    error.edit(place, meant);
+                }
+                _ => self.unknown_key(key, table, "a rule", &RULE_KEYS),
             }
         }
         match table.get("access") {
@@ -119,7 +199,7 @@ impl Reader<'_> {
                     "block" | "blocked" | "denied" | "false" => Some("deny"),
                     "allowed" | "true" | "yes" => Some("allow"),
                     "readonly" | "read" => Some("read-only"),
-                    other => nearest(other, ["allow", "deny", "read-only", "none"]),
+                    other => nearest(other, ACCESS),
                 });
                 let error = self.error(Code::InvalidValue, value.span(), "access is \"allow\", \"deny\", \"read-only\" or \"none\"");
                 match near {
@@ -140,22 +220,19 @@ impl Reader<'_> {
                 let quoted = inner.len() == text.len();
                 let exact = quoted && !error.span.is_empty();
                 let place = if exact { inner.start + error.span.start..inner.start + error.span.end } else { span.clone() };
-                let help = match error.kind {
-                    PatternErrorKind::WildcardInAddress => Some("write a network, such as \"10.0.0.0/8\""),
-                    PatternErrorKind::NumericLookalike => Some("write the address in full, such as \"127.0.0.1\""),
-                    _ => None,
-                };
                 let whole = self.place(inner);
+                let bare: String = text.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+                let bare = Some(bare).filter(|bare| bare != text).and_then(|bare| Pattern::parse(&bare).ok());
                 let diagnostic =
                     self.error(Code::InvalidPattern, place, format!("the pattern `{}` is not valid: {error}", text.escape_debug()));
-                match &error.suggestion {
+                match error.suggestion.or_else(|| bare.map(|bare| bare.to_string())) {
                     Some(suggestion) => {
                         diagnostic.help = Some(format!("write \"{suggestion}\""));
                         if quoted {
                             diagnostic.edit(whole, suggestion);
                         }
                     }
-                    None => diagnostic.help = help.map(str::to_owned),
+                    None => diagnostic.help = Some(pattern_help(error.kind).to_owned()),
                 }
                 None
             }
@@ -190,7 +267,8 @@ impl Reader<'_> {
             match range {
                 Some(range) => ranges.push(range),
                 None => {
-                    let message = "a port is a number from 1 to 65535, or a range such as \"8000-8999\"";
+                    let written = self.written(&item.span()).trim_matches(['"', '\'']).to_owned();
+                    let message = format!("`{written}` is not a port from 1 to 65535, nor a range of them");
                     self.error(Code::InvalidPort, item.span(), message).help = Some("write `ports = [443, \"8000-8999\"]`".into());
                 }
             }
@@ -236,6 +314,7 @@ impl Reader<'_> {
                 Err(error) => {
                     let message = format!("the path `{}` is not valid: {error}", item.value.escape_debug());
                     let diagnostic = self.error(Code::InvalidPath, item.place.span, message);
+                    diagnostic.help = Some("write a path from its `/`, without wildcards, query and steps up, such as \"/v1/\"".into());
                     if error == path::PathError::NotAbsolute && path::check_prefix(&format!("/{}", item.value)).is_ok() {
                         diagnostic.did_you_mean(&format!("\"/{}\"", item.value));
                     }
@@ -248,11 +327,48 @@ impl Reader<'_> {
     fn reason(&mut self, key: &Key<'_>, value: &Value<'_>) -> String {
         let Some(text) = self.string(key, value) else { return String::new() };
         if text.value.len() > MAX_REASON || text.value.chars().any(char::is_control) {
-            self.error(Code::InvalidValue, text.place.span, format!("`reason` is one line of at most {MAX_REASON} bytes"));
+            self.error(Code::InvalidValue, text.place.span, format!("`reason` is one line of at most {MAX_REASON} bytes")).help =
+                Some("shorten it: it is shown to whoever is refused".into());
             return String::new();
         }
         text.value.trim().to_owned()
     }
+}
+
+/// How to write what a pattern that nothing can be guessed from may have meant.
+fn pattern_help(kind: PatternErrorKind) -> &'static str {
+    match kind {
+        PatternErrorKind::WildcardInAddress | PatternErrorKind::Prefix => "write a network, such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        PatternErrorKind::NumericLookalike => "write the address in full, such as \"127.0.0.1\"",
+        PatternErrorKind::Port => "write one from 1 to 65535, such as \"example.com:8443\", or leave it out for every port",
+        PatternErrorKind::Everything => "write \"*\" if every host is meant",
+        PatternErrorKind::Unfinished => "close what is open, or write the wildcard in full, such as \"*.example.com\"",
+        PatternErrorKind::TooManyAlternatives => "write several patterns with fewer alternatives each",
+        PatternErrorKind::NonAsciiGlob => "write the label without wildcards, or in its `xn--` form",
+        PatternErrorKind::Host(HostError::Zone) => "write the address without its zone",
+        _ => "write a host, such as \"example.com\", \"*.example.com\" or \"10.0.0.0/8\"",
+    }
+}
+
+/// A list of patterns, or one, as the table that was meant: `*` and all.
+fn as_map(value: &DeValue<'_>) -> Option<String> {
+    let patterns: Vec<&str> = match value {
+        DeValue::Array(array) => array.iter().map(|item| item.get_ref().as_str()).collect::<Option<_>>()?,
+        DeValue::String(text) => vec![text],
+        _ => return None,
+    };
+    let mut seen = std::collections::HashSet::with_capacity(patterns.len());
+    let all_new = |pattern: &&str| Pattern::parse(pattern).is_ok_and(|pattern| seen.insert(pattern.to_string()));
+    if patterns.is_empty() || !patterns.iter().all(all_new) {
+        return None;
+    }
+    let entries: Vec<String> = patterns.iter().map(|pattern| format!("{} = \"allow\"", quoted(pattern))).collect();
+    Some(format!("{{ {} }}", entries.join(", ")))
+}
+
+/// A pattern as a key. Valid ones have no quotes, but some globs have backslashes.
+fn quoted(pattern: &str) -> String {
+    if pattern.contains('\\') { format!("'{pattern}'") } else { format!("\"{pattern}\"") }
 }
 
 /// What the table form of a rule says beyond access.

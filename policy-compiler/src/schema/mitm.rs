@@ -32,7 +32,7 @@ impl Reader<'_> {
                         doc.mode.get_or_insert(At { value: MitmMode::Always, place: on.place });
                     }
                 }
-                _ => self.unknown_key(key, "`mitm`", &KEYS),
+                _ => self.unknown_key(key, table, "`mitm`", &KEYS),
             }
         }
         doc
@@ -42,7 +42,8 @@ impl Reader<'_> {
     fn absolute(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<String>> {
         let text = self.string(key, value)?;
         if !text.value.starts_with('/') || text.value.contains('\0') {
-            self.error(Code::InvalidValue, text.place.span, format!("`{}` is an absolute path", key.get_ref()));
+            self.error(Code::InvalidValue, text.place.span, format!("`{}` is an absolute path", key.get_ref())).help =
+                Some("write it from the root, such as \"/etc/netpolicy/ca.pem\": a policy does not know where it will run".into());
             return None;
         }
         Some(text)
@@ -83,7 +84,7 @@ impl Reader<'_> {
                 "headers" => headers = self.values(key, value, false),
                 "action" => action = self.strings(key, value).map(|at| at.value).unwrap_or_default(),
                 "body" => self.not_enforced(key, value, "request bodies are not matched by this version"),
-                _ => self.unknown_key(key, "a hook", &HOOK_KEYS),
+                _ => self.unknown_key(key, table, "a hook", &HOOK_KEYS),
             }
         }
         for required in ["host", "methods", "path_prefixes", "action"] {
@@ -119,7 +120,7 @@ impl Reader<'_> {
             || matches!(&pattern.hosts, Hosts::Network(network) if network.is_single());
         if !fits || pattern.port.is_some() {
             let message = "a hook's `host` is a name, an address, `*.name` or `**.name`, without a port";
-            self.error(Code::InvalidHook, text.place.span, message);
+            self.error(Code::InvalidHook, text.place.span, message).help = Some("write `host = \"api.example.com\"`".into());
             return None;
         }
         Some(At { value: pattern, place: text.place })
@@ -143,7 +144,8 @@ impl Reader<'_> {
                 None => kept.push(text.value),
                 Some(why) => {
                     let message = format!("the path `{}` is not valid: {why}", text.value.escape_debug());
-                    self.error(Code::InvalidPath, text.place.span, message);
+                    self.error(Code::InvalidPath, text.place.span, message).help =
+                        Some("write a prefix such as \"/repos/\", or a glob such as \"pattern:/repos/*/issues\"".into());
                 }
             }
         }
@@ -158,13 +160,16 @@ impl Reader<'_> {
             let Some(values) = self.strings(name, value) else { continue };
             let field = if query { name.get_ref().to_string() } else { name.get_ref().to_ascii_lowercase() };
             if field.is_empty() || (!query && !is_token(&field)) {
-                self.error(Code::InvalidHook, name.span(), format!("`{}` is not the name of a field", name.get_ref().escape_debug()));
+                self.error(Code::InvalidHook, name.span(), format!("`{}` is not the name of a field", name.get_ref().escape_debug()))
+                    .help = Some("write its name, such as `\"x-team\" = [\"a\"]`".into());
             } else if query && values.value.is_empty() {
-                self.error(Code::InvalidHook, value.span(), format!("`{field}` lists no value: nothing would match"));
+                self.error(Code::InvalidHook, value.span(), format!("`{field}` lists no value: nothing would match")).help =
+                    Some("name the values that may pass, or remove it".into());
             } else {
                 for value in &values.value {
                     if let Some(Err(why)) = value.value.strip_prefix("pattern:").map(check_glob) {
-                        self.error(Code::InvalidHook, value.place.span.clone(), format!("the value is not valid: {why}"));
+                        self.error(Code::InvalidHook, value.place.span.clone(), format!("the value is not valid: {why}")).help =
+                            Some("finish the glob, or write the value behind `literal:`".into());
                     }
                 }
                 all.push((field, values.value.into_iter().map(|at| at.value).collect()));
@@ -194,7 +199,7 @@ impl Reader<'_> {
                 "strip_request_headers" => action.strip_request_headers = self.header_names(key, value),
                 "strip_response_headers" => action.strip_response_headers = self.header_names(key, value),
                 "inject_request_headers" => action.inject_request_headers = self.injected(key, value),
-                _ => self.unknown_key(key, "an action", &ACTION_KEYS),
+                _ => self.unknown_key(key, table, "an action", &ACTION_KEYS),
             }
         }
         if !table.values().any(|value| value.get_ref().as_array().is_none_or(|array| !array.is_empty())) {
@@ -211,7 +216,8 @@ impl Reader<'_> {
 
     fn header_name(&mut self, name: At<String>) -> Option<String> {
         if !is_token(&name.value) {
-            self.error(Code::InvalidHook, name.place.span, format!("`{}` is not the name of a header", name.value.escape_debug()));
+            self.error(Code::InvalidHook, name.place.span, format!("`{}` is not the name of a header", name.value.escape_debug())).help =
+                Some("write its name only, such as \"authorization\"".into());
             return None;
         }
         Some(name.value.to_ascii_lowercase())
@@ -241,12 +247,13 @@ impl Reader<'_> {
                         self.error(Code::Credentials, key.span(), message).help =
                             Some("name where it is: `secret_env_var` or `secret_file`".into());
                     }
-                    _ => self.unknown_key(key, "an injected header", &INJECT_KEYS),
+                    _ => self.unknown_key(key, table, "an injected header", &INJECT_KEYS),
                 }
             }
             let prefix = prefix.map(|at| at.value).unwrap_or_default();
             if prefix.bytes().any(|byte| byte.is_ascii_control() || !byte.is_ascii()) {
-                self.error(Code::InvalidHook, item.span(), "`prefix` has characters that no header has");
+                self.error(Code::InvalidHook, item.span(), "`prefix` has characters that no header has").help =
+                    Some("write what stands before the secret, such as \"Bearer \"".into());
             }
             let secret = match (env, file) {
                 (Some(env), None) if !env.value.trim().is_empty() => Some(Secret::Env(env.value)),

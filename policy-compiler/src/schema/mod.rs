@@ -7,7 +7,9 @@ mod domains;
 mod mitm;
 mod network;
 mod older;
+mod syntax;
 
+pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
@@ -89,6 +91,10 @@ pub struct NetworkDoc {
     pub credential_broker: Option<At<bool>>,
     /// `dangerously_allow_plaintext_credential_injection`.
     pub dangerously_allow_plaintext_credential_injection: Option<At<bool>>,
+    /// The port of the HTTP listener that a requirement demands.
+    pub http_port: Option<At<u16>>,
+    /// The port of the SOCKS5 listener that a requirement demands.
+    pub socks_port: Option<At<u16>>,
     /// `upstream`.
     pub upstream: Option<UpstreamDoc>,
     /// `presets`.
@@ -151,6 +157,8 @@ pub struct UpstreamDoc {
     pub url: Option<At<String>>,
     /// `no_proxy`.
     pub no_proxy: Option<At<Vec<At<String>>>>,
+    /// Written as text: it replaces a weaker table whole.
+    pub whole: bool,
 }
 
 /// `mitm`.
@@ -206,9 +214,9 @@ pub struct ActionDoc {
 
 /// Reads one layer of settings. Everything wrong in it is reported; `None` when it is not TOML.
 pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Option<LayerDoc> {
-    let mut reader = Reader { id, diagnostics };
+    let mut reader = Reader { id, text: source.text(), diagnostics };
     let mut doc = LayerDoc::default();
-    let root = reader.parse(source.text())?;
+    let root = reader.parse()?;
     for (key, value) in root.get_ref() {
         match key.get_ref().as_ref() {
             "default_permissions" => doc.default_permissions = reader.string(key, value),
@@ -228,20 +236,34 @@ pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>
 /// Parses TOML for any reader; a syntax error is reported with its place.
 pub(crate) struct Reader<'d> {
     pub(crate) id: SourceId,
+    pub(crate) text: &'d str,
     pub(crate) diagnostics: &'d mut Vec<Diagnostic>,
 }
 
 pub(crate) type Key<'i> = Spanned<DeString<'i>>;
 pub(crate) type Value<'i> = Spanned<DeValue<'i>>;
 
-impl Reader<'_> {
-    pub(crate) fn parse<'i>(&mut self, text: &'i str) -> Option<Spanned<DeTable<'i>>> {
-        let (table, errors) = DeTable::parse_recoverable(text);
+impl<'d> Reader<'d> {
+    pub(crate) fn parse(&mut self) -> Option<Spanned<DeTable<'d>>> {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let mut last_line = None;
         for error in &errors {
-            let place = self.place(error.span().unwrap_or(0..0));
-            self.diagnostics.push(Diagnostic::error(Code::NotToml, format!("this is not TOML: {}", error.message()), place));
+            let span = error.span().unwrap_or(0..0);
+            // One mistake makes the parser stumble several times in its line.
+            let line = syntax::line_of(self.text, span.start);
+            if last_line.replace(line.start) != Some(line.start) {
+                let place = self.place(span);
+                self.diagnostics.push(syntax::not_toml(self.text, error.message(), place));
+            }
         }
         errors.is_empty().then_some(table)
+    }
+}
+
+impl Reader<'_> {
+    /// The text of a span, as it was written.
+    pub(crate) fn written(&self, span: &Range<usize>) -> &str {
+        self.text.get(span.clone()).unwrap_or_default()
     }
 
     pub(crate) fn place(&self, span: Range<usize>) -> Place {
@@ -308,7 +330,9 @@ impl Reader<'_> {
         if table.is_none() {
             let message = format!("`{}` is a table", key.get_ref());
             let label = format!("this is {}", article(value.get_ref().type_str()));
-            self.error(Code::WrongType, value.span(), message).label(label);
+            let error = self.error(Code::WrongType, value.span(), message);
+            error.label(label);
+            error.help = Some(format!("write `{} = {{ … }}`, or a table of that name", key.get_ref()));
         }
         table
     }
@@ -359,16 +383,38 @@ impl Reader<'_> {
     }
 
     pub(crate) fn mode(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Mode>> {
-        self.word(key, value, [("full", Mode::Full), ("limited", Mode::Limited)])
+        let mode = self.word(key, value, [("full", Mode::Full), ("limited", Mode::Limited)]);
+        // What other programs call them.
+        let meant = match value.get_ref().as_str().map(|text| text.to_lowercase().replace(['_', ' '], "-")).as_deref() {
+            Some("readonly" | "read-only" | "ro" | "read" | "restricted") => Some("\"limited\""),
+            Some("read-write" | "readwrite" | "rw" | "unrestricted" | "open" | "all") => Some("\"full\""),
+            _ => None,
+        };
+        if let (None, Some(meant), Some(error)) = (&mode, meant, self.diagnostics.last_mut()) {
+            error.did_you_mean(meant);
+        }
+        mode
     }
 
     fn features(&mut self, value: &Value<'_>, doc: &mut LayerDoc) {
-        let Some((key, value)) = value.get_ref().as_table().and_then(|table| table.get_key_value("network_proxy")) else { return };
+        let Some(features) = value.get_ref().as_table() else { return };
+        let Some((key, value)) = features.get_key_value("network_proxy") else {
+            // Other features are not ours, but a switch that is silently not read is no switch.
+            if let Some(key) = features.keys().find(|key| nearest(&key.get_ref().replace('-', "_"), ["network_proxy"]).is_some()) {
+                self.warning(Code::UnknownKey, key.span(), format!("`{}` is not read by this program", key.get_ref().escape_debug()))
+                    .did_you_mean("network_proxy");
+            }
+            return;
+        };
         match value.get_ref() {
             DeValue::Boolean(on) => doc.feature = Some(At { value: *on, place: self.place(value.span()) }),
             DeValue::Table(table) => {
                 // `enabled` switches the feature, and what else the table has lies over the profile.
                 let mut overlay = self.network(table);
+                if overlay.enabled.is_none() && table.contains_key("enabled") {
+                    // It was there, and wrong.
+                    return;
+                }
                 doc.feature = Some(overlay.enabled.take().unwrap_or(At { value: true, place: self.place(key.span()) }));
                 doc.overlay = Some(overlay);
             }
@@ -401,19 +447,27 @@ impl Reader<'_> {
         }
     }
 
-    pub(crate) fn unknown_key(&mut self, key: &Key<'_>, of: &str, known: &[&'static str]) {
+    /// Reports a key that `table` cannot have. What the table has already is not what was meant.
+    pub(crate) fn unknown_key(&mut self, key: &Key<'_>, table: &DeTable<'_>, of: &str, known: &[&'static str]) {
         let name = key.get_ref();
-        let near = nearest_of(name, known);
+        let free: Vec<&str> = known.iter().copied().filter(|known| !table.contains_key(*known)).collect();
+        let near = nearest_of(name, &free);
         let error = self.error(Code::UnknownKey, key.span(), format!("`{}` is not a key of {of}", name.escape_debug()));
         error.label("unknown key");
-        if let Some(near) = near {
-            error.did_you_mean(near);
+        match near {
+            Some(near) => error.did_you_mean(near),
+            None => {
+                let listed = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                error.help = Some(format!("remove it; the keys of {of} are {listed}"));
+            }
         }
     }
 
     pub(crate) fn not_enforced(&mut self, key: &Key<'_>, value: &Value<'_>, why: &str) {
         if is_on(value) {
-            self.error(Code::NotEnforced, key.span(), format!("`{}` cannot be enforced: {why}", key.get_ref()));
+            let message = format!("`{}` cannot be enforced: {why}", key.get_ref());
+            self.error(Code::NotEnforced, key.span(), message).help =
+                Some("remove it: a setting that nothing enforces protects nobody".into());
         }
     }
 }
@@ -447,7 +501,10 @@ pub(crate) fn nearest<const N: usize>(text: &str, known: [&'static str; N]) -> O
 
 pub(crate) fn nearest_of<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
     let distance = |word: &&str| strsim::damerau_levenshtein(text, word);
-    known.iter().copied().min_by_key(distance).filter(|word| distance(word) <= (text.len() / 3).max(1))
+    let near = known.iter().copied().min_by_key(distance).filter(|word| distance(word) <= (text.len() / 3).max(1));
+    // `limit` for `limited`: a beginning that only one word has.
+    let mut begun = known.iter().copied().filter(|word| text.len() >= 4 && word.starts_with(text));
+    near.or_else(|| begun.next().filter(|_| begun.next().is_none()))
 }
 
 fn article(kind: &str) -> String {

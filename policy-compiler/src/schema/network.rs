@@ -1,9 +1,10 @@
 //! The keys of a network table.
 
 use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Value, nearest};
-use crate::diagnostic::Code;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::lists::ListFormat;
 use policy_format::Access;
+use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of a network table, canonical ones first.
@@ -50,16 +51,12 @@ const NOT_ENFORCED: [(&str, &str); 6] = [
     ("sni", "server names inside tunnels are not looked at by this version"),
 ];
 
-fn is_key(name: &str) -> bool {
-    KEYS.contains(&name)
-}
-
 impl Reader<'_> {
     pub(crate) fn network(&mut self, table: &DeTable<'_>) -> NetworkDoc {
         let mut doc = NetworkDoc::default();
         for (key, value) in table {
             if !self.network_key(key, value, &mut doc) {
-                self.unknown_key(key, "a network table", &KEYS);
+                self.unknown_key(key, table, "a network table", &KEYS);
             }
         }
         doc
@@ -102,18 +99,18 @@ impl Reader<'_> {
     /// `upstream = "http://proxy:8080"`, or a table with `url` and `no_proxy`.
     fn upstream(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<UpstreamDoc> {
         if value.get_ref().is_str() {
-            return Some(UpstreamDoc { url: self.string(key, value), no_proxy: None });
+            return Some(UpstreamDoc { url: self.string(key, value), no_proxy: None, whole: true });
         }
         let Some(table) = value.get_ref().as_table() else {
             self.wrong_type(key, value, "a URL, or a table with `url` and `no_proxy`", "upstream = \"http://proxy.example.com:8080\"");
             return None;
         };
-        let mut doc = UpstreamDoc { url: None, no_proxy: None };
+        let mut doc = UpstreamDoc { url: None, no_proxy: None, whole: false };
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "url" => doc.url = self.string(key, value),
                 "no_proxy" => doc.no_proxy = self.strings(key, value),
-                _ => self.unknown_key(key, "`upstream`", &["url", "no_proxy"]),
+                _ => self.unknown_key(key, table, "`upstream`", &["url", "no_proxy"]),
             }
         }
         Some(doc)
@@ -140,7 +137,7 @@ impl Reader<'_> {
                     "access" => {
                         access = self.word(key, value, [("allow", Access::Allow), ("deny", Access::Deny), ("read-only", Access::ReadOnly)])
                     }
-                    _ => self.unknown_key(key, "a domain list", &["path", "format", "access"]),
+                    _ => self.unknown_key(key, table, "a domain list", &["path", "format", "access"]),
                 }
             }
             for name in ["path", "format", "access"] {
@@ -170,8 +167,9 @@ impl Reader<'_> {
                     other => {
                         let near = other.and_then(|other| nearest(other, ["allow", "deny", "none"]));
                         let error = self.error(Code::InvalidValue, value.span(), "a unix socket is \"allow\", \"deny\" or \"none\"");
-                        if let Some(near) = near {
-                            error.did_you_mean(&format!("\"{near}\""));
+                        match near {
+                            Some(near) => error.did_you_mean(&format!("\"{near}\"")),
+                            None => error.help = Some("write \"allow\", \"deny\" or \"none\"".into()),
                         }
                         return None;
                     }
@@ -180,23 +178,45 @@ impl Reader<'_> {
             })
             .collect();
         entries.sort_by_key(|entry| entry.place.span.start);
+        let mut first: HashMap<&str, &SocketEntry> = HashMap::with_capacity(entries.len());
+        for entry in &entries {
+            if let Some(old) = first.get(entry.path.as_str()) {
+                let message = format!("`{}` is there twice, in two spellings", entry.path);
+                let error = Diagnostic::error(Code::DuplicatePattern, message, entry.place.clone());
+                self.diagnostics.push(error.and(old.place.clone(), "first here").with_help("keep one of them"));
+            } else {
+                first.insert(&entry.path, entry);
+            }
+        }
         entries
     }
 
     /// An absolute path without steps up: what is written is what is opened.
     pub(crate) fn socket(&mut self, path: &str, span: std::ops::Range<usize>, allow: Option<bool>) -> Option<SocketEntry> {
-        let steps_up = path.split('/').any(|part| part == "..");
-        if !path.starts_with('/') || steps_up || path.contains(['\0', '*', '?']) || path.len() > 4096 {
+        let Some(path) = socket_path(path) else {
             let error =
                 self.error(Code::InvalidValue, span, format!("`{}` is not the absolute path of a unix socket", path.escape_debug()));
             error.help = Some("write it from the root, without `..` and wildcards, such as \"/run/example.sock\"".into());
             return None;
-        }
-        Some(SocketEntry { path: path.to_owned(), place: self.place(span), allow })
+        };
+        Some(SocketEntry { path, place: self.place(span), allow })
     }
+}
+
+/// The path of a unix socket, with `//` and `/./` taken out, which lead to the same file; `None` when it is not absolute or could mean another one.
+pub(crate) fn socket_path(path: &str) -> Option<String> {
+    let steps_up = path.split('/').any(|part| part == "..");
+    let strange = path.contains(|c: char| c.is_control() || matches!(c, '*' | '?'));
+    if !path.starts_with('/') || path.ends_with('/') || steps_up || strange || path.len() > 4096 {
+        return None;
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    Some(format!("/{}", parts.join("/")))
 }
 
 /// Whether a table is of ours: used to tell `[permissions.network]` from a profile that is called so.
 pub(super) fn has_network_keys(value: &DeValue<'_>) -> bool {
-    value.as_table().is_some_and(|table| table.keys().any(|key| is_key(key.get_ref())))
+    let is_profile = |table: &DeTable<'_>| table.contains_key("network") || table.contains_key("extends");
+    // A misspelt key is one of ours too: it is to be reported, not passed over.
+    value.as_table().is_some_and(|table| !is_profile(table) && table.keys().any(|key| super::nearest_of(key.get_ref(), &KEYS).is_some()))
 }

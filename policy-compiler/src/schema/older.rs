@@ -27,11 +27,11 @@ impl Reader<'_> {
                     match key.get_ref().as_ref() {
                         "allow_local_binding" => network.allow_local_binding = self.bool(key, value),
                         "allowed_domains" | "denied_domains" | "allow_unix_sockets" => self.older_entries(key, value, &mut network),
-                        _ => self.unknown_key(key, "`[network_proxy.policy]`", &POLICY_KEYS),
+                        _ => self.unknown_key(key, policy, "`[network_proxy.policy]`", &POLICY_KEYS),
                     }
                 }
             } else if !self.network_key(key, value, &mut network) {
-                self.unknown_key(key, "`[network_proxy]`", &["enabled", "mode", "proxy_url", "admin_url", "policy", "mitm"]);
+                self.unknown_key(key, table, "`[network_proxy]`", &["enabled", "mode", "proxy_url", "admin_url", "policy", "mitm"]);
             }
         }
         self.add_base(network, doc);
@@ -48,12 +48,12 @@ impl Reader<'_> {
     /// `[network]`: the upstream proxy.
     pub(super) fn older_upstream(&mut self, key: &Key<'_>, value: &Value<'_>, doc: &mut LayerDoc) {
         let Some(table) = self.table(key, value) else { return };
-        let mut upstream = UpstreamDoc { url: None, no_proxy: None };
+        let mut upstream = UpstreamDoc { url: None, no_proxy: None, whole: false };
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "proxy" => upstream.url = self.string(key, value),
                 "no_proxy" => upstream.no_proxy = self.strings(key, value),
-                _ => self.unknown_key(key, "`[network]`", &["proxy", "no_proxy"]),
+                _ => self.unknown_key(key, table, "`[network]`", &["proxy", "no_proxy"]),
             }
         }
         if upstream.url.is_some() || upstream.no_proxy.is_some() {
@@ -117,7 +117,9 @@ impl Reader<'_> {
     /// `sandbox_mode`; another program's key, of which the network's part is ours.
     pub(super) fn sandbox_mode(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<String>> {
         let words = ["read-only", "workspace-write", "danger-full-access"];
-        self.word(key, value, words.map(|word| (word, word))).map(|at| At { value: at.value.to_owned(), place: at.place })
+        let mode = self.word(key, value, words.map(|word| (word, word))).map_or("read-only", |at| at.value);
+        // A wrong one was there all the same: it is not to be missed as well.
+        Some(At { value: mode.to_owned(), place: self.place(value.span()) })
     }
 
     /// `[sandbox_workspace_write] network_access`.

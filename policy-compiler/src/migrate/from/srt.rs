@@ -2,6 +2,7 @@
 
 use super::json::Json;
 use super::{Access, ConvertError, Draft};
+use crate::schema::socket_path;
 use policy_format::Pattern;
 
 /// The keys of its `network`, or of `sandbox.network` of Claude Code.
@@ -54,10 +55,10 @@ pub(super) fn network(json: &Json<'_>, path: &[&str], draft: &mut Draft) -> Resu
     }
     let everything = denied.iter().find(|(text, _)| text.trim() == "*").map(|(_, line)| *line);
     for (socket, line) in json.strings(&at("allowUnixSockets"))? {
-        if !socket.starts_with('/') {
-            draft.warn(line, format!("the socket `{socket}` is left out: a path is absolute here"));
+        let Some(socket) = socket_path(&socket) else {
+            draft.warn(line, format!("the socket `{socket}` is left out: a path is absolute here, without `..` and wildcards"));
             continue;
-        }
+        };
         draft.warn(
             line,
             format!("the socket `{socket}` is opened by path there, on macOS only; here by requests with `x-unix-socket`, on every system"),
