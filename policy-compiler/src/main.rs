@@ -9,5 +9,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Compile(arguments) => cmd::compile::run(arguments),
+        cli::Command::Explain(arguments) => cmd::explain::run(arguments),
+        cli::Command::Test(arguments) => cmd::test::run(arguments),
+        cli::Command::Inspect(arguments) => cmd::inspect::run(arguments),
     }
 }

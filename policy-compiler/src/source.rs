@@ -329,7 +329,7 @@ fn override_source(text: &str) -> Result<SourceFile, SourceError> {
 }
 
 /// A TOML basic string.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {
