@@ -290,7 +290,13 @@ fn pattern_entries(text: &mut String, rules: &[Rule], expanded: &mut usize) -> R
     // The pattern itself goes to the widest: it is the last of those that are left.
     terms.sort_by_key(|terms| (terms.own.count(), std::cmp::Reverse(terms.rule.id)));
     let Some(widest) = terms.pop() else { return Ok(()) };
-    entry(text, &Pattern { hosts: hosts.clone(), port: None }, &widest, Some(&main_ports(&widest, &terms)));
+    let ports = main_ports(&widest, &terms);
+    match ports.each().next() {
+        Some(port) if ports.count() == 1 && terms.is_empty() => {
+            entry(text, &Pattern { hosts: hosts.clone(), port: Some(port) }, &widest, None)
+        }
+        _ => entry(text, &Pattern { hosts: hosts.clone(), port: None }, &widest, Some(&ports)),
+    }
     let mut taken: BTreeMap<u16, &Terms<'_>> = BTreeMap::new();
     for terms in terms.iter().rev() {
         *expanded = expanded.saturating_add(terms.own.count());

@@ -206,7 +206,14 @@ impl CaseReader<'_, '_> {
             self.error(value, format!("`{name}` is a list of text"), format!("write `{name} = [\"…\"]`"));
             return Vec::new();
         };
-        array.iter().filter_map(|item| Some((item, self.text(key, item)?))).collect()
+        let mut found = Vec::with_capacity(array.len());
+        for item in array {
+            match item.get_ref().as_str() {
+                Some(text) => found.push((item, text.to_owned())),
+                None => self.error(item, format!("`{}` is a list of text", key.get_ref()), "put it in quotes"),
+            }
+        }
+        found
     }
 
     fn asked(&mut self, value: &Value<'_>, asked: Result<Asked, RequestError>) -> Option<Asked> {
