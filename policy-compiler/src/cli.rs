@@ -19,6 +19,12 @@ pub(crate) enum Command {
     Compile(Compile),
     /// Say what is wrong with the layers, and write nothing
     Check(Check),
+    /// Say what a policy answers, why, and what would change the answer
+    Explain(Explain),
+    /// Run the tests of a policy
+    Test(Test),
+    /// Show what a compiled policy says, or turn it back into TOML
+    Inspect(Inspect),
     /// Rewrite older spellings, or another tool's lists, as this version documents them
     Migrate(Migrate),
     /// List the built-in domain sets, show one, or find those that cover a host
@@ -194,6 +200,124 @@ pub(crate) enum PresetsQuestion {
         /// A name or an address
         host: String,
     },
+}
+
+/// A compiled policy, or the layers to compile.
+#[derive(Debug, Args)]
+pub(crate) struct Subject {
+    /// Compiled policy to ask, instead of layers
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "mdm", "mdm_config_base64", "mdm_requirements_base64", "managed", "requirements", "overrides", "user", "project", "discover",
+            "profile"
+        ]
+    )]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Permission profile to compile, instead of `default_permissions`
+    #[arg(long = "as", alias = "profile", value_name = "PROFILE")]
+    pub(crate) profile: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) layers: Layers,
+}
+
+/// Exit code: 0 when the request is allowed, 1 when it is blocked.
+#[derive(Debug, Args)]
+#[command(after_help = "Requests:
+  GET https://host[:port]/path   the tunnel that a client opens for it; method and path are inside TLS
+  GET http://host[:port]/path    a plain request, with any method; a URL by itself is a GET
+  CONNECT host:port              a tunnel
+  socks host:port                a SOCKS5 connection
+  udp host:port                  a SOCKS5 datagram
+  host, host:port, an address    a tunnel, to port 443 unless another is named")]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) subject: Subject,
+
+    /// What the host resolves to, to decide on its addresses too. Repeatable
+    #[arg(long, value_name = "NAME=IP[,IP]")]
+    pub(crate) resolve: Vec<String>,
+
+    /// Print the explanation as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The request, in words
+    #[arg(required = true, value_name = "REQUEST")]
+    pub(crate) request: Vec<String>,
+}
+
+/// Exit code: 0 when every case passes, 1 when one fails or the coverage is below --fail-under.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    #[command(flatten)]
+    pub(crate) subject: Subject,
+
+    /// Test files [default: policy.test.toml beside each named layer or the policy, and .codex/policy.test.toml]
+    #[arg(value_name = "TESTFILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Another test file. Repeatable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tests: Vec<PathBuf>,
+
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+
+    /// Show which rules no test exercised
+    #[arg(long)]
+    pub(crate) coverage: bool,
+
+    /// Fail when the tests exercise fewer rules than this, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) fail_under: Option<u8>,
+
+    /// Run only the cases whose name has this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Compiled policy
+    #[arg(value_name = "POLICY")]
+    pub(crate) policy: PathBuf,
+
+    /// Print as JSON; with --rules one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Print every rule, one a line
+    #[arg(long)]
+    pub(crate) rules: bool,
+
+    /// Print TOML that compiles to an equivalent policy
+    #[arg(long, conflicts_with_all = ["json", "rules"])]
+    pub(crate) toml: bool,
+}
+
+impl Layers {
+    /// The files that are named, the strongest first.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = [
+            &self.mdm,
+            &self.mdm_config_base64,
+            &self.mdm_requirements_base64,
+            &self.managed,
+            &self.requirements,
+            &self.user,
+            &self.project,
+        ];
+        files.into_iter().flatten()
+    }
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -3,9 +3,12 @@
 //! The pipeline: read each layer ([`source`], [`schema`]), [`merge`] them, hold the result against what administrators require ([`requirements`]), [`check`] it, and
 //! lower it ([`emit`]). Every stage reports through [`diagnostic`], and all of them run as far as they can, so that one run shows everything that is wrong.
 
+pub mod change;
 pub mod check;
+pub mod decompile;
 pub mod diagnostic;
 pub mod emit;
+pub mod explain;
 #[cfg(feature = "cli")]
 pub mod init;
 #[cfg(feature = "cli")]
@@ -17,10 +20,12 @@ pub mod merge;
 pub mod migrate;
 pub mod policy;
 pub mod presets;
+pub mod request;
 pub mod requirements;
 pub mod schema;
 pub mod source;
 pub mod suffix;
+pub mod testing;
 
 pub use policy_format::Layer;
 

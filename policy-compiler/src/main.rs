@@ -16,5 +16,8 @@ fn main() -> ExitCode {
         cli::Command::Man(arguments) => cmd::man::run(arguments),
         cli::Command::Migrate(arguments) => cmd::migrate::run(arguments),
         cli::Command::Presets(arguments) => cmd::presets::run(arguments),
+        cli::Command::Explain(arguments) => cmd::explain::run(arguments),
+        cli::Command::Test(arguments) => cmd::test::run(arguments),
+        cli::Command::Inspect(arguments) => cmd::inspect::run(arguments),
     }
 }
