@@ -1,6 +1,6 @@
 //! Argument types of `netpolicy`.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_compiler::source::LayerFiles;
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
+    /// Say exactly what a new policy opens and closes, each with a request that shows it; exit code 1 if there is a difference
+    Diff(Diff),
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +40,36 @@ pub(crate) struct Compile {
     /// Print what was made as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The old policy: a compiled one, or a configuration (read as the user's layer)
+    pub(crate) old: PathBuf,
+
+    /// The new policy, likewise
+    pub(crate) new: PathBuf,
+
+    /// Which differences make the exit code 1
+    #[arg(long, value_name = "WHAT", default_value = "any")]
+    pub(crate) fail_on: FailOn,
+
+    /// Show every group of requests, not only the first ones
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Print everything as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Differences that matter to a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    /// Any difference
+    Any,
+    /// Something became reachable, or a setting looser
+    Widen,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -9,5 +9,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Compile(arguments) => cmd::compile::run(arguments),
+        cli::Command::Diff(arguments) => cmd::diff::run(arguments),
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "the binary's messages go to standard error")]
 
 pub(crate) mod compile;
+pub(crate) mod diff;
 
 use policy_compiler::source::Places;
 use std::fmt::Display;
