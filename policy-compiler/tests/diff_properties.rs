@@ -98,6 +98,8 @@ const ADDRESSES: &[&str] = &[
 ];
 const PATHS: &[&str] = &["/", "/x", "/x/", "/x/y", "/x/y/z", "/xz", "/a/../b"];
 const PORTS: u16 = 3;
+/// An optimised build does forty times as many in the same time.
+const CASES: u32 = if cfg!(debug_assertions) { 100 } else { 4000 };
 
 #[derive(Debug, Clone)]
 struct Rule {
@@ -297,7 +299,7 @@ fn mirrored(reach: Reach) -> Reach {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn says_of_every_request_what_brute_force_says((old, new) in pair()) {
@@ -318,9 +320,7 @@ proptest! {
         let (old, new) = (build(&old), build(&new));
         prop_assert!(compare(&old, &old).unwrap().is_empty());
         let (there, back) = (compare(&old, &new).unwrap(), compare(&new, &old).unwrap());
-        let count = |diff: &Diff, reach: Reach| -> usize {
-            diff.changes.iter().filter(|change| change.reach == reach).map(|change| change.hosts.kinds * usize::from(change.surfaces.len() == 1)).sum()
-        };
+        let count = |diff: &Diff, reach: Reach| diff.changes.iter().filter(|change| change.reach == reach).count();
         prop_assert_eq!(count(&there, Reach::Opened) == 0, count(&back, Reach::Closed) == 0);
         prop_assert_eq!(there.settings.len(), back.settings.len());
         for host in hosts().iter().step_by(11) {

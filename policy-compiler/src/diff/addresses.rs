@@ -43,7 +43,38 @@ fn bounds(network: &Network) -> (u128, Option<u128>) {
 }
 
 /// All addresses, IPv4 first, in order.
-pub(super) fn ranges(networks: impl Iterator<Item = Network>) -> Vec<Range> {
+#[derive(Debug, Default)]
+pub(super) struct Ranges {
+    all: Vec<Range>,
+    /// For each range, how many others carry it.
+    carriers: Vec<usize>,
+    /// How many there are of each kind.
+    kinds: [usize; 3],
+}
+
+impl Ranges {
+    pub(super) fn new(networks: impl Iterator<Item = Network>) -> Self {
+        let all = ranges(networks);
+        let mut carriers = vec![0; all.len()];
+        for carried in all.iter().filter_map(|range| range.carries) {
+            if let Some(count) = carriers.get_mut(carried) {
+                *count += 1;
+            }
+        }
+        let kinds = [Kind::Public, Kind::NonPublic, Kind::Metadata].map(|kind| all.iter().filter(|range| range.kind == kind).count());
+        Self { all, carriers, kinds }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Range> {
+        self.all.get(index)
+    }
+}
+
+fn ranges(networks: impl Iterator<Item = Network>) -> Vec<Range> {
     let (mut v4, mut v6) = (BTreeSet::from([0]), BTreeSet::from([0, 2, TEREDO, TEREDO_END]));
     let known = NON_PUBLIC_V4.iter().chain(&NON_PUBLIC_V6).map(|range| range.network);
     for network in networks.chain(known).chain(METADATA_ADDRESSES.map(Network::single)) {
@@ -105,46 +136,55 @@ pub struct Shown {
     pub except: Vec<String>,
 }
 
-/// Says in few words which of the ranges are meant; `members` ascends.
-pub(super) fn show(ranges: &[Range], members: &[usize]) -> Shown {
-    let mut shown = Shown::default();
-    let mut rest: Vec<usize> = Vec::new();
-    for (wanted, phrase) in [
-        (Kind::Public, "every public address"),
-        (Kind::NonPublic, "every address that is not public"),
-        (Kind::Metadata, "every metadata service"),
-    ] {
-        let of_kind = |index: &usize| ranges.get(*index).is_some_and(|range| range.kind == wanted);
-        let inside: Vec<usize> = members.iter().copied().filter(of_kind).collect();
-        let outside: Vec<usize> = (0..ranges.len()).filter(|index| of_kind(index) && members.binary_search(index).is_err()).collect();
-        if inside.len() > outside.len() {
-            shown.include.push(phrase.to_owned());
-            shown.except.extend(networks(ranges, &outside));
-        } else {
-            rest.extend(inside);
+impl Ranges {
+    /// Says in few words which of the ranges are meant; `members` ascends.
+    pub(super) fn show(&self, members: &[usize]) -> Shown {
+        let mut shown = Shown::default();
+        let mut rest: Vec<usize> = Vec::new();
+        let kinds = [
+            (Kind::Public, "every public address"),
+            (Kind::NonPublic, "every address that is not public"),
+            (Kind::Metadata, "every metadata service"),
+        ];
+        for (wanted, phrase) in kinds {
+            let of_kind = |index: &usize| self.get(*index).is_some_and(|range| range.kind == wanted);
+            let inside: Vec<usize> = members.iter().copied().filter(of_kind).collect();
+            // Few of many are listed as they are, without a look at all the others.
+            let many = inside.len() * 2 > self.of_kind(wanted);
+            if many {
+                let outside: Vec<usize> = (0..self.len()).filter(|index| of_kind(index) && members.binary_search(index).is_err()).collect();
+                shown.include.push(phrase.to_owned());
+                shown.except.extend(self.networks(&outside));
+            } else {
+                rest.extend(inside);
+            }
         }
+        rest.sort_unstable();
+        shown.include.extend(self.networks(&rest));
+        shown
     }
-    rest.sort_unstable();
-    shown.include.extend(networks(ranges, &rest));
-    shown
-}
 
-/// Ranges as networks; those that only carry others of them are not repeated.
-fn networks(ranges: &[Range], members: &[usize]) -> Vec<String> {
-    let carried = |index: &usize| ranges.get(*index).and_then(|range| range.carries);
-    let own: Vec<usize> = members.iter().copied().filter(|index| ranges.get(*index).is_some_and(|range| range.first.is_ipv4())).collect();
-    let images: Vec<usize> =
-        members.iter().copied().filter(|index| carried(index).is_some_and(|v4| own.binary_search(&v4).is_ok())).collect();
-    let expected = ranges.iter().filter(|range| range.carries.is_some_and(|v4| own.binary_search(&v4).is_ok())).count();
-    let follow = !own.is_empty() && images.len() == expected;
-    let listed = members.iter().filter(|index| !follow || images.binary_search(index).is_err());
-    let merged = merge(listed.filter_map(|index| ranges.get(*index)).map(|range| (range.first, range.last)));
-    let mut shown: Vec<String> =
-        merged.into_iter().flat_map(|(first, last)| split(first, last)).map(|network| network.to_string()).collect();
-    if follow {
-        shown.push("IPv6 addresses that carry them".to_owned());
+    fn of_kind(&self, kind: Kind) -> usize {
+        self.kinds.get(kind as usize).copied().unwrap_or(0)
     }
-    shown
+
+    /// Ranges as networks; those that only carry others of them are not repeated.
+    fn networks(&self, members: &[usize]) -> Vec<String> {
+        let carried = |index: &usize| self.get(*index).and_then(|range| range.carries);
+        let own: Vec<usize> = members.iter().copied().filter(|index| self.get(*index).is_some_and(|range| range.first.is_ipv4())).collect();
+        let images: Vec<usize> =
+            members.iter().copied().filter(|index| carried(index).is_some_and(|v4| own.binary_search(&v4).is_ok())).collect();
+        let expected: usize = own.iter().filter_map(|index| self.carriers.get(*index)).sum();
+        let follow = !own.is_empty() && images.len() == expected;
+        let listed = members.iter().filter(|index| !follow || images.binary_search(index).is_err());
+        let merged = merge(listed.filter_map(|index| self.get(*index)).map(|range| (range.first, range.last)));
+        let mut shown: Vec<String> =
+            merged.into_iter().flat_map(|(first, last)| split(first, last)).map(|network| network.to_string()).collect();
+        if follow {
+            shown.push("IPv6 addresses that carry them".to_owned());
+        }
+        shown
+    }
 }
 
 /// Ranges, ascending, with neighbours joined.

@@ -6,7 +6,8 @@
 use super::DiffError;
 use super::names::{LETTERS, Names, host};
 use policy_format::glob::{Op, ops};
-use policy_format::{Host, MAX_LABEL, MAX_NAME};
+use policy_format::{MAX_LABEL, MAX_NAME};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// The letters, and the dot.
@@ -16,6 +17,8 @@ const DOT: usize = LETTERS.len();
 const MAX_POSITIONS: usize = 20_000_000;
 /// Steps of all searches together.
 const MAX_STEPS: usize = 200_000_000;
+/// States of all sets together.
+const MAX_WAYS: usize = 40_000_000;
 const UNKNOWN: u32 = u32::MAX;
 
 /// Globs that are looked at as one, because no decision can tell them apart.
@@ -24,12 +27,17 @@ pub(super) struct Group {
     /// As rules spell them.
     pub(super) texts: Vec<String>,
     pub(super) programs: Vec<Vec<u8>>,
+    /// Whether only one policy has one of their rules.
+    pub(super) changed: bool,
 }
 
 /// A set of groups, by number.
 pub(super) type Set = u32;
 /// The set of none.
 pub(super) const NONE: Set = 0;
+
+/// For each state, at the start of a label and within one: the first symbol of a shortest end of a name that leads to a set, and the length of that end.
+type Ways = Vec<[Option<(u8, u16)>; 2]>;
 
 enum Step {
     Run,
@@ -51,7 +59,7 @@ pub(super) struct Globs {
     known: HashMap<Vec<u32>, u32>,
     sets: Vec<Vec<u32>>,
     set_of: HashMap<Vec<u32>, Set>,
-    found: HashMap<(u32, bool), BTreeMap<Set, String>>,
+    ways: Vec<Ways>,
     positions: usize,
     work: usize,
 }
@@ -82,7 +90,7 @@ impl Globs {
             known: HashMap::new(),
             sets: vec![Vec::new()],
             set_of: HashMap::from([(Vec::new(), NONE)]),
-            found: HashMap::new(),
+            ways: Vec::new(),
             positions: 0,
             work: 0,
         };
@@ -203,14 +211,13 @@ impl Globs {
         Ok(self.matched(state))
     }
 
-    /// Every set that some end of a name leads to after `read`, with a shortest such end, in the order of reading. Only with `strict` it is kept in mind how long a label
+    /// Every set that some end of a name leads to after `read`, with a shortest such end, in the order of reading. Here it is kept in mind how long a label
     /// gets, and, for a `tail` (the end of a name), that it must not become a number.
-    fn search(&mut self, state: u32, read: &str, room: usize, strict: bool, tail: bool) -> Result<BTreeMap<Set, String>, DiffError> {
+    fn search(&mut self, state: u32, read: &str, room: usize, tail: bool) -> Result<BTreeMap<Set, String>, DiffError> {
         let label = read.bytes().rev().take_while(|byte| *byte != b'.').count();
-        let counted = |label: usize| if strict { label } else { label.min(1) };
-        let number = if strict && tail { read.chars().fold(Number::START, Number::after) } else { Number::NEVER };
-        let mut seen = HashSet::from([(state, counted(label), number)]);
-        let mut queue = VecDeque::from([(state, counted(label), number, 0_usize, 0_usize)]);
+        let number = if tail { read.chars().fold(Number::START, Number::after) } else { Number::NEVER };
+        let mut seen = HashSet::from([(state, label, number)]);
+        let mut queue = VecDeque::from([(state, label, number, 0_usize, 0_usize)]);
         // What was read, as a tree: each entry points at the one before.
         let mut trail: Vec<(usize, usize)> = vec![(0, 0)];
         let mut found = BTreeMap::new();
@@ -231,7 +238,7 @@ impl Globs {
                 continue;
             }
             for symbol in 0..SYMBOLS {
-                if (symbol == DOT && !may_end) || (symbol != DOT && strict && label >= MAX_LABEL) {
+                if (symbol == DOT && !may_end) || (symbol != DOT && label >= MAX_LABEL) {
                     continue;
                 }
                 self.work += 1;
@@ -239,7 +246,7 @@ impl Globs {
                     return Err(DiffError::Globs);
                 }
                 let next = self.next(state, symbol)?;
-                let label = if symbol == DOT { 0 } else { counted(label + 1) };
+                let label = if symbol == DOT { 0 } else { label + 1 };
                 let number = number.after(letter(symbol));
                 if seen.insert((next, label, number)) {
                     trail.push((at, symbol));
@@ -250,19 +257,93 @@ impl Globs {
         Ok(found)
     }
 
-    fn search_once(&mut self, state: u32, read: &str) -> Result<BTreeMap<Set, String>, DiffError> {
-        let key = (state, !read.is_empty() && !read.ends_with('.'));
-        if let Some(found) = self.found.get(&key) {
-            return Ok(found.clone());
+    /// Makes all states, and for each set the shortest ways to it.
+    fn complete(&mut self) -> Result<(), DiffError> {
+        let mut at = 0;
+        while at < self.states.len() {
+            let state = u32::try_from(at).map_err(|_| DiffError::Globs)?;
+            for symbol in 0..SYMBOLS {
+                self.next(state, symbol)?;
+            }
+            at += 1;
         }
-        let found = self.search(state, read, MAX_NAME, false, false)?;
-        self.found.insert(key, found.clone());
-        Ok(found)
+        if self.sets.len().saturating_mul(self.states.len()) > MAX_WAYS {
+            return Err(DiffError::Globs);
+        }
+        if self.ways.len() < self.sets.len() {
+            let mut before: Vec<Vec<(u32, u8)>> = vec![Vec::new(); self.states.len()];
+            for (from, state) in (0_u32..).zip(&self.states) {
+                for (symbol, next) in (0_u8..).zip(state.next) {
+                    if let Some(list) = before.get_mut(next as usize) {
+                        list.push((from, symbol));
+                    }
+                }
+            }
+            let sets = 0..Set::try_from(self.sets.len()).map_err(|_| DiffError::Globs)?;
+            self.ways = sets.map(|set| self.ways_to(set, &before)).collect();
+        }
+        Ok(())
+    }
+
+    /// For each state, at the start of a label and within one, the first symbol of a shortest end of a name that leads to `set`, and how long that end is.
+    fn ways_to(&self, set: Set, before: &[Vec<(u32, u8)>]) -> Ways {
+        let mut ways: Ways = vec![[None; 2]; self.states.len()];
+        let mut queue = VecDeque::new();
+        for (state, way) in (0_u32..).zip(&mut ways) {
+            // Names end within a label.
+            if let Some(place) = way.get_mut(1).filter(|_| self.matched(state) == set) {
+                *place = Some((0, 0));
+                queue.push_back((state, 1_usize, 0_u16));
+            }
+        }
+        while let Some((state, within, len)) = queue.pop_front() {
+            for (from, symbol) in before.get(state as usize).into_iter().flatten() {
+                let dot = usize::from(*symbol) == DOT;
+                // A dot ends a label; a letter starts or continues one.
+                if dot != (within == 0) {
+                    continue;
+                }
+                for side in if dot { 1..2 } else { 0..2_usize } {
+                    if let Some(place @ None) = ways.get_mut(*from as usize).and_then(|way| way.get_mut(side)) {
+                        *place = Some((*symbol, len.saturating_add(1)));
+                        queue.push_back((*from, side, len.saturating_add(1)));
+                    }
+                }
+            }
+        }
+        ways
+    }
+
+    fn way(&self, set: Set, state: u32, within: bool) -> Option<(u8, u16)> {
+        self.ways.get(set as usize)?.get(state as usize)?.get(usize::from(within)).copied().flatten()
+    }
+
+    /// The shortest end of a name that leads to a set, if it fits into `room`.
+    fn shortest(&mut self, set: Set, mut state: u32, mut within: bool, room: usize) -> Result<Option<String>, DiffError> {
+        let mut text = String::new();
+        loop {
+            match self.way(set, state, within) {
+                None => return Ok(None),
+                Some((_, len)) if usize::from(len) > room => return Ok(None),
+                Some((_, 0)) => return Ok(Some(text)),
+                Some((symbol, _)) => {
+                    let symbol = usize::from(symbol);
+                    text.push(letter(symbol));
+                    state = self.next(state, symbol)?;
+                    within = symbol != DOT;
+                }
+            }
+            // Each step is one shorter; the longest that fits is a name.
+            if text.len() > MAX_NAME {
+                return Ok(None);
+            }
+        }
     }
 
     /// For every node, the sets that names below it (and closer to no other one) have, each with such a name. Nodes that are left out have names that no glob
     /// matches, and no others.
     pub(super) fn below(&mut self, names: &Names, wanted: &dyn Fn(usize) -> bool) -> Result<Below, DiffError> {
+        self.complete()?;
         let mut walk = Walk::default();
         let mut open = vec![Stretch { first: 1, end: names.len(), depth: 0, state: 0, node: 0, own: 0 }];
         while let Some(stretch) = open.pop() {
@@ -290,9 +371,13 @@ impl Globs {
         first += usize::from(node.is_some());
         let label = read.iter().rev().take_while(|byte| **byte != 0).count();
         if node.is_none() && label > 0 && wanted(above) {
-            let name: String = spelt(read).chars().rev().collect();
-            if let Some(host) = host(&name) {
-                walk.ends.entry(above).or_default().entry(self.matched(state)).or_insert(host);
+            let known = walk.ends.entry(above).or_default();
+            let matched = self.matched(state);
+            if let Entry::Vacant(place) = known.entry(matched) {
+                let name: String = spelt(read).chars().rev().collect();
+                if host(&name).is_some() {
+                    place.insert(name);
+                }
             }
         }
         // The stretches that go on with the same byte.
@@ -310,8 +395,13 @@ impl Globs {
             }
             first = stop;
         }
+        // What leaves from the same state with the same letters, closer to the same node, was seen.
+        let dot_only = node.is_some() || label == 0;
+        let seen = walk.seen.entry((above, state, goes_on | u64::from(dot_only) << DOT)).or_insert(usize::MAX);
+        let news = depth - own < *seen;
+        *seen = (*seen).min(depth - own);
         for symbol in (0..SYMBOLS).filter(|symbol| goes_on >> symbol & 1 == 0) {
-            if symbol == DOT && label == 0 {
+            if (symbol == DOT && label == 0) || !(news || symbol == DOT && node.is_some()) {
                 continue;
             }
             let (closest, own) = node.filter(|_| symbol == DOT).map_or((above, own), |node| (node, depth));
@@ -330,6 +420,25 @@ impl Globs {
         Ok(())
     }
 
+    /// Ends of names for each set that can be reached and for which no name is known that is as short.
+    fn nearest(
+        &mut self,
+        state: u32,
+        within: bool,
+        room: usize,
+        own: usize,
+        known: &BTreeMap<Set, String>,
+    ) -> Result<BTreeMap<Set, String>, DiffError> {
+        let mut found = BTreeMap::new();
+        for set in 0..Set::try_from(self.ways.len()).unwrap_or(Set::MAX) {
+            let Some((_, len)) = self.way(set, state, within) else { continue };
+            if known.get(&set).is_none_or(|known| known.len() > own + usize::from(len)) {
+                found.extend(self.shortest(set, state, within, room)?.map(|rest| (set, rest)));
+            }
+        }
+        Ok(found)
+    }
+
     fn gather(&mut self, names: &Names, walk: Walk) -> Result<Below, DiffError> {
         let mut below = walk.ends;
         for (index, exits) in walk.exits {
@@ -338,21 +447,23 @@ impl Globs {
             // First without a look at lengths and numbers; where that leads to what is no name, with it.
             for strict in [false, true] {
                 let mut missed = false;
-                for ((state, _), read) in &exits {
+                for ((state, within), read) in &exits {
                     let Some(room) = MAX_NAME.checked_sub(node.name.len() + read.len()) else { continue };
                     let tail = index == 0 && !read.contains('.');
-                    let found = if strict { self.search(*state, read, room, true, tail)? } else { self.search_once(*state, read)? };
+                    let found = if strict {
+                        self.search(*state, read, room, tail)?
+                    } else {
+                        self.nearest(*state, *within, room, node.name.len() + read.len(), known)?
+                    };
                     for (set, rest) in found {
-                        let len = node.name.len() + read.len() + rest.len();
-                        if rest.len() > room || known.get(&set).is_some_and(|host| shown_len(host) <= len) {
+                        let name: String = rest.chars().rev().chain(read.chars().rev()).chain(node.name.chars()).collect();
+                        if known.get(&set).is_some_and(|known| known.len() <= name.len()) {
                             continue;
                         }
-                        let name: String = rest.chars().rev().chain(read.chars().rev()).chain(node.name.chars()).collect();
-                        match host(&name) {
-                            Some(host) => {
-                                known.insert(set, host);
-                            }
-                            None => missed |= !known.contains_key(&set),
+                        if host(&name).is_some() {
+                            known.insert(set, name);
+                        } else {
+                            missed |= !known.contains_key(&set);
                         }
                     }
                 }
@@ -365,15 +476,11 @@ impl Globs {
                 && let Some(host) = names.below(index)
                 && self.of_name(&host.to_string())? == NONE
             {
-                known.insert(NONE, host);
+                known.insert(NONE, host.to_string());
             }
         }
         Ok(below)
     }
-}
-
-fn shown_len(host: &Host) -> usize {
-    host.name().map_or(0, |name| name.as_bytes().len())
 }
 
 fn spelt(read: &[u8]) -> String {
@@ -381,7 +488,7 @@ fn spelt(read: &[u8]) -> String {
 }
 
 /// For nodes, the sets of globs that match names below them, each with such a name.
-pub(super) type Below = HashMap<usize, BTreeMap<Set, Host>>;
+pub(super) type Below = HashMap<usize, BTreeMap<Set, String>>;
 
 /// Nodes that share what was read so far: first, end, bytes read, state, the closest node above, and how long that one is.
 struct Stretch {
@@ -399,12 +506,14 @@ struct Walk {
     /// Names that are part of a node's name.
     ends: Below,
     /// For each node, the states in which names leave those that rules speak of, whether within a label, and the shortest that was read by then.
-    exits: HashMap<usize, HashMap<(u32, bool), String>>,
+    exits: HashMap<usize, BTreeMap<(u32, bool), String>>,
     /// Nodes with names that no glob matches.
     plain: HashSet<usize>,
+    /// For the closest node, the state, and the symbols with which names go on in the trie, the fewest bytes that were read since that node.
+    seen: HashMap<(usize, u32, u64), usize>,
 }
 
-/// Whether the last label of a name, read from its end, is a number, as [`Host::parse`] sees it: digits only, or `0x` and hexadecimal digits.
+/// Whether the last label of a name, read from its end, is a number, as [`policy_format::Host::parse`] sees it: digits only, or `0x` and hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Number {
     digits: bool,

@@ -5,7 +5,7 @@ use super::addresses::{self, Shown};
 use super::globs::{Globs, NONE, Set};
 use super::names::Names;
 use policy_format::{Host, Pattern};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -24,8 +24,13 @@ pub enum Which {
     All,
     /// None of them.
     None,
-    /// Those that one of these globs matches (`true`), or none of them (`false`).
-    Matching(Vec<String>, bool),
+    /// Those that one of the globs `any` matches (every name, if there are none) and none of the globs `none`.
+    Matching {
+        /// One of these matches.
+        any: Vec<String>,
+        /// None of these does.
+        none: Vec<String>,
+    },
     /// Those for which the globs that match are exactly one of these sets; each glob stands for the others of its set in [`HostSet::globs`].
     Sets(Vec<Vec<usize>>),
 }
@@ -78,7 +83,10 @@ impl HostSet {
                 closest.is_some_and(|term| match &term.which {
                     Which::All => true,
                     Which::None => false,
-                    Which::Matching(globs, wanted) => globs.iter().any(|glob| matches(glob, host)) == *wanted,
+                    Which::Matching { any, none } => {
+                        let some = |globs: &[String]| globs.iter().any(|glob| matches(glob, host));
+                        (any.is_empty() || some(any)) && !some(none)
+                    }
                     Which::Sets(sets) => {
                         let own: Vec<usize> = (0..)
                             .zip(&self.globs)
@@ -111,9 +119,7 @@ impl HostSet {
             match &term.which {
                 Which::All => include.push(base),
                 Which::None => except.push(base),
-                Which::Matching(globs, true) if term.below && within(globs, &term.name) => include.extend(globs.iter().cloned()),
-                Which::Matching(globs, true) => include.push(format!("{base} matching {}", globs.join(" or "))),
-                Which::Matching(globs, false) => include.push(format!("{base} not matching {}", globs.join(" or "))),
+                Which::Matching { any, none } => include.push(show_matching(&base, &term.name, any, none)),
                 Which::Sets(sets) => include.extend(sets.iter().map(|set| format!("{base} {}", self.show_set(set)))),
             }
         }
@@ -133,6 +139,17 @@ impl HostSet {
     }
 }
 
+fn show_matching(base: &str, name: &str, any: &[String], none: &[String]) -> String {
+    let (yes, no) = (few_or(any), few_or(none));
+    match (any.is_empty(), none.is_empty()) {
+        (false, true) if within(any, name) => yes,
+        (false, false) if within(any, name) => format!("{yes} not matching {no}"),
+        (false, true) => format!("{base} matching {yes}"),
+        (false, false) => format!("{base} matching {yes}, not {no}"),
+        (true, _) => format!("{base} not matching {no}"),
+    }
+}
+
 /// Whether the globs have no names but below the given one.
 fn within(globs: &[String], name: &str) -> bool {
     globs.iter().all(|glob| name.is_empty() || glob.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
@@ -149,6 +166,10 @@ impl fmt::Display for HostSet {
 /// Entries of a list that are shown.
 const FEW: usize = 6;
 
+fn few_or(list: &[String]) -> String {
+    few(list).replace(", ", " or ")
+}
+
 pub(super) fn few(list: &[String]) -> String {
     let shown = list.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(", ");
     match list.len().checked_sub(FEW) {
@@ -162,10 +183,10 @@ pub(super) struct Universe<'a> {
     pub(super) names: &'a Names,
     pub(super) globs: &'a mut Globs,
     /// The sets that each class of names below a node has; [`NONE`] alone where nothing is said.
-    pub(super) below: &'a HashMap<usize, BTreeMap<Set, Host>>,
+    pub(super) below: &'a HashMap<usize, BTreeMap<Set, String>>,
     /// Classes without any name, of which anything may be said.
     pub(super) empty: &'a dyn Fn(usize, bool) -> bool,
-    pub(super) ranges: &'a [addresses::Range],
+    pub(super) ranges: &'a addresses::Ranges,
 }
 
 impl Universe<'_> {
@@ -216,7 +237,7 @@ impl Universe<'_> {
             at += 1;
         }
         set.addresses = addresses::merge(ranges.iter().filter_map(|index| self.ranges.get(*index)).map(|range| (range.first, range.last)));
-        set.shown_addresses = addresses::show(self.ranges, ranges);
+        set.shown_addresses = self.ranges.show(ranges);
         Ok(set)
     }
 
@@ -228,7 +249,7 @@ impl Universe<'_> {
         match which {
             Which::All => true,
             Which::None => false,
-            Which::Matching(globs, wanted) => globs.iter().any(has) == *wanted,
+            Which::Matching { any, none } => (any.is_empty() || any.iter().any(has)) && !none.iter().any(has),
             Which::Sets(sets) => sets.iter().any(|own| own.iter().copied().eq(groups.iter().map(|group| *group as usize))),
         }
     }
@@ -241,11 +262,19 @@ impl Universe<'_> {
         if known.iter().all(|set| inside.contains(set)) {
             return Which::All;
         }
-        let texts: Vec<&Vec<String>> = self.globs.groups.iter().map(|group| &group.texts).collect();
-        for wanted in [true, false] {
-            for globs in &texts {
-                let which = Which::Matching((*globs).clone(), wanted);
-                if known.iter().all(|set| self.says(&which, *set) == inside.contains(set)) {
+        let texts = |groups: &[u32]| -> Vec<String> {
+            groups.iter().filter_map(|group| self.globs.groups.get(*group as usize)).flat_map(|group| group.texts.iter().cloned()).collect()
+        };
+        let said = |which: &Which| known.iter().all(|set| self.says(which, *set) == inside.contains(set));
+        let of = |sets: &[Set]| -> BTreeSet<u32> { sets.iter().flat_map(|set| self.globs.set(*set)).copied().collect() };
+        let (inner, all) = (of(inside), of(known));
+        // Those of one glob, or of any that are in the set at all, or all; without those that are in no set that is meant.
+        let single = all.iter().map(|group| vec![*group]);
+        for any in std::iter::once(Vec::new()).chain(single).chain([inner.iter().copied().collect()]) {
+            let none: Vec<u32> = all.difference(&inner).copied().filter(|group| !any.contains(group)).collect();
+            for none in [Vec::new(), none] {
+                let which = Which::Matching { any: texts(&any), none: texts(&none) };
+                if said(&which) {
                     return which;
                 }
             }

@@ -32,6 +32,7 @@ use policy_format::{
     Access, Blob, Decision, Denied, Host, Hosts, MitmMode, Network, Pattern, Protocol, Request, Rule, RuleId, RuleKind, decide,
     decide_address, named_by,
 };
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -39,6 +40,9 @@ use traffic::{Space, Terms, Way};
 
 /// Decisions that one comparison may take.
 const MAX_DECISIONS: usize = 100_000_000;
+
+/// Changed globs that are looked at one by one.
+const MAX_CHANGED_GLOBS: usize = 64;
 
 /// Why two policies cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -230,8 +234,6 @@ pub fn compare<B: AsRef<[u8]>>(old: &Blob<B>, new: &Blob<B>) -> Result<Diff, Dif
         return Ok(diff);
     }
     Comparison::new(old, new)?.run(&mut diff)?;
-    diff.changes
-        .sort_by(|a, b| (a.reach, &a.cause, std::cmp::Reverse(a.hosts.kinds)).cmp(&(b.reach, &b.cause, std::cmp::Reverse(b.hosts.kinds))));
     diff.resolutions.sort_by(|a, b| (a.reach, a.names, &a.cause).cmp(&(b.reach, b.names, &b.cause)));
     Ok(diff)
 }
@@ -290,11 +292,21 @@ enum CauseId {
 struct Bundle {
     classes: Vec<Class>,
     ranges: Vec<usize>,
-    witness: Witness,
+    seen: Box<Seen>,
+}
+
+/// A request that shows a difference.
+struct Seen {
+    host: Host,
+    way: Way,
+    port: u16,
 }
 
 /// What a bundle is kept under: how reach changes, why, and the number of the surfaces.
 type BundleKey = (Reach, CauseId, usize);
+
+/// A space, by its place, and requests in it: port and way.
+type CutKey = (*const Space, Vec<(usize, usize)>);
 
 struct Comparison<'a, B> {
     old: Side<'a, B>,
@@ -303,12 +315,19 @@ struct Comparison<'a, B> {
     names: Names,
     /// For each name, whether decisions on it, and on what lies below it, can differ.
     dirty: Vec<(bool, bool)>,
+    /// Whether decisions on all hosts can differ.
     everything: bool,
+    /// Whether decisions on names that some glob matches can.
+    globs_changed: bool,
     globs: Globs,
     below: globs::Below,
     no_names_below: HashSet<usize>,
-    ranges: Vec<addresses::Range>,
+    ranges: addresses::Ranges,
+    /// Whether any rule speaks of ports, methods or paths.
+    conditions: bool,
     spaces: HashMap<Vec<u32>, Rc<Space>>,
+    /// Numbers of surfaces, by the space and the requests in it.
+    cut: HashMap<CutKey, usize>,
     surfaces: Vec<Vec<Surface>>,
     surface_numbers: HashMap<Vec<Surface>, usize>,
     bundles: HashMap<BundleKey, Bundle>,
@@ -394,6 +413,8 @@ fn glob_groups<B: AsRef<[u8]>>(old: &Side<'_, B>, new: &Side<'_, B>, terms: &[Te
         }
     }
     let mut groups: Vec<Group> = Vec::new();
+    // Many that changed would combine without end: which of them matches is then not told apart.
+    let coarse = coarse || globs.values().filter(|glob| glob.changed).count() > MAX_CHANGED_GLOBS;
     let mut known: HashMap<GroupKey, usize> = HashMap::new();
     for (text, OwnGlob { mut programs, says, changed }) in globs {
         programs.sort();
@@ -404,10 +425,11 @@ fn glob_groups<B: AsRef<[u8]>>(old: &Side<'_, B>, new: &Side<'_, B>, terms: &[Te
             let own_text = Some(text.clone()).filter(|_| changed && !coarse);
             let key = (says.clone(), own_text, ranked.then(|| program.clone()));
             let at = *known.entry(key).or_insert_with(|| {
-                groups.push(Group { texts: Vec::new(), programs: Vec::new() });
+                groups.push(Group { texts: Vec::new(), programs: Vec::new(), changed: false });
                 groups.len() - 1
             });
             if let Some(group) = groups.get_mut(at) {
+                group.changed |= changed;
                 let shown = if ranked { globs::spell(&program) } else { text.clone() };
                 if !group.texts.contains(&shown) {
                     group.texts.push(shown);
@@ -444,19 +466,23 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 _ => None,
             }
         }));
-        let ranges = addresses::ranges(networks.into_iter());
+        let ranges = addresses::Ranges::new(networks.into_iter());
         let changed = |kinds: &[RuleKind]| rules().any(|rule| !rule.shared && kinds.contains(&rule.kind));
         let matter = settings_matter(old.blob, new.blob);
-        let everything = matter || changed(&[RuleKind::Any, RuleKind::Glob]);
+        let everything = matter || changed(&[RuleKind::Any]);
+        let globs_changed = changed(&[RuleKind::Glob]);
         let mut comparison = Self {
             dirty: vec![(everything, everything); names.len()],
             everything,
+            globs_changed,
             globs: Globs::new(Vec::new())?,
             below: globs::Below::new(),
             no_names_below: HashSet::new(),
             // No range can differ if no rule for one does.
-            ranges: if everything || changed(&[RuleKind::Network]) { ranges } else { Vec::new() },
+            ranges: if everything || changed(&[RuleKind::Network]) { ranges } else { addresses::Ranges::default() },
+            conditions: terms.iter().any(|terms| !terms.is_plain()),
             spaces: HashMap::new(),
+            cut: HashMap::new(),
             surfaces: Vec::new(),
             surface_numbers: HashMap::new(),
             bundles: HashMap::new(),
@@ -496,7 +522,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 return Ok(());
             }
             let dirty = &self.dirty;
-            let wanted = |index: usize| dirty.get(index).is_some_and(|(_, below)| *below);
+            let wanted = |index: usize| self.globs_changed || dirty.get(index).is_some_and(|(_, below)| *below);
             let mut globs = Globs::new(groups)?;
             match globs.below(&self.names, &wanted) {
                 Ok(below) => {
@@ -516,7 +542,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
             self.compare_node(index, exact, below)?;
         }
         for index in 0..self.ranges.len() {
-            let Some(range) = self.ranges.get(index).copied() else { break };
+            let Some(range) = self.ranges.get(index).copied().filter(|range| self.is_dirty(range)) else { continue };
             self.compare_host(&Host::Ip(range.example), Member::Range(index))?;
         }
         let resolutions = self.resolutions()?;
@@ -535,7 +561,9 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         }
         if below {
             match self.below.get(&index) {
-                Some(sets) => classes.extend(sets.iter().map(|(set, host)| (Class { node: index, below: true, set: *set }, host.clone()))),
+                Some(sets) => classes.extend(
+                    sets.iter().filter_map(|(set, name)| Some((Class { node: index, below: true, set: *set }, names::host(name)?))),
+                ),
                 None => classes.extend(self.names.below(index).map(|host| (Class { node: index, below: true, set: NONE }, host))),
             }
             if classes.last().is_none_or(|(class, _)| !class.below) {
@@ -546,16 +574,36 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     }
 
     fn compare_node(&mut self, index: usize, exact: bool, below: bool) -> Result<(), DiffError> {
-        for (class, host) in self.classes(index, exact, below) {
-            self.compare_host(&host, Member::Class(class))?;
+        for (class, host) in self.classes(index, exact || self.globs_changed, below || self.globs_changed) {
+            let dirty = if class.below { below } else { exact };
+            if dirty || self.has_changed_glob(&class, &host)? {
+                self.compare_host(&host, Member::Class(class))?;
+            }
         }
         Ok(())
+    }
+
+    fn has_changed_glob(&mut self, class: &Class, host: &Host) -> Result<bool, DiffError> {
+        let set = match host.name().filter(|_| !class.below) {
+            Some(name) => self.globs.of_name(name.as_str())?,
+            None => class.set,
+        };
+        Ok(self.globs.set(set).iter().any(|group| self.globs.groups.get(*group as usize).is_some_and(|group| group.changed)))
+    }
+
+    /// Whether decisions on a range can differ.
+    fn is_dirty(&self, range: &addresses::Range) -> bool {
+        let host = Host::Ip(range.example);
+        let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+        let changed =
+            |side: &Side<'_, B>| named_by(side.blob, &request).iter().any(|named| side.rule(named.rule).is_some_and(|rule| !rule.shared));
+        self.everything || changed(&self.old) || changed(&self.new)
     }
 
     /// The requests to a host, as the rules of both policies for it cut them.
     fn space(&mut self, hosts: &[&Host]) -> Rc<Space> {
         let mut own: Vec<u32> = Vec::new();
-        for host in hosts {
+        for host in hosts.iter().filter(|_| self.conditions) {
             let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
             for side in [&self.old, &self.new] {
                 for named in named_by(side.blob, &request) {
@@ -579,20 +627,27 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         if self.decisions > MAX_DECISIONS { Err(DiffError::Combinations) } else { Ok(()) }
     }
 
-    fn cause(&self, reach: Reach, old: Option<RuleId>, new: Option<RuleId>) -> CauseId {
+    fn cause(&self, old: Option<RuleId>, new: Option<RuleId>) -> CauseId {
         let added = new.filter(|id| self.new.rule(*id).is_some_and(|rule| !rule.shared)).map(CauseId::Added);
         let removed = old.filter(|id| self.old.rule(*id).is_some_and(|rule| !rule.shared)).map(CauseId::Removed);
-        match reach {
-            Reach::Opened => added.or(removed),
-            Reach::Closed => added.or(removed),
-        }
-        .unwrap_or(CauseId::Other)
+        added.or(removed).unwrap_or(CauseId::Other)
+    }
+
+    /// The rule for a network of an address that only one policy has: what opens an address is not named in the answer.
+    fn network_cause(&self, ip: IpAddr) -> CauseId {
+        let host = Host::Ip(ip);
+        let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+        let own = |side: &Side<'_, B>| {
+            let is_own = |id: &RuleId| side.rule(*id).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
+            named_by(side.blob, &request).into_iter().map(|named| named.rule).find(is_own)
+        };
+        own(&self.new).map(CauseId::Added).or_else(|| own(&self.old).map(CauseId::Removed)).unwrap_or(CauseId::Other)
     }
 
     fn compare_host(&mut self, host: &Host, member: Member) -> Result<(), DiffError> {
         let space = self.space(&[host]);
         self.count(2 * space.cells())?;
-        let mut found: HashMap<(Reach, CauseId), Vec<(usize, usize)>> = HashMap::new();
+        let mut found: BTreeMap<(Reach, CauseId), Vec<(usize, usize)>> = BTreeMap::new();
         let mut otherwise = false;
         for (at, range) in space.ports.iter().enumerate() {
             for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
@@ -602,11 +657,11 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                     (Decision::Allow(_), Decision::Allow(_)) => {}
                     (Decision::Deny(old), Decision::Deny(new)) => otherwise |= old.reason != new.reason,
                     (Decision::Deny(old), Decision::Allow(new)) => {
-                        let cause = self.cause(Reach::Opened, old.rule, Some(new.rule));
+                        let cause = self.cause(old.rule, Some(new.rule));
                         found.entry((Reach::Opened, cause)).or_default().push((at, number));
                     }
                     (Decision::Allow(old), Decision::Deny(new)) => {
-                        let cause = self.cause(Reach::Closed, Some(old.rule), new.rule);
+                        let cause = self.cause(Some(old.rule), new.rule);
                         found.entry((Reach::Closed, cause)).or_default().push((at, number));
                     }
                 }
@@ -614,19 +669,33 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         }
         self.blocked_otherwise += usize::from(otherwise);
         for ((reach, cause), cells) in found {
-            let surfaces = self.number(space.surfaces(|port, way| cells.binary_search(&(port, way)).is_ok()));
+            let surfaces = self.cut(&space, &cells);
             let key = (reach, cause, surfaces);
-            if !self.bundles.contains_key(&key) {
-                let Some(witness) = self.witness(&space, &cells, host) else { continue };
-                self.bundles.insert(key, Bundle { classes: Vec::new(), ranges: Vec::new(), witness });
-            }
-            let Some(bundle) = self.bundles.get_mut(&key) else { continue };
+            let bundle = match self.bundles.entry(key) {
+                Entry::Occupied(bundle) => bundle.into_mut(),
+                Entry::Vacant(place) => {
+                    let Some(seen) = witness(&space, &cells, host) else { continue };
+                    place.insert(Bundle { classes: Vec::new(), ranges: Vec::new(), seen: Box::new(seen) })
+                }
+            };
             match member {
                 Member::Class(class) => bundle.classes.push(class),
                 Member::Range(index) => bundle.ranges.push(index),
             }
         }
         Ok(())
+    }
+
+    /// The number of the surfaces that some requests make up.
+    fn cut(&mut self, space: &Rc<Space>, cells: &[(usize, usize)]) -> usize {
+        // Spaces are kept, so that their places name them.
+        let key = (Rc::as_ptr(space), cells.to_vec());
+        if let Some(number) = self.cut.get(&key) {
+            return *number;
+        }
+        let number = self.number(space.surfaces(|port, way| cells.binary_search(&(port, way)).is_ok()));
+        self.cut.insert(key, number);
+        number
     }
 
     fn number(&mut self, surfaces: Vec<Surface>) -> usize {
@@ -637,19 +706,6 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         self.surfaces.push(surfaces.clone());
         self.surface_numbers.insert(surfaces, number);
         number
-    }
-
-    /// The most ordinary of some requests: a tunnel to 443 if there is one, else a plain request to 80.
-    fn witness(&self, space: &Space, cells: &[(usize, usize)], host: &Host) -> Option<Witness> {
-        let wanted = |way: &Way| if way.protocol == Protocol::Http { 80 } else { 443 };
-        let usual = |(port, way): &&(usize, usize)| -> Option<bool> {
-            let (range, way) = (space.ports.get(*port)?, space.ways.get(*way)?);
-            Some((range.first..=range.last).contains(&wanted(way)))
-        };
-        let (port, way) = cells.iter().filter(|cell| usual(cell) == Some(true)).min_by_key(|(_, way)| *way).or(cells.first())?;
-        let (range, way) = (space.ports.get(*port)?, space.ways.get(*way)?);
-        let port = if (range.first..=range.last).contains(&wanted(way)) { wanted(way) } else { range.first };
-        Some(self.show(way, host, port, None))
     }
 
     fn show(&self, way: &Way, host: &Host, port: u16, address: Option<IpAddr>) -> Witness {
@@ -675,40 +731,44 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         .unwrap_or(Cause::Other)
     }
 
+    /// What was found: of each direction first what has the most hosts.
     fn changes(&mut self) -> Result<Vec<Change>, DiffError> {
         let mut bundles: Vec<(BundleKey, Bundle)> = std::mem::take(&mut self.bundles).into_iter().collect();
-        bundles.sort_by_key(|(key, _)| *key);
+        bundles.sort_unstable_by_key(|((reach, cause, surfaces), bundle)| {
+            let added = matches!(cause, CauseId::Added(_));
+            (*reach, std::cmp::Reverse(bundle.classes.len() + bundle.ranges.len()), !added, *cause, *surfaces)
+        });
         let no_names = &self.no_names_below;
         let names = &self.names;
         let empty = |index: usize, below: bool| {
             if below { no_names.contains(&index) } else { names.get(index).is_none_or(|node| names::host(&node.name).is_none()) }
         };
         let mut universe = Universe { names, globs: &mut self.globs, below: &self.below, empty: &empty, ranges: &self.ranges };
-        let mut found = Vec::with_capacity(bundles.len());
-        for ((reach, cause, surfaces), bundle) in bundles {
-            found.push((reach, cause, surfaces, universe.host_set(&bundle.classes, &bundle.ranges)?, bundle.witness));
+        let mut hosts = Vec::with_capacity(bundles.len());
+        for (_, bundle) in &bundles {
+            hosts.push(universe.host_set(&bundle.classes, &bundle.ranges)?);
         }
-        let change = |(reach, cause, surfaces, hosts, witness)| Change {
+        let change = |(((reach, cause, surfaces), bundle), hosts): ((BundleKey, Bundle), HostSet)| Change {
             reach,
             hosts,
-            surfaces: self.surfaces.get::<usize>(surfaces).cloned().unwrap_or_default(),
+            surfaces: self.surfaces.get(surfaces).cloned().unwrap_or_default(),
             cause: self.shown_cause(cause),
-            witness,
+            witness: self.show(&bundle.seen.way, &bundle.seen.host, bundle.seen.port, None),
         };
-        Ok(found.into_iter().map(change).collect())
+        Ok(bundles.into_iter().zip(hosts).map(change).collect())
     }
 
     /// Where names that both policies allow may lead under one of them only.
     fn resolutions(&mut self) -> Result<Vec<Resolution>, DiffError> {
         let mut found: HashMap<(NameKind, BundleKey), Vec<usize>> = HashMap::new();
         for index in 0..self.ranges.len() {
-            let Some(range) = self.ranges.get(index).copied() else { break };
+            let Some(range) = self.ranges.get(index).copied().filter(|range| self.is_dirty(range)) else { continue };
             let space = self.space(&[&Host::Ip(range.example)]);
             for (kind, name) in [(NameKind::Ordinary, "host.example"), (NameKind::Localhost, "localhost"), (NameKind::Metadata, "metadata")]
             {
                 let Some(host) = names::host(name) else { continue };
                 self.count(2 * space.cells())?;
-                let mut cells: HashMap<(Reach, CauseId), Vec<(usize, usize)>> = HashMap::new();
+                let mut cells: BTreeMap<(Reach, CauseId), Vec<(usize, usize)>> = BTreeMap::new();
                 for (at, ports) in space.ports.iter().enumerate() {
                     for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
                         let request = request(way, &host, ports.first, &[]);
@@ -720,12 +780,15 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                             (Ok(()), Err(_)) => Reach::Closed,
                             _ => continue,
                         };
-                        let cause = self.cause(reach, rule(old), rule(new));
+                        let cause = match self.cause(rule(old), rule(new)) {
+                            CauseId::Other => self.network_cause(range.example),
+                            cause => cause,
+                        };
                         cells.entry((reach, cause)).or_default().push((at, number));
                     }
                 }
                 for ((reach, cause), cells) in cells {
-                    let surfaces = self.number(space.surfaces(|port, way| cells.binary_search(&(port, way)).is_ok()));
+                    let surfaces = self.cut(&space, &cells);
                     found.entry((kind, (reach, cause, surfaces))).or_default().push(index);
                 }
             }
@@ -744,7 +807,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 reach,
                 names: kind,
                 addresses: addresses::merge(ranges.map(|range| (range.first, range.last))),
-                shown: addresses::show(&self.ranges, &members),
+                shown: self.ranges.show(&members),
                 surfaces: self.surfaces.get(surfaces).cloned().unwrap_or_default(),
                 cause: self.shown_cause(cause),
                 witness,
@@ -756,7 +819,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     /// Names that both policies allow, one for every kind of name and set of requests for which they do.
     fn allowed_by_both(&mut self) -> Result<Vec<(NameKind, Host)>, DiffError> {
         // The classes of all names, not only of those on which decisions differ.
-        if !self.everything {
+        if !self.everything && !self.globs_changed {
             self.below = self.globs.below(&self.names, &|_| true)?;
         }
         let mut seen: HashMap<(NameKind, usize), Host> = HashMap::new();
@@ -829,4 +892,17 @@ enum Member {
 
 fn request<'a>(way: &'a Way, host: &'a Host, port: u16, addresses: &'a [IpAddr]) -> Request<'a> {
     Request { protocol: way.protocol, host, port, method: way.method.as_deref(), path: way.path.as_deref(), addresses }
+}
+
+/// The most ordinary of some requests: a tunnel to 443 if there is one, else a plain request to 80.
+fn witness(space: &Space, cells: &[(usize, usize)], host: &Host) -> Option<Seen> {
+    let wanted = |way: &Way| if way.protocol == Protocol::Http { 80 } else { 443 };
+    let usual = |(port, way): &&(usize, usize)| -> Option<bool> {
+        let (range, way) = (space.ports.get(*port)?, space.ways.get(*way)?);
+        Some((range.first..=range.last).contains(&wanted(way)))
+    };
+    let (port, way) = cells.iter().filter(|cell| usual(cell) == Some(true)).min_by_key(|(_, way)| *way).or(cells.first())?;
+    let (range, way) = (space.ports.get(*port)?, space.ways.get(*way)?);
+    let port = if (range.first..=range.last).contains(&wanted(way)) { wanted(way) } else { range.first };
+    Some(Seen { host: host.clone(), way: way.clone(), port })
 }

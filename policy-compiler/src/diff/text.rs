@@ -102,10 +102,8 @@ impl Diff {
             }
             let kinds: usize = changes.iter().map(|change| change.hosts.kinds).sum();
             let groups = changes.len() + resolutions.len();
-            line(
-                &mut out,
-                format_args!("{}: {} of hosts, {} of requests", reach.as_str(), counted(kinds, "kind"), counted(groups, "group")),
-            );
+            let hosts = if kinds > 0 { format!("{} of hosts, ", counted(kinds, "kind")) } else { String::new() };
+            line(&mut out, format_args!("{}: {hosts}{} of requests", reach.as_str(), counted(groups, "group")));
             // Half of what may be shown is left for the other direction.
             let share = if reach == Reach::Opened { left.div_ceil(2).max(left.saturating_sub(self.count(Reach::Closed))) } else { left };
             let sign = if reach == Reach::Opened { '+' } else { '-' };
