@@ -565,3 +565,53 @@ pub(super) fn spell(program: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::{Hosts, Pattern};
+
+    /// The sets of globs that names below the root have, each by its texts, with the name that was found.
+    fn found(globs: &[&str], names: &[&str]) -> Vec<(Vec<usize>, String)> {
+        let group = |text: &&str| match Pattern::parse(text).unwrap().hosts {
+            Hosts::Glob(glob) => Group { texts: vec![(*text).to_owned()], programs: glob.programs().to_vec(), changed: true },
+            _ => panic!("{text} is no glob"),
+        };
+        let mut all = Globs::new(globs.iter().map(group).collect()).unwrap();
+        let names = Names::new(names.iter().map(|name| (*name).to_owned()));
+        let below = all.below(&names, &|_| true).unwrap();
+        let sets = below.get(&0).unwrap().iter();
+        sets.map(|(set, name)| (all.set(*set).iter().map(|group| *group as usize).collect(), name.clone())).collect()
+    }
+
+    #[test]
+    fn finds_a_name_for_every_combination_and_none_that_cannot_be() {
+        let long = format!("{}x.a", "?".repeat(70));
+        let too_long = format!("a{}b.a", "?".repeat(251));
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a [usize]]);
+        let cases: [Case<'_>; 6] = [
+            (&["a*.b", "*c.b"], &[], &[&[], &[0], &[1], &[0, 1]]),
+            // A dot has to stand among the first seventy letters.
+            (&[&long], &[], &[&[], &[0]]),
+            (&[&too_long], &[], &[&[]]),
+            // No name ends in a number: the shortest match is none.
+            (&["x.[0-9]*"], &[], &[&[], &[0]]),
+            (&["x[0-9].[0-9]"], &[], &[&[]]),
+            // The only names that match are nodes.
+            (&["{a,b}.c"], &["a.c", "b.c"], &[&[]]),
+        ];
+        for (globs, names, expected) in cases {
+            let mut found = found(globs, names);
+            found.sort();
+            let mut sets: Vec<&[usize]> = expected.to_vec();
+            sets.sort();
+            assert_eq!(found.iter().map(|(set, _)| set.as_slice()).collect::<Vec<_>>(), sets, "{globs:?}: {found:?}");
+            for (set, name) in &found {
+                let host = host(name).unwrap();
+                let matching = |glob: &&str| Pattern::parse(glob).unwrap().hosts.matches(&host);
+                let own: Vec<usize> = (0..globs.len()).filter(|number| matching(&globs[*number])).collect();
+                assert_eq!(*set, own, "{name}");
+            }
+        }
+    }
+}
