@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Run the tests of a policy
     Test(Test),
+    /// Say exactly what a new policy opens and closes, each with a request that shows it
+    Diff(Diff),
     /// Show what a compiled policy says, or turn it back into TOML
     Inspect(Inspect),
     /// Rewrite older spellings, or another tool's lists, as this version documents them
@@ -318,6 +320,36 @@ impl Layers {
         ];
         files.into_iter().flatten()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The old policy: a compiled one, or a configuration (read as the user's layer)
+    pub(crate) old: PathBuf,
+
+    /// The new policy, likewise
+    pub(crate) new: PathBuf,
+
+    /// Which differences make the exit code 1
+    #[arg(long, value_name = "WHAT", default_value = "any")]
+    pub(crate) fail_on: FailOn,
+
+    /// Show every group of requests, not only the first ones
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Print everything as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Differences that matter to a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    /// Any difference
+    Any,
+    /// Something became reachable, or a setting looser
+    Widen,
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

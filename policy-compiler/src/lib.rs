@@ -7,6 +7,7 @@ pub mod change;
 pub mod check;
 pub mod decompile;
 pub mod diagnostic;
+pub mod diff;
 pub mod emit;
 pub mod explain;
 #[cfg(feature = "cli")]

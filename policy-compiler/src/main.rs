@@ -19,5 +19,6 @@ fn main() -> ExitCode {
         cli::Command::Explain(arguments) => cmd::explain::run(arguments),
         cli::Command::Test(arguments) => cmd::test::run(arguments),
         cli::Command::Inspect(arguments) => cmd::inspect::run(arguments),
+        cli::Command::Diff(arguments) => cmd::diff::run(arguments),
     }
 }

@@ -34,6 +34,8 @@ pub struct Blob<B> {
 pub struct Rule {
     /// Number within the blob.
     pub id: RuleId,
+    /// How it names its hosts.
+    pub kind: RuleKind,
     /// The hosts it names, as a normalised pattern without ports.
     pub hosts: String,
     /// The ports it speaks of; none means every port.
@@ -174,6 +176,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let conditions = self.conditions(&attributes);
         Some(Rule {
             id,
+            kind: record.kind,
             hosts: match record.kind {
                 RuleKind::Any => "*".to_owned(),
                 RuleKind::Exact => name()?,
@@ -191,6 +194,11 @@ impl<B: AsRef<[u8]>> Blob<B> {
             label: source.label.clone(),
             line: record.line,
         })
+    }
+
+    /// Every glob: its rule, and its programs ([`glob::ops`]), any of which may match.
+    pub fn globs(&self) -> impl Iterator<Item = (RuleId, Vec<&[u8]>)> {
+        (0..self.glob_count()).map_while(|index| self.glob(index)).map(|glob| (glob.rule, glob.programs().collect()))
     }
 
     /// The bytes of a section.

@@ -120,6 +120,21 @@ fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: Ip
     if open { Ok(()) } else { Err(deny(Reason::NotAllowedLocal)) }
 }
 
+/// The step for addresses alone: what the policy says of one address that the name of a request leads to, if it allows the request as it stands, without
+/// addresses. For comparisons of policies, which look at names and at addresses apart.
+///
+/// # Errors
+/// [`Denied`] as [`decide()`] would say it.
+pub fn decide_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Result<(), Denied> {
+    // A name of these kinds that is allowed is allowed because a rule names it, or else everything local is open anyway.
+    let opened = Opened {
+        local: policy.meta().allow_local_binding,
+        loopback: request.host.is_localhost(),
+        metadata: request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str())),
+    };
+    check_address(policy, request, ip, opened)
+}
+
 /// The best rule of one access so far.
 #[derive(Clone, Copy)]
 struct Best {

@@ -256,11 +256,42 @@ pub(crate) fn is_valid(program: &[u8]) -> bool {
     !program.is_empty()
 }
 
-enum Op<'a> {
+/// What one step of a program matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Any run of bytes, also none.
     AnyRun,
+    /// Any one byte.
     AnyOne,
+    /// One byte within any of the pairs of first and last byte; with `true`, one that is in none of them.
     Class(&'a [u8], bool),
+    /// That byte.
     Literal(u8),
+}
+
+impl Op<'_> {
+    /// Whether one byte is what the step asks for. A run takes every byte.
+    #[must_use]
+    pub fn takes(&self, found: u8) -> bool {
+        match self {
+            Self::AnyRun | Self::AnyOne => true,
+            Self::Literal(byte) => *byte == found,
+            Self::Class(pairs, negated) => {
+                let inside = pairs.chunks_exact(2).any(|pair| matches!(pair, [first, last] if (*first..=*last).contains(&found)));
+                inside != *negated
+            }
+        }
+    }
+}
+
+/// The steps of a program, for who reasons about programs; a broken one ends early.
+pub fn ops(program: &[u8]) -> impl Iterator<Item = Op<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let step = step(program, at)?;
+        at = step.next;
+        Some(step.op)
+    })
 }
 
 struct Step<'a> {
@@ -293,12 +324,7 @@ pub(crate) fn matches(program: &[u8], name: &[u8]) -> bool {
                 at = next;
                 continue;
             }
-            (Some(Step { op: Op::AnyOne, next }), Some(_)) => Some(next),
-            (Some(Step { op: Op::Literal(byte), next }), Some(found)) => (byte == *found).then_some(next),
-            (Some(Step { op: Op::Class(pairs, negated), next }), Some(found)) => {
-                let inside = pairs.chunks_exact(2).any(|pair| matches!(pair, [first, last] if (*first..=*last).contains(found)));
-                (inside != negated).then_some(next)
-            }
+            (Some(Step { op, next }), Some(found)) => op.takes(*found).then_some(next),
             (None, None) => return at >= program.len(),
             _ => None,
         };
@@ -371,6 +397,15 @@ mod tests {
     fn refuses_what_grows_without_end() {
         let bomb = format!("{}.test", "{a,b}".repeat(12));
         assert_eq!(Glob::parse(&bomb), Err(PatternErrorKind::TooManyAlternatives));
+    }
+
+    #[test]
+    fn lends_its_steps() {
+        let glob = Glob::parse("a?[!b-d]*.test").unwrap();
+        let steps: Vec<Op<'_>> = ops(&glob.programs()[0]).collect();
+        assert_eq!(steps[..4], [Op::Literal(b'a'), Op::AnyOne, Op::Class(b"bd", true), Op::AnyRun]);
+        assert!(steps[2].takes(b'e') && !steps[2].takes(b'c') && steps[0].takes(b'a') && !steps[0].takes(b'b'));
+        assert_eq!(ops(b"a[").count(), 1);
     }
 
     fn naive(program: &[u8], name: &[u8]) -> bool {

@@ -5,7 +5,7 @@
 
 use policy_format::{
     Access, Blob, BlobBuilder, Decision, Hook, Host, Layer, Meta, Mode, Network, Pattern, Protocol, Reason, Request, RuleInput, Source,
-    decide, reseal,
+    decide, decide_address, reseal,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -504,6 +504,39 @@ proptest! {
         reseal(&mut blob);
         if let Ok(blob) = Blob::open(blob) {
             exercise(&blob);
+        }
+    }
+}
+
+#[test]
+fn the_step_for_addresses_alone_says_what_the_decision_says() {
+    let rules = [
+        ("*.beta.test", ALLOW),
+        ("localhost", ALLOW),
+        ("metadata", ALLOW),
+        ("10.20.0.0/16", ALLOW),
+        ("10.20.9.0/24", DENY),
+        ("8.8.8.0/24:443", DENY),
+    ];
+    for local in [false, true] {
+        let blob = Blob::open(build(Meta { allow_local_binding: local, ..meta() }, &rules)).unwrap();
+        for host in ["a.beta.test", "localhost", "metadata"] {
+            let host = Host::parse(host).unwrap();
+            for ip in
+                ["1.1.1.1", "8.8.8.8", "10.20.1.1", "10.20.9.1", "10.9.9.9", "127.0.0.1", "169.254.169.254", "::ffff:10.20.9.1", "fd00::1"]
+            {
+                let addresses = [ip.parse::<IpAddr>().unwrap()];
+                for port in [80, 443] {
+                    let request =
+                        Request { protocol: Protocol::Connect, host: &host, port, method: None, path: None, addresses: &addresses };
+                    let alone = decide_address(&blob, &Request { addresses: &[], ..request }, addresses[0]).err();
+                    let whole = match decide(&blob, &request) {
+                        Decision::Allow(_) => None,
+                        Decision::Deny(denied) => Some(denied),
+                    };
+                    assert_eq!(alone, whole, "{host} {ip} {port} {local}");
+                }
+            }
         }
     }
 }

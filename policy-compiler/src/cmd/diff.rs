@@ -1,0 +1,135 @@
+//! `netpolicy diff`.
+
+use super::{fail, say};
+use crate::cli::{Diff as Arguments, FailOn};
+use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
+use policy_compiler::source::{LayerFiles, Places};
+use policy_compiler::{Options, compile};
+use policy_format::{Blob, MAGIC};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let (old, new) = match (read(&arguments.old), read(&arguments.new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (old, new) => {
+            for error in [old.err(), new.err()].into_iter().flatten() {
+                say(error);
+            }
+            return ExitCode::from(2);
+        }
+    };
+    let diff = match compare(&old, &new) {
+        Ok(diff) => diff,
+        Err(error) => return fail(error),
+    };
+    let text =
+        if arguments.json { format!("{}\n", to_json(&diff)) } else { diff.render(if arguments.all { usize::MAX } else { MAX_SHOWN }) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever closed the pipe has read enough; the exit code still says what was found.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return fail(format_args!("cannot write to standard output: {error}")),
+        _ => {}
+    }
+    let fails = match arguments.fail_on {
+        FailOn::Any => !diff.is_empty(),
+        FailOn::Widen => diff.widens(),
+    };
+    ExitCode::from(u8::from(fails))
+}
+
+/// A policy as it is, or a configuration, compiled as the user's layer.
+fn read(path: &Path) -> Result<Blob<Vec<u8>>, String> {
+    let error = |error: &dyn std::fmt::Display| format!("error: cannot read `{}`: {error}", path.display());
+    let mut start = Vec::new();
+    let file = fs::File::open(path).map_err(|why| error(&why))?;
+    file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|why| error(&why))?;
+    let bytes = if start == MAGIC {
+        fs::read(path).map_err(|why| error(&why))?
+    } else {
+        let layers = LayerFiles { user: Some(path.to_owned()), ..LayerFiles::default() };
+        let sources = layers.read(&Places::default()).map_err(|why| format!("error: {why}"))?;
+        compile(sources, Options::default()).map_err(|failure| failure.to_string())?.blob
+    };
+    Blob::open(bytes).map_err(|why| error(&why))
+}
+
+fn to_json(diff: &Diff) -> Value {
+    let changes = diff.changes.iter().map(|change| {
+        let (include, except) = change.hosts.patterns();
+        json!({
+            "reach": change.reach.as_str(),
+            "hosts": { "include": include, "except": except, "kinds": change.hosts.kinds },
+            "requests": surfaces(&change.surfaces),
+            "cause": cause(&change.cause),
+            "witness": witness(&change.witness),
+        })
+    });
+    json!({
+        "widens": diff.widens(),
+        "settings": diff.settings.iter().map(|change| json!({
+            "key": change.key,
+            "old": change.old,
+            "new": change.new,
+            "direction": change.direction.as_str(),
+        })).collect::<Vec<_>>(),
+        "changes": changes.collect::<Vec<_>>(),
+        "resolutions": diff.resolutions.iter().map(resolution).collect::<Vec<_>>(),
+        "blocked_otherwise": diff.blocked_otherwise,
+    })
+}
+
+fn resolution(change: &Resolution) -> Value {
+    let Shown { include, except } = &change.shown;
+    json!({
+        "reach": change.reach.as_str(),
+        "names": change.names.as_str(),
+        "addresses": { "include": include, "except": except },
+        "requests": surfaces(&change.surfaces),
+        "cause": cause(&change.cause),
+        "witness": witness(&change.witness),
+    })
+}
+
+fn surfaces(surfaces: &[Surface]) -> Vec<Value> {
+    let one = |surface: &Surface| {
+        json!({
+            "ports": surface.ports.iter().map(|range| json!([range.first, range.last])).collect::<Vec<_>>(),
+            "tunnels": surface.tunnels,
+            "http": surface.plain.iter().map(|plain| json!({
+                "methods": plain.methods.to_string(),
+                "paths": plain.paths.to_string(),
+            })).collect::<Vec<_>>(),
+        })
+    };
+    surfaces.iter().map(one).collect()
+}
+
+fn rule(rule: &ShownRule) -> Value {
+    json!({ "text": rule.text, "place": rule.place })
+}
+
+fn cause(cause: &Cause) -> Value {
+    match cause {
+        Cause::Other => json!({ "kind": "other" }),
+        Cause::Added(own) => json!({ "kind": "added", "rule": rule(own) }),
+        Cause::Removed(own) => json!({ "kind": "removed", "rule": rule(own) }),
+    }
+}
+
+fn witness(witness: &Witness) -> Value {
+    let verdict = |verdict: &Verdict| json!({ "verdict": verdict.text, "rule": verdict.rule.as_ref().map(rule) });
+    json!({
+        "request": witness.to_string(),
+        "protocol": witness.protocol.as_str(),
+        "host": witness.host.to_string(),
+        "port": witness.port,
+        "method": witness.method,
+        "path": witness.path,
+        "address": witness.address.map(|ip| ip.to_string()),
+        "old": verdict(&witness.old),
+        "new": verdict(&witness.new),
+    })
+}
