@@ -104,6 +104,13 @@ pub struct Place {
     pub span: Range<usize>,
 }
 
+impl Place {
+    /// No place in any source, such as an argument's: it belongs to no layer and counts as the weakest.
+    pub(crate) fn nowhere() -> Self {
+        Self { source: SourceId(usize::MAX), span: 0..0 }
+    }
+}
+
 /// A replacement that would help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {

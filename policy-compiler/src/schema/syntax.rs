@@ -23,7 +23,13 @@ pub(super) fn not_toml(text: &str, said: &str, place: Place) -> Diagnostic {
         let error = Diagnostic::error(Code::NotToml, format!("this is not TOML: `{name}` is there twice in one table"), place);
         return error.with_help("keep one of them");
     }
+    if said.contains("recurs") {
+        let error = Diagnostic::error(Code::NotToml, "tables in tables are nested too deeply to be read", place);
+        return error.with_help("write patterns in quotes, and fewer brackets");
+    }
     let mut error = Diagnostic::error(Code::NotToml, format!("this is not TOML: {said}"), place);
+    // A line that is well by itself is not what is wrong.
+    let written = if is_toml(written.to_owned()).is_some() { "" } else { written };
     let fixed = quoted_key(written).map(|fixed| ("a pattern stands in quotes", fixed));
     let fixed = fixed.or_else(|| colon(written).map(|fixed| ("a key and its value have `=` between them", fixed)));
     let fixed = fixed.or_else(|| quoted_value(written).map(|fixed| ("text stands in quotes", fixed)));
