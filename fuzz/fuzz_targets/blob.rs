@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use policy_format::{
-    Access, Blob, BlobBuilder, Host, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol, Request, RuleInput, Source,
+    Access, Blob, BlobBuilder, Host, Layer, Meta, Mode, Pattern, Protocol, Request, RuleInput, Source,
     decide, reseal,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -4,7 +4,7 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use policy_format::{
-    Access, Blob, BlobBuilder, BuildError, Decision, Host, Hosts, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol,
+    Access, Blob, BlobBuilder, BuildError, Decision, Host, Hosts, Layer, Meta, Mode, Network, Pattern, Protocol,
     Reason, Request, RuleInput, Source, decide,
 };
 

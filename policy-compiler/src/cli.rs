@@ -13,11 +13,30 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the arguments are looked at")]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
     Compile(Compile),
-    /// Compile without writing anything: says what is wrong, for people, editors and pipelines
+    /// Say what is wrong with the layers, and write nothing
     Check(Check),
+    /// Say what a policy answers, why, and what would change the answer
+    Explain(Explain),
+    /// Run the tests of a policy
+    Test(Test),
+    /// Show what a compiled policy says, or turn it back into TOML
+    Inspect(Inspect),
+    /// Rewrite older spellings, or another tool's lists, as this version documents them
+    Migrate(Migrate),
+    /// List the built-in domain sets, show one, or find those that cover a host
+    Presets(Presets),
+    /// Look at a project, and write a first policy and a test of it
+    Init(Init),
+    /// Print the JSON Schema of the TOML, for editors
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +89,235 @@ pub(crate) enum Format {
     Text,
     Json,
     Sarif,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder of the project [default: the repository's root, else the working directory]
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+
+    /// Where to write the policy; the test goes beside it [default: .codex/config.toml in DIR]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the files on standard output, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print what was seen and made as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The schema of requirements.toml, instead of config.toml
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// The schema of policy.test.toml, instead of config.toml
+    #[arg(long, conflicts_with = "requirements")]
+    pub(crate) test: bool,
+
+    /// For uniformity: the schema is JSON anyway
+    #[arg(long, hide = true)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write netpolicy.1 and a page for each command into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The file to rewrite. Comments, order and everything outside the network policy stay as they are
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// FILE is of another tool: its lists are written as a policy, to standard output without `-o`
+    #[arg(long, value_name = "TOOL", value_parser = ["srt", "smokescreen", "squid", "claude-settings"], conflicts_with_all = ["dry_run", "requirements"])]
+    pub(crate) from: Option<String>,
+
+    /// The service whose rule is taken, with `--from smokescreen` [default: the file's `default`]
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub(crate) service: Option<String>,
+
+    /// Show what would change as a diff, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Where to write instead of FILE; `-` is standard output
+    #[arg(short, long, value_name = "OUT", conflicts_with = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Permission profile for what has none [default: `default_permissions`, else workspace]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// FILE is a requirements file; one with `[experimental_network]` is taken for one anyway
+    #[arg(long)]
+    pub(crate) requirements: bool,
+
+    /// Print what was done as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Presets {
+    #[command(subcommand)]
+    pub(crate) question: Option<PresetsQuestion>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PresetsQuestion {
+    /// Print a preset's patterns by group, with its source and date
+    Show {
+        /// Such as `common-dependencies`
+        name: String,
+    },
+    /// Print each preset and pattern that covers a host; exit with 1 when none does. `all`, which covers every host, is left out
+    Which {
+        /// A name or an address
+        host: String,
+    },
+}
+
+/// A compiled policy, or the layers to compile.
+#[derive(Debug, Args)]
+pub(crate) struct Subject {
+    /// Compiled policy to ask, instead of layers
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "mdm", "mdm_config_base64", "mdm_requirements_base64", "managed", "requirements", "overrides", "user", "project", "discover",
+            "profile"
+        ]
+    )]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Permission profile to compile, instead of `default_permissions`
+    #[arg(long = "as", alias = "profile", value_name = "PROFILE")]
+    pub(crate) profile: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) layers: Layers,
+}
+
+/// Exit code: 0 when the request is allowed, 1 when it is blocked.
+#[derive(Debug, Args)]
+#[command(after_help = "Requests:
+  GET https://host[:port]/path   the tunnel that a client opens for it; method and path are inside TLS
+  GET http://host[:port]/path    a plain request, with any method; a URL by itself is a GET
+  CONNECT host:port              a tunnel
+  socks host:port                a SOCKS5 connection
+  udp host:port                  a SOCKS5 datagram
+  host, host:port, an address    a tunnel, to port 443 unless another is named")]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) subject: Subject,
+
+    /// What the host resolves to, to decide on its addresses too. Repeatable
+    #[arg(long, value_name = "NAME=IP[,IP]")]
+    pub(crate) resolve: Vec<String>,
+
+    /// Print the explanation as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The request, in words
+    #[arg(required = true, value_name = "REQUEST")]
+    pub(crate) request: Vec<String>,
+}
+
+/// Exit code: 0 when every case passes, 1 when one fails or the coverage is below --fail-under.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    #[command(flatten)]
+    pub(crate) subject: Subject,
+
+    /// Test files [default: policy.test.toml beside each named layer or the policy, and .codex/policy.test.toml]
+    #[arg(value_name = "TESTFILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Another test file. Repeatable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tests: Vec<PathBuf>,
+
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+
+    /// Show which rules no test exercised
+    #[arg(long)]
+    pub(crate) coverage: bool,
+
+    /// Fail when the tests exercise fewer rules than this, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) fail_under: Option<u8>,
+
+    /// Run only the cases whose name has this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Compiled policy
+    #[arg(value_name = "POLICY")]
+    pub(crate) policy: PathBuf,
+
+    /// Print as JSON; with --rules one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Print every rule, one a line
+    #[arg(long)]
+    pub(crate) rules: bool,
+
+    /// Print TOML that compiles to an equivalent policy
+    #[arg(long, conflicts_with_all = ["json", "rules"])]
+    pub(crate) toml: bool,
+}
+
+impl Layers {
+    /// The files that are named, the strongest first.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = [
+            &self.mdm,
+            &self.mdm_config_base64,
+            &self.mdm_requirements_base64,
+            &self.managed,
+            &self.requirements,
+            &self.user,
+            &self.project,
+        ];
+        files.into_iter().flatten()
+    }
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.

@@ -28,8 +28,20 @@ pub fn lower(policy: Policy) -> Result<Vec<u8>, BuildError> {
 /// # Errors
 /// Whatever the file system says.
 pub fn write(path: &Path, blob: &[u8]) -> io::Result<()> {
+    replace(path, blob, false)
+}
+
+/// Like [`write()`], for a file that people wrote: it keeps its permissions, for it may hold secrets.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn rewrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    replace(path, text, true)
+}
+
+fn replace(path: &Path, bytes: &[u8], keep_permissions: bool) -> io::Result<()> {
     let target = match fs::canonicalize(path) {
-        Ok(target) if !target.is_file() => return fs::OpenOptions::new().write(true).open(target)?.write_all(blob),
+        Ok(target) if !target.is_file() => return fs::OpenOptions::new().write(true).open(target)?.write_all(bytes),
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(error),
@@ -38,13 +50,19 @@ pub fn write(path: &Path, blob: &[u8]) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    let permissions = if keep_permissions { fs::metadata(&target).ok().map(|there| there.permissions()) } else { None };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".policy-").suffix(".tmp");
     // A policy is no secret, and the data plane may run as another user; the umask still applies.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    if permissions.is_none() {
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    }
     let mut file = builder.tempfile_in(folder)?;
-    file.write_all(blob)?;
+    file.write_all(bytes)?;
+    if let Some(permissions) = permissions {
+        file.as_file().set_permissions(permissions)?;
+    }
     file.as_file().sync_all()?;
     file.persist(&target)?;
     // The rename itself is durable once the folder is.
@@ -73,5 +91,15 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
         assert!(write(&dir.path().join("missing/policy.bin"), b"x").is_err());
+        #[cfg(unix)]
+        for mode in [0o600, 0o664] {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            rewrite(&file, b"four").unwrap();
+            assert_eq!(
+                (fs::read(&file).unwrap().as_slice(), fs::metadata(&file).unwrap().permissions().mode() & 0o777),
+                (&b"four"[..], mode)
+            );
+        }
     }
 }

@@ -10,10 +10,7 @@ use crate::source::{SourceFile, layer_of};
 use policy_format::{Access, Layer};
 use std::collections::{BTreeMap, HashMap};
 
-/// The profile's name where an older `sandbox_mode` takes its place.
-const SANDBOX_PROFILE: &str = "workspace-write";
-
-/// The profile's name where older tables name none.
+/// The profile's name where older tables, or an older `sandbox_mode`, name none.
 const DEFAULT_PROFILE: &str = "workspace";
 
 /// Profiles that need no table: what programs of this configuration build in, and whether their network is open.
@@ -53,19 +50,14 @@ pub fn merge(
     let sandbox_mode = layers.iter().find_map(|layer| layer.sandbox_mode.clone());
     let network_access = layers.iter().find_map(|layer| layer.network_access.clone());
     merged.feature = layers.iter().find_map(|layer| layer.feature.clone());
-    let has_overlay = layers.iter().any(|layer| layer.overlay.is_some());
     let (name, chosen_by) = match chosen {
         Some(chosen) => chosen,
         None if sandbox_mode.is_some() || network_access.is_some() => {
             let network = sandbox(sandbox_mode, network_access, &mut merged);
-            // A file that never mentions the feature, and has no network table of ours, leaves the network to its own program.
-            if merged.feature.is_none() && !has_base && !has_overlay {
-                merged.feature = network.enabled.as_ref().map(|at| At { value: false, place: at.place.clone() });
-            }
-            let profile = layers.last_mut().map(|weakest| weakest.profiles.entry(SANDBOX_PROFILE.to_owned()));
+            let profile = layers.last_mut().map(|weakest| weakest.profiles.entry(DEFAULT_PROFILE.to_owned()));
             let place = Place::nowhere();
             profile.map(|entry| entry.or_insert(ProfileDoc { place, extends: None, network: None }).network.get_or_insert(network));
-            (SANDBOX_PROFILE.to_owned(), None)
+            (DEFAULT_PROFILE.to_owned(), None)
         }
         None if has_base => (DEFAULT_PROFILE.to_owned(), None),
         None => {

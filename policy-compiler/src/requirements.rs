@@ -6,7 +6,7 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge::{Merged, merge_named};
-use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry};
+use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId, layer_of};
 use policy_format::{Access, Hosts, Layer, Mode};
 use std::collections::{HashMap, HashSet};
@@ -114,8 +114,8 @@ impl Requirements {
                     }
                 }
                 "domains" => self.domains.extend(reader.domains(key, value)),
-                "allowed_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Allow)),
-                "denied_domains" => self.domains.extend(reader.pattern_list(key, value, Access::Deny)),
+                "allowed_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Allow)),
+                "denied_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Deny)),
                 "unix_sockets" => self.unix_sockets = Some(At { value: reader.unix_sockets(key, value), place: reader.place(key.span()) }),
                 "allow_unix_sockets" => self.unix_sockets = socket_list(reader, key, value),
                 _ => reader.unknown_key(key, table, "`[experimental_network]`", &KEYS),
@@ -536,7 +536,7 @@ impl Constrain<'_> {
             ignored.extend(dropped.into_iter().map(|list| (format!("the list `{}` is ignored", list.path.value), list.path.place)));
         }
         if let Some(presets) = &mut network.presets {
-            let stays = |name: &At<String>| stays(crate::presets::find(&name.value).map(|preset| preset.access), &name.place);
+            let stays = |name: &At<String>| stays(crate::presets::find(&name.value).map(|preset| preset.access()), &name.place);
             let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut presets.value).into_iter().partition(stays);
             presets.value = kept;
             ignored.extend(dropped.into_iter().map(|name| (format!("the preset `{}` is ignored", name.value), name.place)));

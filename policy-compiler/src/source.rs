@@ -36,6 +36,8 @@ pub struct SourceFile {
     shown: String,
     /// Its name without the folder, for the blob.
     label: String,
+    /// The folder that its relative paths start from.
+    folder: Option<PathBuf>,
     text: String,
 }
 
@@ -130,7 +132,20 @@ impl SourceFile {
     /// A source from text: `label` is its name in blobs and, here, its place.
     #[must_use]
     pub fn from_text(layer: Layer, role: Role, label: &str, text: String) -> Self {
-        Self { layer, role, shown: label.to_owned(), label: label.to_owned(), text }
+        Self { layer, role, shown: label.to_owned(), label: label.to_owned(), folder: None, text }
+    }
+
+    /// The same source, as if it stood in `folder`.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// The folder that its relative paths start from; `None` when it is no file.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// Where it was read, for people at this machine.
@@ -291,14 +306,15 @@ fn decode_base64(role: Role, shown: &str, label: &str, encoded: &[u8]) -> Result
     let bytes =
         base64::engine::general_purpose::STANDARD.decode(compact).map_err(|error| SourceError::Base64 { path: shown.to_owned(), error })?;
     let text = utf8(Layer::Mdm, shown, bytes)?;
-    Ok(SourceFile { layer: Layer::Mdm, role, shown: shown.to_owned(), label: label.to_owned(), text })
+    Ok(SourceFile { layer: Layer::Mdm, role, shown: shown.to_owned(), label: label.to_owned(), folder: None, text })
 }
 
 fn read_file(layer: Layer, role: Role, path: &Path) -> Result<SourceFile, SourceError> {
     let shown = path.display().to_string();
     let text = utf8(layer, &shown, read_bytes(layer, path)?)?;
     let label = path.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
-    Ok(SourceFile { layer, role, shown, label, text })
+    let folder = path.parent().map(Path::to_owned);
+    Ok(SourceFile { layer, role, shown, label, folder, text })
 }
 
 fn read_bytes(layer: Layer, path: &Path) -> Result<Vec<u8>, SourceError> {
@@ -341,7 +357,8 @@ fn override_source(text: &str) -> Result<SourceFile, SourceError> {
     }
     let is_toml = !value.is_empty() && !value.contains('\n') && toml::de::DeValue::parse(value).is_ok();
     let line = if is_toml { format!("{key} = {value}\n") } else { format!("{key} = {}\n", quote(value)) };
-    Ok(SourceFile::from_text(Layer::Cli, Role::Config, "-c", line))
+    // What is typed is meant from where it is typed.
+    Ok(SourceFile::from_text(Layer::Cli, Role::Config, "-c", line).in_folder(Path::new("")))
 }
 
 /// At the first `=` that is not inside quotes: patterns and paths stand in quotes.
@@ -360,7 +377,7 @@ fn split_assignment(text: &str) -> Option<(&str, &str)> {
 }
 
 /// A TOML basic string.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

@@ -13,6 +13,10 @@ fn source(layer: Layer, text: &str) -> SourceFile {
     SourceFile::from_text(layer, Role::Config, "config.toml", text.to_owned())
 }
 
+fn requirements(layer: Layer, text: &str) -> SourceFile {
+    SourceFile::from_text(layer, Role::Requirements, "requirements.toml", text.to_owned())
+}
+
 fn compiled(sources: Vec<SourceFile>) -> Compiled {
     compile(sources, Options::default()).unwrap_or_else(|failure| panic!("{failure}"))
 }
@@ -84,13 +88,25 @@ fn presets_bring_their_domains_and_layers_may_contradict() {
 }
 
 #[test]
-fn every_example_compiles_without_a_word() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let mut examples = 0;
-    for file in fs::read_dir(folder).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
-        compile(vec![source(Layer::User, &text)], Options { profile: None, strict: true }).unwrap_or_else(|failure| panic!("{failure}"));
-        examples += 1;
-    }
-    assert!(examples >= 2);
+fn presets_that_deny_hold_against_weaker_layers() {
+    let denying = format!("{BASE}presets = [\"exfiltration\"]\n");
+    let allowing = domains("\"**.ngrok.io\" = \"allow\"\n");
+    let denied = |blob: &Blob<Vec<u8>>| rules(blob).iter().any(|rule| rule.starts_with("deny **.ngrok.io @ "));
+    assert!(denied(&blob(vec![source(Layer::Managed, &denying), source(Layer::User, &format!("{BASE}{allowing}"))])));
+    assert!(!denied(&blob(vec![source(Layer::Managed, &format!("{BASE}{allowing}")), source(Layer::User, &denying)])));
+    assert!(!denied(&blob(vec![source(Layer::User, &format!("{denying}{allowing}"))])), "a layer may except one of its own");
+}
+
+#[test]
+fn who_alone_may_allow_does_not_keep_others_from_denying() {
+    let only = "[experimental_network]\nmanaged_allowed_domains_only = true\n";
+    let text = format!("{BASE}presets = [\"github\", \"cloud-metadata\"]\n");
+    let compiled = compiled(vec![requirements(Layer::Managed, only), source(Layer::User, &text)]);
+    let said: Vec<&str> = compiled.diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
+    assert_eq!(said, ["the preset `github` is ignored: only the managed layer may allow domains"]);
+    let rules = rules(&Blob::open(compiled.blob).unwrap());
+    assert!(
+        rules.iter().all(|rule| rule.contains("preset cloud-metadata:"))
+            && rules.iter().any(|rule| rule.starts_with("deny 169.254.169.254 "))
+    );
 }

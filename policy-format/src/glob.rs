@@ -21,6 +21,17 @@ pub struct Glob {
     programs: Vec<Vec<u8>>,
 }
 
+/// How the matches of one program of a glob end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedEnd<'a> {
+    /// The bytes after the last wildcard; the whole name when there is none.
+    pub text: &'a str,
+    /// Whether there is a wildcard before them.
+    pub wildcard: bool,
+    /// Whether one of those wildcards is `*`, so that what stands before can be of any length.
+    pub run: bool,
+}
+
 /// Whether `text` has any character that makes it a glob.
 #[must_use]
 pub(crate) fn has_wildcards(text: &str) -> bool {
@@ -60,6 +71,11 @@ impl Glob {
     #[must_use]
     pub fn programs(&self) -> &[Vec<u8>] {
         &self.programs
+    }
+
+    /// What every match of each program ends in: the literal bytes after its last wildcard.
+    pub fn fixed_ends(&self) -> impl Iterator<Item = FixedEnd<'_>> {
+        self.programs.iter().map(|program| fixed_end(program))
     }
 
     /// Whether any program matches.
@@ -216,6 +232,18 @@ pub(crate) fn literal_bytes(program: &[u8]) -> usize {
     literals
 }
 
+fn fixed_end(program: &[u8]) -> FixedEnd<'_> {
+    let (mut at, mut start, mut run) = (0, 0, false);
+    while let Some(step) = step(program, at) {
+        at = step.next;
+        if !matches!(step.op, Op::Literal(_)) {
+            start = at;
+            run |= matches!(step.op, Op::AnyRun);
+        }
+    }
+    FixedEnd { text: std::str::from_utf8(program.get(start..).unwrap_or_default()).unwrap_or_default(), wildcard: start > 0, run }
+}
+
 /// Whether a stored program is well formed.
 pub(crate) fn is_valid(program: &[u8]) -> bool {
     let mut at = 0;
@@ -320,6 +348,22 @@ mod tests {
         ];
         for (glob, name, expected) in cases {
             assert_eq!(Glob::parse(glob).unwrap().matches(name), expected, "{glob} on {name}");
+        }
+    }
+
+    #[test]
+    fn tells_what_every_match_ends_in() {
+        let cases = [
+            ("region*.cdn.test", vec![(".cdn.test", true, true)]),
+            ("a*b?c.test", vec![("c.test", true, true)]),
+            ("a[xy].test", vec![(".test", true, false)]),
+            ("{a,b*}.test", vec![("a.test", false, false), (".test", true, true)]),
+            ("a.tes?", vec![("", true, false)]),
+            ("**.{a,b}.test", vec![(".a.test", true, true), (".b.test", true, true), ("a.test", false, false), ("b.test", false, false)]),
+        ];
+        for (text, expected) in cases {
+            let glob = Glob::parse(text).unwrap();
+            assert_eq!(glob.fixed_ends().map(|end| (end.text, end.wildcard, end.run)).collect::<Vec<_>>(), expected, "{text}");
         }
     }
 

@@ -13,7 +13,7 @@
 
 use crate::glob::{self, Glob};
 use crate::host::{Host, HostError, MAX_NAME, Name, to_ascii};
-use crate::net::Network;
+use crate::net::{self, Network};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -129,28 +129,6 @@ impl Pattern {
     }
 }
 
-impl Hosts {
-    /// Whether these hosts hold `host`, as [`crate::decide()`] sees an allow: an address must be named in the form that is used, and a number that some
-    /// programs read as an address is held by nothing.
-    #[must_use]
-    pub fn matches(&self, host: &Host) -> bool {
-        match (self, host) {
-            (_, Host::NumericLookalike(_)) => false,
-            (Self::Any, _) => true,
-            (Self::Exact(own), Host::Name(name)) => own == name,
-            (Self::Subdomains(own), Host::Name(name)) => is_below(name, own),
-            (Self::ApexAndSubdomains(own), Host::Name(name)) => own == name || is_below(name, own),
-            (Self::Glob(glob), Host::Name(name)) => glob.matches(name.as_str()),
-            (Self::Network(network), Host::Ip(ip)) => network.contains(*ip),
-            _ => false,
-        }
-    }
-}
-
-fn is_below(name: &Name, parent: &Name) -> bool {
-    name.as_bytes().strip_suffix(parent.as_bytes()).is_some_and(|rest| rest.ends_with(b"."))
-}
-
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.hosts, self.port) {
@@ -159,6 +137,42 @@ impl fmt::Display for Pattern {
         }
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
+}
+
+impl Hosts {
+    /// Whether an allow of these hosts covers `host`, as [`decide`](crate::decide()) sees it: a name or an address literal that is in them, in the very form that
+    /// is used. No pattern covers a name that looks like a number.
+    #[must_use]
+    pub fn matches(&self, host: &Host) -> bool {
+        match (self, host) {
+            (_, Host::NumericLookalike(_)) => false,
+            (Self::Any, Host::Name(_) | Host::Ip(_)) => true,
+            (Self::Network(network), Host::Ip(ip)) => network.contains(*ip),
+            (Self::Exact(base), Host::Name(name)) => name == base,
+            (Self::Subdomains(base), Host::Name(name)) => is_below(name, base),
+            (Self::ApexAndSubdomains(base), Host::Name(name)) => name == base || is_below(name, base),
+            (Self::Glob(glob), Host::Name(name)) => glob.matches(name.as_str()),
+            (Self::Network(_), Host::Name(_)) => false,
+            (Self::Exact(_) | Self::Subdomains(_) | Self::ApexAndSubdomains(_) | Self::Glob(_), Host::Ip(_)) => false,
+        }
+    }
+
+    /// Whether a deny of these hosts covers `host`: what [`matches`](Self::matches) says, and IPv6 addresses that carry an IPv4 address
+    /// of a network ([`net::embedded_ipv4`]).
+    #[must_use]
+    pub fn denies(&self, host: &Host) -> bool {
+        let carried = match (self, host) {
+            (Self::Network(network), Host::Ip(IpAddr::V6(ip))) => {
+                net::embedded_ipv4(*ip).into_iter().flatten().any(|v4| network.contains(IpAddr::V4(v4)))
+            }
+            _ => false,
+        };
+        carried || self.matches(host)
+    }
+}
+
+fn is_below(name: &Name, base: &Name) -> bool {
+    name.as_bytes().strip_suffix(base.as_bytes()).is_some_and(|rest| rest.ends_with(b"."))
 }
 
 impl fmt::Display for Hosts {

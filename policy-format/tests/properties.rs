@@ -248,6 +248,46 @@ fn a_policy_that_is_off_allows_nothing() {
 }
 
 #[test]
+fn a_pattern_matches_what_a_rule_of_it_decides() {
+    let hosts = [
+        "example.com",
+        "www.example.com",
+        "a.b.example.com",
+        "notexample.com",
+        "com",
+        "region1.eu.cdn.test",
+        "8.8.8.8",
+        "10.1.2.3",
+        "::ffff:10.1.2.3",
+        "::ffff:8.8.8.8",
+        "2606:4700::1111",
+        "127.1",
+        "2130706433",
+    ];
+    let patterns =
+        ["example.com", "*.example.com", "**.example.com", "**.com", "region*.cdn.test", "8.0.0.0/8", "10.1.2.3", "2606:4700::/32"];
+    let (mut matched, mut carried) = (0, 0);
+    for pattern in patterns {
+        let parsed = Pattern::parse(pattern).unwrap().hosts;
+        let denying = Blob::open(build(meta(), &[("*", ALLOW), (pattern, DENY)])).unwrap();
+        let allowing = Blob::open(build(Meta { allow_local_binding: true, ..meta() }, &[(pattern, ALLOW)])).unwrap();
+        for text in hosts {
+            let host = Host::parse(text).unwrap();
+            assert_eq!(parsed.denies(&host), ask(&denying, text, 443, None, &[]).starts_with("denied"), "deny {pattern}, {text}");
+            assert_eq!(parsed.matches(&host), ask(&allowing, text, 443, None, &[]).starts_with("allow"), "allow {pattern}, {text}");
+            matched += usize::from(parsed.matches(&host));
+            carried += usize::from(parsed.denies(&host) && !parsed.matches(&host));
+        }
+    }
+    assert_eq!((matched, carried), (15, 2));
+    let any = Pattern::parse("*").unwrap().hosts;
+    let allowing = Blob::open(build(Meta { allow_local_binding: true, ..meta() }, &[("*", ALLOW)])).unwrap();
+    for text in hosts {
+        assert_eq!(any.matches(&Host::parse(text).unwrap()), ask(&allowing, text, 443, None, &[]).starts_with("allow"), "*, {text}");
+    }
+}
+
+#[test]
 fn the_order_of_rules_does_not_matter() {
     let rules = [("b.test", ALLOW), ("*.a.test", DENY), ("10.0.0.0/8", ALLOW), ("x*.a.test", ALLOW), ("*", ALLOW), ("10.1.0.0/16", DENY)];
     let write = |order: &mut dyn Iterator<Item = usize>| {

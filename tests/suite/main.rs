@@ -21,6 +21,8 @@ mod http;
 mod layering;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// Rules with conditions, hooks, and what cannot be honoured.
+mod rules;
 /// SOCKS5.
 mod socks5;
 /// Swapping policies: how a file is replaced, what is refused, what happens under load.

@@ -9,7 +9,7 @@ pub(crate) mod reload;
 use crate::error::PolicyError;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
-use policy_format::Blob;
+use policy_format::{Blob, MitmMode, Mode};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -117,6 +117,20 @@ impl Snapshot {
     #[must_use]
     pub fn rule(&self, id: policy_format::RuleId) -> Option<policy_format::Rule> {
         self.blob.rule(id)
+    }
+
+    /// What the policy asks for and this version does not do, one line each. All of it is blocked, not let pass.
+    #[must_use]
+    pub fn shortfalls(&self) -> Vec<&'static str> {
+        let meta = self.meta();
+        let intercepts = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || !self.blob.hooks().is_empty();
+        let all = [
+            (meta.enable_socks5_udp, "enable_socks5_udp: SOCKS5 datagrams are refused"),
+            (meta.unix_sockets.any(), "unix_sockets: requests to unix sockets are blocked"),
+            (meta.credential_broker, "credential_broker: no credential is put into requests"),
+            (intercepts, "mode, mitm: TLS is not opened, and tunnels that would have to be are blocked (mitm_required)"),
+        ];
+        all.into_iter().filter(|(asked, _)| *asked).map(|(_, line)| line).collect()
     }
 
     /// Whether a hook speaks of the host.

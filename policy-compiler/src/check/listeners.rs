@@ -27,7 +27,13 @@ pub(crate) fn listening_port(url: &str) -> Option<u16> {
 
 /// Whether a URL names a host that cannot be listened on: a name other than `localhost`.
 pub(crate) fn is_remote(url: &str) -> bool {
-    let Some((_, rest)) = url.trim().split_once("://") else { return false };
+    let url = url.trim();
+    // Without a scheme, a word alone is more likely a mistake than a machine.
+    let rest = match url.split_once("://") {
+        Some((_, rest)) => rest,
+        None if url.contains('.') => url,
+        None => return false,
+    };
     match split_authority(rest).map(|authority| Host::parse(authority.host)) {
         Some(Ok(host)) => host.name().is_some() && !host.is_localhost(),
         _ => false,
@@ -209,6 +215,8 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
 fn as_upstream(key: &str, url: &str) -> String {
     match (key, url.split_once("://")) {
         ("socks_url", Some((scheme, rest))) if scheme != "socks5h" => format!("socks5://{rest}"),
+        ("socks_url", None) => format!("socks5://{url}"),
+        (_, None) => format!("http://{url}"),
         _ => url.to_owned(),
     }
 }
@@ -278,6 +286,8 @@ mod tests {
             ("http://10.0.0.1:3128", false),
             ("http://0.0.0.0:3128", false),
             ("proxy", false),
+            ("proxy.corp.example:8080", true),
+            ("127.0.0.1:3128", false),
             ("http://", false),
         ] {
             assert_eq!(is_remote(url), remote, "{url}");

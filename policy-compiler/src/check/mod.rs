@@ -1,20 +1,28 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
 mod listeners;
+mod lists;
 mod mitm;
 mod rules;
 
 pub(crate) use listeners::{is_remote, listening_port};
+pub use lists::{ListSummary, ShowProgress};
 
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::merge::Merged;
 use crate::policy::Policy;
 use crate::schema::{At, DomainEntry, NetworkDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Meta, Mode, Network, UnixSockets};
+use policy_format::{Layer, Meta, Mode, Network, UnixSockets};
 
-/// Makes a policy; `None` when an error was reported. `strict` makes bad lines of domain lists errors.
-pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Option<Policy> {
+/// Makes a policy, and says which domain lists it read; `None` when an error was reported.
+pub fn check(
+    merged: Merged,
+    demanded: Vec<DomainEntry>,
+    sources: &[SourceFile],
+    progress: ShowProgress<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(Policy, Vec<ListSummary>)> {
     let network = merged.network.clone().unwrap_or_default();
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
@@ -22,7 +30,7 @@ pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile],
     if state == Network::Direct {
         goes_around(&merged, &network, sources, diagnostics);
     }
-    let rules = rules::rules(&network, demanded, sources, diagnostics);
+    let (rules, lists) = rules::rules(&network, demanded, sources, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
     let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, diagnostics);
     let default = Meta::default();
@@ -58,7 +66,7 @@ pub fn check(merged: Merged, demanded: Vec<DomainEntry>, sources: &[SourceFile],
             .push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()).with_help("set `credential_broker = true`, or remove it"));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    (!failed).then(|| Policy::new(meta, rules, hooks))
+    (!failed).then(|| (Policy::new(meta, rules, hooks), lists))
 }
 
 fn or(value: &Option<At<bool>>, default: bool) -> bool {
@@ -143,8 +151,10 @@ fn state(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnost
                 return Network::Direct;
             }
             match feature.as_ref().filter(|feature| !feature.value) {
-                // Who writes a network that is on without a word of the feature has it on; nobody weaker takes it away.
-                Some(feature) if layer_of(sources, &enabled.place) < layer_of(sources, &feature.place) => {
+                // Who writes a network that is on without a word of the feature has it on; what comes with a repository does not take it away.
+                Some(feature)
+                    if layer_of(sources, &feature.place) == Layer::Project && layer_of(sources, &enabled.place) < Layer::Project =>
+                {
                     let layer = layer_of(sources, &enabled.place);
                     let message =
                         format!("`features.network_proxy` is not switched off: the {layer} layer has the network on, with its rules");
@@ -152,15 +162,6 @@ fn state(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnost
                     let warning = warning.with_label("ignored").and(enabled.place.clone(), "the network is on");
                     diagnostics.push(warning.with_help(format!("remove it, or switch it off in the {layer} layer")));
                     Network::Proxied
-                }
-                Some(feature) if feature.place == enabled.place => {
-                    let message = "`features.network_proxy` is not on: clients connect directly, and no rule has an effect".to_owned();
-                    diagnostics.push(
-                        off(message, enabled.place.clone())
-                            .with_label("the network is on")
-                            .with_help("add `network_proxy = true` under `[features]`"),
-                    );
-                    Network::Direct
                 }
                 Some(feature) => {
                     let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();

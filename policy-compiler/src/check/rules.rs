@@ -1,9 +1,11 @@
 //! Rules of the layers, of presets and of domain lists, those that requirements demand, and which of them never act.
 
+use super::lists::{self, ListSummary, ShowProgress};
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
+use crate::suffix::{self, Width};
 use policy_format::{Access, Hosts, Layer, MAX_NAME, Name, PortRange, RuleInput, Source};
 use std::collections::HashMap;
 
@@ -12,8 +14,9 @@ pub(super) fn rules(
     network: &NetworkDoc,
     demanded: Vec<DomainEntry>,
     sources: &[SourceFile],
+    progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<RuleInput> {
+) -> (Vec<RuleInput>, Vec<ListSummary>) {
     let lines = Lines::new(sources);
     let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
     // Which rule is which entry, for what is said about it.
@@ -34,11 +37,14 @@ pub(super) fn rules(
         });
     }
     add_presets(network, sources, &mut rules, diagnostics);
+    let lists = network.domain_lists.as_ref().map(|lists| lists.value.as_slice()).unwrap_or_default();
+    let lists = lists::add(lists, sources, progress, &mut rules, diagnostics);
     // What is wrong may be what covers a rule: first things first.
     if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
         never_acting(&rules, &places, diagnostics);
     }
-    rules
+    wide_wildcards(&rules, &places, diagnostics);
+    (rules, lists)
 }
 
 /// A preset's patterns, except those of which a layer that is at least as strong as the preset's says something itself.
@@ -56,11 +62,12 @@ fn add_presets(network: &NetworkDoc, sources: &[SourceFile], rules: &mut Vec<Rul
             diagnostics.push(unknown_preset(name));
             continue;
         };
-        for (line, pattern) in preset.patterns() {
-            if said.get(&pattern.to_string()).is_some_and(|other| *other <= layer) {
+        for entry in preset.patterns() {
+            if said.get(&entry.pattern.to_string()).is_some_and(|other| *other <= layer) {
                 continue;
             }
-            rules.push(RuleInput::new(pattern, preset.access, Source { layer, label: format!("preset {}", preset.name) }, line));
+            let source = Source { layer, label: format!("preset {}", preset.name) };
+            rules.push(RuleInput::new(entry.pattern, preset.access(), source, entry.line));
         }
     }
 }
@@ -74,6 +81,24 @@ fn unknown_preset(name: &At<String>) -> Diagnostic {
         None => error.help = Some(format!("these are there: {}", names.map(|name| format!("`{name}`")).join(", "))),
     }
     error
+}
+
+/// Warns of allows under which anybody can register a name. What denies may be as wide as it likes.
+fn wide_wildcards(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Diagnostic>) {
+    for (rule, place) in rules.iter().zip(places).filter(|(rule, _)| rule.access != Access::Deny) {
+        let Some(suffix) = suffix::wider_than_public_suffix(&rule.hosts) else { continue };
+        let (hosts, base) = (&rule.hosts, &suffix.base);
+        let message = match &suffix.width {
+            Width::IsSuffix { icann: true } => format!("`{hosts}` allows every site that is registered under `{base}`"),
+            Width::IsSuffix { icann: false } => format!("`{hosts}` allows every customer's site: anybody can get a name under `{base}`"),
+            Width::AboveSuffixes { example, .. } => {
+                format!("`{hosts}` allows other people's sites: anybody can get a name under `{example}`")
+            }
+            Width::NoSuffix => format!("`{hosts}` allows names under every domain that anybody registers"),
+        };
+        let warning = Diagnostic::warning(Code::WideWildcard, message, place.clone());
+        diagnostics.push(warning.with_help("name the hosts that you mean, or the wildcard below the name that is yours"));
+    }
 }
 
 /// Warns of entries that never decide anything: allows of which a deny takes all, and names that nobody can send.
@@ -104,14 +129,14 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
 }
 
 /// The denies that hold without conditions, by what they name.
-struct Denies<'r> {
+pub(super) struct Denies<'r> {
     rules: &'r [RuleInput],
     named: HashMap<&'r str, Vec<usize>>,
     others: Vec<usize>,
 }
 
 impl<'r> Denies<'r> {
-    fn new(rules: &'r [RuleInput]) -> Self {
+    pub(super) fn new(rules: &'r [RuleInput]) -> Self {
         let mut denies = Self { rules, named: HashMap::new(), others: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
             if rule.access != Access::Deny || !rule.methods.is_empty() || !rule.paths.is_empty() {
@@ -128,7 +153,7 @@ impl<'r> Denies<'r> {
     }
 
     /// A deny that takes all of what `rule` allows.
-    fn cover(&self, rule: &RuleInput) -> Option<usize> {
+    pub(super) fn cover(&self, rule: &RuleInput) -> Option<usize> {
         let covers = |index: &usize| {
             self.rules.get(*index).is_some_and(|deny| hosts_within(&rule.hosts, &deny.hosts) && ports_within(&rule.ports, &deny.ports))
         };

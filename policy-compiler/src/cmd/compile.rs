@@ -1,9 +1,9 @@
 //! `netpolicy compile`.
 
-use super::{NO_LAYER, color, describe, fail, places, print, say};
+use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print_line, say};
 use crate::cli::Compile;
 use policy_compiler::source::LayerFiles;
-use policy_compiler::{Compiled, Options, compile, diagnostic, emit};
+use policy_compiler::{Compiled, Options, diagnostic, emit};
 use policy_format::Blob;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -29,12 +29,16 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         Err(failure) => {
             if arguments.json {
                 let said = serde_json::json!({ "diagnostics": diagnostic::to_json(&failure.sources, &failure.diagnostics) });
-                return print(said).map_or_else(fail, |()| ExitCode::from(2));
+                print_line(said);
+                return ExitCode::from(2);
             }
             say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
             return ExitCode::from(2);
         }
     };
+    for list in &compiled.lists {
+        say(format_args!("read {}", describe_list(list)));
+    }
     if !compiled.diagnostics.is_empty() {
         say(diagnostic::render(&compiled.sources, &compiled.diagnostics, color()));
     }
@@ -87,10 +91,8 @@ fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCod
         "network": meta.network.to_string(),
         "mode": meta.mode.as_str(),
         "sources": compiled.sources.iter().map(describe).collect::<Vec<_>>(),
+        "lists": compiled.lists.iter().map(describe_list).collect::<Vec<_>>(),
         "diagnostics": diagnostic::to_json(&compiled.sources, &compiled.diagnostics),
     });
-    match print(summary) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-    }
+    print_line(summary)
 }

@@ -4,25 +4,50 @@
 
 pub(crate) mod check;
 pub(crate) mod compile;
+pub(crate) mod completions;
+pub(crate) mod explain;
+pub(crate) mod init;
+pub(crate) mod inspect;
+pub(crate) mod man;
+pub(crate) mod migrate;
+pub(crate) mod presets;
+pub(crate) mod progress;
+pub(crate) mod schema;
+pub(crate) mod test;
 
-use policy_compiler::source::Places;
-use policy_compiler::source::{Role, SourceFile};
+use crate::cli;
+use policy_compiler::check::ListSummary;
+use policy_compiler::diagnostic::{self, Failure};
+use policy_compiler::explain::Subject;
+use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
+use policy_compiler::{Compiled, Options};
+use policy_format::Blob;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What to say where there is nothing to read.
 pub(crate) const NO_LAYER: &str =
     "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or write a first one with `netpolicy init`";
 
-/// Prints a line of data. A reader that went away is no error.
-pub(crate) fn print(line: impl Display) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+/// Compiles, with a progress bar for long domain lists.
+pub(crate) fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
+    let mut bar = progress::ProgressBar::stderr();
+    policy_compiler::compile_showing(sources, options, &mut |path, progress| bar.update(path, progress))
+}
+
+/// A domain list in one line.
+pub(crate) fn describe_list(list: &ListSummary) -> String {
+    let report = &list.report;
+    let mut line = format!("{} list {}: {} entries", list.access, list.path.display(), report.entries);
+    for (count, what) in [(report.ignored, "ignored"), (report.bad_count, "bad")] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
     }
+    line
 }
 
 /// A source in one line: layer, role, place.
@@ -41,6 +66,26 @@ pub(crate) fn say(message: impl Display) {
     eprintln!("{message}");
 }
 
+/// Prints what was asked for on standard output.
+pub(crate) fn print(text: impl Display) -> ExitCode {
+    print_bytes(text.to_string().as_bytes())
+}
+
+/// Prints a line of data.
+pub(crate) fn print_line(line: impl Display) -> ExitCode {
+    print(format_args!("{line}\n"))
+}
+
+pub(crate) fn print_bytes(bytes: &[u8]) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough: `netpolicy schema | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
+}
+
 /// Whether standard error may be coloured (<https://no-color.org>).
 pub(crate) fn color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal()
@@ -54,4 +99,83 @@ pub(crate) fn places() -> Places {
         codex_home: std::env::var_os("CODEX_HOME").filter(|home| !home.is_empty()).map(PathBuf::from).or_else(home),
         working_dir: std::env::current_dir().ok(),
     }
+}
+
+/// Bytes that a compiled policy may have.
+const MAX_POLICY: u64 = 4 << 30;
+
+/// Reads and checks a compiled policy; what is wrong is said.
+pub(crate) fn open_policy(path: &Path) -> Result<Blob<Vec<u8>>, ExitCode> {
+    let shown = path.display();
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_POLICY + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) => Err(fail(format_args!("cannot read the policy `{shown}`: {error}"))),
+        Ok(len) if len as u64 > MAX_POLICY => Err(fail(format_args!("the policy `{shown}` has more than {MAX_POLICY} bytes"))),
+        Ok(_) => Blob::open(bytes).map_err(|error| fail(format_args!("`{shown}` is not a policy that can be read: {error}"))),
+    }
+}
+
+/// The policy that is asked: a compiled one, or the layers, compiled in memory. What is wrong is said; of warnings, only how many there are.
+pub(crate) fn subject(arguments: cli::Subject) -> Result<Subject, ExitCode> {
+    if let Some(path) = arguments.policy {
+        return Ok(Subject::bare(open_policy(&path)?));
+    }
+    let sources = LayerFiles::from(arguments.layers).read(&places()).map_err(fail)?;
+    if sources.is_empty() {
+        return Err(fail(
+            "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or a compiled policy with `--policy policy.bin`",
+        ));
+    }
+    let profile = arguments.profile;
+    match compile(sources, Options { profile: profile.as_deref(), strict: false }) {
+        Err(failure) => {
+            say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
+            Err(ExitCode::from(2))
+        }
+        Ok(compiled) => {
+            match compiled.diagnostics.len() {
+                0 => {}
+                1 => say("1 warning, shown by `netpolicy compile`"),
+                n => say(format_args!("{n} warnings, shown by `netpolicy compile`")),
+            }
+            let policy = Blob::open(compiled.blob)
+                .map_err(|error| fail(format_args!("the compiled policy does not read back, which is a bug: {error}")))?;
+            Ok(Subject::with_layers(policy, compiled.sources, profile))
+        }
+    }
+}
+
+/// Writes to standard output through one buffer. A reader that has seen enough, such as `head`, is no failure; `code` is what the command answers.
+pub(crate) fn stream(code: ExitCode, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut stdout = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Ok(()) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            // What is left in the buffer has no reader.
+            let _ = stdout.into_parts();
+            code
+        }
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
+}
+
+/// A rule as JSON.
+pub(crate) fn rule_json(rule: &policy_format::Rule) -> serde_json::Value {
+    let ports: Vec<String> = rule
+        .ports
+        .iter()
+        .map(|range| if range.first == range.last { range.first.to_string() } else { format!("{}-{}", range.first, range.last) })
+        .collect();
+    serde_json::json!({
+        "access": rule.access.as_str(),
+        "hosts": rule.hosts,
+        "ports": ports,
+        "methods": rule.methods,
+        "paths": rule.paths,
+        "reason": rule.reason,
+        "layer": rule.layer.as_str(),
+        "file": rule.label,
+        "line": rule.line,
+    })
 }

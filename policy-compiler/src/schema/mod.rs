@@ -9,7 +9,11 @@ mod network;
 mod older;
 mod syntax;
 
+pub(crate) use network::socket_path;
+pub(crate) use older::add_listed;
+
 use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
 use std::collections::{BTreeMap, HashSet};
@@ -141,7 +145,7 @@ pub struct ListDoc {
     /// The file, as it was written.
     pub path: At<String>,
     /// How the file is written.
-    pub format: At<String>,
+    pub format: ListFormat,
     /// What its entries do.
     pub access: Access,
 }
@@ -343,10 +347,13 @@ impl Reader<'_> {
 
     pub(crate) fn strings(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<At<String>>>> {
         let Some(array) = value.get_ref().as_array() else {
-            let example = value.get_ref().as_str().unwrap_or("…");
-            self.wrong_type(key, value, "a list of text", &format!("{} = [\"{example}\"]", key.get_ref()));
-            if value.get_ref().is_str() {
-                self.bracket(value);
+            let items: Vec<String> =
+                value.get_ref().as_str().unwrap_or("…").split(',').map(|item| format!("\"{}\"", item.trim().escape_debug())).collect();
+            let list = format!("[{}]", items.join(", "));
+            self.wrong_type(key, value, "a list of text", &format!("{} = {list}", key.get_ref()));
+            if let (true, Some(error)) = (value.get_ref().is_str(), self.diagnostics.last_mut()) {
+                error.fix(&list);
+                error.help = Some("put it into brackets".into());
             }
             return None;
         };

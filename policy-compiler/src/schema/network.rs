@@ -2,6 +2,7 @@
 
 use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Value, nearest};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::lists::ListFormat;
 use policy_format::Access;
 use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
@@ -131,8 +132,7 @@ impl Reader<'_> {
                 match key.get_ref().as_ref() {
                     "path" => path = self.string(key, value),
                     "format" => {
-                        let words = [("domains", "domains"), ("hosts", "hosts"), ("adblock", "adblock"), ("dnsmasq", "dnsmasq")];
-                        format = self.word(key, value, words).map(|at| At { value: at.value.to_owned(), place: at.place });
+                        format = self.word(key, value, ListFormat::ALL.map(|format| (format.as_str(), format)));
                     }
                     "access" => {
                         access = self.word(key, value, [("allow", Access::Allow), ("deny", Access::Deny), ("read-only", Access::ReadOnly)])
@@ -146,7 +146,7 @@ impl Reader<'_> {
                     error.help = Some(format!("write `{EXAMPLE}`"));
                 }
             }
-            Some(ListDoc { path: path?, format: format?, access: access?.value })
+            Some(ListDoc { path: path?, format: format?.value, access: access?.value })
         });
         let lists = lists.collect();
         Some(At { value: lists, place: self.place(value.span()) })
@@ -197,21 +197,13 @@ impl Reader<'_> {
 
     /// An absolute path without steps up: what is written is what is opened.
     pub(crate) fn socket(&mut self, path: &str, span: std::ops::Range<usize>, allow: Option<bool>) -> Option<SocketEntry> {
-        let steps_up = path.split('/').any(|part| part == "..");
-        if !path.starts_with('/')
-            || path.ends_with('/')
-            || steps_up
-            || path.contains(|c: char| c.is_control() || matches!(c, '*' | '?'))
-            || path.len() > 4096
-        {
+        let Some(path) = socket_path(path) else {
             let error =
                 self.error(Code::InvalidValue, span, format!("`{}` is not the absolute path of a unix socket", path.escape_debug()));
             error.help = Some("write it from the root, without `..` and wildcards, such as \"/run/example.sock\"".into());
             return None;
-        }
-        // `//` and `/./` lead to the same file as `/`.
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-        Some(SocketEntry { path: format!("/{}", parts.join("/")), place: self.place(span), allow })
+        };
+        Some(SocketEntry { path, place: self.place(span), allow })
     }
 }
 
@@ -228,6 +220,17 @@ fn as_map(value: &DeValue<'_>) -> Option<String> {
     }
     let entries: Vec<String> = paths.iter().map(|path| format!("\"{path}\" = \"allow\"")).collect();
     Some(format!("{{ {} }}", entries.join(", ")))
+}
+
+/// The path of a unix socket, with `//` and `/./` taken out, which lead to the same file; `None` when it is not absolute or could mean another one.
+pub(crate) fn socket_path(path: &str) -> Option<String> {
+    let steps_up = path.split('/').any(|part| part == "..");
+    let strange = path.contains(|c: char| c.is_control() || matches!(c, '*' | '?'));
+    if !path.starts_with('/') || path.ends_with('/') || steps_up || strange || path.len() > 4096 {
+        return None;
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    Some(format!("/{}", parts.join("/")))
 }
 
 /// Whether a table is of ours: used to tell `[permissions.network]` from a profile that is called so.

@@ -129,20 +129,21 @@ impl Reader<'_> {
     }
 }
 
-/// In lists, a pattern may be allowed and denied: both matched, and the deny won.
-fn add_listed(entries: &mut Vec<DomainEntry>, listed: Vec<DomainEntry>) {
+/// Adds the entries of a list. In lists, a pattern may be allowed and denied: both matched, and the deny won.
+pub(crate) fn add_listed(entries: &mut Vec<DomainEntry>, listed: Vec<DomainEntry>) {
     let mut index: HashMap<String, usize> = entries.iter().enumerate().map(|(at, entry)| (entry.pattern.to_string(), at)).collect();
     for entry in listed {
         match index.entry(entry.pattern.to_string()) {
-            Entry::Occupied(at) => {
-                if let Some(old) = entries.get_mut(*at.get()).filter(|_| entry.access == Some(Access::Deny)) {
+            Entry::Vacant(place) => {
+                place.insert(entries.len());
+                entries.push(entry);
+            }
+            Entry::Occupied(place) if entry.access == Some(Access::Deny) => {
+                if let Some(old) = entries.get_mut(*place.get()) {
                     *old = entry;
                 }
             }
-            Entry::Vacant(vacant) => {
-                vacant.insert(entries.len());
-                entries.push(entry);
-            }
+            Entry::Occupied(_) => {}
         }
     }
 }

@@ -1,0 +1,420 @@
+//! Why a policy answers as it does: the rule that decides, the rules that it beats, and the smallest edit that would change the answer.
+//!
+//! The verdict is [`policy_format::decide()`]'s, the function that the data plane asks; nothing here decides anything a second time.
+
+use crate::change::{Change, Edit, EditKind, Origin, Parts, propose};
+use crate::presets;
+use crate::request::Asked;
+use crate::source::SourceFile;
+use policy_format::net::{is_metadata_address, is_metadata_name, non_public};
+use policy_format::{
+    Access, Blob, Decision, Host, MitmMode, Mode, Network, Protocol, Reason, Request, Rule, RuleId, SectionKind, decide, named_by,
+};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Rules of one standing that are shown; the rest is counted.
+const MAX_SHOWN: usize = 20;
+/// Characters of a line that are shown.
+const MAX_LINE: usize = 160;
+
+/// A policy, with what it was made from if that is at hand.
+#[derive(Debug)]
+pub struct Subject {
+    policy: Blob<Vec<u8>>,
+    origin: Option<Origin>,
+}
+
+impl Subject {
+    /// A policy and the layers that it was compiled from, strongest first, with the profile that was asked for.
+    #[must_use]
+    pub fn with_layers(policy: Blob<Vec<u8>>, sources: Vec<SourceFile>, profile: Option<String>) -> Self {
+        Self { policy, origin: Some(Origin::Layers(sources, profile)) }
+    }
+
+    /// A policy by itself.
+    #[must_use]
+    pub fn bare(policy: Blob<Vec<u8>>) -> Self {
+        Self { policy, origin: None }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Blob<Vec<u8>> {
+        &self.policy
+    }
+
+    fn sources(&self) -> &[SourceFile] {
+        match &self.origin {
+            Some(Origin::Layers(sources, _)) => sources,
+            _ => &[],
+        }
+    }
+}
+
+/// A rule, and its line as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownRule {
+    /// The rule.
+    pub rule: Rule,
+    /// The text of its line, when its file is at hand.
+    pub text: Option<String>,
+}
+
+/// How a rule that names the host stands to the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It applies, and another decides.
+    Beaten,
+    /// It allows the host, and that is not enough.
+    NotEnough,
+    /// It does not apply to this request.
+    NotInPlay,
+}
+
+/// A rule that names the host and does not decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// The rule.
+    pub rule: Rule,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why.
+    pub why: String,
+}
+
+/// An answer and its reasons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// What was asked, as the data plane is asked it.
+    pub request: String,
+    /// How it is asked.
+    pub protocol: Protocol,
+    /// Whether it may go on.
+    pub allowed: bool,
+    /// Whether only reading may go on.
+    pub read_only: bool,
+    /// Why it may not.
+    pub reason: Option<Reason>,
+    /// The same in words, where no rule says it.
+    pub why: Option<String>,
+    /// The rule that decides.
+    pub rule: Option<ShownRule>,
+    /// The resolved address that decides.
+    pub address: Option<IpAddr>,
+    /// The other rules that name the host, the closest first.
+    pub others: Vec<Other>,
+    /// What to know beside the answer.
+    pub notes: Vec<String>,
+    /// What would change the answer.
+    pub change: Change,
+}
+
+/// Explains a policy's answer. `addresses` are what the host resolves to; none when that is not known.
+#[must_use]
+pub fn explain(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explanation {
+    let policy = &subject.policy;
+    let addresses = if matches!(asked.host, Host::Name(_)) { addresses } else { &[] };
+    let mut explanation = verdict(subject, asked, addresses);
+    explanation.change = match &subject.origin {
+        Some(origin) => propose(origin, policy, asked, addresses),
+        None => match Parts::new(policy) {
+            Some(parts) => propose(&Origin::Policy(Box::new(parts)), policy, asked, addresses),
+            None => Change::None("the policy has a rule that cannot be written".to_owned()),
+        },
+    };
+    explanation
+}
+
+/// The explanation without a change: what a failed test shows.
+#[must_use]
+pub fn verdict(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explanation {
+    let policy = &subject.policy;
+    let decision = asked.decide(policy, addresses);
+    let by_name = decide(policy, &asked.request(&[]));
+    let address = if matches!(by_name, Decision::Allow(_)) { deciding_address(policy, asked, addresses) } else { None };
+    let (allowed, read_only, reason, winner) = match decision {
+        Decision::Allow(allowed) => (true, allowed.read_only, None, Some(allowed.rule)),
+        Decision::Deny(denied) => (false, false, Some(denied.reason), denied.rule),
+    };
+    let winning = winner.and_then(|id| policy.rule(id));
+    let others = others(policy, asked, address, decision, winner);
+    Explanation {
+        request: asked.to_string(),
+        protocol: asked.protocol,
+        allowed,
+        read_only,
+        reason,
+        why: reason.and_then(|reason| why(policy, asked, address, reason, winning.as_ref())),
+        notes: notes(policy, asked, addresses, decision, &others),
+        rule: winning.map(|rule| ShownRule { text: line_text(subject.sources(), &rule), rule }),
+        address,
+        others,
+        change: Change::None(String::new()),
+    }
+}
+
+/// The first address that is refused, by itself as among the others.
+fn deciding_address(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr]) -> Option<IpAddr> {
+    addresses.iter().copied().find(|ip| matches!(decide(policy, &asked.request(&[*ip])), Decision::Deny(_)))
+}
+
+fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: Reason, rule: Option<&Rule>) -> Option<String> {
+    let host = &asked.host;
+    let local = address.or(match host {
+        Host::Ip(ip) => Some(*ip),
+        Host::Name(_) | Host::NumericLookalike(_) => None,
+    });
+    let metadata = local.is_some_and(is_metadata_address) || host.name().is_some_and(|name| is_metadata_name(name.as_str()));
+    let what = match (reason, rule) {
+        (Reason::ProxyDisabled, _) if policy.meta().network == Network::Direct => "the feature is off: clients connect directly".into(),
+        (Reason::ProxyDisabled, _) => "the network is switched off".into(),
+        (Reason::Denied, _) => return address.map(|ip| format!("{host} resolves to {ip}, which is in a denied network")),
+        (Reason::NotAllowedLocal, _) if metadata => "a cloud metadata service has to be named exactly".into(),
+        (Reason::NotAllowedLocal, _) => {
+            let range = local.and_then(non_public).map(|range| format!(" ({}, {})", range.name, range.source)).unwrap_or_default();
+            match address {
+                Some(ip) => format!("{host} resolves to {ip}, which is not public{range}, and no rule opens it"),
+                None => format!("{host} is not public{range}, and no rule names it"),
+            }
+        }
+        (Reason::NotAllowed, _) if matches!(host, Host::NumericLookalike(_)) => {
+            "it is a number that some programs read as an address, and no rule can name it".into()
+        }
+        (Reason::NotAllowed, _) => "no rule allows it".into(),
+        (Reason::MethodNotAllowed, None) => "mode = \"limited\" allows GET, HEAD and OPTIONS only".into(),
+        (Reason::MethodNotAllowed, Some(_)) => "the rule is read-only: GET, HEAD and OPTIONS only".into(),
+        (Reason::MitmRequired, None) if policy.is_hooked(host) => {
+            "the host has hooks, which act inside TLS, and TLS interception is not available".into()
+        }
+        (Reason::MitmRequired, None) if policy.meta().mode == Mode::Full && policy.meta().mitm.mode == MitmMode::Always => {
+            "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available".into()
+        }
+        (Reason::MitmRequired, None) => "mode = \"limited\" allows only what can be read, and this cannot".into(),
+        (Reason::MitmRequired, Some(rule)) if rule.access == Access::ReadOnly => {
+            "the rule is read-only, and what this carries cannot be read".into()
+        }
+        (Reason::MitmRequired, Some(_)) => "the rule asks for methods or paths, and what this carries cannot be read".into(),
+        (Reason::MitmHookDenied, _) => "no hook of this host matches the request".into(),
+        (Reason::PolicyDenied, _) => "the policy does not open it".into(),
+    };
+    Some(what)
+}
+
+/// A rule that names what decided, before it has a standing.
+struct Candidate {
+    rule: Rule,
+    rank: usize,
+    holds: Option<bool>,
+}
+
+fn others(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, decision: Decision, winner: Option<RuleId>) -> Vec<Other> {
+    let spell = |request: &Request<'_>| -> Vec<Candidate> {
+        let named = named_by(policy, request).into_iter();
+        named.filter_map(|n| Some(Candidate { rule: policy.rule(n.rule)?, rank: n.rank, holds: n.holds })).collect()
+    };
+    let mut named = spell(&asked.request(&[]));
+    if let Some(ip) = address {
+        let host = Host::Ip(ip);
+        // `*` names the host already, and opens no address.
+        named.extend(spell(&Request { host: &host, ..asked.request(&[]) }).into_iter().filter(|candidate| candidate.rule.hosts != "*"));
+    }
+    let winning = winner.and_then(|id| named.iter().find(|candidate| candidate.rule.id == id)).map(|found| found.rank);
+    let rest = named.into_iter().filter(|candidate| Some(candidate.rule.id) != winner);
+    rest.map(|candidate| {
+        let (standing, why) = standing(asked, decision, winning, &candidate);
+        Other { rule: candidate.rule, standing, why }
+    })
+    .collect()
+}
+
+fn standing(asked: &Asked, decision: Decision, winning: Option<usize>, candidate: &Candidate) -> (Standing, String) {
+    let Candidate { rule, rank, holds } = candidate;
+    let denies = rule.access == Access::Deny;
+    match (decision, holds) {
+        (_, Some(false)) => (Standing::NotInPlay, other_than(asked, rule)),
+        (Decision::Allow(_), None) => (Standing::NotInPlay, "it asks for methods or paths, which are not seen".to_owned()),
+        (Decision::Allow(_), Some(true)) => (Standing::Beaten, closer(winning, *rank, "an allow")),
+        (Decision::Deny(denied), _) => match (denied.reason, denies) {
+            (Reason::Denied, true) => (Standing::Beaten, closer(winning, *rank, "a deny")),
+            (Reason::Denied, false) => (Standing::Beaten, "a deny beats every allow".to_owned()),
+            (_, true) => (Standing::NotEnough, "it might match, and nobody can tell".to_owned()),
+            (Reason::ProxyDisabled, false) => (Standing::NotEnough, "the network is off".to_owned()),
+            (Reason::NotAllowedLocal, false) => (Standing::NotEnough, "it does not open addresses that are not public".to_owned()),
+            (Reason::MethodNotAllowed | Reason::MitmRequired, false) => match (winning, holds) {
+                (Some(winning), Some(true)) if winning >= *rank => (Standing::Beaten, closer(Some(winning), *rank, "an allow")),
+                (_, None) => (Standing::NotEnough, "it asks for methods or paths, which are not seen".to_owned()),
+                _ => (Standing::NotEnough, "it allows the host, not what is done there".to_owned()),
+            },
+            (_, false) => (Standing::NotEnough, "it is not enough".to_owned()),
+        },
+    }
+}
+
+fn closer(winning: Option<usize>, rank: usize, what: &str) -> String {
+    match winning {
+        Some(winning) if winning == rank => format!("{what} that is as close; of equals the last decides"),
+        _ => format!("{what} that is less close"),
+    }
+}
+
+/// What a rule wants that the request is not.
+fn other_than(asked: &Asked, rule: &Rule) -> String {
+    let has_port = rule.ports.is_empty() || rule.ports.iter().any(|range| (range.first..=range.last).contains(&asked.port));
+    let has_method = rule.methods.is_empty() || asked.method.as_ref().is_some_and(|method| rule.methods.contains(method));
+    match (has_port, has_method) {
+        (false, _) => "other port",
+        (true, false) => "other method",
+        (true, true) => "other path",
+    }
+    .to_owned()
+}
+
+fn notes(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr], decision: Decision, others: &[Other]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let sight_matters = match decision {
+        Decision::Allow(_) => true,
+        Decision::Deny(denied) => matches!(denied.reason, Reason::MitmRequired | Reason::MethodNotAllowed),
+    };
+    if asked.inside.is_some()
+        && (sight_matters || others.iter().any(|other| !other.rule.methods.is_empty() || !other.rule.paths.is_empty()))
+    {
+        notes.push("the method and path are inside TLS and are not seen".to_owned());
+    }
+    if matches!(decision, Decision::Allow(_)) && addresses.is_empty() && matches!(asked.host, Host::Name(_)) && !asked.host.is_localhost() {
+        notes.push(address_condition(policy));
+    }
+    notes
+}
+
+/// What still has to hold of the addresses that a name resolves to.
+fn address_condition(policy: &Blob<Vec<u8>>) -> String {
+    let (mut denied, mut opened) = (false, false);
+    // Most policies name no networks; then there is no need to look at every rule.
+    if !policy.section(SectionKind::Networks).is_empty() {
+        for rule in policy.rules() {
+            let network = rule.hosts.starts_with(|c: char| c.is_ascii_digit() || c == ':' || c.is_ascii_hexdigit())
+                && matches!(policy_format::Pattern::parse(&rule.hosts), Ok(pattern) if matches!(pattern.hosts, policy_format::Hosts::Network(_)));
+            denied |= network && rule.access == Access::Deny;
+            opened |= network && rule.access != Access::Deny;
+        }
+    }
+    let open = match (policy.meta().allow_local_binding, opened) {
+        (true, _) => "allowed, if it does not resolve to a cloud metadata service",
+        (false, false) => "allowed, if it resolves to public addresses",
+        (false, true) => "allowed, if it resolves to public addresses, or to ones that a rule names",
+    };
+    format!("{open}{}", if denied { ", and to none in a denied network" } else { "" })
+}
+
+/// The text of a rule's line, without what a terminal would act on.
+fn line_text(sources: &[SourceFile], rule: &Rule) -> Option<String> {
+    let number = usize::try_from(rule.line).ok()?.checked_sub(1)?;
+    if let Some(preset) = rule.label.strip_prefix("preset ") {
+        return presets::find(preset)?.patterns().find(|entry| entry.line == rule.line).map(|entry| entry.pattern.to_string());
+    }
+    let own = sources.iter().filter(|source| source.layer == rule.layer && source.label() == rule.label);
+    let mut lines = own.filter_map(|source| source.text().lines().nth(number));
+    let first = lines.next()?;
+    // Several `-c` have one name: the line that has the pattern is the one.
+    let line = if first.contains(&rule.hosts) { first } else { lines.find(|line| line.contains(&rule.hosts)).unwrap_or(first) };
+    Some(printable(line.trim_end()))
+}
+
+/// Text without control characters, and not too much of it.
+fn printable(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_LINE).map(|c| if c == '\t' { ' ' } else { c }).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(MAX_LINE).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match (self.allowed, self.read_only) {
+            (true, true) => "allowed, read-only",
+            (true, false) => "allowed",
+            (false, _) => "blocked",
+        };
+        writeln!(f, "{verdict}: {}", self.request)?;
+        if let Some(reason) = self.reason {
+            writeln!(f, "reason: {reason} (x-proxy-error: {})", reason.proxy_error())?;
+        }
+        if let Some(why) = &self.why {
+            writeln!(f, "why: {why}")?;
+        }
+        if let Some(ShownRule { rule, text }) = &self.rule {
+            writeln!(f, "rule: {}", describe(rule))?;
+            if let Some(text) = text {
+                writeln!(f, "    {} | {text}", rule.line)?;
+            }
+            if !rule.reason.is_empty() {
+                writeln!(f, "    its author says: {}", printable(&rule.reason))?;
+            }
+        }
+        for (standing, title) in [(Standing::Beaten, "beats"), (Standing::NotEnough, "not enough"), (Standing::NotInPlay, "not in play")] {
+            let of_it: Vec<&Other> = self.others.iter().filter(|other| other.standing == standing).collect();
+            if !of_it.is_empty() {
+                writeln!(f, "{title}:")?;
+            }
+            for other in of_it.iter().take(MAX_SHOWN) {
+                writeln!(f, "  {}: {}", describe(&other.rule), other.why)?;
+            }
+            if of_it.len() > MAX_SHOWN {
+                writeln!(f, "  … and {} more", of_it.len() - MAX_SHOWN)?;
+            }
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        write_change(f, &self.change)
+    }
+}
+
+/// `deny **.example.com, user config.toml:7`, with the methods and paths that it asks for.
+#[must_use]
+pub fn describe(rule: &Rule) -> String {
+    let list = |items: &[String]| if items.is_empty() { String::new() } else { format!(" {}", items.join(",")) };
+    format!("{} {rule}{}{}, {}", rule.access, list(&rule.methods), list(&rule.paths), printable(&rule.place()))
+}
+
+fn write_change(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
+    match change {
+        Change::Edits(edits) => edits.iter().enumerate().try_for_each(|(n, edit)| {
+            let lead = if n == 0 { "to change this" } else { "and" };
+            writeln!(f, "{lead}: {edit}")
+        }),
+        Change::Only { layer, place } => writeln!(f, "to change this: only the {layer} layer can change this ({})", printable(place)),
+        Change::None(why) if why.is_empty() => Ok(()),
+        Change::None(why) => writeln!(f, "to change this: {why}"),
+    }
+}
+
+impl fmt::Display for Edit {
+    /// One edit: what to do where, and the lines of it, indented.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = printable(&self.label);
+        let place = format!("{} {label}", self.layer);
+        match &self.kind {
+            EditKind::Add { table, toml } if self.label == "-c" => {
+                let path = table.trim_matches(['[', ']']);
+                let (key, value) = toml.split_once(" = ").unwrap_or((toml, ""));
+                write!(f, "add to the command line\n    -c '{path}.{key}={value}'")
+            }
+            EditKind::Add { table, toml } => write!(f, "add to {place}, under {table}\n    {toml}"),
+            EditKind::Replace { line, before, after } => {
+                write!(
+                    f,
+                    "edit {place}:{line}\n  - {line} | {}\n  + {line} | {}",
+                    printable(before.trim_end()),
+                    printable(after.trim_end())
+                )
+            }
+            EditKind::Remove { line, before } if before.is_empty() => write!(f, "remove the rule at {place}:{line}"),
+            EditKind::Remove { line, before } => write!(f, "remove {place}:{line}\n  - {line} | {}", printable(before.trim_end())),
+            EditKind::Access { line, pattern, access } => write!(f, "edit {place}:{line}: make the access of {pattern} \"{access}\""),
+        }
+    }
+}

@@ -1,0 +1,539 @@
+//! Every key of the network policy's TOML, in tables: name, kind of value, default, meaning, and what replaces an older spelling.
+//!
+//! The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
+
+/// A table of the TOML.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name among the tables, unique.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub doc: &'static str,
+    /// Whether keys that are not listed belong to other programs, and are passed over.
+    pub open: bool,
+    /// Its keys.
+    pub keys: &'static [Key],
+    /// Tables whose keys may stand here as well.
+    pub also: &'static [&'static Table],
+    /// Keys without which it says nothing. Each element is a set of alternatives, of which one has to be there.
+    pub required: &'static [&'static [&'static str]],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// What it means, in a sentence.
+    pub doc: &'static str,
+    /// What holds when it is not there, as JSON.
+    pub default: Option<&'static str>,
+    /// Values to show, as JSON.
+    pub examples: &'static [&'static str],
+    /// For an older spelling: what to write in its place.
+    pub instead: Option<&'static str>,
+}
+
+/// What a value is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// Any text.
+    Text,
+    /// Text that a regular expression describes.
+    Matches(&'static str),
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// A whole number, from and to.
+    Integer(i64, i64),
+    /// A list, with the fewest items that it may have.
+    List(&'static Kind, u64),
+    /// A table with known keys.
+    Table(&'static Table),
+    /// A table whose keys are names that users choose, as far as a regular expression describes them.
+    Map(&'static str, &'static Kind),
+    /// The table of patterns.
+    Domains,
+    /// One of several kinds.
+    Any(&'static [Kind]),
+    /// A table that is described elsewhere.
+    Free,
+}
+
+impl Table {
+    /// Its keys, those that other tables lend it included.
+    pub fn all_keys(&self) -> impl Iterator<Item = &'static Key> {
+        self.keys.iter().chain(self.also.iter().flat_map(|table| table.keys))
+    }
+
+    /// The key of that name.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.all_keys().find(|key| key.name == name)
+    }
+}
+
+impl Key {
+    const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        Self { name, kind, doc, default: None, examples: &[], instead: None }
+    }
+
+    const fn default(self, default: &'static str) -> Self {
+        Self { default: Some(default), ..self }
+    }
+
+    const fn examples(self, examples: &'static [&'static str]) -> Self {
+        Self { examples, ..self }
+    }
+
+    const fn older(self, instead: &'static str) -> Self {
+        Self { instead: Some(instead), ..self }
+    }
+}
+
+impl Table {
+    const fn closed(name: &'static str, doc: &'static str, keys: &'static [Key]) -> Self {
+        Self { name, doc, open: false, keys, also: &[], required: &[] }
+    }
+
+    const fn open(name: &'static str, doc: &'static str, keys: &'static [Key]) -> Self {
+        Self { open: true, ..Self::closed(name, doc, keys) }
+    }
+
+    const fn also(self, also: &'static [&'static Table]) -> Self {
+        Self { also, ..self }
+    }
+
+    const fn required(self, required: &'static [&'static [&'static str]]) -> Self {
+        Self { required, ..self }
+    }
+}
+
+/// What a rule may say.
+pub const ACCESS: &[&str] = &["allow", "deny", "read-only", "none"];
+/// What an entry of `unix_sockets` may say.
+pub const SOCKET_ACCESS: &[&str] = &["allow", "deny", "none"];
+/// The modes of a network.
+pub const MODES: &[&str] = &["limited", "full"];
+/// The formats of domain lists.
+pub const LIST_FORMATS: &[&str] = &["domains", "hosts", "adblock", "dnsmasq"];
+/// Why a request is denied.
+pub const REASONS: &[&str] = &[
+    "proxy_disabled",
+    "denied",
+    "not_allowed_local",
+    "not_allowed",
+    "method_not_allowed",
+    "mitm_required",
+    "mitm_hook_denied",
+    "policy_denied",
+];
+/// The layers, strongest first.
+pub const LAYERS: &[&str] = &["mdm", "managed", "cli", "user", "project"];
+/// A pattern of hosts, as far as a cheap expression can tell: no spaces inside, no scheme, no path, no user.
+pub const PATTERN: &str = r"^\s*[^\s/@]+(/[0-9]{1,3})?\s*$";
+/// Spellings of "everything" that are refused; `*` is the one that is meant.
+pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"];
+
+const NAME: &str = "^.+$";
+const METHOD: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
+const PATH: Kind = Kind::Matches("^/");
+const HOOK_PATH: Kind = Kind::Matches("^(/|literal:/|pattern:.)");
+const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
+const TEXTS: Kind = Kind::List(&Kind::Text, 0);
+const PATTERNS: Kind = Kind::List(&Kind::Matches(PATTERN), 0);
+const VALUES: Kind = Kind::Map(NAME, &Kind::List(&Kind::Text, 1));
+const PORT: Kind = Kind::Any(&[Kind::Integer(1, 65535), Kind::Matches(r"^\s*[0-9]{1,5}\s*(-\s*[0-9]{1,5}\s*)?$")]);
+const PORTS: Kind = Kind::List(&PORT, 1);
+const SOCKETS: Kind = Kind::Map("^/", &Kind::Choice(SOCKET_ACCESS));
+const URL: Kind = Kind::Matches(r"^\s*([A-Za-z][A-Za-z0-9+.-]*://)?[^\s/]+/?\s*$");
+
+/// `config.toml`.
+pub static CONFIG: Table = Table::open(
+    "config",
+    "Settings of a layer. Keys outside the network policy belong to other programs.",
+    &[
+        Key::new("default_permissions", Kind::Text, "The permission profile that is in force.").examples(&["\"workspace\""]),
+        Key::new("permissions", Kind::Map(NAME, &Kind::Table(&PROFILE)), "Permission profiles by name."),
+        Key::new("features", Kind::Table(&FEATURES), "Switches of features."),
+        Key::new("sandbox_workspace_write", Kind::Table(&SANDBOX), "The sandbox that has no profile."),
+        Key::new("network_proxy", Kind::Table(&NETWORK_PROXY), "The network policy before there were profiles.")
+            .older("[permissions.NAME.network]"),
+        Key::new("network", Kind::Table(&OLDER_UPSTREAM), "The upstream proxy.").older("[permissions.NAME.network.upstream]"),
+    ],
+);
+
+/// `[features]`.
+pub static FEATURES: Table = Table::open(
+    "features",
+    "Switches of features.",
+    &[Key::new(
+        "network_proxy",
+        Kind::Any(&[Kind::Bool, Kind::Table(&NETWORK)]),
+        "Whether networks that are on are proxied; as a table, `enabled` is the switch and the other keys lie over the profile's.",
+    )],
+);
+
+/// `[sandbox_workspace_write]`.
+pub static SANDBOX: Table = Table::open(
+    "sandbox_workspace_write",
+    "The sandbox that has no profile.",
+    &[Key::new("network_access", Kind::Bool, "Whether it has a network: proxied if `features.network_proxy` is on, else direct.")
+        .default("false")],
+);
+
+/// `[permissions.NAME]`.
+pub static PROFILE: Table = Table::open(
+    "profile",
+    "A permission profile.",
+    &[
+        Key::new("extends", Kind::Text, "The profile that this one lies over."),
+        Key::new("network", Kind::Table(&NETWORK), "The profile's network policy."),
+    ],
+);
+
+/// `[permissions.NAME.network]`.
+pub static NETWORK: Table = Table::closed(
+    "network",
+    "A network policy. What no rule allows is denied; any matching deny beats any matching allow.",
+    &[
+        Key::new("enabled", Kind::Bool, "Whether there is a network at all.").default("false"),
+        Key::new("mode", Kind::Choice(MODES), "`limited` allows reading only (GET, HEAD, OPTIONS).").default("\"full\""),
+        Key::new("proxy_url", URL, "Where the HTTP proxy listens.").default("\"http://127.0.0.1:3128\""),
+        Key::new("enable_socks5", Kind::Bool, "Whether there is a SOCKS5 proxy.").default("true"),
+        Key::new("socks_url", URL, "Where the SOCKS5 proxy listens.").default("\"http://127.0.0.1:8081\""),
+        Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams.").default("false"),
+        Key::new("admin_url", URL, "Where the admin API listens.").default("\"http://127.0.0.1:8080\""),
+        Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy."),
+        Key::new(
+            "allow_local_binding",
+            Kind::Bool,
+            "Whether all addresses that are not public are open; cloud metadata services never are.",
+        )
+        .default("false"),
+        Key::new("dangerously_allow_non_loopback_proxy", Kind::Bool, "Whether other machines may reach the proxies.").default("false"),
+        Key::new("dangerously_allow_non_loopback_admin", Kind::Bool, "Whether other machines may reach the admin API.").default("false"),
+        Key::new("dangerously_allow_all_unix_sockets", Kind::Bool, "Whether every unix socket may be reached.").default("false"),
+        Key::new("credential_broker", Kind::Bool, "Whether placeholders are replaced by secrets on the way out.").default("false"),
+        Key::new("dangerously_allow_plaintext_credential_injection", Kind::Bool, "Whether secrets may go out without TLS.")
+            .default("false"),
+        Key::new("presets", TEXTS, "Built-in sets of domains to allow.")
+            .examples(&["[\"common-dependencies\"]", "[\"github\", \"openai\"]"]),
+        Key::new("domains", Kind::Domains, "What each host, or pattern of hosts, may be used for.")
+            .examples(&["{\"**.example.com\": \"allow\", \"api.example.org:8443\": \"read-only\", \"10.20.0.0/16\": \"allow\"}"]),
+        Key::new("domain_lists", Kind::List(&Kind::Table(&DOMAIN_LIST), 0), "Files with many domains."),
+        Key::new("unix_sockets", SOCKETS, "What each unix socket may be used for, by its absolute path.")
+            .examples(&["{\"/tmp/example.sock\": \"allow\"}"]),
+        Key::new("mitm", Kind::Table(&MITM), "Reading inside TLS, and hooks on what is read."),
+        Key::new("upstream", Kind::Table(&UPSTREAM), "The proxy that connections go through."),
+        Key::new("limits", Kind::Free, "Budgets: connections, bytes, rates."),
+        Key::new("audit", Kind::Free, "Where decisions are reported."),
+        Key::new("clients", Kind::Free, "Who may use the proxy."),
+        Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
+        Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
+    ],
+);
+
+/// The table form of a rule in `domains`.
+pub static RULE: Table = Table::closed(
+    "rule",
+    "What a host may be used for, in detail.",
+    &[
+        Key::new("access", Kind::Choice(ACCESS), "`read-only` allows GET, HEAD and OPTIONS; `none` takes a weaker layer's entry back."),
+        Key::new("ports", PORTS, "Only these ports: numbers, or ranges as text.").examples(&["[443, \"8000-8999\"]"]),
+        Key::new("methods", Kind::List(&METHOD, 1), "Only these HTTP methods.").examples(&["[\"GET\"]"]),
+        Key::new("paths", Kind::List(&PATH, 1), "Only paths that start with one of these.").examples(&["[\"/v1/\"]"]),
+        Key::new("reason", Kind::Text, "Why the rule is there, for people."),
+    ],
+)
+.required(&[&["access"]]);
+
+/// An item of `domain_lists`.
+pub static DOMAIN_LIST: Table = Table::closed(
+    "domain_list",
+    "A file with many domains.",
+    &[
+        Key::new("path", Kind::Matches("."), "The file, relative to the one that names it.").examples(&["\"lists/ads.txt\""]),
+        Key::new("format", Kind::Choice(LIST_FORMATS), "How the file is written."),
+        Key::new("access", Kind::Choice(&["allow", "deny", "read-only"]), "What its domains may be used for."),
+    ],
+)
+.required(&[&["path"], &["access"]]);
+
+/// `[….network.mitm]`.
+pub static MITM: Table = Table::closed(
+    "mitm",
+    "Reading inside TLS, and hooks on what is read.",
+    &[
+        Key::new("mode", Kind::Choice(&["auto", "always"]), "`auto` reads only where a rule or a hook needs it.").default("\"auto\""),
+        Key::new("bypass", PATTERNS, "Hosts whose TLS is never opened."),
+        Key::new("ca_cert_path", Kind::Text, "The certificate of the authority that clients trust, a PEM file."),
+        Key::new("ca_key_path", Kind::Text, "The key of that authority, a PEM file."),
+        Key::new("max_body_bytes", Kind::Integer(0, i64::MAX), "Bytes of a body that are held for inspection."),
+        Key::new(
+            "hooks",
+            Kind::Map(NAME, &Kind::Table(&HOOK)),
+            "Hooks by name, tried in the order of the file. A host with hooks is closed to what none of them matches.",
+        ),
+        Key::new("actions", Kind::Map(NAME, &Kind::Table(&ACTION)), "What hooks do, by name."),
+    ],
+);
+
+/// `[….network.mitm.hooks.NAME]`.
+pub static HOOK: Table = Table::closed(
+    "hook",
+    "Which requests it is for, and what is done with them. All that is given has to match.",
+    &[
+        Key::new("host", Kind::Matches(PATTERN), "The host, or pattern of hosts.").examples(&["\"api.github.com\""]),
+        Key::new("methods", Kind::List(&METHOD, 1), "HTTP methods.").examples(&["[\"POST\", \"PUT\"]"]),
+        Key::new("path_prefixes", Kind::List(&HOOK_PATH, 1), "What the path starts with, or a glob after `pattern:`.")
+            .examples(&["[\"/repos/openai/\"]"]),
+        Key::new("query", VALUES, "Query parameters, each with the values that it may have.").examples(&["{\"state\": [\"open\"]}"]),
+        Key::new("headers", VALUES, "Headers, each with the values that it may have.").examples(&["{\"accept\": [\"application/json\"]}"]),
+        Key::new("body", Kind::Free, "What the body has to be."),
+        Key::new("action", Kind::List(&Kind::Text, 0), "Names of actions, in order.").examples(&["[\"strip_auth\"]"]),
+    ],
+)
+.required(&[&["host"]]);
+
+/// `[….network.mitm.actions.NAME]`.
+pub static ACTION: Table = Table::closed(
+    "action",
+    "What is done with a request that a hook matches, and with its response.",
+    &[
+        Key::new("strip_request_headers", Kind::List(&HEADER, 0), "Headers to remove from the request.").examples(&["[\"authorization\"]"]),
+        Key::new("inject_request_headers", Kind::List(&Kind::Table(&INJECT), 0), "Headers to add to the request."),
+        Key::new("response", Kind::Table(&RESPONSE), "What is done with the response."),
+    ],
+);
+
+/// `[….network.mitm.actions.NAME.response]`.
+pub static RESPONSE: Table = Table::closed(
+    "response",
+    "What is done with the response.",
+    &[Key::new("strip_response_headers", Kind::List(&HEADER, 0), "Headers to remove from the response.").examples(&["[\"set-cookie\"]"])],
+);
+
+/// An item of `inject_request_headers`.
+pub static INJECT: Table = Table::closed(
+    "inject",
+    "A header to add. Its value is a secret that the policy does not hold, only names.",
+    &[
+        Key::new("name", HEADER, "The header.").examples(&["\"authorization\""]),
+        Key::new("secret_env_var", Kind::Matches("."), "The environment variable of the proxy that has the secret."),
+        Key::new("secret_file", Kind::Matches("."), "The file that has the secret."),
+        Key::new("prefix", Kind::Text, "What stands before the secret.").examples(&["\"Bearer \""]),
+    ],
+)
+.required(&[&["name"], &["secret_env_var", "secret_file"]]);
+
+/// `[….network.upstream]`.
+pub static UPSTREAM: Table = Table::closed(
+    "upstream",
+    "The proxy that connections go through.",
+    &[
+        Key::new("url", Kind::Matches("^(http|https|socks5|socks5h)://"), "The proxy; `socks5h` lets it look names up.")
+            .examples(&["\"http://proxy.example.com:8080\""]),
+        Key::new("no_proxy", TEXTS, "Names, suffixes and networks that are connected to directly.")
+            .examples(&["[\"localhost\", \".internal\", \"10.0.0.0/8\"]"]),
+    ],
+);
+
+/// `[network]`.
+pub static OLDER_UPSTREAM: Table = Table::closed(
+    "older_upstream",
+    "The upstream proxy.",
+    &[
+        Key::new("proxy", Kind::Text, "The proxy.").older("upstream.url"),
+        Key::new("no_proxy", TEXTS, "Hosts that are connected to directly.").older("upstream.no_proxy"),
+    ],
+);
+
+/// `[network_proxy]`.
+pub static NETWORK_PROXY: Table = Table::closed(
+    "network_proxy",
+    "The network policy before there were profiles.",
+    &[
+        Key::new("policy", Kind::Table(&OLDER_POLICY), "Its rules.").older("domains and unix_sockets"),
+        Key::new("mitm", Kind::Table(&OLDER_MITM), "Reading inside TLS.").older("[permissions.NAME.network.mitm]"),
+    ],
+)
+.also(&[&NETWORK]);
+
+/// `[network_proxy.policy]`.
+pub static OLDER_POLICY: Table = Table::closed(
+    "older_policy",
+    "The rules before there were profiles.",
+    &[
+        Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
+        Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
+        Key::new("allow_local_binding", Kind::Bool, "Whether addresses that are not public are open.").older("allow_local_binding"),
+        Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
+    ],
+);
+
+/// `[network_proxy.mitm]`.
+pub static OLDER_MITM: Table = Table::closed(
+    "older_mitm",
+    "Reading inside TLS before there were profiles.",
+    &[
+        Key::new("enabled", Kind::Bool, "Whether TLS is opened where a rule needs it.").older("mitm.mode"),
+        Key::new("inspect", Kind::Bool, "Whether bodies are inspected.").older("mitm.max_body_bytes"),
+    ],
+)
+.also(&[&MITM]);
+
+/// `requirements.toml`.
+pub static REQUIREMENTS: Table = Table::open(
+    "requirements",
+    "What an administrator demands of settings. Keys outside the network policy belong to other programs.",
+    &[Key::new("experimental_network", Kind::Table(&EXPERIMENTAL_NETWORK), "Demands on network policies.")],
+);
+
+/// `[experimental_network]`.
+pub static EXPERIMENTAL_NETWORK: Table = Table::closed(
+    "experimental_network",
+    "Demands on network policies. Settings of the same or a weaker layer that conflict are rejected.",
+    &[
+        Key::new("enabled", Kind::Bool, "Whether there is a network; `true` starts the proxy by itself."),
+        Key::new("http_port", Kind::Integer(1, 65535), "The port that the HTTP proxy listens on.").examples(&["3128"]),
+        Key::new("socks_port", Kind::Integer(1, 65535), "The port that the SOCKS5 proxy listens on.").examples(&["8081"]),
+        Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy."),
+        Key::new("dangerously_allow_non_loopback_proxy", Kind::Bool, "Whether other machines may reach the proxies."),
+        Key::new("dangerously_allow_all_unix_sockets", Kind::Bool, "Whether every unix socket may be reached."),
+        Key::new("allow_local_binding", Kind::Bool, "Whether addresses that are not public may be open."),
+        Key::new("mode", Kind::Choice(MODES), "The mode, or a more restrictive one."),
+        Key::new("domains", Kind::Domains, "Rules that are always there; a deny cannot be taken back."),
+        Key::new("unix_sockets", SOCKETS, "What each unix socket may be used for, by its absolute path."),
+        Key::new("managed_allowed_domains_only", Kind::Bool, "Whether weaker layers may allow nothing.").default("false"),
+        Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
+        Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
+        Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
+    ],
+);
+
+/// `policy.test.toml`.
+pub static TESTS: Table = Table::closed(
+    "tests",
+    "What a policy is expected to decide.",
+    &[Key::new("case", Kind::List(&Kind::Table(&CASE), 0), "Cases, in order.")],
+);
+
+/// `[[case]]`.
+pub static CASE: Table = Table::closed(
+    "case",
+    "Requests, and what is expected of them.",
+    &[
+        Key::new("name", Kind::Matches("."), "What the case shows."),
+        Key::new("request", REQUEST, "A request: METHOD URL, `CONNECT host:port` or `socks host:port`.").examples(&[
+            "\"GET https://github.com/\"",
+            "\"CONNECT github.com:443\"",
+            "\"socks github.com:22\"",
+        ]),
+        Key::new("requests", Kind::List(&REQUEST, 1), "Several requests, for each of which the same is expected."),
+        Key::new("expect", Kind::Choice(&["allow", "deny"]), "What is decided."),
+        Key::new("reason", Kind::Choice(REASONS), "Why it is denied."),
+        Key::new("rule", Kind::Text, "The pattern of the rule that decides.").examples(&["\"**.example.com\""]),
+        Key::new("layer", Kind::Choice(LAYERS), "The layer of the rule that decides."),
+    ],
+)
+.required(&[&["name"], &["expect"], &["request", "requests"]]);
+
+const REQUEST: Kind = Kind::Matches(r"^[A-Za-z]+ +[^ ]+$");
+
+/// The tables that are documents of their own.
+pub static DOCUMENTS: [&Table; 3] = [&CONFIG, &REQUIREMENTS, &TESTS];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{Role, SourceFile};
+    use crate::{Layer, Options, compile};
+    use std::collections::BTreeMap;
+
+    /// Every table that can be reached from the documents, by name.
+    fn tables() -> BTreeMap<&'static str, &'static Table> {
+        fn kind(kind: &Kind, found: &mut BTreeMap<&'static str, &'static Table>) {
+            match kind {
+                Kind::Table(inner) => table(inner, found),
+                Kind::List(inner, _) | Kind::Map(_, inner) => kind_(inner, found),
+                Kind::Any(kinds) => kinds.iter().for_each(|inner| kind_(inner, found)),
+                Kind::Domains => table(&RULE, found),
+                Kind::Bool | Kind::Text | Kind::Matches(_) | Kind::Choice(_) | Kind::Integer(..) | Kind::Free => {}
+            }
+        }
+        use kind as kind_;
+        fn table(this: &'static Table, found: &mut BTreeMap<&'static str, &'static Table>) {
+            if let Some(old) = found.insert(this.name, this) {
+                assert!(std::ptr::eq(old, this), "two tables are named {}", this.name);
+                return;
+            }
+            this.all_keys().for_each(|key| kind(&key.kind, found));
+        }
+        let mut found = BTreeMap::new();
+        DOCUMENTS.into_iter().for_each(|document| table(document, &mut found));
+        found
+    }
+
+    #[test]
+    fn every_key_is_documented_once() {
+        let tables = tables();
+        assert!(tables.len() >= 20, "{:?}", tables.keys());
+        for table in tables.values() {
+            for key in table.all_keys() {
+                let place = format!("{}.{}", table.name, key.name);
+                let first = table.key(key.name).unwrap();
+                let shadowed = table.keys.iter().any(|own| std::ptr::eq(own, first));
+                assert!(std::ptr::eq(first, key) || shadowed, "{place} is there twice");
+                assert!(key.doc.ends_with('.') && !key.doc.contains('\n') && key.doc.len() > 5, "{place}: {}", key.doc);
+            }
+            for names in table.required {
+                assert!(names.iter().all(|name| table.key(name).is_some()), "{}: {names:?}", table.name);
+            }
+        }
+    }
+
+    #[test]
+    fn older_spellings_say_what_to_write() {
+        let older: Vec<_> =
+            tables().values().flat_map(|table| table.keys).filter(|key| key.instead.is_some()).map(|key| key.name).collect();
+        for name in ["network_proxy", "network", "allowed_domains", "denied_domains", "allow_unix_sockets", "no_proxy", "policy"] {
+            assert!(older.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_everything_are_refused_by_the_compiler_too() {
+        for text in EVERYTHING {
+            assert!(policy_format::Pattern::parse(text).is_err(), "{text}");
+        }
+    }
+
+    fn said(role: Role, text: String) -> String {
+        match compile(vec![SourceFile::from_text(Layer::User, role, "config.toml", text)], Options::default()) {
+            Ok(compiled) => crate::diagnostic::render(&compiled.sources, &compiled.diagnostics, false),
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    /// What an editor offers, the compiler must know.
+    #[test]
+    fn the_compiler_knows_every_key() {
+        for key in NETWORK.all_keys() {
+            let said = said(Role::Config, format!("[permissions.w.network]\n{} = false\n", key.name));
+            assert!(!said.contains("is not a key of"), "{said}");
+        }
+        for key in RULE.all_keys() {
+            let said = said(Role::Config, format!("[permissions.w.network.domains]\n\"a.test\" = {{ {} = false }}\n", key.name));
+            assert!(!said.contains("is not a key of"), "{said}");
+        }
+        for key in EXPERIMENTAL_NETWORK.all_keys() {
+            let said = said(Role::Requirements, format!("[experimental_network]\n{} = false\n", key.name));
+            assert!(!said.contains("is not a key of"), "{said}");
+        }
+        assert!(said(Role::Config, "[permissions.w.network]\nx = 1\n".into()).contains("is not a key of"));
+    }
+}

@@ -1,0 +1,404 @@
+//! Requests in words: `GET https://example.com/x`, `CONNECT example.com:443`, `socks example.com:22`, or a host by itself.
+//!
+//! | words | what is asked |
+//! | --- | --- |
+//! | `GET http://host[:port]/path`, any method | a plain request; without a method, GET |
+//! | `GET https://host[:port]/path` | the tunnel that the client opens for it: method and path are inside TLS |
+//! | `CONNECT host[:port]`, `host`, `host:port`, an address | a tunnel, to port 443 unless another is named |
+//! | `socks host[:port]`, also `socks5`, `socks5h` | a SOCKS5 connection, to port 443 unless another is named |
+//! | `udp host:port` | a SOCKS5 datagram |
+//!
+//! IPv6 addresses with a port stand in brackets. Queries and fragments are passed over: no rule sees them.
+
+use policy_format::pattern::parse_port;
+use policy_format::{Blob, Decision, Host, Protocol, Request, decide};
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Range;
+
+/// Bytes that a request in words may have.
+pub const MAX_REQUEST: usize = 16 << 10;
+
+const DEFAULT_TUNNEL_PORT: u16 = 443;
+const DEFAULT_HTTP_PORT: u16 = 80;
+
+/// A request as somebody put it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// How the client asks.
+    pub protocol: Protocol,
+    /// Where it wants to go.
+    pub host: Host,
+    /// To which port.
+    pub port: u16,
+    /// The method; only for [`Protocol::Http`].
+    pub method: Option<String>,
+    /// The path, without the query; only for [`Protocol::Http`].
+    pub path: Option<String>,
+    /// What was asked for inside the tunnel, such as `GET /x`: nobody sees it.
+    pub inside: Option<String>,
+}
+
+/// Words that are no request: what is wrong, and which bytes of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestError {
+    /// The words.
+    pub text: String,
+    /// What is wrong: lower case, no final stop.
+    pub what: String,
+    /// Which bytes of the words.
+    pub span: Range<usize>,
+    /// What may have been meant.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for RequestError {
+    /// What is wrong, the words with carets under the wrong part, and how to fix it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        if self.text.len() <= 200 && !self.text.contains(char::is_control) {
+            let width = |range: Range<usize>| self.text.get(range).map_or(0, |part| part.chars().count());
+            let carets = "^".repeat(width(self.span.clone()).max(1));
+            write!(f, "\n  {}\n  {}{carets}", self.text, " ".repeat(width(0..self.span.start)))?;
+        }
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\nhelp: {help}"))
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+impl fmt::Display for Asked {
+    /// What the data plane is asked: for `GET https://…` the tunnel.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authority = authority(&self.host, self.port);
+        match self.protocol {
+            Protocol::Http => {
+                let port = if self.port == DEFAULT_HTTP_PORT { bracketed(&self.host) } else { authority };
+                write!(f, "{} http://{port}{}", self.method.as_deref().unwrap_or("GET"), self.path.as_deref().unwrap_or("/"))
+            }
+            Protocol::Connect => write!(f, "CONNECT {authority}"),
+            Protocol::Socks5Tcp => write!(f, "socks5 {authority}"),
+            Protocol::Socks5Udp => write!(f, "udp {authority}"),
+        }
+    }
+}
+
+fn bracketed(host: &Host) -> String {
+    match host {
+        Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+        host => host.to_string(),
+    }
+}
+
+fn authority(host: &Host, port: u16) -> String {
+    format!("{}:{port}", bracketed(host))
+}
+
+/// Part of the words, with its place in them.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    text: &'a str,
+    start: usize,
+}
+
+impl<'a> Part<'a> {
+    fn slice(self, range: Range<usize>) -> Self {
+        Self { text: self.text.get(range.clone()).unwrap_or_default(), start: self.start + range.start }
+    }
+
+    fn split(self, at: usize, skip: usize) -> (Self, Self) {
+        (self.slice(0..at), self.slice(at + skip..self.text.len()))
+    }
+}
+
+type Wrong = (String, Range<usize>, Option<String>);
+
+fn wrong<T>(part: Part<'_>, what: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
+    let help = help.into();
+    Err((what.into(), part.start..part.start + part.text.len(), (!help.is_empty()).then_some(help)))
+}
+
+impl Asked {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`RequestError`] with the bytes that are wrong.
+    pub fn parse(text: &str) -> Result<Self, RequestError> {
+        parse(text).map_err(|(what, span, help)| RequestError { text: text.to_owned(), what, span, help })
+    }
+
+    /// A tunnel to `host[:port]`, as a table of hosts means it.
+    ///
+    /// # Errors
+    /// [`RequestError`] with the bytes that are wrong.
+    pub fn tunnel(text: &str) -> Result<Self, RequestError> {
+        let part = Part { text, start: 0 };
+        tunnel(Protocol::Connect, part).map_err(|(what, span, help)| RequestError { text: text.to_owned(), what, span, help })
+    }
+
+    /// The question to a policy.
+    #[must_use]
+    pub fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
+        Request {
+            protocol: self.protocol,
+            host: &self.host,
+            port: self.port,
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
+            addresses,
+        }
+    }
+
+    /// Decides as the data plane does: on the request as it was made and, only if that is allowed and there are addresses, again on them.
+    #[must_use]
+    pub fn decide<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Decision {
+        match decide(policy, &self.request(&[])) {
+            Decision::Allow(_) if !addresses.is_empty() => decide(policy, &self.request(addresses)),
+            decision => decision,
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Asked, Wrong> {
+    let whole = Part { text, start: 0 };
+    if text.len() > MAX_REQUEST {
+        return wrong(whole, format!("a request has at most {MAX_REQUEST} bytes"), "");
+    }
+    let start = text.len() - text.trim_start().len();
+    let body = whole.slice(start..text.trim_end().len().max(start));
+    let Some(space) = body.text.find(char::is_whitespace) else {
+        return match body.text {
+            "" => wrong(body, "the request is empty", "write `GET https://example.com/`, `CONNECT example.com:443` or `example.com`"),
+            url if url.contains("://") => url_request("GET", body),
+            _ => tunnel(Protocol::Connect, body),
+        };
+    };
+    let (word, rest) = body.split(space, 0);
+    let indent = rest.text.len() - rest.text.trim_start().len();
+    let rest = rest.slice(indent..rest.text.len());
+    if let Some(at) = rest.text.find(char::is_whitespace) {
+        return wrong(rest.slice(at..rest.text.len()), "a request ends here", "write a method or a protocol, and then where to");
+    }
+    match word.text.to_ascii_lowercase().as_str() {
+        "connect" => tunnel(Protocol::Connect, rest),
+        "socks" | "socks5" | "socks5h" => tunnel(Protocol::Socks5Tcp, rest),
+        "udp" => tunnel(Protocol::Socks5Udp, rest),
+        lower => {
+            let is_token = word.text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+            if !is_token {
+                return wrong(word, "this is no method", "write `GET https://example.com/`, or `CONNECT`, `socks` or `udp` and a host");
+            }
+            let known = ["get", "head", "options", "post", "put", "patch", "delete", "trace"];
+            if known.contains(&lower) && lower.to_ascii_uppercase() != word.text {
+                return wrong(word, "methods are case-sensitive", format!("write `{}`", lower.to_ascii_uppercase()));
+            }
+            if !rest.text.contains("://") {
+                let help = format!("write `{} https://{}` or `{} http://{}`", word.text, rest.text, word.text, rest.text);
+                return wrong(rest, "a request with a method needs a URL with its scheme", help);
+            }
+            url_request(word.text, rest)
+        }
+    }
+}
+
+fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
+    let at = url.text.find("://").unwrap_or(0);
+    let (scheme, rest) = url.split(at, 3);
+    let tls = match scheme.text.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        "socks5" | "socks5h" => return tunnel(Protocol::Socks5Tcp, rest),
+        _ => return wrong(scheme, "the scheme is `http` or `https`", "for anything else write `CONNECT host:port` or `socks host:port`"),
+    };
+    let (place, tail) = rest.split(rest.text.find(['/', '?', '#']).unwrap_or(rest.text.len()), 0);
+    if let Some(user) = place.text.rfind('@') {
+        return wrong(place.slice(0..user + 1), "user information has no place in a request", "leave it out");
+    }
+    let path = tail.text.split(['?', '#']).next().unwrap_or_default();
+    if let Some(at) = path.find(|c: char| !c.is_ascii_graphic()) {
+        let len = path.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8);
+        return wrong(tail.slice(at..at + len), "a path has printable ASCII only", "write other characters as `%XX`");
+    }
+    let path = if path.is_empty() { "/" } else { path };
+    let default = if tls { DEFAULT_TUNNEL_PORT } else { DEFAULT_HTTP_PORT };
+    let (host, port) = host_and_port(place)?;
+    let port = port.unwrap_or(default);
+    Ok(if tls {
+        Asked { protocol: Protocol::Connect, host, port, method: None, path: None, inside: Some(format!("{method} {path}")) }
+    } else {
+        Asked { protocol: Protocol::Http, host, port, method: Some(method.to_owned()), path: Some(path.to_owned()), inside: None }
+    })
+}
+
+fn tunnel(protocol: Protocol, place: Part<'_>) -> Result<Asked, Wrong> {
+    if let Some(at) = place.text.find("://") {
+        return wrong(place.slice(0..at + 3), "a tunnel goes to a host and a port, without a scheme", "write `CONNECT example.com:443`");
+    }
+    if let Some(at) = place.text.find(['/', '?', '#']) {
+        let help = format!("for a request with a path write `GET https://{}`", place.text);
+        return wrong(place.slice(at..place.text.len()), "a tunnel goes to a host and a port, without a path", help);
+    }
+    if let Some(user) = place.text.rfind('@') {
+        return wrong(place.slice(0..user + 1), "user information has no place in a request", "leave it out");
+    }
+    let (host, port) = host_and_port(place)?;
+    let port = match (port, protocol) {
+        (Some(port), _) => port,
+        (None, Protocol::Socks5Udp) => return wrong(place, "a datagram needs a port", format!("write `udp {}:53`", place.text)),
+        (None, _) => DEFAULT_TUNNEL_PORT,
+    };
+    Ok(Asked { protocol, host, port, method: None, path: None, inside: None })
+}
+
+/// `host`, `host:port`, an IPv6 address with or without brackets, brackets before a port.
+fn host_and_port(place: Part<'_>) -> Result<(Host, Option<u16>), Wrong> {
+    let colon = match place.text.rfind(']') {
+        Some(bracket) => place.text.get(bracket + 1..).filter(|rest| rest.starts_with(':')).map(|_| bracket + 1),
+        None => place.text.find(':').filter(|at| place.text.rfind(':') == Some(*at)),
+    };
+    let (host, port) = match colon {
+        Some(colon) => {
+            let (host, digits) = place.split(colon, 1);
+            match parse_port(digits.text) {
+                Some(port) => (host, Some(port)),
+                None => return wrong(if digits.text.is_empty() { place } else { digits }, "a port is a number from 1 to 65535", ""),
+            }
+        }
+        None => (place, None),
+    };
+    if host.text.contains('*') {
+        return wrong(host, "a request goes to one host, without wildcards", "name a host that the pattern holds");
+    }
+    match Host::parse(host.text) {
+        Ok(host) => Ok((host, port)),
+        Err(error) => wrong(host, format!("this is not a host: {error}"), ""),
+    }
+}
+
+/// `name=address[,address…]`, as `--resolve` has it.
+///
+/// # Errors
+/// What is wrong, in a sentence.
+pub fn parse_resolution(text: &str) -> Result<(Host, Vec<IpAddr>), String> {
+    let (name, addresses) = text.split_once('=').ok_or_else(|| format!("`{text}` is not `name=address`"))?;
+    let host = Host::parse(name).map_err(|error| format!("`{name}` is not a host: {error}"))?;
+    let addresses: Result<Vec<IpAddr>, String> = addresses.split(',').map(parse_address).collect();
+    Ok((host, addresses?))
+}
+
+/// An address, in brackets or not.
+///
+/// # Errors
+/// What is wrong, in a sentence.
+pub fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let text = text.trim();
+    text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| format!("`{text}` is not an address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        match Asked::parse(text) {
+            Ok(asked) => format!("{asked}{}", asked.inside.as_ref().map(|inside| format!(" ({inside})")).unwrap_or_default()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn reads_every_way_of_asking() {
+        for (text, expected) in [
+            ("GET https://api.github.com/repos/x?q=1#f", "CONNECT api.github.com:443 (GET /repos/x)"),
+            ("POST https://Example.com:8443", "CONNECT example.com:8443 (POST /)"),
+            ("POST http://example.com/a?b", "POST http://example.com/a"),
+            ("PURGE http://example.com:8080?x", "PURGE http://example.com:8080/"),
+            ("https://example.com/", "CONNECT example.com:443 (GET /)"),
+            ("HTTP://example.com", "GET http://example.com/"),
+            ("  CONNECT   example.com:22 ", "CONNECT example.com:22"),
+            ("connect example.com", "CONNECT example.com:443"),
+            ("socks example.com:22", "socks5 example.com:22"),
+            ("socks5h [::1]:22", "socks5 [::1]:22"),
+            ("socks5://example.com:1", "socks5 example.com:1"),
+            ("udp 192.0.2.1:53", "udp 192.0.2.1:53"),
+            ("example.com", "CONNECT example.com:443"),
+            ("example.com:8443", "CONNECT example.com:8443"),
+            ("2001:db8::1", "CONNECT [2001:db8::1]:443"),
+            ("[2001:db8::1]:80", "CONNECT [2001:db8::1]:80"),
+            ("GET http://[2001:db8::1]/x", "GET http://[2001:db8::1]/x"),
+            ("127.1", "CONNECT 127.1:443"),
+            ("bücher.example", "CONNECT xn--bcher-kva.example:443"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+            // What is shown says the same again.
+            let asked = Asked::parse(text).unwrap();
+            assert_eq!(Asked::parse(&asked.to_string()).unwrap(), Asked { inside: None, ..asked });
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        for (text, expected) in [
+            ("", "the request is empty\n  \n  ^\nhelp: write `GET https://example.com/`, `CONNECT example.com:443` or `example.com`"),
+            ("get http://a.test", "methods are case-sensitive\n  get http://a.test\n  ^^^\nhelp: write `GET`"),
+            (
+                "GET a.test/x",
+                "a request with a method needs a URL with its scheme\n  GET a.test/x\n      ^^^^^^^^\nhelp: write `GET https://a.test/x` or `GET http://a.test/x`",
+            ),
+            (
+                "GET ftp://a.test",
+                "the scheme is `http` or `https`\n  GET ftp://a.test\n      ^^^\nhelp: for anything else write `CONNECT host:port` or `socks host:port`",
+            ),
+            ("CONNECT a.test:0", "a port is a number from 1 to 65535\n  CONNECT a.test:0\n                 ^"),
+            (
+                "GET http://u:p@a.test/",
+                "user information has no place in a request\n  GET http://u:p@a.test/\n             ^^^^\nhelp: leave it out",
+            ),
+            (
+                "CONNECT https://a.test",
+                "a tunnel goes to a host and a port, without a scheme\n  CONNECT https://a.test\n          ^^^^^^^^\nhelp: write `CONNECT example.com:443`",
+            ),
+            (
+                "a.test/x",
+                "a tunnel goes to a host and a port, without a path\n  a.test/x\n        ^^\nhelp: for a request with a path write `GET https://a.test/x`",
+            ),
+            ("udp a.test", "a datagram needs a port\n  udp a.test\n      ^^^^^^\nhelp: write `udp a.test:53`"),
+            ("ü..b", "this is not a host: a label (the part between two dots) is empty\n  ü..b\n  ^^^^"),
+            ("*.a.test", "a request goes to one host, without wildcards\n  *.a.test\n  ^^^^^^^^\nhelp: name a host that the pattern holds"),
+            (
+                "GET http://a.test/ü",
+                "a path has printable ASCII only\n  GET http://a.test/ü\n                    ^\nhelp: write other characters as `%XX`",
+            ),
+            (
+                "GET http://a.test/ x",
+                "a request ends here\n  GET http://a.test/ x\n                    ^^\nhelp: write a method or a protocol, and then where to",
+            ),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+        assert_eq!(shown("a\u{1b}[2Jb"), "this is not a host: '\\u{1b}' cannot stand in a host name");
+        assert!(shown(&"a".repeat(MAX_REQUEST + 1)).starts_with("a request has at most"));
+    }
+
+    #[test]
+    fn reads_resolutions() {
+        let (host, addresses) = parse_resolution("A.test=192.0.2.1,[2001:db8::1]").unwrap();
+        assert_eq!((host.to_string(), addresses.len()), ("a.test".to_owned(), 2));
+        for (text, error) in [
+            ("a.test", "`a.test` is not `name=address`"),
+            ("a.test=x", "`x` is not an address"),
+            ("=::1", "`` is not a host: the host is empty"),
+        ] {
+            assert_eq!(parse_resolution(text).unwrap_err(), error);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(GET |CONNECT |udp )?(https?://)?\\PC{0,30}(:[0-9]{0,6})?(/\\PC{0,10})?") {
+            if let Err(error) = Asked::parse(&text) {
+                proptest::prop_assert!(error.text.get(error.span.clone()).is_some() || error.span.is_empty(), "{error:?}");
+            }
+        }
+    }
+}
