@@ -7,9 +7,10 @@ use crate::source::{Role, SourceFile, quote};
 use crate::{Options, compile, diagnostic::Severity, request::Asked};
 use policy_format::net::{is_metadata_address, non_public};
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, Reason, Rule,
-    RuleInput, Source, named_by,
+    Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, Reason, Request,
+    Rule, RuleId, RuleInput, Source, named_by,
 };
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
@@ -106,13 +107,20 @@ pub struct Parts {
     meta: Meta,
     rules: Vec<(RuleInput, Rule)>,
     hooks: Vec<Hook>,
+    sources: Vec<Source>,
 }
 
 impl Parts {
-    /// Takes a policy apart; `None` if it has a rule that cannot be written.
-    pub fn new<B: AsRef<[u8]>>(policy: &Blob<B>) -> Option<Self> {
-        let rules: Option<Vec<_>> = policy.rules().map(|rule| Some((rule_input(&rule)?, rule))).collect();
-        Some(Self { meta: policy.meta().clone(), rules: rules?, hooks: policy.hooks().to_vec() })
+    /// The part of a policy that the answer to a question depends on: its settings, its hooks, and the rules that name the host or its addresses, of which there are
+    /// few however many rules there are. `None` if one of them cannot be written.
+    pub fn new<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, addresses: &[IpAddr]) -> Option<Self> {
+        let mut ids: BTreeSet<RuleId> = named_by(policy, &asked.request(&[])).into_iter().map(|named| named.rule).collect();
+        for ip in addresses {
+            let host = Host::Ip(*ip);
+            ids.extend(named_by(policy, &Request { host: &host, ..asked.request(&[]) }).into_iter().map(|named| named.rule));
+        }
+        let rules: Option<Vec<_>> = ids.into_iter().map(|id| policy.rule(id).and_then(|rule| Some((rule_input(&rule)?, rule)))).collect();
+        Some(Self { meta: policy.meta().clone(), rules: rules?, hooks: policy.hooks().to_vec(), sources: policy.sources().to_vec() })
     }
 
     fn build(&self) -> Option<Blob<Vec<u8>>> {
@@ -365,7 +373,7 @@ impl Origin {
     fn layers(&self) -> Vec<Layer> {
         let given = |layer: Layer| match self {
             Self::Layers(sources, _) => sources.iter().any(|source| source.layer == layer && source.role == Role::Config),
-            Self::Policy(parts) => parts.rules.iter().any(|(_, rule)| rule.layer == layer),
+            Self::Policy(parts) => parts.sources.iter().any(|source| source.layer == layer),
         };
         let mut layers: Vec<Layer> = [Layer::User, Layer::Project].into_iter().filter(|layer| given(*layer)).collect();
         if layers.is_empty() {
@@ -524,17 +532,23 @@ struct Entry {
 /// The rule that stands in a line.
 fn rule_entry(text: &str, rule: &Rule) -> Option<Entry> {
     let root = DeTable::parse(text).ok()?;
-    find_rule(root.get_ref(), text, rule)
+    let mut lines = text.match_indices('\n').map(|(at, _)| at + 1);
+    let start = match rule.line.checked_sub(2) {
+        Some(skipped) => lines.nth(usize::try_from(skipped).ok()?)?,
+        None => 0,
+    };
+    let end = text.get(start..)?.find('\n').map_or(text.len(), |newline| start + newline);
+    find_rule(root.get_ref(), &(start..end), rule)
 }
 
-fn find_rule(table: &DeTable<'_>, text: &str, rule: &Rule) -> Option<Entry> {
+fn find_rule(table: &DeTable<'_>, line: &Range<usize>, rule: &Rule) -> Option<Entry> {
     table.iter().find_map(|(key, value)| {
-        let is_there = line_of(text, key.span().start) == rule.line;
+        let is_there = line.contains(&key.span().start);
         let is_rule =
             || Pattern::parse(key.get_ref()).is_ok_and(|pattern| pattern.hosts.to_string() == rule.hosts && has_ports(&pattern, rule));
         match access_span(value.get_ref(), value.span()) {
             Some(access) if is_there && is_rule() => Some(Entry { access, key: key.span() }),
-            _ => find_rule(value.get_ref().as_table()?, text, rule),
+            _ => find_rule(value.get_ref().as_table()?, line, rule),
         }
     })
 }
@@ -590,8 +604,8 @@ fn replace(sources: &[SourceFile], at: usize, entry: &Entry, to: Option<Access>)
 fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Edit, Parts)> {
     let mut parts = parts.clone();
     let label = |parts: &Parts, layer: Layer| {
-        let known = parts.rules.iter().find(|(_, rule)| rule.layer == layer && rule.line > 0 && !rule.label.starts_with("preset "));
-        known.map_or_else(|| if layer == Layer::Cli { "-c" } else { "config.toml" }.to_owned(), |(_, rule)| rule.label.clone())
+        let known = parts.sources.iter().find(|source| source.layer == layer && !source.label.starts_with("preset "));
+        known.map_or_else(|| if layer == Layer::Cli { "-c" } else { "config.toml" }.to_owned(), |source| source.label.clone())
     };
     let edit = match candidate {
         Candidate::Rule(layer, pattern, access) => {

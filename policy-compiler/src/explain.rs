@@ -118,7 +118,7 @@ pub fn explain(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explan
     let mut explanation = verdict(subject, asked, addresses);
     explanation.change = match &subject.origin {
         Some(origin) => propose(origin, policy, asked, addresses),
-        None => match Parts::new(policy) {
+        None => match Parts::new(policy, asked, addresses) {
             Some(parts) => propose(&Origin::Policy(Box::new(parts)), policy, asked, addresses),
             None => Change::None("the policy has a rule that cannot be written".to_owned()),
         },

@@ -27,8 +27,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 /// What `user` begins with.
 const HEAD: &str = "default_permissions = \"w\"\npermissions.w.network.enabled = true\n";
 
-/// How many rows there are: one that is lost is missed.
-const ROWS: usize = 353;
+/// The least number of rows: a file that is not read would be missed.
+const ROWS: usize = 360;
 
 const LAYERS: [(&str, Layer, Role); 7] = [
     ("mdm_requirements", Layer::Mdm, Role::Requirements),
@@ -68,7 +68,7 @@ fn every_row_proves_what_it_says() {
         }
     }
     assert!(failures.is_empty(), "{failures}");
-    assert_eq!(proved.len(), ROWS);
+    assert!(proved.len() >= ROWS, "{} rows", proved.len());
     assert!(edits >= 20, "{edits} edits were tried");
 }
 

@@ -81,11 +81,13 @@ fn deny(reason: Reason) -> Denied {
     Denied { reason, rule: None }
 }
 
-/// Read-only lets pass what is seen to read: a plain request with a safe method (RFC 9110, section 9.2.1, without TRACE, which no
-/// client of ours needs).
+/// Methods that read: the safe ones (RFC 9110, section 9.2.1) without TRACE, which no client of ours needs.
+pub const READING: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
+
+/// Read-only lets pass what is seen to read: a plain request with a method that does.
 fn check_readable(request: &Request<'_>) -> Result<(), Reason> {
     match (request.protocol, request.method) {
-        (Protocol::Http, Some("GET" | "HEAD" | "OPTIONS")) => Ok(()),
+        (Protocol::Http, Some(method)) if READING.contains(&method) => Ok(()),
         (Protocol::Http, _) => Err(Reason::MethodNotAllowed),
         (Protocol::Connect | Protocol::Socks5Tcp | Protocol::Socks5Udp, _) => Err(Reason::MitmRequired),
     }

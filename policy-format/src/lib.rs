@@ -66,7 +66,7 @@ mod trie;
 pub use blob::{Blob, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
-pub use decide::{NamedBy, decide, named_by};
+pub use decide::{NamedBy, READING, decide, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
 pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};

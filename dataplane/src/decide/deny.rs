@@ -90,7 +90,9 @@ impl Denial {
             }
             Reason::MitmRequired => write!(text, "it is read-only by {by}, and a tunnel cannot be read"),
             Reason::MitmHookDenied => write!(text, "no hook of this host matches the request"),
-            Reason::PolicyDenied => write!(text, "the policy does not open unix sockets or the proxy's own listeners"),
+            Reason::PolicyDenied => {
+                write!(text, "unix sockets are not available in this version, and the proxy's own listeners are never opened")
+            }
         };
         if let Some(rule) = rule.filter(|rule| !rule.reason.is_empty()) {
             let _ = write!(text, " ({})", rule.reason);

@@ -113,7 +113,27 @@ fn listeners(network: &NetworkDoc, unix_sockets: &UnixSockets, diagnostics: &mut
             diagnostics.push(Diagnostic::error(Code::OpenListener, message, url.place.clone()).with_help("use 127.0.0.1"));
         }
     }
+    same_address(&listeners, network, diagnostics);
     listeners
+}
+
+/// Two listeners on one address: the second would not start.
+fn same_address(listeners: &Listeners, network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
+    let all = [
+        ("proxy_url", Some(listeners.http), &network.proxy_url),
+        ("socks_url", listeners.socks, &network.socks_url),
+        ("admin_url", Some(listeners.admin), &network.admin_url),
+    ];
+    for (n, (key, address, url)) in all.iter().enumerate() {
+        for (other, _, other_url) in
+            all.iter().skip(n + 1).filter(|(_, other, _)| *other == *address && address.is_some_and(|at| at.port() != 0))
+        {
+            let Some(place) = url.as_ref().or(other_url.as_ref()) else { continue };
+            let message = format!("`{key}` and `{other}` are one address, and only one of them can listen there");
+            diagnostics
+                .push(Diagnostic::error(Code::InvalidAddress, message, place.place.clone()).with_help("give one of them another port"));
+        }
+    }
 }
 
 /// `http://127.0.0.1:3128`, with or without scheme and port.
@@ -198,7 +218,7 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
         Ok(has_credentials) => {
             if has_credentials {
                 let message = "the upstream proxy's password stands in a file, and in the compiled policy";
-                let help = "name the proxy in the data plane's environment instead: `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`";
+                let help = "whoever can read the file or the policy can read it; a proxy that asks for no password, or one on this machine that adds it, keeps it out";
                 diagnostics.push(Diagnostic::warning(Code::Credentials, message, url.place.clone()).with_help(help));
             }
             Some(Upstream { url: url.value, no_proxy })

@@ -6,7 +6,7 @@ use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
 use crate::suffix::{self, Width};
-use policy_format::{Access, Hosts, Layer, MAX_NAME, Name, PortRange, RuleInput, Source};
+use policy_format::{Access, Host, Hosts, Layer, MAX_NAME, Mode, Name, PortRange, READING, RuleInput, Source};
 use std::collections::HashMap;
 
 /// All rules.
@@ -41,7 +41,8 @@ pub(super) fn rules(
     let lists = lists::add(lists, sources, progress, &mut rules, diagnostics);
     // What is wrong may be what covers a rule: first things first.
     if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
-        never_acting(&rules, &places, diagnostics);
+        never_acting(&rules, &places, network, diagnostics);
+        idle_hooks(&rules, network, diagnostics);
     }
     wide_wildcards(&rules, &places, diagnostics);
     (rules, lists)
@@ -102,8 +103,10 @@ fn wide_wildcards(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<D
 }
 
 /// Warns of entries that never decide anything: allows of which a deny takes all, and names that nobody can send.
-fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Diagnostic>) {
+fn never_acting(rules: &[RuleInput], places: &[Place], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
     let denies = Denies::new(rules);
+    let limited = network.mode.as_ref().is_some_and(|mode| mode.value == Mode::Limited);
+    let local = network.allow_local_binding.as_ref().is_some_and(|local| local.value);
     for (rule, place) in rules.iter().zip(places) {
         let never = |message: String| Diagnostic::warning(Code::NeverActs, message, place.clone());
         if let Hosts::Subdomains(name) = &rule.hosts
@@ -113,6 +116,20 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
         }
         if rule.access == Access::Deny {
             continue;
+        }
+        let reads = |method: &String| READING.contains(&method.as_str());
+        if (limited || rule.access == Access::ReadOnly) && !rule.methods.is_empty() && !rule.methods.iter().any(reads) {
+            let message = format!(
+                "`{}` never acts: it is for {}, and read-only lets {} pass",
+                rule.hosts,
+                rule.methods.join(", "),
+                READING.join(", ")
+            );
+            diagnostics.push(never(message).with_help("set its `access` to \"allow\" and the mode to \"full\", or remove it"));
+        }
+        if !local && is_below_localhost(&rule.hosts) {
+            let message = format!("`{}` never acts: names below localhost have to be named exactly", rule.hosts);
+            diagnostics.push(never(message).with_help("name each, such as \"app.localhost\", or set `allow_local_binding = true`"));
         }
         let Some(index) = denies.cover(rule) else { continue };
         let Some(deny) = rules.get(index) else { continue };
@@ -125,6 +142,36 @@ fn never_acting(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<Dia
             None => warning.help = Some(format!("the deny is in line {} of {}", deny.line, deny.source.label)),
         }
         diagnostics.push(warning);
+    }
+}
+
+/// Wildcards over names that are this machine.
+fn is_below_localhost(hosts: &Hosts) -> bool {
+    match hosts {
+        Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => Host::Name(*name).is_localhost(),
+        Hosts::Any | Hosts::Exact(_) | Hosts::Glob(_) | Hosts::Network(_) => false,
+    }
+}
+
+/// Warns of hooks whose host no rule allows: nothing gets as far as them.
+fn idle_hooks(rules: &[RuleInput], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
+    // A policy without rules says that by itself.
+    if rules.is_empty() {
+        return;
+    }
+    for hook in &network.mitm.hooks {
+        let host = match &hook.host.value.hosts {
+            Hosts::Exact(name) => Host::Name(*name),
+            Hosts::Network(network) => Host::Ip(network.addr()),
+            // Of a wildcard, one name may be allowed.
+            Hosts::Any | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_) | Hosts::Glob(_) => continue,
+        };
+        if !rules.iter().any(|rule| rule.access != Access::Deny && rule.hosts.matches(&host)) {
+            let message = format!("no rule allows `{host}`: its hook `{}` has nothing to look at", hook.name.value);
+            let warning = Diagnostic::warning(Code::NoEffect, message, hook.host.place.clone());
+            diagnostics
+                .push(warning.with_help(format!("add `\"{host}\" = \"allow\"` under `domains`: a hook only narrows what is allowed")));
+        }
     }
 }
 

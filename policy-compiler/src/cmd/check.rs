@@ -30,9 +30,10 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
                 say(diagnostic::render(&sources, &diagnostics, color()));
             }
             match &summary {
-                Some((profile, network, mode, rules)) => {
-                    print_line(format_args!("ok: profile {profile}, network {network}, mode {mode}, {rules} rules"))
-                }
+                Some((profile, network, mode, rules)) => print_line(format_args!(
+                    "ok: profile {profile}, network {network}, mode {mode}, {rules} {}",
+                    if *rules == 1 { "rule" } else { "rules" }
+                )),
                 None => ExitCode::SUCCESS,
             }
         }

@@ -144,6 +144,10 @@ impl Reader<'_> {
         if !conditional && self.denies_everything(&pattern, access, &key.span()) {
             return None;
         }
+        if access.is_none() && conditional && pattern.port.is_none() {
+            let message = "`access = \"none\"` takes the whole entry away: its other keys have no effect";
+            self.warning(Code::NoEffect, value.span(), message).help = Some("write `\"none\"` by itself".into());
+        }
         let Terms { methods, paths, reason, .. } = terms;
         Some(DomainEntry { pattern, place: self.place(key.span()), access, ports, methods, paths, reason })
     }
