@@ -9,6 +9,7 @@ mod network;
 mod older;
 mod syntax;
 
+#[cfg(feature = "cli")]
 pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
 
