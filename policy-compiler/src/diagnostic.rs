@@ -104,6 +104,13 @@ pub struct Place {
     pub span: Range<usize>,
 }
 
+impl Place {
+    /// No place in any source, such as an argument's: it belongs to no layer and counts as the weakest.
+    pub(crate) fn nowhere() -> Self {
+        Self { source: SourceId(usize::MAX), span: 0..0 }
+    }
+}
+
 /// A replacement that would help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
@@ -337,6 +344,20 @@ fn region(sources: &[SourceFile], place: &Place) -> Option<serde_json::Value> {
     }))
 }
 
+/// A path as a URI reference (RFC 3986): what means something in one, or is not ASCII, is percent-encoded.
+#[cfg(feature = "cli")]
+fn uri_reference(path: &str) -> String {
+    let mut uri = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=@".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri
+}
+
 /// Every diagnostic as a SARIF 2.1.0 log, which code hosts show beside the lines.
 #[cfg(feature = "cli")]
 #[must_use]
@@ -346,7 +367,7 @@ pub fn to_sarif(sources: &[SourceFile], diagnostics: &[Diagnostic]) -> serde_jso
         let source = sources.get(place.source.0)?;
         let ((line, column), (end_line, end_column)) = (source.position(place.span.start), source.position(place.span.end));
         let region = json!({ "startLine": line, "startColumn": column, "endLine": end_line, "endColumn": end_column });
-        Some((source.shown().replace(' ', "%20"), region))
+        Some((uri_reference(source.shown()), region))
     };
     let location = |place: &Place| {
         let (uri, region) = sarif_region(place)?;

@@ -6,7 +6,7 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{ActionDoc, At, DomainEntry, HookDoc, LayerDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc, nearest_of};
-use crate::source::{SourceFile, SourceId, layer_of};
+use crate::source::{SourceFile, layer_of};
 use policy_format::{Access, Layer};
 use std::collections::{BTreeMap, HashMap};
 
@@ -55,7 +55,7 @@ pub fn merge(
         None if sandbox_mode.is_some() || network_access.is_some() => {
             let network = sandbox(sandbox_mode, network_access, &mut merged);
             let profile = layers.last_mut().map(|weakest| weakest.profiles.entry(DEFAULT_PROFILE.to_owned()));
-            let place = Place { source: SourceId(0), span: 0..0 };
+            let place = Place::nowhere();
             profile.map(|entry| entry.or_insert(ProfileDoc { place, extends: None, network: None }).network.get_or_insert(network));
             (DEFAULT_PROFILE.to_owned(), None)
         }
@@ -132,7 +132,7 @@ fn under(
     sources: &[SourceFile],
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let place = base.domains.first().map_or(Place { source: SourceId(0), span: 0..0 }, |entry| entry.place.clone());
+    let place = base.domains.first().map_or(Place::nowhere(), |entry| entry.place.clone());
     let profile = profiles.entry(name.to_owned()).or_insert(ProfileDoc { place, extends: None, network: None });
     let above = profile.network.take();
     let said: HashMap<String, &DomainEntry> = base.domains.iter().map(|entry| (entry.pattern.to_string(), entry)).collect();
@@ -220,7 +220,7 @@ fn lifts(chain: &[ProfileDoc], place: &Place, sources: &[SourceFile]) -> Option<
 }
 
 fn built_in(open: Option<bool>, said_at: Option<Place>, merged: &mut Merged) -> At<bool> {
-    let place = said_at.unwrap_or(Place { source: SourceId(0), span: 0..0 });
+    let place = said_at.unwrap_or(Place::nowhere());
     if open.is_none() {
         merged.unconfined = Some(place.clone());
     }

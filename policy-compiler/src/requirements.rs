@@ -240,7 +240,7 @@ fn needs_proxy(requirements: &Requirements) -> Option<(Place, &'static str)> {
     let only = requirements.managed_allowed_domains_only.as_ref().filter(|only| only.value);
     let mode = requirements.mode.as_ref().filter(|mode| mode.value == Mode::Limited);
     deny.or(only.map(|only| (only.place.clone(), "`managed_allowed_domains_only`")))
-        .or(mode.map(|mode| (mode.place.clone(), "`mode = limited`")))
+        .or(mode.map(|mode| (mode.place.clone(), "`mode = \"limited\"`")))
 }
 
 fn same_terms(a: &DomainEntry, b: &DomainEntry) -> bool {
@@ -370,11 +370,16 @@ impl Constrain<'_> {
             None => *value = Some(demand.clone()),
             Some(found) if holds(demand.value, found.value) || self.is_stronger(&found.place, &demand.place) => {}
             Some(found) => {
-                let layer = self.layer(&demand.place);
-                let message = format!("`{key} = {}` conflicts with the {layer} requirement `{key} = {}`", found.value, demand.value);
-                let help = format!("remove `{key}`: the requirement sets it");
-                let error = Diagnostic::error(Code::RequirementViolated, message, found.place.clone());
-                self.diagnostics.push(error.and(demand.place.clone(), "required here").with_help(help));
+                let (layer, said, required) = (self.layer(&demand.place), as_toml(&found.value), as_toml(&demand.value));
+                let message = format!("`{key} = {said}` conflicts with the {layer} requirement `{key} = {required}`");
+                let mut error = Diagnostic::error(Code::RequirementViolated, message, found.place.clone());
+                error.help = Some(format!("write what is required, or remove `{key}`: the requirement sets it"));
+                // Older spellings say it in other words.
+                let written = self.sources.get(found.place.source.0).and_then(|source| source.text().get(found.place.span.clone()));
+                if written == Some(said.as_str()) {
+                    error.fix(&required);
+                }
+                self.diagnostics.push(error.and(demand.place.clone(), "required here"));
             }
         }
     }
@@ -475,7 +480,7 @@ impl Constrain<'_> {
         if let (Some(always), Some(bypass)) = (always, network.mitm.bypass.as_ref().filter(|bypass| !bypass.value.is_empty()))
             && !self.is_stronger(&bypass.place, &always.place)
         {
-            let message = format!("`mitm.bypass` conflicts with the {} requirement `mitm.mode = always`", self.layer(&always.place));
+            let message = format!("`mitm.bypass` conflicts with the {} requirement `mitm.mode = \"always\"`", self.layer(&always.place));
             let error = Diagnostic::error(Code::RequirementViolated, message, bypass.place.clone());
             self.diagnostics
                 .push(error.and(always.place.clone(), "required here").with_help("remove `bypass`: every request is to be seen"));
@@ -542,6 +547,13 @@ impl Constrain<'_> {
             self.diagnostics.push(warning.with_help(IGNORED_HELP));
         }
     }
+}
+
+/// A value as TOML has it.
+fn as_toml(value: &impl Display) -> String {
+    let text = value.to_string();
+    let bare = matches!(text.as_str(), "true" | "false") || text.bytes().all(|byte| byte.is_ascii_digit());
+    if bare { text } else { format!("\"{text}\"") }
 }
 
 #[derive(Clone, Copy)]

@@ -28,7 +28,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 const HEAD: &str = "default_permissions = \"w\"\npermissions.w.network.enabled = true\n";
 
 /// The least number of rows: a file that is not read would be missed.
-const ROWS: usize = 340;
+const ROWS: usize = 360;
 
 const LAYERS: [(&str, Layer, Role); 7] = [
     ("mdm_requirements", Layer::Mdm, Role::Requirements),
@@ -180,7 +180,7 @@ fn same(what: &str, found: &impl Debug, wanted: &impl Debug) -> Result<(), Strin
 }
 
 fn layers<'s>(sources: &'s [SourceFile], diagnostic: &Diagnostic) -> Vec<&'s str> {
-    diagnostic.places.iter().map(|(place, _)| sources[place.source.0].layer.as_str()).collect()
+    diagnostic.places.iter().map(|(place, _)| sources.get(place.source.0).map_or("none", |source| source.layer.as_str())).collect()
 }
 
 /// A hook as `name host ACTIONS @ layer`, the actions as `-stripped +injected ~stripped-from-responses`.

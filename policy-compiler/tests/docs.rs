@@ -13,6 +13,7 @@
 //! | `console` | commands after `$ `, each with what it prints on both outputs; `…` stands for any text. They run in the page's own folder |
 //! | `console shown` | the same, not run: it needs the data plane, which this crate does not know |
 //! | `text requests` | requests to the snippet above, what each gets, and perhaps a word on it, two blanks apart |
+//! | `toml gallery`, `text gallery` | what `gallery.rs` writes and compares |
 //! | `text`, `sh`, `yaml` | anything else |
 //!
 //! A first line such as `# config.toml` (or `! list.txt`) writes the snippet into the page's folder under that name, for the commands below it.
@@ -94,6 +95,7 @@ fn blocks(lines: &[&str]) -> Vec<Block> {
         let Some(info) = line.trim_start().strip_prefix("```") else { continue };
         match open.take() {
             None => open = Some((info.trim().to_owned(), number + 1)),
+            Some((opened, _)) if opened.ends_with(" gallery") => {}
             Some((opened, first)) => blocks.push(Block { info: opened, lines: first..number }),
         }
     }

@@ -13,7 +13,7 @@ use crate::merge::Merged;
 use crate::policy::Policy;
 use crate::schema::{At, DomainEntry, NetworkDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Meta, Mode, Network, UnixSockets};
+use policy_format::{Layer, Meta, Mode, Network, UnixSockets};
 
 /// Makes a policy, and says which domain lists it read; `None` when an error was reported.
 pub fn check(
@@ -26,7 +26,7 @@ pub fn check(
     let network = merged.network.clone().unwrap_or_default();
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
-    let state = state(&network, &merged, diagnostics);
+    let state = state(&network, &merged, sources, diagnostics);
     if state == Network::Direct {
         goes_around(&merged, &network, sources, diagnostics);
     }
@@ -108,7 +108,7 @@ fn unix_sockets(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Unix
 }
 
 /// Whether the network is proxied, blocked or direct; rules under a switch that is off are worth a warning.
-fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Network {
+fn state(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Network {
     let first_rule = network.domains.first().map(|entry| entry.place.clone());
     let off = |message: String, place| Diagnostic::warning(Code::SwitchedOff, message, place);
     match (&network.enabled, &merged.feature) {
@@ -134,6 +134,16 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
             Network::Blocked
         }
         (Some(enabled), feature) => {
+            if let (Some(place), Some(feature)) = (&merged.unconfined, feature.as_ref().filter(|feature| feature.value))
+                && layer_of(sources, &feature.place) < layer_of(sources, place)
+            {
+                let layer = layer_of(sources, &feature.place);
+                let message = format!("full access would go around the proxy that the {layer} layer switches on");
+                let error =
+                    Diagnostic::error(Code::RequirementViolated, message, place.clone()).and(feature.place.clone(), "switched on here");
+                diagnostics.push(error.with_help("remove it: a weaker layer cannot lift what this one confines"));
+                return Network::Direct;
+            }
             if let Some(place) = &merged.unconfined {
                 let message = "full access: clients connect directly, and no rule has an effect".to_owned();
                 let help = "choose a profile with a network table, or `sandbox_mode = \"workspace-write\"`";
@@ -141,6 +151,18 @@ fn state(network: &NetworkDoc, merged: &Merged, diagnostics: &mut Vec<Diagnostic
                 return Network::Direct;
             }
             match feature.as_ref().filter(|feature| !feature.value) {
+                // Who writes a network that is on without a word of the feature has it on; what comes with a repository does not take it away.
+                Some(feature)
+                    if layer_of(sources, &feature.place) == Layer::Project && layer_of(sources, &enabled.place) < Layer::Project =>
+                {
+                    let layer = layer_of(sources, &enabled.place);
+                    let message =
+                        format!("`features.network_proxy` is not switched off: the {layer} layer has the network on, with its rules");
+                    let warning = Diagnostic::warning(Code::IgnoredEntry, message, feature.place.clone());
+                    let warning = warning.with_label("ignored").and(enabled.place.clone(), "the network is on");
+                    diagnostics.push(warning.with_help(format!("remove it, or switch it off in the {layer} layer")));
+                    Network::Proxied
+                }
                 Some(feature) => {
                     let message = "`features.network_proxy` is off: clients connect directly, and no rule has an effect".to_owned();
                     let warning = off(message, feature.place.clone()).with_label("the switch");

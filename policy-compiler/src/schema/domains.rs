@@ -246,6 +246,9 @@ impl Reader<'_> {
     fn ports(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<Vec<PortRange>> {
         let Some(array) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of ports", "ports = [443, \"8000-8999\"]");
+            if port_range(value.get_ref()).is_some() {
+                self.bracket(value);
+            }
             return None;
         };
         if array.is_empty() {
@@ -255,20 +258,7 @@ impl Reader<'_> {
         }
         let mut ranges = Vec::new();
         for item in array.iter() {
-            let range = match item.get_ref() {
-                DeValue::Integer(number) if number.radix() == 10 => {
-                    parse_port(number.as_str()).map(|port| PortRange { first: port, last: port })
-                }
-                DeValue::String(text) => match text.split_once('-') {
-                    Some((first, last)) => parse_port(first.trim())
-                        .zip(parse_port(last.trim()))
-                        .filter(|(first, last)| first <= last)
-                        .map(|(first, last)| PortRange { first, last }),
-                    None => parse_port(text).map(|port| PortRange { first: port, last: port }),
-                },
-                _ => None,
-            };
-            match range {
+            match port_range(item.get_ref()) {
                 Some(range) => ranges.push(range),
                 None => {
                     let written = self.written(&item.span()).trim_matches(['"', '\'']).to_owned();
@@ -336,6 +326,21 @@ impl Reader<'_> {
             return String::new();
         }
         text.value.trim().to_owned()
+    }
+}
+
+/// `443`, `"443"` or `"8000-8999"`.
+fn port_range(value: &DeValue<'_>) -> Option<PortRange> {
+    match value {
+        DeValue::Integer(number) if number.radix() == 10 => parse_port(number.as_str()).map(|port| PortRange { first: port, last: port }),
+        DeValue::String(text) => match text.split_once('-') {
+            Some((first, last)) => parse_port(first.trim())
+                .zip(parse_port(last.trim()))
+                .filter(|(first, last)| first <= last)
+                .map(|(first, last)| PortRange { first, last }),
+            None => parse_port(text).map(|port| PortRange { first: port, last: port }),
+        },
+        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@ mod network;
 mod older;
 mod syntax;
 
+#[cfg(feature = "cli")]
 pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
 
@@ -16,7 +17,7 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -246,12 +247,12 @@ pub(crate) type Value<'i> = Spanned<DeValue<'i>>;
 impl<'d> Reader<'d> {
     pub(crate) fn parse(&mut self) -> Option<Spanned<DeTable<'d>>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
-        let mut last_line = None;
+        let mut lines = HashSet::new();
         for error in &errors {
             let span = error.span().unwrap_or(0..0);
             // One mistake makes the parser stumble several times in its line.
             let line = syntax::line_of(self.text, span.start);
-            if last_line.replace(line.start) != Some(line.start) {
+            if lines.insert(line.start) {
                 let place = self.place(span);
                 self.diagnostics.push(syntax::not_toml(self.text, error.message(), place));
             }
@@ -349,11 +350,25 @@ impl Reader<'_> {
         let Some(array) = value.get_ref().as_array() else {
             let items: Vec<String> =
                 value.get_ref().as_str().unwrap_or("…").split(',').map(|item| format!("\"{}\"", item.trim().escape_debug())).collect();
-            self.wrong_type(key, value, "a list of text", &format!("{} = [{}]", key.get_ref(), items.join(", ")));
+            let list = format!("[{}]", items.join(", "));
+            self.wrong_type(key, value, "a list of text", &format!("{} = {list}", key.get_ref()));
+            if let (true, Some(error)) = (value.get_ref().is_str(), self.diagnostics.last_mut()) {
+                error.fix(&list);
+                error.help = Some("put it into brackets".into());
+            }
             return None;
         };
         let items = array.iter().filter_map(|item| self.string(key, item)).collect();
         Some(At { value: items, place: self.place(value.span()) })
+    }
+
+    /// The edit of the error before: the one value as a list of one.
+    pub(crate) fn bracket(&mut self, value: &Value<'_>) {
+        let meant = format!("[{}]", self.written(&value.span()));
+        if let Some(error) = self.diagnostics.last_mut() {
+            error.fix(&meant);
+            error.help = Some("put it into brackets".into());
+        }
     }
 
     /// A value that is one of a few words.

@@ -155,6 +155,10 @@ impl Reader<'_> {
     pub(crate) fn unix_sockets(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<SocketEntry> {
         let Some(table) = value.get_ref().as_table() else {
             self.wrong_type(key, value, "a table of paths", &format!("{} = {{ \"/run/example.sock\" = \"allow\" }}", key.get_ref()));
+            if let (Some(meant), Some(error)) = (as_map(value.get_ref()), self.diagnostics.last_mut()) {
+                error.fix(&meant);
+                error.help = Some("say of each path what it is".into());
+            }
             return Vec::new();
         };
         let mut entries: Vec<SocketEntry> = table
@@ -201,6 +205,21 @@ impl Reader<'_> {
         };
         Some(SocketEntry { path, place: self.place(span), allow })
     }
+}
+
+/// A list of plain paths, each once, as the table that was meant.
+fn as_map(value: &DeValue<'_>) -> Option<String> {
+    let paths: Vec<&str> = value.as_array()?.iter().map(|item| item.get_ref().as_str()).collect::<Option<_>>()?;
+    let is_plain = |path: &&str| {
+        let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|part| plain(part) && part != "." && part != ".."))
+    };
+    let once: std::collections::BTreeSet<&str> = paths.iter().copied().collect();
+    if paths.is_empty() || once.len() != paths.len() || !paths.iter().all(is_plain) {
+        return None;
+    }
+    let entries: Vec<String> = paths.iter().map(|path| format!("\"{path}\" = \"allow\"")).collect();
+    Some(format!("{{ {} }}", entries.join(", ")))
 }
 
 /// The path of a unix socket, with `//` and `/./` taken out, which lead to the same file; `None` when it is not absolute or could mean another one.

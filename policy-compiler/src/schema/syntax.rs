@@ -23,10 +23,17 @@ pub(super) fn not_toml(text: &str, said: &str, place: Place) -> Diagnostic {
         let error = Diagnostic::error(Code::NotToml, format!("this is not TOML: `{name}` is there twice in one table"), place);
         return error.with_help("keep one of them");
     }
+    if said.contains("recurs") {
+        let error = Diagnostic::error(Code::NotToml, "tables in tables are nested too deeply to be read", place);
+        return error.with_help("write patterns in quotes, and fewer brackets");
+    }
     let mut error = Diagnostic::error(Code::NotToml, format!("this is not TOML: {said}"), place);
+    // A line that is well by itself is not what is wrong.
+    let written = if is_toml(written.to_owned()).is_some() { "" } else { written };
     let fixed = quoted_key(written).map(|fixed| ("a pattern stands in quotes", fixed));
     let fixed = fixed.or_else(|| colon(written).map(|fixed| ("a key and its value have `=` between them", fixed)));
     let fixed = fixed.or_else(|| quoted_value(written).map(|fixed| ("text stands in quotes", fixed)));
+    let fixed = fixed.or_else(|| without_end(written).map(|fixed| ("lines do not end in a mark", fixed)));
     match fixed {
         Some((help, fixed)) => {
             error.help = Some(help.to_owned());
@@ -55,6 +62,7 @@ fn colon(line: &str) -> Option<String> {
     let (indent, trimmed) = (line.len() - line.trim_start().len(), line.trim());
     let key = match trimmed.strip_prefix('"') {
         Some(rest) => rest.find('"')? + 2,
+        None if !trimmed.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') => return None,
         None => trimmed.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-' | '.'))?,
     };
     let (key, rest) = (trimmed.get(..key)?, trimmed.get(key..)?.trim_start());
@@ -78,6 +86,13 @@ fn quoted_value(line: &str) -> Option<String> {
     is_toml(format!("{key}= {meant}"))
 }
 
+/// `"example.com" = "allow",`.
+fn without_end(line: &str) -> Option<String> {
+    let trimmed = line.trim_end();
+    let shorter = trimmed.strip_suffix([',', ';'])?;
+    is_toml(shorter.to_owned())
+}
+
 fn is_toml(line: String) -> Option<String> {
     toml::de::DeTable::parse(&line).is_ok().then_some(line)
 }
@@ -98,9 +113,11 @@ mod tests {
             ("[permissions", None),
             ("mode = \"limited", None),
             ("= 1", None),
+            ("- a.test", None),
+            ("\"a.test\" = \"deny\",  ", Some("\"a.test\" = \"deny\"")),
             ("", None),
         ] {
-            let fixed = quoted_key(line).or_else(|| colon(line)).or_else(|| quoted_value(line));
+            let fixed = quoted_key(line).or_else(|| colon(line)).or_else(|| quoted_value(line)).or_else(|| without_end(line));
             assert_eq!(fixed.as_deref(), expected, "{line}");
         }
     }
