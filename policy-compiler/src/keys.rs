@@ -95,6 +95,12 @@ impl Key {
 }
 
 impl Table {
+    /// The names of its keys, those that other tables lend it included.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.all_keys().map(|key| key.name).collect()
+    }
+
     const fn closed(name: &'static str, doc: &'static str, keys: &'static [Key]) -> Self {
         Self { name, doc, open: false, keys, also: &[], required: &[] }
     }
@@ -141,6 +147,7 @@ pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"
 const NAME: &str = "^.+$";
 const METHOD: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const PATH: Kind = Kind::Matches("^/");
+const UPSTREAM_URL: Kind = Kind::Matches("^(http|https|socks5|socks5h)://");
 const HOOK_PATH: Kind = Kind::Matches("^(/|literal:/|pattern:.)");
 const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const TEXTS: Kind = Kind::List(&Kind::Text, 0);
@@ -207,7 +214,7 @@ pub static NETWORK: Table = Table::closed(
         Key::new("socks_url", URL, "Where the SOCKS5 proxy listens.").default("\"http://127.0.0.1:8081\""),
         Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams.").default("false"),
         Key::new("admin_url", URL, "Where the admin API listens.").default("\"http://127.0.0.1:8080\""),
-        Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy."),
+        Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy.").default("true"),
         Key::new(
             "allow_local_binding",
             Kind::Bool,
@@ -228,12 +235,16 @@ pub static NETWORK: Table = Table::closed(
         Key::new("unix_sockets", SOCKETS, "What each unix socket may be used for, by its absolute path.")
             .examples(&["{\"/tmp/example.sock\": \"allow\"}"]),
         Key::new("mitm", Kind::Table(&MITM), "Reading inside TLS, and hooks on what is read."),
-        Key::new("upstream", Kind::Table(&UPSTREAM), "The proxy that connections go through."),
+        Key::new("upstream", Kind::Any(&[UPSTREAM_URL, Kind::Table(&UPSTREAM)]), "The proxy that connections go through."),
         Key::new("limits", Kind::Free, "Budgets: connections, bytes, rates."),
         Key::new("audit", Kind::Free, "Where decisions are reported."),
         Key::new("clients", Kind::Free, "Who may use the proxy."),
+        Key::new("credentials", Kind::Free, "Credentials of the broker beyond the built-in ones."),
+        Key::new("resolver", Kind::Free, "Who is asked for addresses."),
+        Key::new("sni", Kind::Free, "What is done about server names inside tunnels."),
         Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
         Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
+        Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
     ],
 );
 
@@ -261,7 +272,7 @@ pub static DOMAIN_LIST: Table = Table::closed(
         Key::new("access", Kind::Choice(&["allow", "deny", "read-only"]), "What its domains may be used for."),
     ],
 )
-.required(&[&["path"], &["access"]]);
+.required(&[&["path"], &["format"], &["access"]]);
 
 /// `[….network.mitm]`.
 pub static MITM: Table = Table::closed(
@@ -294,10 +305,10 @@ pub static HOOK: Table = Table::closed(
         Key::new("query", VALUES, "Query parameters, each with the values that it may have.").examples(&["{\"state\": [\"open\"]}"]),
         Key::new("headers", VALUES, "Headers, each with the values that it may have.").examples(&["{\"accept\": [\"application/json\"]}"]),
         Key::new("body", Kind::Free, "What the body has to be."),
-        Key::new("action", Kind::List(&Kind::Text, 0), "Names of actions, in order.").examples(&["[\"strip_auth\"]"]),
+        Key::new("action", Kind::List(&Kind::Text, 1), "Names of actions, in order.").examples(&["[\"strip_auth\"]"]),
     ],
 )
-.required(&[&["host"]]);
+.required(&[&["host"], &["methods"], &["path_prefixes"], &["action"]]);
 
 /// `[….network.mitm.actions.NAME]`.
 pub static ACTION: Table = Table::closed(
@@ -306,15 +317,8 @@ pub static ACTION: Table = Table::closed(
     &[
         Key::new("strip_request_headers", Kind::List(&HEADER, 0), "Headers to remove from the request.").examples(&["[\"authorization\"]"]),
         Key::new("inject_request_headers", Kind::List(&Kind::Table(&INJECT), 0), "Headers to add to the request."),
-        Key::new("response", Kind::Table(&RESPONSE), "What is done with the response."),
+        Key::new("strip_response_headers", Kind::List(&HEADER, 0), "Headers to remove from the response.").examples(&["[\"set-cookie\"]"]),
     ],
-);
-
-/// `[….network.mitm.actions.NAME.response]`.
-pub static RESPONSE: Table = Table::closed(
-    "response",
-    "What is done with the response.",
-    &[Key::new("strip_response_headers", Kind::List(&HEADER, 0), "Headers to remove from the response.").examples(&["[\"set-cookie\"]"])],
 );
 
 /// An item of `inject_request_headers`.
@@ -335,8 +339,7 @@ pub static UPSTREAM: Table = Table::closed(
     "upstream",
     "The proxy that connections go through.",
     &[
-        Key::new("url", Kind::Matches("^(http|https|socks5|socks5h)://"), "The proxy; `socks5h` lets it look names up.")
-            .examples(&["\"http://proxy.example.com:8080\""]),
+        Key::new("url", UPSTREAM_URL, "The proxy; `socks5h` lets it look names up.").examples(&["\"http://proxy.example.com:8080\""]),
         Key::new("no_proxy", TEXTS, "Names, suffixes and networks that are connected to directly.")
             .examples(&["[\"localhost\", \".internal\", \"10.0.0.0/8\"]"]),
     ],
@@ -403,9 +406,15 @@ pub static EXPERIMENTAL_NETWORK: Table = Table::closed(
         Key::new("socks_port", Kind::Integer(1, 65535), "The port that the SOCKS5 proxy listens on.").examples(&["8081"]),
         Key::new("allow_upstream_proxy", Kind::Bool, "Whether connections may go through another proxy."),
         Key::new("dangerously_allow_non_loopback_proxy", Kind::Bool, "Whether other machines may reach the proxies."),
+        Key::new("dangerously_allow_non_loopback_admin", Kind::Bool, "Whether other machines may reach the admin API."),
         Key::new("dangerously_allow_all_unix_sockets", Kind::Bool, "Whether every unix socket may be reached."),
         Key::new("allow_local_binding", Kind::Bool, "Whether addresses that are not public may be open."),
+        Key::new("enable_socks5", Kind::Bool, "Whether there may be a SOCKS5 proxy."),
+        Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams."),
+        Key::new("credential_broker", Kind::Bool, "Whether placeholders are replaced by secrets on the way out."),
+        Key::new("dangerously_allow_plaintext_credential_injection", Kind::Bool, "Whether secrets may go out without TLS."),
         Key::new("mode", Kind::Choice(MODES), "The mode, or a more restrictive one."),
+        Key::new("mitm", Kind::Table(&MITM), "Interception, hooks and actions that weaker layers can neither change nor add to."),
         Key::new("domains", Kind::Domains, "Rules that are always there; a deny cannot be taken back."),
         Key::new("unix_sockets", SOCKETS, "What each unix socket may be used for, by its absolute path."),
         Key::new("managed_allowed_domains_only", Kind::Bool, "Whether weaker layers may allow nothing.").default("false"),
@@ -434,15 +443,18 @@ pub static CASE: Table = Table::closed(
             "\"socks github.com:22\"",
         ]),
         Key::new("requests", Kind::List(&REQUEST, 1), "Several requests, for each of which the same is expected."),
+        Key::new("hosts", TEXTS, "Hosts, each with or without a port: a tunnel to each is asked for.")
+            .examples(&["[\"a.example.com\", \"b.example.com:8443\"]"]),
+        Key::new("resolve", TEXTS, "The addresses that the names resolve to.").examples(&["[\"203.0.113.7\"]"]),
         Key::new("expect", Kind::Choice(&["allow", "deny"]), "What is decided."),
         Key::new("reason", Kind::Choice(REASONS), "Why it is denied."),
         Key::new("rule", Kind::Text, "The pattern of the rule that decides.").examples(&["\"**.example.com\""]),
         Key::new("layer", Kind::Choice(LAYERS), "The layer of the rule that decides."),
     ],
 )
-.required(&[&["name"], &["expect"], &["request", "requests"]]);
+.required(&[&["expect"], &["request", "requests", "hosts"]]);
 
-const REQUEST: Kind = Kind::Matches(r"^[A-Za-z]+ +[^ ]+$");
+const REQUEST: Kind = Kind::Matches(r"^\s*([A-Za-z0-9]+ +[^ ]+|[^ ]*[.:\[][^ ]*|localhost)\s*$");
 
 /// The tables that are documents of their own.
 pub static DOCUMENTS: [&Table; 3] = [&CONFIG, &REQUIREMENTS, &TESTS];
@@ -533,6 +545,32 @@ mod tests {
         for key in EXPERIMENTAL_NETWORK.all_keys() {
             let said = said(Role::Requirements, format!("[experimental_network]\n{} = false\n", key.name));
             assert!(!said.contains("is not a key of"), "{said}");
+        }
+        let inside = [
+            (&MITM, "[permissions.w.network.mitm]"),
+            (&HOOK, "[permissions.w.network.mitm.hooks.h]"),
+            (&ACTION, "[permissions.w.network.mitm.actions.a]"),
+            (&INJECT, "[[permissions.w.network.mitm.actions.a.inject_request_headers]]"),
+            (&UPSTREAM, "[permissions.w.network.upstream]"),
+            (&OLDER_UPSTREAM, "[network]"),
+            (&NETWORK_PROXY, "[network_proxy]"),
+            (&OLDER_POLICY, "[network_proxy.policy]"),
+            (&OLDER_MITM, "[network_proxy.mitm]"),
+            (&DOMAIN_LIST, "[[permissions.w.network.domain_lists]]"),
+        ];
+        for (table, header) in inside {
+            for key in table.all_keys() {
+                let said = said(Role::Config, format!("{header}\n{} = false\n", key.name));
+                assert!(!said.contains("is not a key of"), "{said}");
+            }
+            assert!(said(Role::Config, format!("{header}\nno_such_key = 1\n")).contains("is not a key of"), "{header}");
+        }
+        for key in CASE.all_keys() {
+            let source =
+                SourceFile::from_text(Layer::Project, Role::Config, "policy.test.toml", format!("[[case]]\n{} = false\n", key.name));
+            let mut diagnostics = Vec::new();
+            crate::testing::read(crate::source::SourceId(0), &[source], &mut diagnostics);
+            assert!(diagnostics.iter().all(|diagnostic| !diagnostic.message.contains("is not a key of")), "{diagnostics:?}");
         }
         assert!(said(Role::Config, "[permissions.w.network]\nx = 1\n".into()).contains("is not a key of"));
     }

@@ -5,6 +5,7 @@
 //! that is allowed. Hooks that are required, and the hosts that they speak of, are closed to weaker layers.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::keys;
 use crate::merge::{Merged, merge_named};
 use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId, layer_of};
@@ -36,30 +37,6 @@ pub struct Requirements {
     unix_sockets: Option<At<Vec<SocketEntry>>>,
     mitm: MitmDoc,
 }
-
-const KEYS: [&str; 20] = [
-    "enabled",
-    "http_port",
-    "socks_port",
-    "allow_upstream_proxy",
-    "dangerously_allow_non_loopback_proxy",
-    "dangerously_allow_non_loopback_admin",
-    "dangerously_allow_all_unix_sockets",
-    "allow_local_binding",
-    "enable_socks5",
-    "enable_socks5_udp",
-    "credential_broker",
-    "dangerously_allow_plaintext_credential_injection",
-    "mode",
-    "domains",
-    "unix_sockets",
-    "mitm",
-    "managed_allowed_domains_only",
-    // Older ones.
-    "allowed_domains",
-    "denied_domains",
-    "allow_unix_sockets",
-];
 
 /// Reads a requirements file; `None` when it is not TOML. Keys outside `[experimental_network]` belong to other programs.
 pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Option<Requirements> {
@@ -118,7 +95,7 @@ impl Requirements {
                 "denied_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Deny)),
                 "unix_sockets" => self.unix_sockets = Some(At { value: reader.unix_sockets(key, value), place: reader.place(key.span()) }),
                 "allow_unix_sockets" => self.unix_sockets = socket_list(reader, key, value),
-                _ => reader.unknown_key(key, table, "`[experimental_network]`", &KEYS),
+                _ => reader.unknown_key(key, table, "`[experimental_network]`", &keys::EXPERIMENTAL_NETWORK),
             }
         }
         for (canonical, older) in [("domains", "allowed_domains"), ("domains", "denied_domains"), ("unix_sockets", "allow_unix_sockets")] {

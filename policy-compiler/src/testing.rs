@@ -13,6 +13,7 @@
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::explain::{Explanation, Subject, verdict};
+use crate::keys;
 use crate::request::{Asked, RequestError, parse_address};
 use crate::schema::Reader;
 use crate::source::{Lines, SourceFile, SourceId};
@@ -73,7 +74,6 @@ pub struct Report {
     pub exercised: HashSet<RuleId>,
 }
 
-const KEYS: [&str; 9] = ["name", "request", "requests", "hosts", "expect", "reason", "rule", "layer", "resolve"];
 const LAYERS: [Layer; 5] = [Layer::Mdm, Layer::Managed, Layer::Cli, Layer::User, Layer::Project];
 
 type Key<'i> = Spanned<DeString<'i>>;
@@ -92,7 +92,7 @@ pub fn read(id: SourceId, sources: &[SourceFile], diagnostics: &mut Vec<Diagnost
             ("case", None) => {
                 cases.error(value, "`case` is a list of tables", "write `[[case]]`, with two brackets");
             }
-            _ => cases.reader.unknown_key(key, root.get_ref(), "a test file", &["case"]),
+            _ => cases.reader.unknown_key(key, root.get_ref(), "a test file", &keys::TESTS),
         }
     }
     found
@@ -172,7 +172,7 @@ impl CaseReader<'_, '_> {
                 let pattern = self.text(key, value).and_then(|text| self.reader.pattern(&text, &value.span()));
                 expected.rule = pattern.map(|pattern| pattern.to_string());
             }
-            _ => self.reader.unknown_key(key, table, "a case", &KEYS),
+            _ => self.reader.unknown_key(key, table, "a case", &keys::CASE),
         }
     }
 

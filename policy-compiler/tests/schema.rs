@@ -112,7 +112,7 @@ action = ["strip_auth"]
 [permissions.workspace.network.mitm.actions.strip_auth]
 strip_request_headers = ["authorization"]
 inject_request_headers = [{ name = "authorization", secret_env_var = "TOKEN", prefix = "Bearer " }]
-response = { strip_response_headers = ["set-cookie"] }
+strip_response_headers = ["set-cookie"]
 "#;
 
 const OLDER: &str = r#"

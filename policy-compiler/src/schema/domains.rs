@@ -2,6 +2,7 @@
 
 use super::{DomainEntry, Key, Reader, Value, nearest};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::keys;
 use policy_format::pattern::parse_port;
 use policy_format::{Access, HostError, Hosts, Pattern, PatternErrorKind, PortRange, path};
 use std::collections::HashMap;
@@ -10,8 +11,6 @@ use toml::de::{DeTable, DeValue};
 
 /// What a pattern can be said to be.
 const ACCESS: [&str; 4] = ["allow", "deny", "read-only", "none"];
-
-const RULE_KEYS: [&str; 5] = ["access", "ports", "methods", "paths", "reason"];
 
 /// Bytes that a rule's reason may have: it is shown in one line.
 const MAX_REASON: usize = 200;
@@ -80,7 +79,7 @@ impl Reader<'_> {
 
     /// `api.example.com = "allow"`: without quotes, dots make tables in tables.
     fn unquoted(&mut self, key: &Key<'_>, value: &Value<'_>) -> bool {
-        let is_nest = |table: &DeTable<'_>| !table.is_empty() && table.keys().all(|key| !RULE_KEYS.contains(&key.get_ref().as_ref()));
+        let is_nest = |table: &DeTable<'_>| !table.is_empty() && table.keys().all(|key| keys::RULE.key(key.get_ref()).is_none());
         if !value.get_ref().as_table().is_some_and(is_nest) {
             return false;
         }
@@ -169,7 +168,7 @@ impl Reader<'_> {
                     error.help = Some("ports are a list".into());
                     error.edit(place, meant);
                 }
-                _ => self.unknown_key(key, table, "a rule", &RULE_KEYS),
+                _ => self.unknown_key(key, table, "a rule", &keys::RULE),
             }
         }
         match table.get("access") {

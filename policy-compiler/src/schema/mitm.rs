@@ -2,13 +2,9 @@
 
 use super::{ActionDoc, At, HookDoc, Key, MitmDoc, Reader, Value};
 use crate::diagnostic::Code;
+use crate::keys;
 use policy_format::{Hosts, MitmMode, Pattern, Secret, path};
 use toml::de::DeValue;
-
-const KEYS: [&str; 7] = ["mode", "bypass", "ca_cert_path", "ca_key_path", "max_body_bytes", "hooks", "actions"];
-const HOOK_KEYS: [&str; 6] = ["host", "methods", "path_prefixes", "query", "headers", "action"];
-const ACTION_KEYS: [&str; 3] = ["strip_request_headers", "inject_request_headers", "strip_response_headers"];
-const INJECT_KEYS: [&str; 4] = ["name", "secret_env_var", "secret_file", "prefix"];
 
 impl Reader<'_> {
     pub(crate) fn mitm(&mut self, key: &Key<'_>, value: &Value<'_>) -> MitmDoc {
@@ -32,7 +28,7 @@ impl Reader<'_> {
                         doc.mode.get_or_insert(At { value: MitmMode::Always, place: on.place });
                     }
                 }
-                _ => self.unknown_key(key, table, "`mitm`", &KEYS),
+                _ => self.unknown_key(key, table, "`mitm`", &keys::MITM),
             }
         }
         doc
@@ -84,7 +80,7 @@ impl Reader<'_> {
                 "headers" => headers = self.values(key, value, false),
                 "action" => action = self.strings(key, value).map(|at| at.value).unwrap_or_default(),
                 "body" => self.not_enforced(key, value, "request bodies are not matched by this version"),
-                _ => self.unknown_key(key, table, "a hook", &HOOK_KEYS),
+                _ => self.unknown_key(key, table, "a hook", &keys::HOOK),
             }
         }
         for required in ["host", "methods", "path_prefixes", "action"] {
@@ -199,7 +195,7 @@ impl Reader<'_> {
                 "strip_request_headers" => action.strip_request_headers = self.header_names(key, value),
                 "strip_response_headers" => action.strip_response_headers = self.header_names(key, value),
                 "inject_request_headers" => action.inject_request_headers = self.injected(key, value),
-                _ => self.unknown_key(key, table, "an action", &ACTION_KEYS),
+                _ => self.unknown_key(key, table, "an action", &keys::ACTION),
             }
         }
         if !table.values().any(|value| value.get_ref().as_array().is_none_or(|array| !array.is_empty())) {
@@ -247,7 +243,7 @@ impl Reader<'_> {
                         self.error(Code::Credentials, key.span(), message).help =
                             Some("name where it is: `secret_env_var` or `secret_file`".into());
                     }
-                    _ => self.unknown_key(key, table, "an injected header", &INJECT_KEYS),
+                    _ => self.unknown_key(key, table, "an injected header", &keys::INJECT),
                 }
             }
             let prefix = prefix.map(|at| at.value).unwrap_or_default();

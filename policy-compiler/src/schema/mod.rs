@@ -14,6 +14,7 @@ pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
+use crate::keys;
 use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
@@ -463,8 +464,8 @@ impl Reader<'_> {
     }
 
     /// Reports a key that `table` cannot have. What the table has already is not what was meant.
-    pub(crate) fn unknown_key(&mut self, key: &Key<'_>, table: &DeTable<'_>, of: &str, known: &[&'static str]) {
-        let name = key.get_ref();
+    pub(crate) fn unknown_key(&mut self, key: &Key<'_>, table: &DeTable<'_>, of: &str, keys: &keys::Table) {
+        let (name, known) = (key.get_ref(), keys.names());
         let free: Vec<&str> = known.iter().copied().filter(|known| !table.contains_key(*known)).collect();
         let near = nearest_of(name, &free);
         let error = self.error(Code::UnknownKey, key.span(), format!("`{}` is not a key of {of}", name.escape_debug()));

@@ -2,44 +2,11 @@
 
 use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Value, nearest};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::keys;
 use crate::lists::ListFormat;
 use policy_format::Access;
 use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
-
-/// The keys of a network table, canonical ones first.
-const KEYS: [&str; 29] = [
-    "enabled",
-    "mode",
-    "proxy_url",
-    "socks_url",
-    "admin_url",
-    "enable_socks5",
-    "enable_socks5_udp",
-    "allow_upstream_proxy",
-    "allow_local_binding",
-    "dangerously_allow_non_loopback_proxy",
-    "dangerously_allow_non_loopback_admin",
-    "dangerously_allow_all_unix_sockets",
-    "credential_broker",
-    "dangerously_allow_plaintext_credential_injection",
-    "upstream",
-    "presets",
-    "domain_lists",
-    "domains",
-    "unix_sockets",
-    "mitm",
-    "limits",
-    "audit",
-    "clients",
-    "credentials",
-    "resolver",
-    "sni",
-    // Older ones.
-    "allowed_domains",
-    "denied_domains",
-    "allow_unix_sockets",
-];
 
 /// What this version does not enforce, and why.
 const NOT_ENFORCED: [(&str, &str); 6] = [
@@ -56,7 +23,7 @@ impl Reader<'_> {
         let mut doc = NetworkDoc::default();
         for (key, value) in table {
             if !self.network_key(key, value, &mut doc) {
-                self.unknown_key(key, table, "a network table", &KEYS);
+                self.unknown_key(key, table, "a network table", &keys::NETWORK);
             }
         }
         doc
@@ -110,7 +77,7 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "url" => doc.url = self.string(key, value),
                 "no_proxy" => doc.no_proxy = self.strings(key, value),
-                _ => self.unknown_key(key, table, "`upstream`", &["url", "no_proxy"]),
+                _ => self.unknown_key(key, table, "`upstream`", &keys::UPSTREAM),
             }
         }
         Some(doc)
@@ -137,7 +104,7 @@ impl Reader<'_> {
                     "access" => {
                         access = self.word(key, value, [("allow", Access::Allow), ("deny", Access::Deny), ("read-only", Access::ReadOnly)])
                     }
-                    _ => self.unknown_key(key, table, "a domain list", &["path", "format", "access"]),
+                    _ => self.unknown_key(key, table, "a domain list", &keys::DOMAIN_LIST),
                 }
             }
             for name in ["path", "format", "access"] {
@@ -236,6 +203,7 @@ pub(crate) fn socket_path(path: &str) -> Option<String> {
 /// Whether a table is of ours: used to tell `[permissions.network]` from a profile that is called so.
 pub(super) fn has_network_keys(value: &DeValue<'_>) -> bool {
     let is_profile = |table: &DeTable<'_>| table.contains_key("network") || table.contains_key("extends");
+    let names = keys::NETWORK.names();
     // A misspelt key is one of ours too: it is to be reported, not passed over.
-    value.as_table().is_some_and(|table| !is_profile(table) && table.keys().any(|key| super::nearest_of(key.get_ref(), &KEYS).is_some()))
+    value.as_table().is_some_and(|table| !is_profile(table) && table.keys().any(|key| super::nearest_of(key.get_ref(), &names).is_some()))
 }

@@ -2,12 +2,11 @@
 
 use super::{At, DomainEntry, Key, LayerDoc, NetworkDoc, Reader, UpstreamDoc, Value};
 use crate::diagnostic::Code;
+use crate::keys;
 use crate::merge;
 use policy_format::{Access, PortRange};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-
-const POLICY_KEYS: [&str; 4] = ["allowed_domains", "denied_domains", "allow_local_binding", "allow_unix_sockets"];
 
 impl Reader<'_> {
     fn older(&mut self, key: &Key<'_>, spelling: &str, canonical: &str) {
@@ -27,11 +26,11 @@ impl Reader<'_> {
                     match key.get_ref().as_ref() {
                         "allow_local_binding" => network.allow_local_binding = self.bool(key, value),
                         "allowed_domains" | "denied_domains" | "allow_unix_sockets" => self.older_entries(key, value, &mut network),
-                        _ => self.unknown_key(key, policy, "`[network_proxy.policy]`", &POLICY_KEYS),
+                        _ => self.unknown_key(key, policy, "`[network_proxy.policy]`", &keys::OLDER_POLICY),
                     }
                 }
             } else if !self.network_key(key, value, &mut network) {
-                self.unknown_key(key, table, "`[network_proxy]`", &["enabled", "mode", "proxy_url", "admin_url", "policy", "mitm"]);
+                self.unknown_key(key, table, "`[network_proxy]`", &keys::NETWORK_PROXY);
             }
         }
         self.add_base(network, doc);
@@ -53,7 +52,7 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "proxy" => upstream.url = self.string(key, value),
                 "no_proxy" => upstream.no_proxy = self.strings(key, value),
-                _ => self.unknown_key(key, table, "`[network]`", &["proxy", "no_proxy"]),
+                _ => self.unknown_key(key, table, "`[network]`", &keys::OLDER_UPSTREAM),
             }
         }
         if upstream.url.is_some() || upstream.no_proxy.is_some() {
