@@ -2,10 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use policy_format::{
-    Access, Blob, BlobBuilder, Host, Layer, Meta, Mode, Pattern, Protocol, Request, RuleInput, Source,
-    decide, reseal,
-};
+use policy_format::{Access, Blob, BlobBuilder, Host, Layer, Meta, Pattern, Protocol, Request, RuleInput, Source, decide, reseal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 

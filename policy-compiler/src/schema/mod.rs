@@ -9,7 +9,7 @@ mod network;
 mod older;
 mod syntax;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "migrate")]
 pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
 
