@@ -4,9 +4,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_compiler::source::LayerFiles;
 use std::path::PathBuf;
 
+/// The heading over the flags of layers.
+const LAYERS: &str = "Layers, strongest first (naming a file turns the default places off)";
+
 /// Compiles layered TOML into a policy that netproxy-dp enforces.
 #[derive(Debug, Parser)]
-#[command(name = "netpolicy", version, max_term_width = 100)]
+#[command(name = "netpolicy", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 the answer is no, 2 bad usage or input.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -16,14 +19,18 @@ pub(crate) struct Cli {
 #[allow(clippy::large_enum_variant, reason = "there is one, for as long as the arguments are looked at")]
 pub(crate) enum Command {
     /// Merge the layers, check them, and write one binary policy
+    #[command(after_help = "Exit codes: 0 the policy is written, 2 it is not.")]
     Compile(Compile),
     /// Say what is wrong with the layers, and write nothing
+    #[command(after_help = "Exit codes: 0 nothing is wrong, 1 something is, 2 bad usage or unreadable files.")]
     Check(Check),
     /// Say what a policy answers, why, and what would change the answer
     Explain(Explain),
     /// Run the tests of a policy
+    #[command(after_help = "Exit codes: 0 every case passes, 1 one fails or the coverage is too low, 2 bad usage or input.")]
     Test(Test),
     /// Say exactly what a new policy opens and closes, each with a request that shows it
+    #[command(after_help = "Exit codes: 0 no difference that counts, 1 there is one (see --fail-on), 2 bad usage or input.")]
     Diff(Diff),
     /// Show what a compiled policy says, or turn it back into TOML
     Inspect(Inspect),
@@ -219,22 +226,23 @@ pub(crate) struct Subject {
     pub(crate) policy: Option<PathBuf>,
 
     /// Permission profile to compile, instead of `default_permissions`
-    #[arg(long = "as", alias = "profile", value_name = "PROFILE")]
+    #[arg(long, visible_alias = "as", value_name = "NAME")]
     pub(crate) profile: Option<String>,
 
     #[command(flatten)]
     pub(crate) layers: Layers,
 }
 
-/// Exit code: 0 when the request is allowed, 1 when it is blocked.
 #[derive(Debug, Args)]
 #[command(after_help = "Requests:
-  GET https://host[:port]/path   the tunnel that a client opens for it; method and path are inside TLS
+  GET https://host[:port]/path   the tunnel for it; method and path are inside TLS
   GET http://host[:port]/path    a plain request, with any method; a URL by itself is a GET
   CONNECT host:port              a tunnel
   socks host:port                a SOCKS5 connection
   udp host:port                  a SOCKS5 datagram
-  host, host:port, an address    a tunnel, to port 443 unless another is named")]
+  host, host:port, an address    a tunnel, to port 443 unless another is named
+
+Exit codes: 0 the request is allowed, 1 it is blocked, 2 bad usage or input.")]
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) subject: Subject,
@@ -252,7 +260,6 @@ pub(crate) struct Explain {
     pub(crate) request: Vec<String>,
 }
 
-/// Exit code: 0 when every case passes, 1 when one fails or the coverage is below --fail-under.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
     #[command(flatten)]
@@ -330,6 +337,10 @@ pub(crate) struct Diff {
     /// The new policy, likewise
     pub(crate) new: PathBuf,
 
+    /// Permission profile to compile of configurations, instead of `default_permissions`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
     /// Which differences make the exit code 1
     #[arg(long, value_name = "WHAT", default_value = "any")]
     pub(crate) fail_on: FailOn,
@@ -354,42 +365,41 @@ pub(crate) enum FailOn {
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Layers (strongest first; naming a file turns the default places off, -c does not)")]
 pub(crate) struct Layers {
     /// Device management property list (XML or binary) with config_toml_base64 and requirements_toml_base64
-    #[arg(long, value_name = "PLIST")]
+    #[arg(help_heading = LAYERS, long, value_name = "PLIST")]
     mdm: Option<PathBuf>,
 
     /// File with base64 of the device management settings
-    #[arg(long, value_name = "FILE", conflicts_with = "mdm")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE", conflicts_with = "mdm")]
     mdm_config_base64: Option<PathBuf>,
 
     /// File with base64 of the device management requirements
-    #[arg(long, value_name = "FILE", conflicts_with = "mdm")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE", conflicts_with = "mdm")]
     mdm_requirements_base64: Option<PathBuf>,
 
     /// Administrator's settings [default place: /etc/codex/managed_config.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE")]
     managed: Option<PathBuf>,
 
     /// Administrator's requirements [default place: /etc/codex/requirements.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE")]
     requirements: Option<PathBuf>,
 
     /// A setting by itself; the value is TOML, or else text. Repeatable, later ones win
-    #[arg(short = 'c', value_name = "KEY=VALUE")]
+    #[arg(help_heading = LAYERS, short = 'c', value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 
     /// User's settings [default place: $CODEX_HOME/config.toml, else ~/.codex/config.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE")]
     user: Option<PathBuf>,
 
     /// Project's settings [default place: .codex/config.toml, from here up to the repository's root]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = LAYERS, long, value_name = "FILE")]
     project: Option<PathBuf>,
 
     /// Look in the default places for the layers that are not named
-    #[arg(long)]
+    #[arg(help_heading = LAYERS, long)]
     discover: bool,
 }
 

@@ -13,6 +13,7 @@ use crate::pattern::{Hosts, Pattern};
 use crate::records::{Hook, MAX_HOOKS, Meta, Source};
 use crate::rules::{Access, AttributesRecord, PortRange, RULE_LEN, RuleKind, RuleRecord};
 use crate::trie::{self, MAX_PROBE, ROOT, SLOT_LEN, Slot};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -115,7 +116,8 @@ impl BlobBuilder {
         }
         let mut rules: Vec<(SortKey, RuleInput)> = self.rules.into_iter().map(|rule| (SortKey::new(&rule.hosts), rule)).collect();
         rules.sort_by(|(a, x), (b, y)| {
-            let rest = |rule: &RuleInput| (rule.access, rule.line);
+            // Of equals the last decides: that is the strongest layer's.
+            let rest = |rule: &RuleInput| (rule.access, Reverse(rule.source.layer), rule.line);
             a.cmp(b).then_with(|| rest(x).cmp(&rest(y))).then_with(|| x.terms().cmp(&y.terms())).then_with(|| x.source.cmp(&y.source))
         });
         let rules: Vec<RuleInput> = rules.into_iter().map(|(_, rule)| rule).collect();

@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         Ok(compiled) => compiled,
         Err(failure) => {
             if arguments.json {
-                let said = serde_json::json!({ "diagnostics": diagnostic::to_json(&failure.sources, &failure.diagnostics) });
+                let said = serde_json::json!({ "ok": false, "diagnostics": diagnostic::to_json(&failure.sources, &failure.diagnostics) });
                 print_line(said);
                 return ExitCode::from(2);
             }
@@ -82,6 +82,7 @@ fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCod
     let meta = blob.meta();
     let (major, minor) = blob.version();
     let summary = serde_json::json!({
+        "ok": true,
         "output": output.display().to_string(),
         "format": format!("{major}.{minor}"),
         "digest": blob.digest().to_string(),

@@ -1,10 +1,11 @@
 //! `netpolicy diff`.
 
+use super::compile;
 use super::{fail, say};
 use crate::cli::{Diff as Arguments, FailOn};
+use policy_compiler::Options;
 use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
 use policy_compiler::source::{LayerFiles, Places};
-use policy_compiler::{Options, compile};
 use policy_format::{Blob, MAGIC};
 use serde_json::{Value, json};
 use std::fs;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let (old, new) = match (read(&arguments.old), read(&arguments.new)) {
+    let (old, new) = match (read(&arguments.old, arguments.profile.as_deref()), read(&arguments.new, arguments.profile.as_deref())) {
         (Ok(old), Ok(new)) => (old, new),
         (old, new) => {
             for error in [old.err(), new.err()].into_iter().flatten() {
@@ -41,7 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// A policy as it is, or a configuration, compiled as the user's layer.
-fn read(path: &Path) -> Result<Blob<Vec<u8>>, String> {
+fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
     let error = |error: &dyn std::fmt::Display| format!("error: cannot read `{}`: {error}", path.display());
     let mut start = Vec::new();
     let file = fs::File::open(path).map_err(|why| error(&why))?;
@@ -51,7 +52,14 @@ fn read(path: &Path) -> Result<Blob<Vec<u8>>, String> {
     } else {
         let layers = LayerFiles { user: Some(path.to_owned()), ..LayerFiles::default() };
         let sources = layers.read(&Places::default()).map_err(|why| format!("error: {why}"))?;
-        compile(sources, Options::default()).map_err(|failure| failure.to_string())?.blob
+        let compiled = compile(sources, Options { profile, strict: false })
+            .map_err(|failure| policy_compiler::diagnostic::render(&failure.sources, &failure.diagnostics, super::color()))?;
+        match compiled.diagnostics.len() {
+            0 => {}
+            1 => say(format_args!("1 warning about {}, shown by `netpolicy check`", path.display())),
+            n => say(format_args!("{n} warnings about {}, shown by `netpolicy check`", path.display())),
+        }
+        compiled.blob
     };
     Blob::open(bytes).map_err(|why| error(&why))
 }

@@ -3,12 +3,15 @@
 use super::hosts::few;
 use super::{Cause, Change, Diff, NameKind, Reach, Resolution, SettingChange, ShownRule, Verdict, Witness};
 use policy_format::{Host, Protocol};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 /// Groups of requests that are shown unless all are asked for.
 pub const MAX_SHOWN: usize = 50;
+
+/// Changes of one kind that are shown one by one; more of them stand together.
+const FEW: usize = 3;
 
 impl Reach {
     /// The name that users read.
@@ -107,19 +110,20 @@ impl Diff {
             // Half of what may be shown is left for the other direction.
             let share = if reach == Reach::Opened { left.div_ceil(2).max(left.saturating_sub(self.count(Reach::Closed))) } else { left };
             let sign = if reach == Reach::Opened { '+' } else { '-' };
-            for change in changes.iter().take(share) {
-                line(&mut out, format_args!("  {sign} {}: {}", change.hosts, few_surfaces(&change.surfaces)));
-                details(&mut out, &change.cause, &change.witness);
+            let bundles = bundles(&changes);
+            for bundle in bundles.iter().take(share) {
+                show(&mut out, sign, bundle);
             }
-            let rest = share.saturating_sub(changes.len());
+            let rest = share.saturating_sub(bundles.len());
             for change in resolutions.iter().take(rest) {
                 let verb = if reach == Reach::Opened { "may now lead to" } else { "may no longer lead to" };
                 let (names, addresses) = (change.names.as_str(), shown_addresses(change));
                 line(&mut out, format_args!("  {sign} {names} {verb} {addresses}: {}", few_surfaces(&change.surfaces)));
                 details(&mut out, &change.cause, &change.witness);
             }
-            left -= groups.min(share);
-            summarise(&mut out, &changes, share, resolutions.len().saturating_sub(rest));
+            left -= (bundles.len() + resolutions.len()).min(share);
+            let hidden: Vec<&Change> = bundles.iter().skip(share).flatten().copied().collect();
+            summarise(&mut out, &hidden, resolutions.len().saturating_sub(rest));
         }
         if self.blocked_otherwise > 0 {
             line(&mut out, format_args!("blocked for another reason than before: {} of hosts", counted(self.blocked_otherwise, "kind")));
@@ -155,6 +159,55 @@ fn shown_addresses(change: &Resolution) -> String {
     format!("{}{except}", few(&change.shown.include))
 }
 
+/// The file of a rule, without the line.
+fn file_of(rule: &ShownRule) -> &str {
+    rule.place.rsplit_once(':').map_or(rule.place.as_str(), |(file, _)| file)
+}
+
+/// Changes that differ only in which rule of one file they come from stand together, such as those of a preset.
+fn bundles<'c>(changes: &[&'c Change]) -> Vec<Vec<&'c Change>> {
+    let mut bundles: Vec<Vec<&Change>> = Vec::new();
+    let mut index: HashMap<(bool, &str, String), usize> = HashMap::new();
+    for change in changes {
+        let key = match &change.cause {
+            Cause::Other => None,
+            Cause::Added(rule) => Some((true, file_of(rule), few_surfaces(&change.surfaces))),
+            Cause::Removed(rule) => Some((false, file_of(rule), few_surfaces(&change.surfaces))),
+        };
+        match key.map(|key| (index.get(&key).copied(), key)) {
+            Some((Some(at), _)) => bundles.get_mut(at).into_iter().for_each(|bundle| bundle.push(change)),
+            Some((None, key)) => {
+                index.insert(key, bundles.len());
+                bundles.push(vec![change]);
+            }
+            None => bundles.push(vec![change]),
+        }
+    }
+    // Few of a kind are shown one by one, each with its witness.
+    bundles
+        .into_iter()
+        .flat_map(|bundle| if bundle.len() > FEW { vec![bundle] } else { bundle.into_iter().map(|change| vec![change]).collect() })
+        .collect()
+}
+
+fn show(out: &mut String, sign: char, bundle: &[&Change]) {
+    let Some(first) = bundle.first() else { return };
+    let surfaces = few_surfaces(&first.surfaces);
+    if bundle.len() == 1 {
+        line(out, format_args!("  {sign} {}: {surfaces}", first.hosts));
+        return details(out, &first.cause, &first.witness);
+    }
+    let hosts: Vec<String> = bundle.iter().map(|change| change.hosts.to_string()).collect();
+    line(out, format_args!("  {sign} {}: {surfaces}", few(&hosts)));
+    let (verb, rule) = match &first.cause {
+        Cause::Added(rule) => ("added in", file_of(rule)),
+        Cause::Removed(rule) => ("removed from", file_of(rule)),
+        Cause::Other => return,
+    };
+    line(out, format_args!("      by {} {verb} {rule}; the first of them:", counted(bundle.len(), "rule")));
+    details(out, &first.cause, &first.witness);
+}
+
 fn details(out: &mut String, cause: &Cause, witness: &Witness) {
     line(out, format_args!("      by {cause}"));
     line(out, format_args!("      {witness}"));
@@ -163,19 +216,17 @@ fn details(out: &mut String, cause: &Cause, witness: &Witness) {
 }
 
 /// What was left out, by the file that causes it.
-fn summarise(out: &mut String, changes: &[&Change], shown: usize, resolutions: usize) {
-    let hidden = changes.get(shown..).unwrap_or_default();
+fn summarise(out: &mut String, hidden: &[&Change], resolutions: usize) {
     if hidden.is_empty() && resolutions == 0 {
         return;
     }
     line(out, format_args!("  … and {} more (see `--all` or `--json`)", counted(hidden.len() + resolutions, "group")));
     let mut by_place: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for change in hidden {
-        let place = |rule: &ShownRule| rule.place.rsplit_once(':').map_or(rule.place.clone(), |(file, _)| file.to_owned());
         let cause = match &change.cause {
             Cause::Other => "by settings".to_owned(),
-            Cause::Added(rule) => format!("by rules added in {}", place(rule)),
-            Cause::Removed(rule) => format!("by rules removed from {}", place(rule)),
+            Cause::Added(rule) => format!("by rules added in {}", file_of(rule)),
+            Cause::Removed(rule) => format!("by rules removed from {}", file_of(rule)),
         };
         let entry = by_place.entry(cause).or_default();
         entry.0 += 1;
