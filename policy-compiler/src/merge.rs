@@ -13,6 +13,12 @@ use std::collections::{BTreeMap, HashMap};
 /// The profile's name where older tables, or an older `sandbox_mode`, name none.
 const DEFAULT_PROFILE: &str = "workspace";
 
+/// The key of what stands where a profile would, under an older `sandbox_mode`: no table can have it, so that no profile gets mixed in.
+const SANDBOX: &str = "\0";
+
+/// The sandbox mode that confines nothing.
+const FULL_ACCESS: &str = "danger-full-access";
+
 /// Profiles that need no table: what programs of this configuration build in, and whether their network is open.
 const BUILT_IN: [(&str, Option<bool>); 3] = [(":read-only", Some(false)), (":workspace", Some(false)), (":danger-full-access", None)];
 
@@ -27,6 +33,8 @@ pub struct Merged {
     pub network: Option<NetworkDoc>,
     /// Nothing confines the network: `danger-full-access`.
     pub unconfined: Option<Place>,
+    /// Where each layer says what confines the network.
+    pub confining: Vec<Place>,
     /// What each table said that went into [`Self::network`], without its domains: a requirement looks at all of it, not only at what won.
     pub said: Vec<NetworkDoc>,
     /// A requirement that holds only where the proxy is, and its words.
@@ -49,15 +57,25 @@ pub fn merge(
     };
     let sandbox_mode = layers.iter().find_map(|layer| layer.sandbox_mode.clone());
     let network_access = layers.iter().find_map(|layer| layer.network_access.clone());
+    let confining: Vec<Place> = layers.iter().flat_map(confining).collect();
+    let mut confined = None;
     merged.feature = layers.iter().find_map(|layer| layer.feature.clone());
     let (name, chosen_by) = match chosen {
-        Some(chosen) => chosen,
+        Some((name, place)) => {
+            // Whoever chooses a profile does not lift what a stronger layer's sandbox mode confines.
+            let chooser = place.as_ref().map_or(Layer::Cli, |place| layer_of(sources, place));
+            confined = sandbox(sandbox_mode, network_access, &mut Merged::default())
+                .enabled
+                .filter(|enabled| !enabled.value && layer_of(sources, &enabled.place) < chooser);
+            (name, place)
+        }
         None if sandbox_mode.is_some() || network_access.is_some() => {
             let network = sandbox(sandbox_mode, network_access, &mut merged);
-            let profile = layers.last_mut().map(|weakest| weakest.profiles.entry(DEFAULT_PROFILE.to_owned()));
-            let place = Place::nowhere();
-            profile.map(|entry| entry.or_insert(ProfileDoc { place, extends: None, network: None }).network.get_or_insert(network));
-            (DEFAULT_PROFILE.to_owned(), None)
+            let profile = ProfileDoc { place: Place::nowhere(), extends: None, network: Some(network) };
+            if let Some(weakest) = layers.last_mut() {
+                weakest.profiles.insert(SANDBOX.to_owned(), profile);
+            }
+            (SANDBOX.to_owned(), None)
         }
         None if has_base => (DEFAULT_PROFILE.to_owned(), None),
         None => {
@@ -95,12 +113,27 @@ pub fn merge(
     let (network, names) = resolve(&name, chosen_by, profiles, &mut merged, sources, diagnostics);
     merged.said.extend(said.into_iter().filter(|(name, _)| name.as_ref().is_none_or(|name| names.contains(name))).map(|(_, said)| said));
     merged.network = merge_option(network, overlay, sources, diagnostics);
+    if let Some(enabled) = confined {
+        let confined = NetworkDoc { enabled: Some(enabled), ..NetworkDoc::default() };
+        merged.network = merge_option(merged.network.take(), Some(confined), sources, diagnostics);
+    }
+    merged.confining = confining;
     if let Some(network) = &mut merged.network {
         // Tried the strongest layer first; within one, as they were merged.
         network.mitm.hooks.sort_by_key(|hook| layer_of(sources, &hook.name.place));
     }
-    merged.profile = name;
+    merged.profile = if name == SANDBOX { DEFAULT_PROFILE.to_owned() } else { name };
     merged
+}
+
+/// Where a layer says what confines the network.
+fn confining(layer: &LayerDoc) -> impl Iterator<Item = Place> + '_ {
+    let profiles = layer.profiles.values().filter(|profile| profile.network.is_some()).map(|profile| profile.place.clone());
+    let base = layer.base.as_ref().map(|base| base.place.clone());
+    let overlay = layer.overlay.as_ref().and(layer.feature.as_ref()).map(|feature| feature.place.clone());
+    let mode = layer.sandbox_mode.as_ref().filter(|mode| mode.value != FULL_ACCESS).map(|mode| mode.place.clone());
+    let access = layer.network_access.as_ref().map(|access| access.place.clone());
+    profiles.chain(base).chain(overlay).chain(mode).chain(access)
 }
 
 /// A copy without the domains, of which there may be millions.
@@ -114,7 +147,7 @@ fn settings(network: &mut NetworkDoc) -> NetworkDoc {
 /// The network of a legacy sandbox mode.
 fn sandbox(mode: Option<At<String>>, access: Option<At<bool>>, merged: &mut Merged) -> NetworkDoc {
     let enabled = match mode {
-        Some(mode) if mode.value == "danger-full-access" => {
+        Some(mode) if mode.value == FULL_ACCESS => {
             merged.unconfined = Some(mode.place.clone());
             Some(At { value: true, place: mode.place })
         }
@@ -126,13 +159,13 @@ fn sandbox(mode: Option<At<String>>, access: Option<At<bool>>, merged: &mut Merg
 
 /// Puts an older table under the chosen profile's of the same layer. What both say of one pattern could be meant either way.
 fn under(
-    base: NetworkDoc,
+    base: At<NetworkDoc>,
     name: &str,
     profiles: &mut BTreeMap<String, ProfileDoc>,
     sources: &[SourceFile],
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let place = base.domains.first().map_or(Place::nowhere(), |entry| entry.place.clone());
+    let At { value: base, place } = base;
     let profile = profiles.entry(name.to_owned()).or_insert(ProfileDoc { place, extends: None, network: None });
     let above = profile.network.take();
     let said: HashMap<String, &DomainEntry> = base.domains.iter().map(|entry| (entry.pattern.to_string(), entry)).collect();
@@ -182,9 +215,6 @@ fn resolve(
     while let Some((name, said_at)) = next {
         let Some(profile) = profiles.remove(&name) else {
             if let Some((_, open)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
-                if let Some(place) = said_at.as_ref().filter(|_| open.is_none()) {
-                    diagnostics.extend(lifts(&chain, place, sources));
-                }
                 ground = Some(built_in(*open, said_at, merged));
                 break;
             }
@@ -206,17 +236,14 @@ fn resolve(
     (network, names)
 }
 
-/// Full access that a weaker layer puts under the profile of a stronger one.
-fn lifts(chain: &[ProfileDoc], place: &Place, sources: &[SourceFile]) -> Option<Diagnostic> {
-    let weak = layer_of(sources, place);
-    let own = chain.iter().find(|profile| layer_of(sources, &profile.place) < weak)?;
-    let message = format!("full access cannot lie under a profile of the {} layer", layer_of(sources, &own.place));
+/// Full access that a weaker layer chooses although a stronger one says how the network is confined.
+pub(crate) fn lifts(confining: &[Place], place: &Place, sources: &[SourceFile]) -> Option<Diagnostic> {
+    // What is nowhere was said on the command line.
+    let weak = if *place == Place::nowhere() { Layer::Cli } else { layer_of(sources, place) };
+    let own = confining.iter().find(|own| layer_of(sources, own) < weak)?;
+    let message = format!("full access cannot lift what the {} layer confines", layer_of(sources, own));
     let error = Diagnostic::error(Code::RequirementViolated, message, place.clone());
-    Some(
-        error
-            .and(own.place.clone(), "the profile of the stronger layer")
-            .with_help("remove it: a weaker layer cannot lift what this one confines"),
-    )
+    Some(error.and(own.clone(), "the stronger layer's network").with_help("remove it: a weaker layer cannot lift what this one confines"))
 }
 
 fn built_in(open: Option<bool>, said_at: Option<Place>, merged: &mut Merged) -> At<bool> {

@@ -9,7 +9,7 @@ use crate::keys;
 use crate::merge::{Merged, merge_named};
 use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId, layer_of};
-use policy_format::{Access, Hosts, Layer, Mode};
+use policy_format::{Access, Hosts, Layer, MitmMode, Mode};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use toml::Spanned;
@@ -218,6 +218,18 @@ fn needs_proxy(requirements: &Requirements) -> Option<(Place, &'static str)> {
     let mode = requirements.mode.as_ref().filter(|mode| mode.value == Mode::Limited);
     deny.or(only.map(|only| (only.place.clone(), "`managed_allowed_domains_only`")))
         .or(mode.map(|mode| (mode.place.clone(), "`mode = \"limited\"`")))
+        .or(requirements.mitm.hooks.first().map(|hook| (hook.name.place.clone(), "a hook")))
+        .or(requirements
+            .mitm
+            .mode
+            .as_ref()
+            .filter(|mode| mode.value == MitmMode::Always)
+            .map(|mode| (mode.place.clone(), "`mitm.mode = \"always\"`")))
+        .or(requirements
+            .allow_local_binding
+            .as_ref()
+            .filter(|local| !local.value)
+            .map(|local| (local.place.clone(), "`allow_local_binding = false`")))
 }
 
 fn same_terms(a: &DomainEntry, b: &DomainEntry) -> bool {

@@ -8,8 +8,8 @@ mod rules;
 pub(crate) use listeners::{is_remote, listening_port};
 pub use lists::{ListSummary, ShowProgress};
 
-use crate::diagnostic::{Code, Diagnostic, Severity};
-use crate::merge::Merged;
+use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::merge::{self, Merged};
 use crate::policy::Policy;
 use crate::schema::{At, DomainEntry, NetworkDoc};
 use crate::source::{SourceFile, layer_of};
@@ -27,6 +27,13 @@ pub fn check(
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
     let state = state(&network, &merged, sources, diagnostics);
+    let refused = |place: &Place| {
+        let about = |diagnostic: &&Diagnostic| diagnostic.code == Code::RequirementViolated;
+        diagnostics.iter().filter(about).any(|diagnostic| diagnostic.places.first().is_some_and(|(at, _)| at == place))
+    };
+    if let Some(place) = merged.unconfined.as_ref().filter(|place| !refused(place)) {
+        diagnostics.extend(merge::lifts(&merged.confining, place, sources));
+    }
     if state == Network::Direct {
         goes_around(&merged, &network, sources, diagnostics);
     }
@@ -150,12 +157,13 @@ fn state(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnost
                 diagnostics.push(off(message, place.clone()).with_label("the switch").with_help(help));
                 return Network::Direct;
             }
+            // The strongest layer that has the network on, or rules for it.
+            let rules = network.domains.iter().map(|entry| &entry.place);
+            let owner = rules.chain([&enabled.place]).map(|place| layer_of(sources, place)).min().filter(|layer| *layer < Layer::Project);
             match feature.as_ref().filter(|feature| !feature.value) {
                 // Who writes a network that is on without a word of the feature has it on; what comes with a repository does not take it away.
-                Some(feature)
-                    if layer_of(sources, &feature.place) == Layer::Project && layer_of(sources, &enabled.place) < Layer::Project =>
-                {
-                    let layer = layer_of(sources, &enabled.place);
+                Some(feature) if layer_of(sources, &feature.place) == Layer::Project && owner.is_some() => {
+                    let layer = owner.unwrap_or(Layer::Project);
                     let message =
                         format!("`features.network_proxy` is not switched off: the {layer} layer has the network on, with its rules");
                     let warning = Diagnostic::warning(Code::IgnoredEntry, message, feature.place.clone());

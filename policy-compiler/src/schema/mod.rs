@@ -44,7 +44,7 @@ pub struct LayerDoc {
     /// `permissions`.
     pub profiles: BTreeMap<String, ProfileDoc>,
     /// Older tables that name no profile: they lie under the chosen one's of this layer.
-    pub base: Option<NetworkDoc>,
+    pub base: Option<At<NetworkDoc>>,
     /// `sandbox_mode`: it counts where no profile is chosen.
     pub sandbox_mode: Option<At<String>>,
     /// `sandbox_workspace_write.network_access`.

@@ -33,7 +33,7 @@ impl Reader<'_> {
                 self.unknown_key(key, table, "`[network_proxy]`", &keys::NETWORK_PROXY);
             }
         }
-        self.add_base(network, doc);
+        self.add_base(key, network, doc);
     }
 
     /// `[permissions.network]`: no profile is named.
@@ -41,7 +41,7 @@ impl Reader<'_> {
         let Some(table) = self.table(key, value) else { return };
         self.older(key, "`[permissions.network]`", "`[permissions.NAME.network]`, and `default_permissions = \"NAME\"`");
         let network = self.network(table);
-        self.add_base(network, doc);
+        self.add_base(key, network, doc);
     }
 
     /// `[network]`: the upstream proxy.
@@ -57,14 +57,15 @@ impl Reader<'_> {
         }
         if upstream.url.is_some() || upstream.no_proxy.is_some() {
             self.older(key, "`[network]`", "`[permissions.NAME.network.upstream]` with `url` and `no_proxy`");
-            self.add_base(NetworkDoc { upstream: Some(upstream), ..NetworkDoc::default() }, doc);
+            self.add_base(key, NetworkDoc { upstream: Some(upstream), ..NetworkDoc::default() }, doc);
         }
     }
 
-    fn add_base(&mut self, network: NetworkDoc, doc: &mut LayerDoc) {
+    fn add_base(&mut self, key: &Key<'_>, network: NetworkDoc, doc: &mut LayerDoc) {
+        let place = self.place(key.span());
         doc.base = Some(match doc.base.take() {
-            None => network,
-            Some(below) => merge::networks(below, network, &[], self.diagnostics),
+            None => At { value: network, place },
+            Some(below) => At { value: merge::networks(below.value, network, &[], self.diagnostics), place: below.place },
         });
     }
 
