@@ -227,7 +227,7 @@ pub static NETWORK: Table = Table::closed(
         Key::new("credential_broker", Kind::Bool, "Whether placeholders are replaced by secrets on the way out.").default("false"),
         Key::new("dangerously_allow_plaintext_credential_injection", Kind::Bool, "Whether secrets may go out without TLS.")
             .default("false"),
-        Key::new("presets", TEXTS, "Built-in sets of domains to allow.")
+        Key::new("presets", TEXTS, "Built-in sets of domains, each of which allows or denies.")
             .examples(&["[\"common-dependencies\"]", "[\"github\", \"openai\"]"]),
         Key::new("domains", Kind::Domains, "What each host, or pattern of hosts, may be used for.")
             .examples(&["{\"**.example.com\": \"allow\", \"api.example.org:8443\": \"read-only\", \"10.20.0.0/16\": \"allow\"}"]),
@@ -236,12 +236,12 @@ pub static NETWORK: Table = Table::closed(
             .examples(&["{\"/tmp/example.sock\": \"allow\"}"]),
         Key::new("mitm", Kind::Table(&MITM), "Reading inside TLS, and hooks on what is read."),
         Key::new("upstream", Kind::Any(&[UPSTREAM_URL, Kind::Table(&UPSTREAM)]), "The proxy that connections go through."),
-        Key::new("limits", Kind::Free, "Budgets: connections, bytes, rates."),
-        Key::new("audit", Kind::Free, "Where decisions are reported."),
-        Key::new("clients", Kind::Free, "Who may use the proxy."),
-        Key::new("credentials", Kind::Free, "Credentials of the broker beyond the built-in ones."),
-        Key::new("resolver", Kind::Free, "Who is asked for addresses."),
-        Key::new("sni", Kind::Free, "What is done about server names inside tunnels."),
+        Key::new("limits", Kind::Free, "Not in this version: it is refused."),
+        Key::new("audit", Kind::Free, "Not in this version: it is refused."),
+        Key::new("clients", Kind::Free, "Not in this version: it is refused."),
+        Key::new("credentials", Kind::Free, "Not in this version: it is refused."),
+        Key::new("resolver", Kind::Free, "Not in this version: it is refused."),
+        Key::new("sni", Kind::Free, "Not in this version: it is refused."),
         Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
         Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
         Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),

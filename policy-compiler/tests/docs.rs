@@ -9,14 +9,17 @@
 //! | `toml requirements` | requirements of the managed layer, together with a plain user layer |
 //! | `toml … warns=CODE,CODE` | any of these, with warnings of just these codes |
 //! | `toml … fails=CODE,CODE` | any of these, with errors and warnings of just these codes |
-//! | `toml test` | a file of policy tests: it is TOML |
+//! | `toml test` | a file of policy tests: the reader of such files takes it without a word |
 //! | `console` | commands after `$ `, each with what it prints on both outputs; `…` stands for any text. They run in the page's own folder |
+//! | `console` in README.md | the same where every command is `netpolicy`; the others start the data plane, and are not run |
 //! | `console shown` | the same, not run: it needs the data plane, which this crate does not know |
 //! | `text requests` | requests to the snippet above, what each gets, and perhaps a word on it, two blanks apart |
 //! | `toml gallery`, `text gallery` | what `gallery.rs` writes and compares |
-//! | `text`, `sh`, `yaml` | anything else |
+//! | `text`, `sh`, `yaml`, `json` | anything else |
 //!
 //! A first line such as `# config.toml` (or `! list.txt`) writes the snippet into the page's folder under that name, for the commands below it.
+//! So does a comment `<!-- file: config.toml -->` before the fence, where the snippet is shown without the name. `<!-- edit: config.toml: OLD -> NEW -->` there changes
+//! that file, in the one place that has OLD, for this block and those below it.
 //! `BLESS=1` writes what is printed into the pages; read the difference.
 
 #![cfg(unix)]
@@ -24,8 +27,10 @@
 
 mod verdict;
 
-use policy_compiler::diagnostic::Code;
-use policy_format::Blob;
+use policy_compiler::diagnostic;
+use policy_compiler::source::{Role, SourceFile, SourceId};
+use policy_compiler::testing;
+use policy_format::{Blob, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
@@ -39,26 +44,28 @@ const NETPOLICY: &str = env!("CARGO_BIN_EXE_netpolicy");
 const PROFILE: &str = "default_permissions = \"workspace\"\n[permissions.workspace.network]\nenabled = true\n";
 
 /// How many blocks of each kind there are: one that is lost, or marked wrongly, is seen here.
-const COUNTS: [(&str, usize); 19] = [
-    ("console", 26),
+const COUNTS: &[(&str, usize)] = &[
+    ("console", 61),
+    ("console of the data plane", 3),
     ("console shown", 3),
     ("domains", 11),
     ("domains fails", 5),
     ("domains warns", 1),
+    ("json", 2),
     ("network", 9),
     ("network fails", 7),
     ("network warns", 4),
     ("project", 1),
     ("requirements", 2),
-    ("sh", 1),
-    ("text", 3),
-    ("test", 1),
+    ("sh", 3),
+    ("test", 4),
+    ("test fails", 1),
+    ("text", 8),
     ("text requests", 16),
-    ("the tour", 8),
-    ("toml", 14),
-    ("toml fails", 7),
-    ("toml warns", 7),
-    ("yaml", 1),
+    ("toml", 21),
+    ("toml fails", 8),
+    ("toml warns", 8),
+    ("yaml", 4),
 ];
 
 fn root() -> PathBuf {
@@ -135,6 +142,28 @@ impl Page {
         fs::write(path, text).unwrap();
     }
 
+    /// Does what the comments before a fence say; `above` is the page up to the fence.
+    fn prepare(&self, above: &[&str], body: &[&str], place: &str) {
+        let comments = above.iter().rev().map_while(|line| match line.trim() {
+            "" => Some(None),
+            line => line.strip_prefix("<!-- ")?.strip_suffix(" -->").map(Some),
+        });
+        let comments: Vec<&str> = comments.flatten().collect();
+        for comment in comments.into_iter().rev() {
+            match comment.split_once(": ") {
+                Some(("file", name)) => self.write(name, &(body.join("\n") + "\n")),
+                Some(("edit", edit)) => {
+                    let (name, change) = edit.split_once(": ").unwrap_or_else(|| panic!("{place}: `{comment}` names no file"));
+                    let (old, new) = change.split_once(" -> ").unwrap_or_else(|| panic!("{place}: `{comment}` has no `->`"));
+                    let text = fs::read_to_string(self.folder().join(name)).unwrap_or_else(|error| panic!("{place}: `{name}`: {error}"));
+                    assert_eq!(text.matches(old).count(), 1, "{place}: `{old}` in {name}");
+                    self.write(name, &text.replace(old, new));
+                }
+                _ => panic!("{place}: `{comment}` is no comment that is understood before a block"),
+            }
+        }
+    }
+
     /// What a command prints on both outputs.
     fn run(&self, command: &str) -> String {
         let tools = Path::new(NETPOLICY).parent().unwrap().to_owned();
@@ -174,8 +203,13 @@ impl Page {
             _ => text.to_owned(),
         };
         if kind == "test" {
-            toml::de::DeTable::parse(&file).unwrap_or_else(|error| panic!("{place}: {error}"));
-            return kind.to_owned();
+            let sources = [SourceFile::from_text(Layer::Project, Role::Config, "policy.test.toml", file)];
+            let mut diagnostics = Vec::new();
+            let cases = testing::read(SourceId(0), &sources, &mut diagnostics);
+            let codes: BTreeSet<String> = diagnostics.iter().map(|diagnostic| diagnostic.code.as_str().to_owned()).collect();
+            assert!(codes == expected, "{place}: found {codes:?}\n{}", diagnostic::render(&sources, &diagnostics, false));
+            assert!(!cases.is_empty() || !expected.is_empty(), "{place}: there is no case");
+            return format!("{kind} {outcome}").trim_end().to_owned();
         }
         self.write(".base.toml", PROFILE);
         self.write(".snippet.toml", &file);
@@ -228,6 +262,11 @@ impl Page {
     }
 }
 
+/// Whether every command of a block is `netpolicy`.
+fn only_netpolicy(body: &[&str]) -> bool {
+    body.iter().filter_map(|line| line.strip_prefix("$ ")).all(|command| command.starts_with("netpolicy "))
+}
+
 /// Whether `text` is `pattern`, in which `…` stands for any text.
 fn matches(text: &str, pattern: &str) -> bool {
     let mut parts = pattern.split('…');
@@ -259,11 +298,14 @@ fn every_snippet_is_what_its_fence_says_and_every_command_prints_what_is_shown()
                 page.write(name, &(body.join("\n") + "\n"));
             }
             let words: Vec<&str> = block.info.split_whitespace().collect();
+            if words.last() != Some(&"gallery") {
+                page.prepare(&lines[..block.lines.start - 1], body, &place);
+            }
             let kind = match words.as_slice() {
                 ["toml", words @ ..] => page.compile(words, &(body.join("\n") + "\n"), &place),
-                // The tour starts the data plane, and changes its file on the way.
-                ["console"] if page.shown == "README.md" => "the tour".to_owned(),
                 ["console", "shown"] => block.info.clone(),
+                // The tour starts the data plane on the way, which this crate does not know.
+                ["console"] if page.shown == "README.md" && !only_netpolicy(body) => "console of the data plane".to_owned(),
                 ["console"] => {
                     let printed = page.console(body, &place);
                     if printed != body {
@@ -279,7 +321,7 @@ fn every_snippet_is_what_its_fence_says_and_every_command_prints_what_is_shown()
                     page.requests(body, &place);
                     block.info.clone()
                 }
-                ["text" | "sh" | "yaml"] => block.info.clone(),
+                ["text" | "sh" | "yaml" | "json"] => block.info.clone(),
                 _ => panic!("{place}: a block `{}` is none that is tested", block.info),
             };
             *counts.entry(kind).or_default() += 1;
@@ -289,7 +331,7 @@ fn every_snippet_is_what_its_fence_says_and_every_command_prints_what_is_shown()
         }
     }
     assert!(bless || drifted.is_empty(), "these print something else (`BLESS=1` writes it):\n{}", drifted.join("\n\n"));
-    assert_eq!(counts, COUNTS.map(|(kind, count)| (kind.to_owned(), count)).into());
+    assert_eq!(counts, COUNTS.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect());
 }
 
 /// Files, and headings in them.
@@ -322,12 +364,28 @@ fn slug(line: &str) -> Option<String> {
 }
 
 #[test]
-fn the_entrance_has_every_page() {
-    let entrance = fs::read_to_string(root().join("docs/policy.md")).unwrap();
-    for page in fs::read_dir(root().join("docs/policy")).unwrap() {
-        let name = page.unwrap().file_name().into_string().unwrap();
-        assert!(entrance.contains(&format!("](policy/{name})")), "docs/policy.md does not link `{name}`");
+fn the_entrances_have_every_page() {
+    for name in ["policy", "commands"] {
+        let entrance = fs::read_to_string(root().join(format!("docs/{name}.md"))).unwrap();
+        for page in fs::read_dir(root().join("docs").join(name)).unwrap() {
+            let page = page.unwrap().file_name().into_string().unwrap();
+            assert!(entrance.contains(&format!("]({name}/{page})")), "docs/{name}.md does not link `{page}`");
+        }
     }
+}
+
+/// In the words and the order of `netpolicy --help`.
+#[test]
+fn every_command_is_in_the_table() {
+    let help = Command::new(NETPOLICY).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<String> =
+        commands.map(|line| line.split_whitespace().next().unwrap().to_owned()).filter(|name| name != "help").collect();
+    let page = fs::read_to_string(root().join("docs/commands.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `netpolicy ")?.split('`').next());
+    assert!(!commands.is_empty());
+    assert_eq!(rows.collect::<Vec<_>>(), commands);
 }
 
 #[test]
@@ -345,13 +403,4 @@ fn dots_stand_for_any_text() {
     ] {
         assert_eq!(matches(text, pattern), expected, "{text:?} {pattern:?}");
     }
-}
-
-#[test]
-fn every_code_is_listed_with_its_meaning() {
-    let page = fs::read_to_string(root().join("docs/policy/checking.md")).unwrap();
-    let rows: Vec<&str> =
-        page.lines().skip_while(|line| *line != "| code | meaning |").skip(2).take_while(|line| line.starts_with('|')).collect();
-    let codes: Vec<String> = Code::ALL.iter().map(|code| format!("| `{}` | {} |", code.as_str(), code.meaning())).collect();
-    assert_eq!(rows, codes);
 }

@@ -89,19 +89,21 @@ impl<'a> Conditions<'a> {
         })
     }
 
-    /// Whether the conditions hold. `unclear` is what a path with two readings counts as: no for an allow, yes for a deny.
-    pub(crate) fn hold(&self, request: &Request<'_>, unclear: bool) -> Held {
+    /// Whether the conditions hold. A deny takes more than it says where a server might: methods and paths in any case, and every path with two readings.
+    pub(crate) fn hold(&self, request: &Request<'_>, denies: bool) -> Held {
         if self.methods == 0 && self.paths == 0 {
             return Held::Yes;
         }
         if request.protocol != Protocol::Http {
             return Held::Unseen;
         }
-        let method = self.methods == 0 || request.method.is_some_and(|method| self.methods().any(|known| known == method));
+        let same = |known: &str, method: &str| if denies { known.eq_ignore_ascii_case(method) } else { known == method };
+        let method = self.methods == 0 || request.method.is_some_and(|method| self.methods().any(|known| same(known, method)));
+        let below = if denies { path::lies_below_in_any_case } else { path::lies_below };
         let path = || match request.path {
             _ if self.paths == 0 => true,
-            Some(path) if path::has_one_reading(path) => self.paths().any(|prefix| path::lies_below(path, prefix)),
-            _ => unclear,
+            Some(path) if path::has_one_reading(path) => self.paths().any(|prefix| below(path, prefix)),
+            _ => denies,
         };
         if method && path() { Held::Yes } else { Held::No }
     }

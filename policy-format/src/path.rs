@@ -3,45 +3,101 @@
 /// Bytes that a path in a rule may have.
 pub const MAX_PATH: usize = 2048;
 
-/// Whether every server reads `path` the same way. Not so with dot segments, with an encoded dot that makes one, with an encoded slash, backslash or
-/// percent sign, with a raw backslash, or with a broken escape (RFC 3986, sections 2.1 and 5.2.4): what one server decodes or normalises another takes as it is.
+/// Whether every server reads `path` the same way, as a path from the root. What one server decodes, strips or normalises another takes as it is
+/// (RFC 3986, sections 2.1, 3.3, 5.2.4 and 6.2):
+///
+/// - dot segments, and segments that end in a dot or a space, which some file systems strip
+/// - empty segments (`//`), which some servers collapse, and parameters (`;`), which some cut off
+/// - a backslash; escapes of `/`, `\\`, `%`, `?`, `#` and `;`; escapes of characters that need none (`%41`); escapes of control characters
+/// - escapes that are broken, or that are not UTF-8, overlong forms included
 #[must_use]
 pub fn has_one_reading(path: &str) -> bool {
-    path.split('/').all(segment_has_one_reading)
+    let Some(rest) = path.strip_prefix('/') else { return false };
+    let mut segments = rest.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        // The last segment may be empty: the path of a folder.
+        if segment.is_empty() && segments.peek().is_some() || !segment_has_one_reading(segment) {
+            return false;
+        }
+    }
+    true
 }
 
 fn segment_has_one_reading(segment: &str) -> bool {
-    let (mut dots, mut others) = (0_usize, 0_usize);
-    let mut rest = segment.as_bytes();
+    let mut utf8 = Utf8::default();
+    let (mut rest, mut last) = (segment.as_bytes(), b'a');
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
-        match byte {
-            b'.' => dots += 1,
-            b'\\' => return false,
-            b'%' => {
-                let Some(decoded) = rest.split_at_checked(2).and_then(|(digits, after)| {
-                    rest = after;
-                    u8::from_str_radix(std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?, 16)
-                        .ok()
-                }) else {
-                    return false;
-                };
-                match decoded {
-                    b'%' | b'/' | b'\\' => return false,
-                    b'.' => dots += 1,
-                    _ => others += 1,
-                }
+        last = *byte;
+        if *byte == b'%' {
+            let Some((digits, after)) = rest.split_first_chunk::<2>() else { return false };
+            let [Some(high), Some(low)] = digits.map(hex) else { return false };
+            rest = after;
+            last = high << 4 | low;
+            let unreserved = last.is_ascii_alphanumeric() || matches!(last, b'-' | b'.' | b'_' | b'~');
+            if unreserved || last.is_ascii_control() || matches!(last, b'%' | b'/' | b'\\' | b'?' | b'#' | b';') {
+                return false;
             }
-            _ => others += 1,
+        } else if matches!(byte, b'\\' | b';') {
+            return false;
+        }
+        if !utf8.take(last) {
+            return false;
         }
     }
-    others > 0 || !matches!(dots, 1 | 2)
+    utf8.is_whole() && !matches!(last, b'.' | b' ')
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+/// Well-formed UTF-8, a byte at a time (RFC 3629, section 4): a percent-encoded character comes in pieces.
+#[derive(Default)]
+struct Utf8 {
+    /// Continuation bytes that are still to come.
+    left: u8,
+    /// The least and greatest value that the next of them may have.
+    next: (u8, u8),
+}
+
+impl Utf8 {
+    fn take(&mut self, byte: u8) -> bool {
+        if self.left > 0 {
+            let fits = (self.next.0..=self.next.1).contains(&byte);
+            (self.left, self.next) = (self.left - 1, (0x80, 0xbf));
+            return fits;
+        }
+        (self.left, self.next) = match byte {
+            0..=0x7f => (0, (0, 0)),
+            0xc2..=0xdf => (1, (0x80, 0xbf)),
+            0xe0 => (2, (0xa0, 0xbf)),
+            0xed => (2, (0x80, 0x9f)),
+            0xe1..=0xef => (2, (0x80, 0xbf)),
+            0xf0 => (3, (0x90, 0xbf)),
+            0xf1..=0xf3 => (3, (0x80, 0xbf)),
+            0xf4 => (3, (0x80, 0x8f)),
+            _ => return false,
+        };
+        true
+    }
+
+    fn is_whole(&self) -> bool {
+        self.left == 0
+    }
 }
 
 /// Whether `path` is `prefix` or lies below it, segment by segment: `/v1` holds `/v1` and `/v1/x`, not `/v10`; `/v1/` holds `/v1/` and `/v1/x`, not `/v1`.
 #[must_use]
 pub fn lies_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+}
+
+/// The same, whatever the case of ASCII letters: what a deny names is denied in every spelling that a server may take for it.
+#[must_use]
+pub fn lies_below_in_any_case(path: &str, prefix: &str) -> bool {
+    let Some((start, rest)) = path.as_bytes().split_at_checked(prefix.len()) else { return false };
+    start.eq_ignore_ascii_case(prefix.as_bytes()) && (rest.is_empty() || prefix.ends_with('/') || rest.starts_with(b"/"))
 }
 
 /// Why a path in a rule was refused.
@@ -57,7 +113,7 @@ pub enum PathError {
     #[error("a path has printable ASCII only; write other characters as `%XX`")]
     Character,
     /// It could be read in two ways.
-    #[error("servers read this path in two ways (dot segments, encoded dots, slashes or percent signs, backslashes, broken escapes)")]
+    #[error("servers read this path in two ways: dot or empty segments, `;`, backslashes, or escapes of what needs none")]
     TwoReadings,
     /// `*`.
     #[error("a path is a prefix, without wildcards")]
@@ -87,12 +143,68 @@ mod tests {
 
     #[test]
     fn tells_paths_that_have_two_readings() {
-        for path in ["", "/", "/a/b", "/a.b", "/...", "/.hidden", "/a%20b", "/%41", "//a", "/a;b", "/%c3%bc"] {
+        for path in [
+            "/",
+            "/a/b",
+            "/a/",
+            "/a.b",
+            "/.hidden",
+            "/a%20b",
+            "/%c3%bc",
+            "/%E2%82%AC/x",
+            "/%f0%9f%98%80",
+            "/a+b",
+            "/a%2Bb",
+            "/~x",
+            "/a:b@c",
+        ] {
             assert!(has_one_reading(path), "{path}");
         }
-        for path in
-            ["/.", "/..", "/a/../b", "/%2e", "/%2E%2e/x", "/.%2e", "/a%2fb", "/a%5cb", "/a%25b", "/a\\b", "/a%", "/a%4", "/a%zz", "/a%+1"]
-        {
+        let two = [
+            "",
+            "*",
+            "a",
+            "/.",
+            "/..",
+            "/a/../b",
+            "/%2e",
+            "/%2E%2e/x",
+            "/.%2e",
+            "/...",
+            "/a.",
+            "/a%20",
+            "//a",
+            "/a//b",
+            "/a;b",
+            "/;/a",
+            "/..;/a",
+            "/a%3bb",
+            "/a%2fb",
+            "/a%5cb",
+            "/a%25b",
+            "/a%3fb",
+            "/a%23b",
+            "/a\\b",
+            "/%41",
+            "/%7e",
+            "/a%00",
+            "/a%0a",
+            "/a%7f",
+            "/a%",
+            "/a%4",
+            "/a%zz",
+            "/a%+1",
+            "/%c0%af",
+            "/%c0%ae%c0%ae/x",
+            "/%e0%80%af",
+            "/%ed%a0%80",
+            "/%f4%90%80%80",
+            "/%c3",
+            "/%c3/%bc",
+            "/%bc",
+            "/%ff",
+        ];
+        for path in two {
             assert!(!has_one_reading(path), "{path}");
         }
     }
@@ -111,6 +223,7 @@ mod tests {
             ("/V1", "/v1", false),
         ] {
             assert_eq!(lies_below(path, prefix), expected, "{path} {prefix}");
+            assert_eq!(lies_below_in_any_case(&path.to_uppercase(), prefix), expected || path == "/V1", "{path} {prefix}");
         }
     }
 
