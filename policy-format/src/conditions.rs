@@ -89,7 +89,8 @@ impl<'a> Conditions<'a> {
         })
     }
 
-    /// Whether the conditions hold. A deny takes more than it says where a server might: methods and paths in any case, and every path with two readings.
+    /// Whether the conditions hold. A deny takes more than it says where a server might: methods in any case, and every path with two readings. Case counts in
+    /// paths, for denies too (RFC 3986, section 6.2.2.1).
     pub(crate) fn hold(&self, request: &Request<'_>, denies: bool) -> Held {
         if self.methods == 0 && self.paths == 0 {
             return Held::Yes;
@@ -99,10 +100,9 @@ impl<'a> Conditions<'a> {
         }
         let same = |known: &str, method: &str| if denies { known.eq_ignore_ascii_case(method) } else { known == method };
         let method = self.methods == 0 || request.method.is_some_and(|method| self.methods().any(|known| same(known, method)));
-        let below = if denies { path::lies_below_in_any_case } else { path::lies_below };
         let path = || match request.path {
             _ if self.paths == 0 => true,
-            Some(path) if path::has_one_reading(path) => self.paths().any(|prefix| below(path, prefix)),
+            Some(path) if path::has_one_reading(path) => self.paths().any(|prefix| path::lies_below(path, prefix)),
             _ => denies,
         };
         if method && path() { Held::Yes } else { Held::No }
