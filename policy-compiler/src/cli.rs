@@ -199,7 +199,7 @@ pub(crate) enum PresetsQuestion {
     },
     /// Print each preset and pattern that covers a host; exit with 1 when none does. `all`, which covers every host, is left out
     Which {
-        /// A name or an address
+        /// A name or an address, with or without a port: presets hold for every port
         host: String,
     },
 }
@@ -306,22 +306,6 @@ pub(crate) struct Inspect {
     pub(crate) toml: bool,
 }
 
-impl Layers {
-    /// The files that are named, the strongest first.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let files = [
-            &self.mdm,
-            &self.mdm_config_base64,
-            &self.mdm_requirements_base64,
-            &self.managed,
-            &self.requirements,
-            &self.user,
-            &self.project,
-        ];
-        files.into_iter().flatten()
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
     /// The old policy: a compiled one, or a configuration (read as the user's layer)
@@ -353,7 +337,7 @@ pub(crate) enum FailOn {
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Layers (strongest first; naming a file turns the default places off, -c does not)")]
 pub(crate) struct Layers {
     /// Device management property list (XML or binary) with config_toml_base64 and requirements_toml_base64

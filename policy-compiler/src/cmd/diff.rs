@@ -1,6 +1,6 @@
 //! `netpolicy diff`.
 
-use super::{fail, say};
+use super::{fail, say, stream};
 use crate::cli::{Diff as Arguments, FailOn};
 use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
 use policy_compiler::source::{LayerFiles, Places};
@@ -8,7 +8,7 @@ use policy_compiler::{Options, compile};
 use policy_format::{Blob, MAGIC};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -28,16 +28,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let text =
         if arguments.json { format!("{}\n", to_json(&diff)) } else { diff.render(if arguments.all { usize::MAX } else { MAX_SHOWN }) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever closed the pipe has read enough; the exit code still says what was found.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => return fail(format_args!("cannot write to standard output: {error}")),
-        _ => {}
-    }
     let fails = match arguments.fail_on {
         FailOn::Any => !diff.is_empty(),
         FailOn::Widen => diff.widens(),
     };
-    ExitCode::from(u8::from(fails))
+    // Whoever closes the pipe has read enough; the exit code still says what was found.
+    stream(ExitCode::from(u8::from(fails)), |out| out.write_all(text.as_bytes()))
 }
 
 /// A policy as it is, or a configuration, compiled as the user's layer.
