@@ -258,7 +258,7 @@ pub(crate) struct Test {
     #[command(flatten)]
     pub(crate) subject: Subject,
 
-    /// Test files [default: policy.test.toml beside each named layer or the policy, and .codex/policy.test.toml]
+    /// Test files [default: policy.test.toml beside each layer that is read or the policy, and in .codex where no layer is named]
     #[arg(value_name = "TESTFILE")]
     pub(crate) files: Vec<PathBuf>,
 
@@ -270,11 +270,11 @@ pub(crate) struct Test {
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
 
-    /// Show which rules no test exercised
+    /// Show which rules no test exercised; those of presets and lists are only counted
     #[arg(long)]
     pub(crate) coverage: bool,
 
-    /// Fail when the tests exercise fewer rules than this, in percent
+    /// Fail when the tests exercise fewer rules than this, in percent; those of presets and lists do not count
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) fail_under: Option<u8>,
 

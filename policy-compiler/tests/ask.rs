@@ -218,6 +218,9 @@ fn test_takes_the_files_beside_what_was_read() {
         let output = place.command(&[&["test"], arguments].concat()).current_dir(place.path(folder)).output().unwrap();
         assert_eq!(out(&output), format!("{passed} passed, 0 failed\n"), "{folder} {arguments:?}: {}", err(&output));
     }
+    place.write("repo/.codex/policy.test.toml", "[[case]]\nhosts = [\"a.test\"]\nexpect = \"allow\"\n");
+    let failed = place.command(&["test"]).current_dir(place.path("repo")).output().unwrap();
+    assert!(out(&failed).starts_with("FAIL .codex/policy.test.toml:1: "), "{}", out(&failed));
     let place = place.compiled();
     let output = place.command(&["test", "--policy", "../policy.bin"]).current_dir(place.path("repo")).output().unwrap();
     assert_eq!(out(&output), "1 passed, 0 failed\n", "{}", err(&output));

@@ -97,7 +97,8 @@ fn default_files(layers: &LayerFiles, sources: &[SourceFile]) -> Vec<PathBuf> {
     let named = [&layers.mdm, &layers.mdm_config_base64, &layers.mdm_requirements_base64].into_iter().flatten().map(|path| beside(path));
     let of_files = sources.iter().filter(|source| source.layer != Layer::Cli).filter_map(|source| Some(source.folder()?.join(TESTS)));
     let project = layers.looks_around().then(|| Path::new(".codex").join(TESTS));
-    named.chain(of_files).chain(project).collect()
+    // The short name comes first, so that it is the one that is shown.
+    project.into_iter().chain(named).chain(of_files).collect()
 }
 
 fn beside(path: &Path) -> PathBuf {
