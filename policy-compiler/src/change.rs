@@ -39,8 +39,8 @@ pub enum Change {
 pub struct Edit {
     /// The layer.
     pub layer: Layer,
-    /// Its file's name.
-    pub label: String,
+    /// Its file, as it was given; as the policy names it when only that is at hand.
+    pub file: String,
     /// What is done.
     pub kind: EditKind,
 }
@@ -485,16 +485,16 @@ fn add(sources: &[SourceFile], layer: Layer, path: &[&str], key: &str, value: &s
     }
     let is_later = |source: &SourceFile| source.layer > layer || (source.layer == layer && source.role == Role::Config);
     let at = sources.iter().position(is_later).unwrap_or(sources.len());
-    let label = match sources.get(at).filter(|source| source.layer == layer) {
-        Some(source) => source.label().to_owned(),
-        None if layer == Layer::Cli => "-c".to_owned(),
-        None => "config.toml".to_owned(),
+    let (label, file) = match sources.get(at).filter(|source| source.layer == layer) {
+        Some(source) => (source.label().to_owned(), source.shown().to_owned()),
+        None if layer == Layer::Cli => ("-c".to_owned(), "-c".to_owned()),
+        None => ("config.toml".to_owned(), "config.toml".to_owned()),
     };
     let table = format!("[{}]", path.iter().map(|step| quote_key(step)).collect::<Vec<_>>().join("."));
     let toml = format!("{key} = {value}");
     let mut changed = sources.to_vec();
-    changed.insert(at, SourceFile::from_text(layer, Role::Config, &label, format!("{table}\n{toml}\n")));
-    (Edit { layer, label, kind: EditKind::Add { table, toml } }, changed, at)
+    changed.insert(at, SourceFile::from_text(layer, Role::Config, &label, format!("{table}\n{toml}\n")).shown_as(&file));
+    (Edit { layer, file, kind: EditKind::Add { table, toml } }, changed, at)
 }
 
 fn walk<'t, 'i>(root: &'t DeTable<'i>, path: &[&str]) -> Option<&'t DeTable<'i>> {
@@ -510,14 +510,14 @@ fn rewrite(sources: &[SourceFile], at: usize, span: Range<usize>, with: &str) ->
     let (before, line) = (text.get(from..until)?.to_owned(), line_of(text, span.start));
     let after = format!("{}{with}{}", text.get(from..span.start)?, text.get(span.end..until)?);
     let kind = EditKind::Replace { line, before, after: after.clone() };
-    Some((Edit { layer: source.layer, label: source.label().to_owned(), kind }, with_text(sources, at, from..until, &after)?, at))
+    Some((Edit { layer: source.layer, file: source.shown().to_owned(), kind }, with_text(sources, at, from..until, &after)?, at))
 }
 
 fn with_text(sources: &[SourceFile], at: usize, span: Range<usize>, with: &str) -> Option<Vec<SourceFile>> {
     let mut changed = sources.to_vec();
     let source = changed.get_mut(at)?;
     let text = format!("{}{with}{}", source.text().get(..span.start)?, source.text().get(span.end..)?);
-    *source = SourceFile::from_text(source.layer, source.role, source.label(), text);
+    *source = source.with_text(text);
     Some(changed)
 }
 
@@ -596,7 +596,7 @@ fn replace(sources: &[SourceFile], at: usize, entry: &Entry, to: Option<Access>)
         });
     if to.is_none() && alone {
         let kind = EditKind::Remove { line, before: before.to_owned() };
-        return Some((Edit { layer: source.layer, label: source.label().to_owned(), kind }, with_text(sources, at, from..until, "")?, at));
+        return Some((Edit { layer: source.layer, file: source.shown().to_owned(), kind }, with_text(sources, at, from..until, "")?, at));
     }
     rewrite(sources, at, entry.access.clone(), &quote(to.map_or("none", Access::as_str)))
 }
@@ -626,7 +626,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
             parts.rules.push((input, shown));
             let table = format!("[permissions.{}.network.domains]", quote_key(profile));
             let toml = format!("{} = {}", quote(&pattern.to_string()), quote(access.as_str()));
-            Edit { layer: *layer, label: source.label, kind: EditKind::Add { table, toml } }
+            Edit { layer: *layer, file: source.label, kind: EditKind::Add { table, toml } }
         }
         Candidate::Entry(rule, to) => {
             let at = parts.rules.iter().position(|(_, known)| Rule { id: rule.id, ..known.clone() } == **rule)?;
@@ -640,7 +640,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                     EditKind::Access { line: rule.line, pattern: rule.to_string(), access: *access }
                 }
             };
-            Edit { layer: rule.layer, label: rule.label.clone(), kind }
+            Edit { layer: rule.layer, file: rule.label.clone(), kind }
         }
         Candidate::Set(layer, setting) => {
             setting.apply(&mut parts.meta);
@@ -652,7 +652,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                 Below::Features => "[features]".to_owned(),
             };
             let line = format!("{key} = {value}");
-            Edit { layer: *layer, label: label(&parts, *layer), kind: EditKind::Add { table, toml: line } }
+            Edit { layer: *layer, file: label(&parts, *layer), kind: EditKind::Add { table, toml: line } }
         }
     };
     Some((edit, parts))

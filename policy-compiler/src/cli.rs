@@ -206,7 +206,7 @@ pub(crate) enum PresetsQuestion {
     },
     /// Print each preset and pattern that covers a host; exit with 1 when none does. `all`, which covers every host, is left out
     Which {
-        /// A name or an address
+        /// A name or an address, with or without a port: presets hold for every port
         host: String,
     },
 }
@@ -265,7 +265,7 @@ pub(crate) struct Test {
     #[command(flatten)]
     pub(crate) subject: Subject,
 
-    /// Test files [default: policy.test.toml beside each named layer or the policy, and .codex/policy.test.toml]
+    /// Test files [default: policy.test.toml beside each layer that is read or the policy, and in .codex where no layer is named]
     #[arg(value_name = "TESTFILE")]
     pub(crate) files: Vec<PathBuf>,
 
@@ -277,11 +277,11 @@ pub(crate) struct Test {
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
 
-    /// Show which rules no test exercised
+    /// Show which rules no test exercised; those of presets and lists are only counted
     #[arg(long)]
     pub(crate) coverage: bool,
 
-    /// Fail when the tests exercise fewer rules than this, in percent
+    /// Fail when the tests exercise fewer rules than this, in percent; those of presets and lists do not count
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) fail_under: Option<u8>,
 
@@ -311,22 +311,6 @@ pub(crate) struct Inspect {
     /// Print TOML that compiles to an equivalent policy
     #[arg(long, conflicts_with_all = ["json", "rules"])]
     pub(crate) toml: bool,
-}
-
-impl Layers {
-    /// The files that are named, the strongest first.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let files = [
-            &self.mdm,
-            &self.mdm_config_base64,
-            &self.mdm_requirements_base64,
-            &self.managed,
-            &self.requirements,
-            &self.user,
-            &self.project,
-        ];
-        files.into_iter().flatten()
-    }
 }
 
 #[derive(Debug, Args)]
@@ -364,7 +348,7 @@ pub(crate) enum FailOn {
 }
 
 /// Where the layers are, strongest first: mdm, managed, cli, user, project.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Layers {
     /// Device management property list (XML or binary) with config_toml_base64 and requirements_toml_base64
     #[arg(help_heading = LAYERS, long, value_name = "PLIST")]

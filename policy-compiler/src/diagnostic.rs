@@ -283,7 +283,7 @@ fn group<'a>(sources: &'a [SourceFile], diagnostic: &'a Diagnostic) -> Group<'a>
 }
 
 /// A line with the user information of its URLs overwritten, byte for byte: diagnostics end up in logs.
-fn hide_passwords(text: &str) -> Cow<'_, str> {
+pub(crate) fn hide_passwords(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
         return Cow::Borrowed(text);
     }

@@ -50,6 +50,8 @@ fn replace(path: &Path, bytes: &[u8], keep_permissions: bool) -> io::Result<()> 
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    // What is wrong with the folder is said of it, not of a file that nobody named.
+    fs::metadata(folder)?;
     let permissions = if keep_permissions { fs::metadata(&target).ok().map(|there| there.permissions()) } else { None };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".policy-").suffix(".tmp");
@@ -58,8 +60,8 @@ fn replace(path: &Path, bytes: &[u8], keep_permissions: bool) -> io::Result<()> 
     if permissions.is_none() {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     }
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
+    let mut file = builder.tempfile_in(folder).map_err(|error| io::Error::from(error.kind()))?;
+    file.as_file_mut().write_all(bytes)?;
     if let Some(permissions) = permissions {
         file.as_file().set_permissions(permissions)?;
     }
@@ -90,7 +92,8 @@ mod tests {
         }
         assert_eq!(fs::read(&file).unwrap(), b"three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
-        assert!(write(&dir.path().join("missing/policy.bin"), b"x").is_err());
+        let error = write(&dir.path().join("missing/policy.bin"), b"x").unwrap_err().to_string();
+        assert!(!error.contains(".tmp") && error.contains("No such file"), "{error}");
         #[cfg(unix)]
         for mode in [0o600, 0o664] {
             use std::os::unix::fs::PermissionsExt;

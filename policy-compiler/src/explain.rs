@@ -395,10 +395,9 @@ fn write_change(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
 impl fmt::Display for Edit {
     /// One edit: what to do where, and the lines of it, indented.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let label = printable(&self.label);
-        let place = format!("{} {label}", self.layer);
+        let place = format!("{} {}", self.layer, printable(&self.file));
         match &self.kind {
-            EditKind::Add { table, toml } if self.label == "-c" => {
+            EditKind::Add { table, toml } if self.file == "-c" => {
                 let path = table.trim_matches(['[', ']']);
                 let (key, value) = toml.split_once(" = ").unwrap_or((toml, ""));
                 write!(f, "add to the command line\n    -c '{path}.{key}={value}'")

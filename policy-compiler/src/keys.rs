@@ -290,6 +290,8 @@ pub static MITM: Table = Table::closed(
             "Hooks by name, tried in the order of the file. A host with hooks is closed to what none of them matches.",
         ),
         Key::new("actions", Kind::Map(NAME, &Kind::Table(&ACTION)), "What hooks do, by name."),
+        Key::new("enabled", Kind::Bool, "Whether every TLS connection is opened.").older("mode = \"always\""),
+        Key::new("inspect", Kind::Bool, "Whether what is inside is read.").older("mode = \"always\""),
     ],
 );
 
@@ -361,7 +363,7 @@ pub static NETWORK_PROXY: Table = Table::closed(
     "The network policy before there were profiles.",
     &[
         Key::new("policy", Kind::Table(&OLDER_POLICY), "Its rules.").older("domains and unix_sockets"),
-        Key::new("mitm", Kind::Table(&OLDER_MITM), "Reading inside TLS.").older("[permissions.NAME.network.mitm]"),
+        Key::new("mitm", Kind::Table(&MITM), "Reading inside TLS.").older("[permissions.NAME.network.mitm]"),
     ],
 )
 .also(&[&NETWORK]);
@@ -377,17 +379,6 @@ pub static OLDER_POLICY: Table = Table::closed(
         Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
     ],
 );
-
-/// `[network_proxy.mitm]`.
-pub static OLDER_MITM: Table = Table::closed(
-    "older_mitm",
-    "Reading inside TLS before there were profiles.",
-    &[
-        Key::new("enabled", Kind::Bool, "Whether TLS is opened where a rule needs it.").older("mitm.mode"),
-        Key::new("inspect", Kind::Bool, "Whether bodies are inspected.").older("mitm.max_body_bytes"),
-    ],
-)
-.also(&[&MITM]);
 
 /// `requirements.toml`.
 pub static REQUIREMENTS: Table = Table::open(
@@ -493,7 +484,7 @@ mod tests {
     #[test]
     fn every_key_is_documented_once() {
         let tables = tables();
-        assert!(tables.len() >= 20, "{:?}", tables.keys());
+        assert!(tables.len() >= 19, "{:?}", tables.keys());
         for table in tables.values() {
             for key in table.all_keys() {
                 let place = format!("{}.{}", table.name, key.name);
@@ -555,7 +546,7 @@ mod tests {
             (&OLDER_UPSTREAM, "[network]"),
             (&NETWORK_PROXY, "[network_proxy]"),
             (&OLDER_POLICY, "[network_proxy.policy]"),
-            (&OLDER_MITM, "[network_proxy.mitm]"),
+            (&MITM, "[network_proxy.mitm]"),
             (&DOMAIN_LIST, "[[permissions.w.network.domain_lists]]"),
         ];
         for (table, header) in inside {

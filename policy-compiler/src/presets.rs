@@ -65,10 +65,11 @@ pub fn find(name: &str) -> Option<Preset> {
     PRESETS.into_iter().find(|preset| preset.name == name)
 }
 
-/// The preset whose name `text` may have meant.
+/// The preset whose name `text` may have meant. Nothing and everything are no guesses: whoever means them has to write them.
 #[must_use]
 pub fn nearest(text: &str) -> Option<&'static str> {
-    crate::schema::nearest(text, PRESETS.map(|preset| preset.name))
+    let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).filter(|name| !matches!(*name, "none" | "all")).collect();
+    crate::schema::nearest_of(text, &names)
 }
 
 /// Every entry of every preset that covers `host`, as a rule with the preset's access would.
@@ -171,7 +172,10 @@ mod tests {
             assert_eq!(preset.access() == Access::Deny, denies, "{}", preset.name);
         }
         assert!(find("common-dependancies").is_none());
-        assert_eq!(nearest("common-dependancies"), Some("common-dependencies"));
+        for (text, near) in [("common-dependancies", Some("common-dependencies")), ("githbu", Some("github")), ("nope", None), ("al", None)]
+        {
+            assert_eq!(nearest(text), near, "{text}");
+        }
     }
 
     /// An allow that reaches hosts of different owners is what a preset is there to avoid. A deny may: such names are what tunnels give out.

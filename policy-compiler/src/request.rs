@@ -10,6 +10,7 @@
 //!
 //! IPv6 addresses with a port stand in brackets. Queries and fragments are passed over: no rule sees them.
 
+use crate::diagnostic::hide_passwords;
 use policy_format::pattern::parse_port;
 use policy_format::{Blob, Decision, Host, Protocol, Request, decide};
 use std::fmt;
@@ -18,6 +19,9 @@ use std::ops::Range;
 
 /// Bytes that a request in words may have.
 pub const MAX_REQUEST: usize = 16 << 10;
+
+/// Methods whose case is known.
+const METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE"];
 
 const DEFAULT_TUNNEL_PORT: u16 = 443;
 const DEFAULT_HTTP_PORT: u16 = 80;
@@ -42,7 +46,7 @@ pub struct Asked {
 /// Words that are no request: what is wrong, and which bytes of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError {
-    /// The words.
+    /// The words, user information overwritten byte for byte.
     pub text: String,
     /// What is wrong: lower case, no final stop.
     pub what: String,
@@ -66,6 +70,25 @@ impl fmt::Display for RequestError {
 }
 
 impl std::error::Error for RequestError {}
+
+impl RequestError {
+    fn new(text: &str, (what, span, help): Wrong) -> Self {
+        Self { text: without_user(text), what, span, help: help.map(|help| without_user(&help)) }
+    }
+}
+
+/// Words with user information overwritten, in URLs and, where there is no scheme, before an `@`: errors end up in logs.
+fn without_user(text: &str) -> String {
+    text.split_inclusive(char::is_whitespace)
+        .map(|word| match word.contains("://") {
+            true => hide_passwords(word).into_owned(),
+            false => match word.split('/').next().unwrap_or_default().rfind('@') {
+                Some(at) => "*".repeat(at) + word.get(at..).unwrap_or_default(),
+                None => word.to_owned(),
+            },
+        })
+        .collect()
+}
 
 impl fmt::Display for Asked {
     /// What the data plane is asked: for `GET https://…` the tunnel.
@@ -124,7 +147,7 @@ impl Asked {
     /// # Errors
     /// [`RequestError`] with the bytes that are wrong.
     pub fn parse(text: &str) -> Result<Self, RequestError> {
-        parse(text).map_err(|(what, span, help)| RequestError { text: text.to_owned(), what, span, help })
+        parse(text).map_err(|wrong| RequestError::new(text, wrong))
     }
 
     /// A tunnel to `host[:port]`, as a table of hosts means it.
@@ -133,7 +156,7 @@ impl Asked {
     /// [`RequestError`] with the bytes that are wrong.
     pub fn tunnel(text: &str) -> Result<Self, RequestError> {
         let part = Part { text, start: 0 };
-        tunnel(Protocol::Connect, part).map_err(|(what, span, help)| RequestError { text: text.to_owned(), what, span, help })
+        tunnel(Protocol::Connect, part).map_err(|wrong| RequestError::new(text, wrong))
     }
 
     /// The question to a policy.
@@ -170,6 +193,10 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
         return match body.text {
             "" => wrong(body, "the request is empty", "write `GET https://example.com/`, `CONNECT example.com:443` or `example.com`"),
             url if url.contains("://") => url_request("GET", body),
+            "CONNECT" => wrong(body, "`CONNECT` needs a host", "write `CONNECT example.com:443`"),
+            method if METHODS.contains(&method) => {
+                wrong(body, format!("`{method}` needs a URL"), format!("write `{method} https://example.com/`"))
+            }
             _ => tunnel(Protocol::Connect, body),
         };
     };
@@ -188,9 +215,9 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
             if !is_token {
                 return wrong(word, "this is no method", "write `GET https://example.com/`, or `CONNECT`, `socks` or `udp` and a host");
             }
-            let known = ["get", "head", "options", "post", "put", "patch", "delete", "trace"];
-            if known.contains(&lower) && lower.to_ascii_uppercase() != word.text {
-                return wrong(word, "methods are case-sensitive", format!("write `{}`", lower.to_ascii_uppercase()));
+            let upper = lower.to_ascii_uppercase();
+            if METHODS.contains(&upper.as_str()) && upper != word.text {
+                return wrong(word, "methods are case-sensitive", format!("write `{upper}`"));
             }
             if !rest.text.contains("://") {
                 let help = format!("write `{} https://{}` or `{} http://{}`", word.text, rest.text, word.text, rest.text);
@@ -352,8 +379,18 @@ mod tests {
             ("CONNECT a.test:0", "a port is a number from 1 to 65535\n  CONNECT a.test:0\n                 ^"),
             (
                 "GET http://u:p@a.test/",
-                "user information has no place in a request\n  GET http://u:p@a.test/\n             ^^^^\nhelp: leave it out",
+                "user information has no place in a request\n  GET http://***@a.test/\n             ^^^^\nhelp: leave it out",
             ),
+            (
+                "CONNECT u:p@a.test:443",
+                "user information has no place in a request\n  CONNECT ***@a.test:443\n          ^^^^\nhelp: leave it out",
+            ),
+            (
+                "GET u:p@a.test/x",
+                "a request with a method needs a URL with its scheme\n  GET ***@a.test/x\n      ^^^^^^^^^^^^\nhelp: write `GET https://***@a.test/x` or `GET http://***@a.test/x`",
+            ),
+            ("GET", "`GET` needs a URL\n  GET\n  ^^^\nhelp: write `GET https://example.com/`"),
+            ("CONNECT", "`CONNECT` needs a host\n  CONNECT\n  ^^^^^^^\nhelp: write `CONNECT example.com:443`"),
             (
                 "CONNECT https://a.test",
                 "a tunnel goes to a host and a port, without a scheme\n  CONNECT https://a.test\n          ^^^^^^^^\nhelp: write `CONNECT example.com:443`",

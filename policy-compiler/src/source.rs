@@ -142,6 +142,19 @@ impl SourceFile {
         self
     }
 
+    /// The same source with other text.
+    #[must_use]
+    pub(crate) fn with_text(&self, text: String) -> Self {
+        Self { text, ..self.clone() }
+    }
+
+    /// The same source, as if it had been read at `shown`.
+    #[must_use]
+    pub(crate) fn shown_as(mut self, shown: &str) -> Self {
+        shown.clone_into(&mut self.shown);
+        self
+    }
+
     /// The folder that its relative paths start from; `None` when it is no file.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
@@ -235,6 +248,12 @@ impl LayerFiles {
         files.iter().any(|file| file.is_some())
     }
 
+    /// Whether the default places are looked at.
+    #[must_use]
+    pub fn looks_around(&self) -> bool {
+        self.discover || !self.names_any()
+    }
+
     /// Reads every layer, the strongest first. A file that is named must exist; a default place may be missing.
     ///
     /// # Errors
@@ -242,7 +261,7 @@ impl LayerFiles {
     pub fn read(&self, places: &Places) -> Result<Vec<SourceFile>, SourceError> {
         let mut found = Vec::new();
         self.read_mdm(&mut found)?;
-        let default = |path: Option<PathBuf>| path.filter(|_| self.discover || !self.names_any());
+        let default = |path: Option<PathBuf>| path.filter(|_| self.looks_around());
         let etc = |name: &str| default(places.etc.as_ref().map(|etc| etc.join(name)));
         let user = default(places.codex_home.as_ref().map(|home| home.join("config.toml")));
         let project = default(places.working_dir.as_deref().and_then(find_project));

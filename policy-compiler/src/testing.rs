@@ -74,10 +74,56 @@ pub struct Report {
     pub exercised: HashSet<RuleId>,
 }
 
+/// How many rules of a policy some request exercised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coverage {
+    /// Of the rules that people wrote one by one.
+    pub written: Share,
+    /// Of the rules of presets and domain lists, which are named as a whole.
+    pub named: Share,
+}
+
+/// Part of the rules of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// How many there are.
+    pub rules: usize,
+    /// How many of them some request exercised.
+    pub exercised: usize,
+}
+
+impl Coverage {
+    /// Written rules that were exercised, in percent of all that are written; where there is none, everything is covered.
+    #[must_use]
+    pub fn percent(&self) -> f64 {
+        match self.written.rules {
+            0 => 100.0,
+            rules => 100.0 * self.written.exercised as f64 / rules as f64,
+        }
+    }
+}
+
+/// Whether a rule is none of a preset or a list.
+fn is_written(rule: &Rule) -> bool {
+    !["preset ", "list "].iter().any(|kind| rule.label.starts_with(kind))
+}
+
 const LAYERS: [Layer; 5] = [Layer::Mdm, Layer::Managed, Layer::Cli, Layer::User, Layer::Project];
 
 type Key<'i> = Spanned<DeString<'i>>;
 type Value<'i> = Spanned<DeValue<'i>>;
+
+/// Other words for what is expected, with those that are meant.
+const EXPECTED: [(&str, &str); 8] = [
+    ("allowed", "allow"),
+    ("pass", "allow"),
+    ("permit", "allow"),
+    ("block", "deny"),
+    ("blocked", "deny"),
+    ("denied", "deny"),
+    ("refuse", "deny"),
+    ("refused", "deny"),
+];
 
 /// Reads a test file. Everything wrong in it is reported; cases with mistakes are left out.
 pub fn read(id: SourceId, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Vec<Case> {
@@ -160,7 +206,7 @@ impl CaseReader<'_, '_> {
             }
             "expect" => {
                 let words = [("allow", true), ("deny", false)];
-                expected.allowed = self.reader.word(key, value, words).is_some_and(|at| at.value);
+                expected.allowed = self.reader.word_or(key, value, words, &EXPECTED).is_some_and(|at| at.value);
             }
             "reason" => {
                 expected.reason = self.reader.word(key, value, Reason::ALL.map(|reason| (reason.as_str(), reason))).map(|at| at.value);
@@ -317,18 +363,21 @@ impl Report {
         (self.outcomes.len() - failed, failed)
     }
 
-    /// Rules that were exercised, in percent of all; a policy without rules is covered.
+    /// How many rules were exercised.
     #[must_use]
-    pub fn coverage(&self, policy: &Blob<Vec<u8>>) -> f64 {
-        match policy.rule_count() {
-            0 => 100.0,
-            rules => 100.0 * self.exercised.len() as f64 / f64::from(rules),
+    pub fn coverage(&self, policy: &Blob<Vec<u8>>) -> Coverage {
+        let mut coverage = Coverage::default();
+        for rule in policy.rules() {
+            let share = if is_written(&rule) { &mut coverage.written } else { &mut coverage.named };
+            share.rules += 1;
+            share.exercised += usize::from(self.exercised.contains(&rule.id));
         }
+        coverage
     }
 
-    /// The rules that no request exercised, in the policy's order.
+    /// The rules that people wrote one by one and no request exercised, in the policy's order.
     pub fn unexercised<'a>(&'a self, policy: &'a Blob<Vec<u8>>) -> impl Iterator<Item = Rule> + 'a {
-        (0..policy.rule_count()).map(RuleId).filter(|id| !self.exercised.contains(id)).filter_map(|id| policy.rule(id))
+        policy.rules().filter(|rule| !self.exercised.contains(&rule.id) && is_written(rule))
     }
 
     /// The answers as JUnit XML: a suite for each test file, a test case for each request.

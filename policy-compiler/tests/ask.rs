@@ -28,6 +28,7 @@ impl Place {
     }
 
     fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         fs::write(self.path(name), text).unwrap();
     }
 
@@ -98,7 +99,36 @@ fn explain_shows_layers_that_do_not_compile_and_counts_warnings() {
     assert!(err(&output).contains("did you mean `enabled`?"), "{}", err(&output));
     place.write("off.toml", &CONFIG.replace("enabled = true\nallow", "enabled = false\nallow"));
     let output = place.run(&["explain", "--user", "off.toml", "a.test"]);
-    assert_eq!((output.status.code(), err(&output).as_str()), (Some(1), "1 warning, shown by `netpolicy compile`\n"));
+    assert_eq!((output.status.code(), err(&output).as_str()), (Some(1), "1 warning, shown by `netpolicy check`\n"));
+}
+
+/// Whoever reads it should be able to open the file that is named.
+#[test]
+fn explain_names_the_file_of_an_edit_as_it_was_given() {
+    let place = Place::new();
+    place.write(".codex/config.toml", CONFIG);
+    let output = place.run(&["explain", "--project", ".codex/config.toml", "evil.example.com"]);
+    assert!(out(&output).contains("to change this: remove project .codex/config.toml:7\n"), "{}", out(&output));
+    let added = place.run(&["explain", "--json", "--user", "./config.toml", "a.test"]);
+    assert_eq!(json(&added)["change"]["edits"][0]["file"], "./config.toml");
+    // Two edits, the second of a file that the first has changed.
+    place.write("off.toml", &CONFIG.replace("enabled = true\nallow", "enabled = false\nallow"));
+    let both = out(&place.run(&["explain", "--user", "./off.toml", "evil.example.com"]));
+    assert_eq!(both.matches("user ./off.toml:").count(), 2, "{both}");
+    let bare = place.compiled();
+    let output = bare.run(&["explain", "--policy", "policy.bin", "evil.example.com"]);
+    assert!(out(&output).contains("to change this: remove the rule at user config.toml:7\n"), "{}", out(&output));
+}
+
+#[test]
+fn explain_repeats_no_password() {
+    let place = Place::new();
+    let output = place.run(&["explain", "--user", "config.toml", "https://me:s3cret@github.com/a"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        err(&output),
+        "error: user information has no place in a request\n  https://*********@github.com/a\n          ^^^^^^^^^^\nhelp: leave it out\n"
+    );
 }
 
 #[test]
@@ -159,6 +189,43 @@ fn test_passes_and_fails_by_exit_code() {
     );
 }
 
+/// Which files are run when none is named, by how many requests they have.
+#[test]
+fn test_takes_the_files_beside_what_was_read() {
+    let place = Place::new();
+    let case = |requests: usize| {
+        let hosts: String = (0..requests).map(|n| format!("\"h{n}.test\", ")).collect();
+        format!("[[case]]\nhosts = [{hosts}]\nexpect = \"deny\"\n")
+    };
+    place.write("policy.test.toml", &case(1));
+    place.write("repo/.git/HEAD", "");
+    place.write("repo/.codex/config.toml", CONFIG);
+    place.write("repo/.codex/policy.test.toml", &case(10));
+    place.write("repo/src/x", "");
+    let cases: [(&str, &[&str], usize); 10] = [
+        (".", &["--user", "config.toml"], 1),
+        ("repo", &[], 10),
+        ("repo/src", &[], 10),
+        ("repo/src", &["-c", "features.x=true"], 10),
+        ("repo", &["--project", ".codex/config.toml"], 10),
+        ("repo", &["--project", "./.codex/config.toml"], 10),
+        ("repo", &["--project", "./.codex/config.toml", "--user", ".codex/../.codex/config.toml"], 10),
+        ("repo", &["--user", "../config.toml"], 1),
+        ("repo", &["--user", "../config.toml", "--discover"], 11),
+        ("repo/src", &["--user", "../../config.toml", "--discover"], 11),
+    ];
+    for (folder, arguments, passed) in cases {
+        let output = place.command(&[&["test"], arguments].concat()).current_dir(place.path(folder)).output().unwrap();
+        assert_eq!(out(&output), format!("{passed} passed, 0 failed\n"), "{folder} {arguments:?}: {}", err(&output));
+    }
+    place.write("repo/.codex/policy.test.toml", "[[case]]\nhosts = [\"a.test\"]\nexpect = \"allow\"\n");
+    let failed = place.command(&["test"]).current_dir(place.path("repo")).output().unwrap();
+    assert!(out(&failed).starts_with("FAIL .codex/policy.test.toml:1: "), "{}", out(&failed));
+    let place = place.compiled();
+    let output = place.command(&["test", "--policy", "../policy.bin"]).current_dir(place.path("repo")).output().unwrap();
+    assert_eq!(out(&output), "1 passed, 0 failed\n", "{}", err(&output));
+}
+
 #[test]
 fn test_refuses_what_tests_nothing() {
     let place = Place::new();
@@ -202,6 +269,19 @@ fn coverage_counts_the_rules_that_decided_or_would_have_applied() {
         out(&output),
         "coverage: 33.3 % of 3 rules\n  no test: deny evil.example.com, user config.toml:7\n  no test: read-only docs.test, user config.toml:8\n5 passed, 0 failed\n"
     );
+    // What a preset or a list names as a whole is counted apart.
+    place.write("list.txt", "ads.test\nmore.test\n");
+    let more =
+        "enabled = true\npresets = [\"crates\"]\ndomain_lists = [{ path = \"list.txt\", format = \"domains\", access = \"deny\" }]\nallow";
+    place.write("more.toml", &CONFIG.replace("enabled = true\nallow", more));
+    place.write(
+        "ads.test.toml",
+        "[[case]]\nhosts = [\"ads.test\", \"www.example.com\"]\nrequest = \"evil.example.com\"\nexpect = \"deny\"\n",
+    );
+    let output = out(&place.run(&["test", "--user", "more.toml", "ads.test.toml", "--coverage"]));
+    let coverage = output.split_once("coverage: ").unwrap().1;
+    assert!(coverage.starts_with("66.7 % of 3 rules\n  and 1 of "), "{output}");
+    assert!(coverage.contains(" rules of presets and lists\n  no test: read-only docs.test, user more.toml:10\n2 passed"), "{output}");
     for (percent, code) in [("33", 0), ("34", 1), ("0", 0), ("101", 2)] {
         let output = place.run(&["test", "--user", "config.toml", "--fail-under", percent]);
         assert_eq!(output.status.code(), Some(code), "{percent}");
@@ -285,6 +365,11 @@ fn inspect_shows_header_sections_settings_and_rules() {
     assert_eq!(hosts.len(), 3);
     assert!(hosts.contains(&"docs.test".to_owned()));
 
+    let wrong = place.run(&["inspect", "config.toml"]);
+    assert_eq!(
+        err(&wrong),
+        "error: `config.toml` is not a compiled policy: it is TOML\nhelp: `netpolicy check --user config.toml` says what is in it\n"
+    );
     for arguments in [&["inspect", "config.toml"][..], &["inspect", "missing.bin"], &["inspect", "--toml", "--json", "policy.bin"]] {
         assert_eq!(place.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
@@ -311,6 +396,35 @@ fn inspect_writes_toml_that_compiles_again() {
     let rules = |name: &str| out(&place.run(&["inspect", "--rules", name])).replace("again.toml", "config.toml");
     let without_lines = |text: String| -> Vec<String> { text.lines().map(|line| line.split_once(", ").unwrap().0.to_owned()).collect() };
     assert_eq!(without_lines(rules("policy.bin")), without_lines(rules("again.bin")));
+}
+
+/// A pipe that nobody reads any more, with all that prints what it was asked for.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let place = Place::new();
+    place.write("other.toml", &CONFIG.replace("evil", "ill"));
+    place.write("srt.json", "{\"network\": {\"allowedDomains\": [\"a.test\"]}}");
+    place.write("older.toml", "[permissions.network]\nenabled = true\n");
+    let cases: [(&[&str], i32); 10] = [
+        (&["presets"], 0),
+        (&["presets", "--json"], 0),
+        (&["presets", "show", "crates"], 0),
+        (&["presets", "which", "github.com"], 0),
+        (&["presets", "which", "a.test"], 1),
+        (&["migrate", "--from", "srt", "srt.json"], 0),
+        (&["migrate", "--from", "srt", "srt.json", "--json", "-o", "-"], 0),
+        (&["migrate", "--dry-run", "older.toml"], 0),
+        (&["diff", "config.toml", "other.toml"], 1),
+        (&["schema"], 0),
+    ];
+    for (arguments, code) in cases {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = place.command(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
+        assert!(!err(&output).contains("pipe"), "{arguments:?}: {}", err(&output));
+    }
 }
 
 /// `head` closes its end early; the rules do not fit a pipe.

@@ -219,6 +219,19 @@ fn no_credential_is_ever_shown() {
 /// File, text, and what is seen in it. The `#` of a line of the expectation stands for the file's name.
 const FILES: &[(&str, &str, &[&str])] = &[
     ("package.json", "{}", &["#: a package of npm: preset `npm`"]),
+    ("package.json", "[", &["#: a package of npm: preset `npm`", "#: a package of npm: it is not JSON"]),
+    (
+        "package.json",
+        "{\n  \"homepage\": \"https://no.example\",\n  \"dependencies\": {\n    \"z\": \"git+https://git.example.net/team/z.git#v1\",\n    \"a\": \"^1.0\"\n  },\n  \"devDependencies\": {\n    \"b\": \"github:team/b\",\n    \"c\": \"git+ssh://git@ssh.example.net/c.git\",\n    \"d\": \"https://cdn.example.net/d.tgz\",\n    \"e\": \"https://$HOST/d.tgz\"\n  }\n}\n",
+        &[
+            "#: a package of npm: preset `npm`",
+            "#:4: a package's source: `git.example.net` is allowed",
+            "#:8: a package's source: preset `github`",
+            "#:9: a package's source: `ssh.example.net:22` is allowed",
+            "#:10: a package's source: `cdn.example.net` is allowed",
+            "#:11: a package's source: its host is not written out, so nothing is allowed for it",
+        ],
+    ),
     ("web/pnpm-lock.yaml", "", &["#: a lock file of pnpm: preset `npm`"]),
     (
         ".npmrc",
@@ -348,7 +361,7 @@ fn each_file_says_this() {
 fn all_of_it_together_holds_in_the_test() {
     let file = |(path, text, _): &(&str, &str, _)| File { path: (*path).to_owned(), content: Content::Text((*text).to_owned()) };
     let proposal = propose(&Folder { files: FILES.iter().map(file).collect(), cut: false }, NAMES);
-    assert_eq!(proposal.presets.len(), 13, "{:?}", proposal.presets);
+    assert_eq!(proposal.presets.len(), 14, "{:?}", proposal.presets);
     assert!(hold(&proposal) > proposal.presets.len(), "{}", proposal.tests);
 }
 

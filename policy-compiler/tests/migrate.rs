@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
+use policy_compiler::diagnostic::Code;
 use policy_compiler::migrate::{Migration, Options, migrate};
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options as CompileOptions, compile};
@@ -48,7 +49,7 @@ fn older_spellings_become_exactly_this() {
         }
         assert_eq!(migration.changed, migration.text != *text, "{name}");
     }
-    assert_eq!(cases.len(), 19);
+    assert_eq!(cases.len(), 20);
 }
 
 #[test]
@@ -119,6 +120,55 @@ fn the_migrated_policy_means_what_the_older_one_meant() {
     assert_eq!(names, WRONG_BEFORE, "{wrong_before:#?}");
 }
 
+/// The codes of what is said of settings or requirements.
+fn codes(text: &str, role: Role) -> Vec<Code> {
+    let mut sources = vec![SourceFile::from_text(Layer::Managed, role, "config.toml", text.to_owned())];
+    if role == Role::Requirements {
+        let text = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n".to_owned();
+        sources.push(SourceFile::from_text(Layer::User, Role::Config, "config.toml", text));
+    }
+    let diagnostics = match compile(sources, CompileOptions::default()) {
+        Ok(compiled) => compiled.diagnostics,
+        Err(failure) => failure.diagnostics,
+    };
+    diagnostics.iter().map(|diagnostic| diagnostic.code).collect()
+}
+
+/// The blocks of the page about older spellings that are warned about.
+fn documented() -> Vec<String> {
+    let page = fs::read_to_string(folder().join("../../../docs/policy/older-spellings.md")).unwrap();
+    let block = |block: &str| {
+        let (info, body) = block.split_once('\n')?;
+        let head = if info.starts_with("toml network") { "[permissions.workspace.network]\nenabled = true\n" } else { "" };
+        info.contains("warns=older-spelling").then(|| format!("{head}{body}"))
+    };
+    page.split("```").filter_map(block).collect()
+}
+
+/// The compiler says of every older spelling that `migrate` rewrites the file; so it has to.
+#[test]
+fn what_migrate_wrote_has_no_older_spelling() {
+    let mut texts: Vec<(String, String, Role)> = Vec::new();
+    // A list that is not text is an error, and left for people.
+    for (name, text) in cases().into_iter().filter(|(name, _)| name != "not-text") {
+        let role = if name == "requirements" { Role::Requirements } else { Role::Config };
+        texts.push((name, text, role));
+    }
+    texts.extend(documented().into_iter().map(|text| ("the page".to_owned(), text, Role::Config)));
+    let mitm = "[experimental_network]\nmitm = { enabled = true }\n".to_owned();
+    texts.push(("mitm of requirements".to_owned(), mitm, Role::Requirements));
+    let (mut older, mut left) = (0, Vec::new());
+    for (name, text, role) in texts {
+        let written = migrated(&text).text;
+        older += usize::from(codes(&text, role).contains(&Code::OlderSpelling));
+        if codes(&written, role).contains(&Code::OlderSpelling) {
+            left.push(format!("{name}:\n{written}"));
+        }
+    }
+    assert!(older >= 18, "{older}");
+    assert!(left.is_empty(), "{}", left.join("\n"));
+}
+
 /// Cases that no compiler takes: what they prove is what becomes of the text.
 const WRONG_BEFORE: [&str; 8] =
     ["dotted-apart", "inline-proxy", "into-a-profile", "network-proxy", "not-text", "remote-proxy", "remote-urls", "upstream-table"];
@@ -162,6 +212,16 @@ fn the_command_rewrites_the_file_or_shows_how() {
     let again = netpolicy(&["config.toml"], dir.path());
     assert_eq!((again.status.code(), text(&again.stderr)), (Some(0), "config.toml: nothing to migrate\n"));
     assert_eq!(text(&netpolicy(&["--dry-run", "config.toml"], dir.path()).stdout), "");
+}
+
+/// A profile that says nothing else is still one that can be chosen.
+#[test]
+fn no_profile_goes_with_its_last_key() {
+    for name in ["w", "other", "off", "both", "said", "dotted", "why", "apart", "gone", "empty"] {
+        let text = cases()["profile-mitm"].replacen("\"w\"", &format!("\"{name}\""), 1);
+        let (before, after) = (meaning(&text, Role::Config), meaning(&migrated(&text).text, Role::Config));
+        assert_eq!(before.unwrap(), after.unwrap_or_else(|said| panic!("{name}: {said}")), "{name}");
+    }
 }
 
 #[test]

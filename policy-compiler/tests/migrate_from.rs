@@ -227,7 +227,7 @@ fn where_they_decide_otherwise_a_warning_says_so() {
         // Who asks.
         ("squid-typical", Protocol::Http, "anything.test:443", Allows, "it allows some clients every host"),
         // Tunnels to ports that are fine for plain requests.
-        ("squid-typical", Protocol::Connect, "github.com:80", Denies, "a deny cannot ask for methods (CONNECT)"),
+        ("squid-typical", Protocol::Connect, "github.com:80", Denies, "a deny cannot be for CONNECT alone"),
         // What a rule cannot ask for.
         ("squid-default", Protocol::Http, "ads.test:80", Denies, "a rule cannot ask for `dstdom_regex`"),
     ];

@@ -51,6 +51,8 @@ fn shows_one_by_group_with_source_and_date() {
     );
     assert_eq!(out.lines().filter(|line| line.starts_with("  ")).count(), patterns.len());
     assert_eq!(shown["date"].as_str().map(str::len), Some(10));
+    let (_, _, err) = presets(&["show", "nope"]);
+    assert_eq!(err, "error: there is no preset `nope`\nhelp: see `netpolicy presets` for those that are there\n");
     let (code, out, err) = presets(&["show", "githbu"]);
     assert_eq!((code, out.as_str(), err.as_str()), (2, "", "error: there is no preset `githbu`\nhelp: did you mean `github`?\n"));
 }
@@ -68,6 +70,8 @@ fn tells_which_cover_a_host() {
     assert_eq!(covering("::ffff:169.254.169.254"), ["cloud-metadata deny 169.254.169.254"]);
     assert_eq!(covering("[fd00:ec2::254]"), ["cloud-metadata deny fd00:ec2::254"]);
     assert_eq!(covering("abc.oast.fun"), ["exfiltration deny **.oast.fun"]);
+    assert_eq!(covering("x.trycloudflare.com:443"), ["exfiltration deny **.trycloudflare.com"]);
+    assert_eq!(covering("[fd00:ec2::254]:80"), ["cloud-metadata deny fd00:ec2::254"]);
     assert_eq!(covering("plugins-artifacts.gradle.org").len(), 2);
 
     let (code, out, _) = presets(&["which", "sum.golang.org"]);

@@ -141,6 +141,9 @@ ca_key_path = "ca.key"
 enabled = true
 allowed_domains = ["*.openai.com"]
 
+[permissions.w.network]
+mitm = { enabled = true, inspect = false }
+
 [features.network_proxy]
 enabled = true
 domains = { "a.example" = "allow" }

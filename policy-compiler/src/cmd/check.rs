@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
     let printed = match format {
         Format::Text => {
             if !diagnostics.is_empty() {
-                say(diagnostic::render(&sources, &diagnostics, color()));
+                say(diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
             }
             match &summary {
                 Some((profile, network, mode, rules)) => print_line(format_args!(

@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
                 print_line(said);
                 return ExitCode::from(2);
             }
-            say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
+            say(diagnostic::render(&failure.sources, &failure.diagnostics, color(&std::io::stderr())));
             return ExitCode::from(2);
         }
     };
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         say(format_args!("read {}", describe_list(list)));
     }
     if !compiled.diagnostics.is_empty() {
-        say(diagnostic::render(&compiled.sources, &compiled.diagnostics, color()));
+        say(diagnostic::render(&compiled.sources, &compiled.diagnostics, color(&std::io::stderr())));
     }
     // The compiler reads its own work back before anyone else does.
     let blob = match Blob::open(compiled.blob.as_slice()) {

@@ -1,7 +1,6 @@
 //! `netpolicy diff`.
 
-use super::compile;
-use super::{fail, say};
+use super::{compile, fail, say, stream};
 use crate::cli::{Diff as Arguments, FailOn};
 use policy_compiler::Options;
 use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
@@ -9,7 +8,7 @@ use policy_compiler::source::{LayerFiles, Places};
 use policy_format::{Blob, MAGIC};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,16 +28,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let text =
         if arguments.json { format!("{}\n", to_json(&diff)) } else { diff.render(if arguments.all { usize::MAX } else { MAX_SHOWN }) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever closed the pipe has read enough; the exit code still says what was found.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => return fail(format_args!("cannot write to standard output: {error}")),
-        _ => {}
-    }
     let fails = match arguments.fail_on {
         FailOn::Any => !diff.is_empty(),
         FailOn::Widen => diff.widens(),
     };
-    ExitCode::from(u8::from(fails))
+    // Whoever closes the pipe has read enough; the exit code still says what was found.
+    stream(ExitCode::from(u8::from(fails)), |out| out.write_all(text.as_bytes()))
 }
 
 /// A policy as it is, or a configuration, compiled as the user's layer.
@@ -52,8 +47,9 @@ fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
     } else {
         let layers = LayerFiles { user: Some(path.to_owned()), ..LayerFiles::default() };
         let sources = layers.read(&Places::default()).map_err(|why| format!("error: {why}"))?;
-        let compiled = compile(sources, Options { profile, strict: false })
-            .map_err(|failure| policy_compiler::diagnostic::render(&failure.sources, &failure.diagnostics, super::color()))?;
+        let compiled = compile(sources, Options { profile, strict: false }).map_err(|failure| {
+            policy_compiler::diagnostic::render(&failure.sources, &failure.diagnostics, super::color(&std::io::stderr()))
+        })?;
         match compiled.diagnostics.len() {
             0 => {}
             1 => say(format_args!("1 warning about {}, shown by `netpolicy check`", path.display())),

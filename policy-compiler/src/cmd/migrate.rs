@@ -1,12 +1,12 @@
 //! `netpolicy migrate`.
 
-use super::{fail, say};
+use super::{color, fail, print, print_line, say};
 use crate::cli::Migrate;
 use policy_compiler::emit;
 use policy_compiler::migrate::from::{self, Tool, convert};
 use policy_compiler::migrate::{MAX_INPUT, Note, Options, diff, migrate};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -59,9 +59,9 @@ fn other_tool(tool: Tool, arguments: &Migrate, shown: &str, text: &str) -> ExitC
             "warnings": notes(&converted.warnings),
             "policy": file.is_none().then_some(&converted.text),
         });
-        return print(&format!("{summary}\n"));
+        return print_line(summary);
     }
-    print(if file.is_none() { &converted.text } else { "" })
+    if file.is_none() { print(converted.text) } else { ExitCode::SUCCESS }
 }
 
 fn older(arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
@@ -105,7 +105,7 @@ fn older(arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
     } else {
         String::new()
     };
-    print(&printed)
+    print(printed)
 }
 
 fn notes(notes: &[Note]) -> Vec<serde_json::Value> {
@@ -123,23 +123,14 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// A diff in colours, on a terminal that wants them.
 fn paint(diff: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stdout().is_terminal();
-    if plain {
+    if !color(&std::io::stdout()) {
         return diff.to_owned();
     }
-    let color = |line: &str| match line.get(..1) {
+    let code = |line: &str| match line.get(..1) {
         Some("+") => "32",
         Some("-") => "31",
         Some("@") => "36",
         _ => "0",
     };
-    diff.lines().map(|line| format!("\u{1b}[{}m{line}\u{1b}[0m\n", color(line))).collect()
-}
-
-fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-    }
+    diff.lines().map(|line| format!("\u{1b}[{}m{line}\u{1b}[0m\n", code(line))).collect()
 }

@@ -20,6 +20,7 @@ use crate::cli;
 use policy_compiler::check::ListSummary;
 use policy_compiler::diagnostic::{self, Failure};
 use policy_compiler::explain::Subject;
+use policy_compiler::migrate::MAX_INPUT;
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
 use policy_compiler::{Compiled, Options};
 use policy_format::Blob;
@@ -87,9 +88,9 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// Whether standard error may be coloured (<https://no-color.org>).
-pub(crate) fn color() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal()
+/// Whether an output may be coloured (<https://no-color.org>).
+pub(crate) fn color(output: &impl IsTerminal) -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && output.is_terminal()
 }
 
 /// The default places of layers on this machine.
@@ -105,6 +106,12 @@ pub(crate) fn places() -> Places {
 /// Bytes that a compiled policy may have.
 const MAX_POLICY: u64 = 4 << 30;
 
+/// Whether somebody named the settings instead of what is made of them. No policy is UTF-8 text, and a text without a key is nothing yet.
+fn is_toml(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes.get(..MAX_INPUT.min(bytes.len())).unwrap_or_default());
+    text.is_ok_and(|text| toml::de::DeTable::parse(text).is_ok_and(|root| !root.get_ref().is_empty()))
+}
+
 /// Reads and checks a compiled policy; what is wrong is said.
 pub(crate) fn open_policy(path: &Path) -> Result<Blob<Vec<u8>>, ExitCode> {
     let shown = path.display();
@@ -113,32 +120,38 @@ pub(crate) fn open_policy(path: &Path) -> Result<Blob<Vec<u8>>, ExitCode> {
     match read {
         Err(error) => Err(fail(format_args!("cannot read the policy `{shown}`: {error}"))),
         Ok(len) if len as u64 > MAX_POLICY => Err(fail(format_args!("the policy `{shown}` has more than {MAX_POLICY} bytes"))),
+        Ok(_) if is_toml(&bytes) => Err(fail(format_args!(
+            "`{shown}` is not a compiled policy: it is TOML\nhelp: `netpolicy check --user {shown}` says what is in it"
+        ))),
         Ok(_) => Blob::open(bytes).map_err(|error| fail(format_args!("`{shown}` is not a policy that can be read: {error}"))),
     }
 }
 
 /// The policy that is asked: a compiled one, or the layers, compiled in memory. What is wrong is said; of warnings, only how many there are.
 pub(crate) fn subject(arguments: cli::Subject) -> Result<Subject, ExitCode> {
-    if let Some(path) = arguments.policy {
-        return Ok(Subject::bare(open_policy(&path)?));
+    match arguments.policy {
+        Some(path) => Ok(Subject::bare(open_policy(&path)?)),
+        None => compiled_subject(LayerFiles::from(arguments.layers).read(&places()).map_err(fail)?, arguments.profile),
     }
-    let sources = LayerFiles::from(arguments.layers).read(&places()).map_err(fail)?;
+}
+
+/// The policy that these layers make.
+pub(crate) fn compiled_subject(sources: Vec<SourceFile>, profile: Option<String>) -> Result<Subject, ExitCode> {
     if sources.is_empty() {
         return Err(fail(
             "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or a compiled policy with `--policy policy.bin`",
         ));
     }
-    let profile = arguments.profile;
     match compile(sources, Options { profile: profile.as_deref(), strict: false }) {
         Err(failure) => {
-            say(diagnostic::render(&failure.sources, &failure.diagnostics, color()));
+            say(diagnostic::render(&failure.sources, &failure.diagnostics, color(&io::stderr())));
             Err(ExitCode::from(2))
         }
         Ok(compiled) => {
             match compiled.diagnostics.len() {
                 0 => {}
-                1 => say("1 warning, shown by `netpolicy compile`"),
-                n => say(format_args!("{n} warnings, shown by `netpolicy compile`")),
+                1 => say("1 warning, shown by `netpolicy check`"),
+                n => say(format_args!("{n} warnings, shown by `netpolicy check`")),
             }
             let policy = Blob::open(compiled.blob)
                 .map_err(|error| fail(format_args!("the compiled policy does not read back, which is a bug: {error}")))?;

@@ -1,11 +1,11 @@
 //! `netpolicy presets`.
 
-use super::fail;
+use super::{fail, print_line};
 use crate::cli::{Presets, PresetsQuestion};
 use policy_compiler::presets::{self, Entry, PRESETS, Preset};
+use policy_compiler::request::Asked;
 use policy_format::{Host, Hosts};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Presets) -> ExitCode {
@@ -18,13 +18,13 @@ pub(crate) fn run(arguments: Presets) -> ExitCode {
 
 fn list(json: bool) -> ExitCode {
     if json {
-        return print(&Value::from_iter(PRESETS.map(|preset| summary(preset, preset.patterns().count().into()))).to_string());
+        return print_line(Value::from_iter(PRESETS.map(|preset| summary(preset, preset.patterns().count().into()))));
     }
     let row = |preset: Preset| {
         let count = preset.patterns().count();
         [preset.name.to_owned(), preset.access().to_string(), count.to_string(), preset.date().to_owned(), preset.title().to_owned()]
     };
-    print(&table(PRESETS.map(row).as_slice()))
+    print_line(table(PRESETS.map(row).as_slice()))
 }
 
 fn show(name: &str, json: bool) -> ExitCode {
@@ -38,7 +38,7 @@ fn show(name: &str, json: bool) -> ExitCode {
         let patterns = entries
             .iter()
             .map(|entry| json!({ "pattern": entry.pattern.to_string(), "group": entry.group, "line": entry.line, "why": entry.why }));
-        return print(&summary(preset, Value::from_iter(patterns)).to_string());
+        return print_line(summary(preset, Value::from_iter(patterns)));
     }
     let count = entries.len();
     let noun = if count == 1 { "pattern" } else { "patterns" };
@@ -55,14 +55,15 @@ fn show(name: &str, json: bool) -> ExitCode {
             group.iter().map(|entry| [format!("  {}", entry.pattern), entry.why.unwrap_or_default().to_owned()]).collect();
         text.push_str(&format!("\n{}\n{}\n", group.first().map_or("", |entry| entry.group), table(&rows)));
     }
-    print(text.trim_end())
+    print_line(text.trim_end())
 }
 
 fn which(host: &str, json: bool) -> ExitCode {
-    let parsed = match Host::parse(host) {
+    // Presets hold for every port, so that one that is named changes nothing.
+    let parsed = match Host::parse(host).or_else(|error| Asked::tunnel(host).map(|asked| asked.host).map_err(|_| error)) {
         Ok(parsed) => parsed,
         Err(error) => {
-            return fail(format_args!("`{host}` is not a host: {error}\nhelp: write a name or an address, without scheme, port and path"));
+            return fail(format_args!("`{host}` is not a host: {error}\nhelp: write a name or an address, without scheme and path"));
         }
     };
     let found: Vec<(Preset, Entry)> = presets::covering(&parsed).filter(|(_, entry)| entry.pattern.hosts != Hosts::Any).collect();
@@ -87,7 +88,7 @@ fn which(host: &str, json: bool) -> ExitCode {
         };
         table(&found.iter().map(row).collect::<Vec<_>>())
     };
-    match print(&text) {
+    match print_line(&text) {
         done if done == ExitCode::SUCCESS && found.is_empty() => ExitCode::from(1),
         done => done,
     }
@@ -117,11 +118,4 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn print(text: &str) -> ExitCode {
-    match writeln!(std::io::stdout(), "{text}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-    }
 }

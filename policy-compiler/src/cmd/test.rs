@@ -1,31 +1,30 @@
 //! `netpolicy test`.
 
 use super::explain::explanation_json;
-use super::{color, fail, rule_json, say, stream, subject};
+use super::{color, compiled_subject, fail, open_policy, places, rule_json, say, stream};
 use crate::cli::Test;
-use policy_compiler::explain::describe;
-use policy_compiler::source::{Role, SourceFile, SourceId};
-use policy_compiler::testing::{self, Case, Report};
+use policy_compiler::explain::{Subject, describe};
+use policy_compiler::source::{LayerFiles, Role, SourceFile, SourceId};
+use policy_compiler::testing::{self, Case, Coverage, Report};
 use policy_compiler::{Layer, diagnostic};
 use policy_format::Blob;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// The name of test files that nobody names.
+const TESTS: &str = "policy.test.toml";
 /// Bytes that a test file may have.
 const MAX_TESTS: u64 = 64 << 20;
 /// Rules without a test that are listed; JSON has them all.
 const MAX_LISTED: usize = 50;
 
 pub(crate) fn run(arguments: Test) -> ExitCode {
-    let cases = match read_cases(&arguments) {
-        Ok(cases) => cases,
-        Err(code) => return code,
-    };
-    let subject = match subject(arguments.subject) {
-        Ok(subject) => subject,
+    let (cases, subject) = match read(&arguments) {
+        Ok(read) => read,
         Err(code) => return code,
     };
     let report = testing::run(&subject, &cases);
@@ -35,23 +34,40 @@ pub(crate) fn run(arguments: Test) -> ExitCode {
         return fail(format_args!("cannot write `{}`: {error}", path.display()));
     }
     let policy = subject.policy();
-    let too_little = arguments.fail_under.filter(|percent| report.coverage(policy) < f64::from(*percent));
+    let coverage = report.coverage(policy);
+    let too_little = arguments.fail_under.filter(|percent| coverage.percent() < f64::from(*percent));
     let code = ExitCode::from(u8::from(report.counts().1 > 0 || too_little.is_some()));
-    let coverage = arguments.coverage || arguments.fail_under.is_some();
+    let shown = Some(coverage).filter(|_| arguments.coverage || arguments.fail_under.is_some());
     let printed = stream(code, |out| match arguments.json {
-        true => writeln!(out, "{}", report_json(&report, &cases, policy, coverage)),
-        false => write_report(out, &report, &cases, policy, coverage),
+        true => writeln!(out, "{}", report_json(&report, &cases, policy, shown)),
+        false => write_report(out, &report, &cases, policy, shown),
     });
     if let Some(percent) = too_little {
-        say(format_args!("the tests exercise {:.1} % of the rules, less than the {percent} % of `--fail-under`", report.coverage(policy)));
+        say(format_args!("the tests exercise {:.1} % of the rules, less than the {percent} % of `--fail-under`", coverage.percent()));
     }
     printed
 }
 
-fn read_cases(arguments: &Test) -> Result<Vec<Case>, ExitCode> {
+/// The cases, and the policy that they are put to.
+fn read(arguments: &Test) -> Result<(Vec<Case>, Subject), ExitCode> {
+    let asked = &arguments.subject;
+    if let Some(path) = &asked.policy {
+        let cases = read_cases(arguments, || vec![beside(path)])?;
+        return Ok((cases, Subject::bare(open_policy(path)?)));
+    }
+    let layers = LayerFiles::from(asked.layers.clone());
+    let sources = layers.read(&places()).map_err(fail)?;
+    let cases = read_cases(arguments, || default_files(&layers, &sources))?;
+    Ok((cases, compiled_subject(sources, asked.profile.clone())?))
+}
+
+fn read_cases(arguments: &Test, default: impl FnOnce() -> Vec<PathBuf>) -> Result<Vec<Case>, ExitCode> {
     let mut files: Vec<PathBuf> = arguments.files.iter().chain(&arguments.tests).cloned().collect();
     if files.is_empty() {
-        files = default_files(arguments);
+        files = default();
+        files.retain(|file| file.is_file());
+        let mut seen = HashSet::new();
+        files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
     }
     if files.is_empty() {
         return Err(fail(
@@ -62,7 +78,7 @@ fn read_cases(arguments: &Test) -> Result<Vec<Case>, ExitCode> {
     let mut diagnostics = Vec::new();
     let mut cases: Vec<Case> = (0..sources.len()).flat_map(|index| testing::read(SourceId(index), &sources, &mut diagnostics)).collect();
     if !diagnostics.is_empty() {
-        say(diagnostic::render(&sources, &diagnostics, color()));
+        say(diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
         return Err(ExitCode::from(2));
     }
     let all = cases.len();
@@ -76,14 +92,17 @@ fn read_cases(arguments: &Test) -> Result<Vec<Case>, ExitCode> {
     }
 }
 
-/// `policy.test.toml` beside what is named, and in the project's folder when nothing is.
-fn default_files(arguments: &Test) -> Vec<PathBuf> {
-    let beside = |path: &PathBuf| path.parent().unwrap_or(Path::new("")).join("policy.test.toml");
-    let mut files: Vec<PathBuf> = arguments.subject.policy.iter().chain(arguments.subject.layers.files()).map(beside).collect();
-    files.push(PathBuf::from(".codex/policy.test.toml"));
-    files.retain(|file| file.is_file());
-    files.dedup();
-    files
+/// `policy.test.toml` beside every file that was read and, unless the files were named, in the project's folder.
+fn default_files(layers: &LayerFiles, sources: &[SourceFile]) -> Vec<PathBuf> {
+    let named = [&layers.mdm, &layers.mdm_config_base64, &layers.mdm_requirements_base64].into_iter().flatten().map(|path| beside(path));
+    let of_files = sources.iter().filter(|source| source.layer != Layer::Cli).filter_map(|source| Some(source.folder()?.join(TESTS)));
+    let project = layers.looks_around().then(|| Path::new(".codex").join(TESTS));
+    // The short name comes first, so that it is the one that is shown.
+    project.into_iter().chain(named).chain(of_files).collect()
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_file_name(TESTS)
 }
 
 fn read_file(path: &Path) -> Result<SourceFile, String> {
@@ -99,7 +118,13 @@ fn read_file(path: &Path) -> Result<SourceFile, String> {
     Ok(SourceFile::from_text(Layer::Project, Role::Config, &shown, text))
 }
 
-fn write_report(out: &mut dyn Write, report: &Report, cases: &[Case], policy: &Blob<Vec<u8>>, coverage: bool) -> io::Result<()> {
+fn write_report(
+    out: &mut dyn Write,
+    report: &Report,
+    cases: &[Case],
+    policy: &Blob<Vec<u8>>,
+    coverage: Option<Coverage>,
+) -> io::Result<()> {
     for outcome in &report.outcomes {
         let (Some(case), Some(explanation)) = (cases.get(outcome.case), &outcome.failure) else { continue };
         writeln!(out, "FAIL {}:{}: {}: {}", case.file, case.line, case.name.escape_debug(), outcome.request)?;
@@ -110,9 +135,13 @@ fn write_report(out: &mut dyn Write, report: &Report, cases: &[Case], policy: &B
             writeln!(out, "    {line}")?;
         }
     }
-    if coverage {
-        let unexercised = policy.rule_count() as usize - report.exercised.len();
-        writeln!(out, "coverage: {:.1} % of {} rules", report.coverage(policy), policy.rule_count())?;
+    if let Some(coverage) = coverage {
+        let Coverage { written, named } = coverage;
+        let unexercised = written.rules - written.exercised;
+        writeln!(out, "coverage: {:.1} % of {} rules", coverage.percent(), written.rules)?;
+        if named.rules > 0 {
+            writeln!(out, "  and {} of {} rules of presets and lists", named.exercised, named.rules)?;
+        }
         for rule in report.unexercised(policy).take(MAX_LISTED) {
             writeln!(out, "  no test: {}", describe(&rule))?;
         }
@@ -124,7 +153,7 @@ fn write_report(out: &mut dyn Write, report: &Report, cases: &[Case], policy: &B
     writeln!(out, "{passed} passed, {failed} failed")
 }
 
-fn report_json(report: &Report, cases: &[Case], policy: &Blob<Vec<u8>>, coverage: bool) -> Value {
+fn report_json(report: &Report, cases: &[Case], policy: &Blob<Vec<u8>>, coverage: Option<Coverage>) -> Value {
     let outcomes = report.outcomes.iter().filter_map(|outcome| {
         let case = cases.get(outcome.case)?;
         let mut value = json!({
@@ -143,11 +172,17 @@ fn report_json(report: &Report, cases: &[Case], policy: &Blob<Vec<u8>>, coverage
     });
     let (passed, failed) = report.counts();
     let mut value = json!({ "passed": passed, "failed": failed, "outcomes": outcomes.collect::<Vec<_>>() });
-    if let Some(value) = value.as_object_mut().filter(|_| coverage) {
+    if let (Some(value), Some(coverage)) = (value.as_object_mut(), coverage) {
         let unexercised: Vec<Value> = report.unexercised(policy).map(|rule| rule_json(&rule)).collect();
         value.insert(
             "coverage".into(),
-            json!({ "rules": policy.rule_count(), "exercised": report.exercised.len(), "percent": report.coverage(policy), "unexercised": unexercised }),
+            json!({
+                "rules": coverage.written.rules,
+                "exercised": coverage.written.exercised,
+                "percent": coverage.percent(),
+                "unexercised": unexercised,
+                "presets_and_lists": { "rules": coverage.named.rules, "exercised": coverage.named.exercised },
+            }),
         );
     }
     value

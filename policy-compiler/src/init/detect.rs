@@ -354,6 +354,44 @@ pub(super) fn composer(text: &str, finds: &mut Finds) {
     }
 }
 
+/// Tables of `package.json` whose values say where a package comes from.
+const NPM_TABLES: [&str; 6] = ["dependencies", "devDependencies", "optionalDependencies", "overrides", "peerDependencies", "resolutions"];
+
+/// The hosts that npm has short names for.
+const NPM_HOSTS: [(&str, &str); 4] =
+    [("github", "github.com"), ("gitlab", "gitlab.com"), ("bitbucket", "bitbucket.org"), ("gist", "gist.github.com")];
+
+pub(super) fn package_json(text: &str, finds: &mut Finds) {
+    let Some(root) = json(text, finds) else { return };
+    let tables = NPM_TABLES.iter().filter_map(|table| root.get(table)?.as_object());
+    let sources = tables.flat_map(|table| table.values()).filter_map(|value| Some((value.as_str()?, npm_source(value.as_str()?)?)));
+    // Looking a line up takes a walk through the text: not more of them than are kept.
+    let mut hits: Vec<_> = sources.take(4 * MAX_FINDS).map(|(source, endpoint)| (line_of(text, source), endpoint)).collect();
+    hits.sort_by_key(|(line, _)| *line);
+    for (line, endpoint) in hits {
+        match endpoint {
+            Endpoint::At(host) => finds.push(line, "a package's source", Says::Remote(host)),
+            Endpoint::Unclear => finds.push(line, "a package's source", Says::Unclear),
+            Endpoint::NotNetwork => {}
+        }
+    }
+}
+
+/// Where a dependency comes from, unless it is a version, a path or an alias: a URL, `user@host:path`, `github:team/x`, or `team/x`.
+fn npm_source(source: &str) -> Option<Endpoint> {
+    if source.contains("://") || source.split(':').next().is_some_and(|host| host.contains('@') && host != source) {
+        return Some(endpoint(source));
+    }
+    let (host, path) = source.split_once(':').unwrap_or(("github", source));
+    let (_, host) = NPM_HOSTS.into_iter().find(|(name, _)| *name == host)?;
+    let parts: Vec<&str> = path.split('#').next().unwrap_or_default().split('/').collect();
+    let spelt = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let named = parts.iter().all(spelt) && parts.first().is_some_and(|first| !first.starts_with('.'));
+    // A gist has no owner in its name.
+    let whole = parts.len() == 2 || (host.starts_with("gist.") && parts.len() == 1);
+    (named && whole).then(|| Endpoint::At(host.to_owned()))
+}
+
 fn texts<'v>(root: &'v Value, pointer: &str) -> impl Iterator<Item = &'v str> {
     root.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
@@ -464,6 +502,35 @@ mod tests {
             ("C:\\x", Endpoint::NotNetwork),
         ] {
             assert_eq!(endpoint(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_dependency_of_npm_gives_the_host_that_it_comes_from() {
+        let at = |host: &str| Some(Endpoint::At(host.to_owned()));
+        for (source, expected) in [
+            ("git+https://git.example.net/team/x.git#semver:^1", at("git.example.net")),
+            ("git+ssh://git@git.example.net:team/x.git", Some(Endpoint::Unclear)),
+            ("git+ssh://git@git.example.net/team/x.git", at("git.example.net:22")),
+            ("git@git.example.net:team/x.git", at("git.example.net:22")),
+            ("https://user:s3cret@cdn.example.net/x-1.0.0.tgz", at("cdn.example.net")),
+            ("github:team/x#main", at("github.com")),
+            ("team/x", at("github.com")),
+            ("gitlab:team/x", at("gitlab.com")),
+            ("bitbucket:team/x", at("bitbucket.org")),
+            ("gist:11081aaa281", at("gist.github.com")),
+            ("^1.2.3", None),
+            ("1.x || >=2.5.0 <3", None),
+            ("latest", None),
+            ("npm:@scope/x@^1", None),
+            ("file:../x", None),
+            ("../x", None),
+            ("./x", None),
+            ("workspace:*", None),
+            ("@scope/x", None),
+            ("", None),
+        ] {
+            assert_eq!(npm_source(source), expected, "{source}");
         }
     }
 

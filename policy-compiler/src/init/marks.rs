@@ -39,7 +39,7 @@ pub(super) static MARKS: &[Mark] = &[
     reads(".yarnrc.yml", "Yarn settings", "npm", detect::yarnrc),
     reads(".yarnrc", "Yarn settings", "npm", detect::yarnrc),
     reads("bunfig.toml", "Bun settings", "npm", detect::toml_urls),
-    mark("package.json", "a package of npm", "npm"),
+    reads("package.json", "a package of npm", "npm", detect::package_json),
     mark("package-lock.json", "a lock file of npm", "npm"),
     mark("npm-shrinkwrap.json", "a lock file of npm", "npm"),
     mark("yarn.lock", "a lock file of Yarn", "npm"),

@@ -7,6 +7,7 @@
 //! | `[network_proxy]`, its `policy` and `mitm` | `[permissions.NAME.network]`, its `domains`, `unix_sockets` and `mitm` |
 //! | `[permissions.network]` | `[permissions.NAME.network]` |
 //! | `allowed_domains`, `denied_domains`, `allow_unix_sockets` | entries of `domains` and `unix_sockets` |
+//! | `enabled`, `inspect` of any `mitm` | `mode = "always"` when they switch it on |
 //! | `[network]` with `proxy`, `no_proxy` | `[permissions.NAME.network.upstream]` |
 //! | `proxy_url`, `socks_url` of another machine | `url` of `[….upstream]` |
 //! | `sandbox_mode = "workspace-write"` with `network_access`, and no profile | `enabled` of the profile `workspace` |
@@ -168,12 +169,17 @@ impl Migrator {
     }
 
     fn requirements(&mut self, document: &mut DocumentMut) {
-        if !document.get("experimental_network").is_some_and(|item| lists::has_lists(item.as_table_like())) {
+        let path = ["experimental_network"];
+        let older = document.get("experimental_network").and_then(Item::as_table_like);
+        let (lists, mitm) = (lists::has_lists(older), has_older_mitm(older));
+        if !lists && !mitm {
             return;
         }
-        if let Some(table) = descend(document, &["experimental_network"]) {
-            self.own_lists(table, &["experimental_network"]);
+        let Some(table) = descend(document, &path) else { return };
+        if lists {
+            self.own_lists(table, &path);
         }
+        self.own_mitm(table, &path);
     }
 
     /// `network_access`, when it is what says whether the network is on. Asked before anything has moved.
@@ -208,7 +214,7 @@ impl Migrator {
         self.policy(&mut table);
         self.own_lists(&mut table, &["network_proxy"]);
         if let Some(mut mitm) = take_table(&mut table, "mitm") {
-            self.mitm(&mut mitm);
+            self.mitm(&mut mitm, &["network_proxy", "mitm"]);
             table.insert("mitm", Item::Table(mitm));
         }
         self.move_to_profile(document, table, &["network_proxy"], line);
@@ -284,36 +290,35 @@ impl Migrator {
         }
     }
 
-    /// `enabled` and `inspect` of `[network_proxy.mitm]` are `mode = "always"` when they switch it on.
-    fn mitm(&mut self, mitm: &mut Table) {
-        let on = |key: &str| mitm.get(key).and_then(Item::as_bool);
-        let (enabled, inspect) = (on("enabled"), on("inspect"));
-        if enabled.is_none() && inspect.is_none() {
-            return;
-        }
-        let active = enabled.unwrap_or(true) && (enabled == Some(true) || inspect == Some(true));
+    /// `enabled` and `inspect` of a `mitm` table are `mode = "always"` when they switch it on.
+    fn mitm(&mut self, mitm: &mut Table, path: &[&str]) {
+        let Some(active) = switches_on(mitm) else { return };
         let mut said = mitm.contains_key("mode") || !active;
+        let shown = path.join(".");
         let names: Vec<String> = mitm.iter().map(|(key, _)| key.to_owned()).collect();
         let mut comments = String::new();
         // Taken out and put back one by one, so that a renamed key keeps its place.
         for name in names {
             let Some((key, mut item)) = mitm.remove_entry(&name) else { continue };
-            if (name != "enabled" && name != "inspect") || !item.is_bool() {
+            if !is_switch(&name, &item) {
                 mitm.insert_formatted(&key, item);
                 continue;
             }
-            let line = self.original.line(&["network_proxy", "mitm", &name]);
+            let whole: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
+            // A table that named no profile had another path.
+            let line = self.original.find(&whole).or_else(|| self.original.find(&["permissions", "network", "mitm", &name]));
+            let line = line.unwrap_or_else(|| self.original.line(&whole));
             if said {
                 comments.push_str(&layout::comments(&key, &item));
                 let why = if active { "`mode` says it" } else { "without `mode` nothing is intercepted" };
-                self.done(line, format!("`{name}` of `[network_proxy.mitm]` is left out: {why}"));
+                self.done(line, format!("`{name}` of `[{shown}]` is left out: {why}"));
                 continue;
             }
             said = true;
             layout::replace_value(&mut item, "always");
             let renamed = Key::new("mode").with_leaf_decor(key.leaf_decor().clone());
             mitm.insert_formatted(&renamed, item);
-            self.done(line, format!("`{name} = true` of `[network_proxy.mitm]` is now `mode = \"always\"`"));
+            self.done(line, format!("`{name} = true` of `[{shown}]` is now `mode = \"always\"`"));
         }
         attach_comment(mitm, &comments);
     }
@@ -398,16 +403,41 @@ impl Migrator {
         let Some(table) = item.and_then(Item::as_table_like) else { return };
         let remote =
             URLS.iter().any(|key| table.get(key).and_then(Item::as_str).is_some_and(|url| names_a_proxy(url, open_listener(table))));
-        if !remote && !lists::has_lists(Some(table)) {
+        let (lists, mitm) = (lists::has_lists(Some(table)), has_older_mitm(Some(table)));
+        if !remote && !lists && !mitm {
             return;
         }
         let Some(network) = descend(document, path) else { return };
+        self.own_mitm(network, path);
+        if !remote && !lists {
+            return;
+        }
         if self.blocked(network, path) {
             return;
         }
         self.own_lists(network, path);
         for key in URLS {
             self.remote_url(network, key, path);
+        }
+    }
+
+    /// The `mitm` table of a network table; one that says nothing any more goes.
+    fn own_mitm(&mut self, network: &mut Table, path: &[&str]) {
+        if !has_older_mitm(Some(network)) {
+            return;
+        }
+        let path: Vec<&str> = path.iter().copied().chain(["mitm"]).collect();
+        // A table without a header of its own is there as long as it has a key: what holds the last one stays.
+        let shown = !network.is_implicit() && !network.is_dotted();
+        let keeps = shown || network.len() > 1;
+        let Some(mitm) = descend(network, &["mitm"]) else { return };
+        if mitm.is_dotted() && switches_on(mitm) == Some(false) && mitm.iter().all(|(key, item)| is_switch(key, item)) {
+            mitm.set_dotted(false);
+            mitm.set_implicit(false);
+        }
+        self.mitm(mitm, &path);
+        if keeps && mitm.is_empty() && layout::comment_of(mitm.decor()).is_none() {
+            network.remove("mitm");
         }
     }
 
@@ -455,6 +485,27 @@ impl Migrator {
 }
 
 const URLS: [&str; 2] = ["proxy_url", "socks_url"];
+
+/// Whether the `mitm` of a network table has keys that are older spellings.
+fn has_older_mitm(network: Option<&dyn toml_edit::TableLike>) -> bool {
+    let mitm = network.and_then(|network| network.get("mitm")).and_then(Item::as_table_like);
+    mitm.is_some_and(|mitm| mitm.iter().any(|(key, item)| is_switch(key, item)))
+}
+
+/// An older spelling of `mode`.
+fn is_switch(key: &str, item: &Item) -> bool {
+    (key == "enabled" || key == "inspect") && item.is_bool()
+}
+
+/// Whether the older spellings in a `mitm` table switch it on; `None` when it has none.
+fn switches_on(mitm: &Table) -> Option<bool> {
+    let said = |key: &str| mitm.get(key).and_then(Item::as_bool);
+    match (said("enabled"), said("inspect")) {
+        (None, None) => None,
+        (Some(enabled), _) => Some(enabled),
+        (None, Some(inspect)) => Some(inspect),
+    }
+}
 
 /// Whether listeners on this machine's own addresses are meant to be open to others.
 fn open_listener(table: &dyn toml_edit::TableLike) -> bool {

@@ -1,6 +1,6 @@
 //! `domains`: patterns, and what they say.
 
-use super::{DomainEntry, Key, Reader, Value, nearest};
+use super::{DomainEntry, Key, Reader, Value, nearest, nearest_of};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys;
 use policy_format::pattern::parse_port;
@@ -79,15 +79,15 @@ impl Reader<'_> {
 
     /// `api.example.com = "allow"`: without quotes, dots make tables in tables.
     fn unquoted(&mut self, key: &Key<'_>, value: &Value<'_>) -> bool {
-        let is_nest = |table: &DeTable<'_>| !table.is_empty() && table.keys().all(|key| keys::RULE.key(key.get_ref()).is_none());
-        if !value.get_ref().as_table().is_some_and(is_nest) {
+        let is_quoted = self.written(&key.span()).starts_with(['"', '\'']);
+        if is_quoted || self.nest(value).is_none() {
             return false;
         }
         // What is deeper than a name can be is none.
         let mut open: Vec<(String, &Key<'_>, &Value<'_>, usize)> = vec![(key.get_ref().to_string(), key, value, 0)];
         let mut found = false;
         while let Some((name, key, value, depth)) = open.pop() {
-            match value.get_ref().as_table().filter(|table| is_nest(table) && depth < 127) {
+            match self.nest(value).filter(|_| depth < 127) {
                 Some(table) => {
                     let below = table.iter().map(|(key, value)| (format!("{name}.{}", key.get_ref()), key, value, depth + 1));
                     open.extend(below);
@@ -109,6 +109,14 @@ impl Reader<'_> {
             }
         }
         found
+    }
+
+    /// The table that a dot in a pattern made: none of its keys is one of a rule or, between braces, looks like one.
+    fn nest<'v, 'i>(&self, value: &'v Value<'i>) -> Option<&'v DeTable<'i>> {
+        let table = value.get_ref().as_table().filter(|table| !table.is_empty())?;
+        let braces = self.written(&value.span()).starts_with('{');
+        let of_a_rule = |name: &str| keys::RULE.key(name).is_some() || (braces && looks_like_a_rule(name));
+        table.keys().all(|key| !of_a_rule(key.get_ref())).then_some(table)
     }
 
     fn domain(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<DomainEntry> {
@@ -153,6 +161,7 @@ impl Reader<'_> {
 
     /// The table form of a rule.
     fn rule(&mut self, table: &DeTable<'_>, value: &Value<'_>, terms: &mut Terms) -> Option<Option<Access>> {
+        let mut access_is_said = false;
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "access" => {}
@@ -168,11 +177,24 @@ impl Reader<'_> {
                     error.help = Some("ports are a list".into());
                     error.edit(place, meant);
                 }
-                _ => self.unknown_key(key, table, "a rule", &keys::RULE),
+                name if ACCESS.contains(&name) && !table.contains_key("access") && value.get_ref().as_bool() == Some(true) => {
+                    let (meant, place) = (format!("access = \"{name}\""), self.place(key.span().start..value.span().end));
+                    let error = self.error(Code::UnknownKey, key.span(), format!("`{name}` is not a key of a rule"));
+                    error.label("unknown key");
+                    error.help = Some("say it with `access`".into());
+                    error.edit(place, meant);
+                    access_is_said = true;
+                }
+                name => {
+                    access_is_said |= nearest_of(name, &["access"]).is_some();
+                    self.unknown_key(key, table, "a rule", &keys::RULE);
+                }
             }
         }
         match table.get("access") {
             Some(access) => self.access(access),
+            // Said, and wrongly: once is enough.
+            None if access_is_said => None,
             None => {
                 self.error(Code::MissingKey, value.span(), "a rule needs `access`").help = Some("write `{ access = \"allow\", … }`".into());
                 None
@@ -326,6 +348,11 @@ impl Reader<'_> {
         }
         text.value.trim().to_owned()
     }
+}
+
+/// Whether a key is one of a rule, misspelt, or what a rule does.
+fn looks_like_a_rule(name: &str) -> bool {
+    ACCESS.contains(&name) || nearest_of(name, &keys::RULE.names()).is_some()
 }
 
 /// `443`, `"443"` or `"8000-8999"`.

@@ -10,6 +10,7 @@ impl Reader<'_> {
     pub(crate) fn mitm(&mut self, key: &Key<'_>, value: &Value<'_>) -> MitmDoc {
         let mut doc = MitmDoc::default();
         let Some(table) = self.table(key, value) else { return doc };
+        let (mut off, mut on) = (false, None);
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "mode" => doc.mode = self.word(key, value, [("auto", MitmMode::Auto), ("always", MitmMode::Always)]),
@@ -24,13 +25,17 @@ impl Reader<'_> {
                     let name = key.get_ref();
                     let warning = self.warning(Code::OlderSpelling, key.span(), format!("`{name}` of `mitm` is an older spelling"));
                     warning.help = Some("write `mode = \"always\"`, or leave it out; `netpolicy migrate` rewrites the file".into());
-                    if let Some(on) = self.bool(key, value).filter(|on| on.value) {
-                        doc.mode.get_or_insert(At { value: MitmMode::Always, place: on.place });
+                    match self.bool(key, value) {
+                        Some(said) if said.value => on = Some(At { value: MitmMode::Always, place: said.place }),
+                        Some(_) => off |= name == "enabled",
+                        None => {}
                     }
                 }
                 _ => self.unknown_key(key, table, "`mitm`", &keys::MITM),
             }
         }
+        // What is switched off reads nothing, and `mode` has the last word.
+        doc.mode = doc.mode.or(on.filter(|_| !off));
         doc
     }
 

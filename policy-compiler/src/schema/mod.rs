@@ -379,12 +379,24 @@ impl Reader<'_> {
         value: &Value<'_>,
         words: [(&'static str, T); N],
     ) -> Option<At<T>> {
+        self.word_or(key, value, words, &[])
+    }
+
+    /// Like [`Self::word()`], with words that mean one of those: what is meant is offered.
+    pub(crate) fn word_or<T: Copy, const N: usize>(
+        &mut self,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        words: [(&'static str, T); N],
+        meant: &[(&str, &'static str)],
+    ) -> Option<At<T>> {
         let text = self.string(key, value)?;
         let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
         if found.is_none() {
             let names = words.map(|(word, _)| word);
             let listed = list_words(&names);
-            let near = nearest(&text.value.to_lowercase().replace('_', "-"), names);
+            let lower = text.value.to_lowercase().replace('_', "-");
+            let near = meant.iter().find(|(word, _)| *word == lower).map(|(_, meant)| *meant).or_else(|| nearest(&lower, names));
             let error = self.error(
                 Code::InvalidValue,
                 value.span(),

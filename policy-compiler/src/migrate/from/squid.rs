@@ -452,7 +452,8 @@ impl Effects {
         }
         if asked.methods.is_some() || asked.but_methods.is_some() {
             let methods = asked.methods.or(asked.but_methods).unwrap_or_default().join(", ");
-            draft.warn(line, format!("the line is left out, and {loose}: a deny cannot ask for methods ({methods})"));
+            let what = if methods == "CONNECT" { "be for CONNECT alone".to_owned() } else { format!("ask for methods ({methods})") };
+            draft.warn(line, format!("the line is left out, and {loose}: a deny cannot {what}"));
             return;
         }
         match (asked.hosts, asked.ports) {
