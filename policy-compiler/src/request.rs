@@ -2,13 +2,14 @@
 //!
 //! | words | what is asked |
 //! | --- | --- |
-//! | `GET http://host[:port]/path`, any method | a plain request; without a method, GET |
+//! | `GET http://host[:port]/path`, any method | a plain request; without a method, GET; `OPTIONS` without a path asks for `*`, the server as a whole |
 //! | `GET https://host[:port]/path` | the tunnel that the client opens for it: method and path are inside TLS |
-//! | `CONNECT host[:port]`, `host`, `host:port`, an address | a tunnel, to port 443 unless another is named |
+//! | `CONNECT host:port` | a tunnel |
+//! | `host`, `host:port`, an address | a tunnel, to port 443 unless another is named |
 //! | `socks host[:port]`, also `socks5`, `socks5h` | a SOCKS5 connection, to port 443 unless another is named |
 //! | `udp host:port` | a SOCKS5 datagram |
 //!
-//! IPv6 addresses with a port stand in brackets. Queries and fragments are passed over: no rule sees them.
+//! IPv6 addresses with a port stand in brackets. Queries are passed over: no rule sees them. What the data plane refuses as malformed is an error here too.
 
 use crate::diagnostic::hide_passwords;
 use policy_format::pattern::parse_port;
@@ -25,6 +26,8 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "D
 
 const DEFAULT_TUNNEL_PORT: u16 = 443;
 const DEFAULT_HTTP_PORT: u16 = 80;
+/// What `OPTIONS` asks for without a path: the server as a whole (RFC 9112, section 3.2.4).
+const ASTERISK: &str = "*";
 
 /// A request as somebody put it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +100,9 @@ impl fmt::Display for Asked {
         match self.protocol {
             Protocol::Http => {
                 let port = if self.port == DEFAULT_HTTP_PORT { bracketed(&self.host) } else { authority };
-                write!(f, "{} http://{port}{}", self.method.as_deref().unwrap_or("GET"), self.path.as_deref().unwrap_or("/"))
+                let path = self.path.as_deref().filter(|path| *path != ASTERISK);
+                let without = if self.path.is_some() { "" } else { "/" };
+                write!(f, "{} http://{port}{}", self.method.as_deref().unwrap_or("GET"), path.unwrap_or(without))
             }
             Protocol::Connect => write!(f, "CONNECT {authority}"),
             Protocol::Socks5Tcp => write!(f, "socks5 {authority}"),
@@ -207,7 +212,7 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
         return wrong(rest.slice(at..rest.text.len()), "a request ends here", "write a method or a protocol, and then where to");
     }
     match word.text.to_ascii_lowercase().as_str() {
-        "connect" => tunnel(Protocol::Connect, rest),
+        "connect" => connect(rest),
         "socks" | "socks5" | "socks5h" => tunnel(Protocol::Socks5Tcp, rest),
         "udp" => tunnel(Protocol::Socks5Udp, rest),
         lower => {
@@ -241,12 +246,20 @@ fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
     if let Some(user) = place.text.rfind('@') {
         return wrong(place.slice(0..user + 1), "user information has no place in a request", "leave it out");
     }
+    // A client keeps the fragment to itself: within TLS nobody would see it, in a plain request it is malformed.
+    if let Some(at) = tail.text.find('#').filter(|_| !tls) {
+        return wrong(tail.slice(at..tail.text.len()), "a plain request has no fragment", "leave it out: clients do not send it");
+    }
     let path = tail.text.split(['?', '#']).next().unwrap_or_default();
     if let Some(at) = path.find(|c: char| !c.is_ascii_graphic()) {
         let len = path.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8);
         return wrong(tail.slice(at..at + len), "a path has printable ASCII only", "write other characters as `%XX`");
     }
-    let path = if path.is_empty() { "/" } else { path };
+    let path = match path {
+        "" if method == "OPTIONS" && tail.text.is_empty() => ASTERISK,
+        "" => "/",
+        path => path,
+    };
     let default = if tls { DEFAULT_TUNNEL_PORT } else { DEFAULT_HTTP_PORT };
     let (host, port) = host_and_port(place)?;
     let port = port.unwrap_or(default);
@@ -255,6 +268,15 @@ fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
     } else {
         Asked { protocol: Protocol::Http, host, port, method: Some(method.to_owned()), path: Some(path.to_owned()), inside: None }
     })
+}
+
+/// `CONNECT` as clients send it: with a port.
+fn connect(place: Part<'_>) -> Result<Asked, Wrong> {
+    let asked = tunnel(Protocol::Connect, place)?;
+    if matches!(host_and_port(place), Ok((_, None))) {
+        return wrong(place, "`CONNECT` needs a port", format!("write `{asked}`"));
+    }
+    Ok(asked)
 }
 
 fn tunnel(protocol: Protocol, place: Part<'_>) -> Result<Asked, Wrong> {
@@ -343,7 +365,11 @@ mod tests {
             ("https://example.com/", "CONNECT example.com:443 (GET /)"),
             ("HTTP://example.com", "GET http://example.com/"),
             ("  CONNECT   example.com:22 ", "CONNECT example.com:22"),
-            ("connect example.com", "CONNECT example.com:443"),
+            ("connect example.com:443", "CONNECT example.com:443"),
+            ("OPTIONS http://example.com", "OPTIONS http://example.com"),
+            ("OPTIONS http://example.com:8080/", "OPTIONS http://example.com:8080/"),
+            ("OPTIONS http://example.com?x", "OPTIONS http://example.com/"),
+            ("OPTIONS https://example.com", "CONNECT example.com:443 (OPTIONS *)"),
             ("socks example.com:22", "socks5 example.com:22"),
             ("socks5h [::1]:22", "socks5 [::1]:22"),
             ("socks5://example.com:1", "socks5 example.com:1"),
@@ -364,6 +390,14 @@ mod tests {
     }
 
     #[test]
+    fn options_without_a_path_asks_for_the_server() {
+        let path = |text: &str| Asked::parse(text).unwrap().path;
+        assert_eq!(path("OPTIONS http://a.test").as_deref(), Some("*"));
+        assert_eq!(path("OPTIONS http://a.test/").as_deref(), Some("/"));
+        assert_eq!(path("GET http://a.test").as_deref(), Some("/"));
+    }
+
+    #[test]
     fn says_what_is_wrong_and_where() {
         for (text, expected) in [
             ("", "the request is empty\n  \n  ^\nhelp: write `GET https://example.com/`, `CONNECT example.com:443` or `example.com`"),
@@ -375,6 +409,12 @@ mod tests {
             (
                 "GET ftp://a.test",
                 "the scheme is `http` or `https`\n  GET ftp://a.test\n      ^^^\nhelp: for anything else write `CONNECT host:port` or `socks host:port`",
+            ),
+            ("CONNECT a.test", "`CONNECT` needs a port\n  CONNECT a.test\n          ^^^^^^\nhelp: write `CONNECT a.test:443`"),
+            ("CONNECT ::1", "`CONNECT` needs a port\n  CONNECT ::1\n          ^^^\nhelp: write `CONNECT [::1]:443`"),
+            (
+                "GET http://a.test/x#f",
+                "a plain request has no fragment\n  GET http://a.test/x#f\n                     ^^\nhelp: leave it out: clients do not send it",
             ),
             ("CONNECT a.test:0", "a port is a number from 1 to 65535\n  CONNECT a.test:0\n                 ^"),
             (

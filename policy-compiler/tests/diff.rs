@@ -36,7 +36,7 @@ fn differences_are_said_in_exactly_these_words() {
         assert_eq!(output.status.code(), Some(i32::from(name != "same")), "{name}");
         cases += 1;
     }
-    assert_eq!(cases, 8);
+    assert_eq!(cases, 9);
 }
 
 #[test]
@@ -47,6 +47,7 @@ fn pipelines_may_stop_at_what_widens_only() {
         ("mode.old.toml", "mode.new.toml", 1, 1),
         ("mode.new.toml", "mode.old.toml", 0, 1),
         ("networks.old.toml", "networks.new.toml", 1, 1),
+        ("teredo.old.toml", "teredo.new.toml", 1, 1),
         ("same.old.toml", "same.new.toml", 0, 0),
     ] {
         for (what, expected) in [("widen", widen), ("any", any)] {
@@ -91,4 +92,37 @@ fn what_cannot_be_read_is_bad_input() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(expected), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout.is_empty());
     }
+}
+
+/// Rules for one host, each of which has more to say than the one before.
+fn policy(folder: &Path, name: &str, rules: impl Iterator<Item = String>) -> String {
+    let path = folder.join(name);
+    let head =
+        "default_permissions = \"workspace\"\n[permissions.workspace.network]\nenabled = true\n[permissions.workspace.network.domains]\n";
+    fs::write(&path, format!("{head}{}\n", rules.collect::<Vec<_>>().join("\n"))).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn policies_that_combine_without_end_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let combined = |count: usize| {
+        let rule = |n| format!("\"a.test:{n}\" = {{ access = \"allow\", methods = [\"M{n}\"], paths = [\"/p{n}\"] }}");
+        policy(dir.path(), &format!("{count}.toml"), (1..=count).map(rule))
+    };
+    let output = netpolicy(&["diff", &combined(300), &combined(301)]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "error: the ports, methods and paths of these policies combine in too many ways to compare them exactly\n");
+}
+
+#[test]
+fn one_of_many_ports_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = |last: u16| {
+        policy(dir.path(), &format!("{last}.toml"), (1..=4999).chain([last]).map(|port| format!("\"a.test:{port}\" = \"allow\"")))
+    };
+    let output = netpolicy(&["diff", &ports(5000), &ports(5001)]);
+    let said = stdout(&output);
+    assert!(said.contains("+ a.test: port 5001\n") && said.contains("- a.test: port 5000\n"), "{said}");
 }

@@ -169,6 +169,42 @@ impl Hosts {
         };
         carried || self.matches(host)
     }
+
+    /// Whether two sets have a host in common. A glob is taken to meet every name: where it is not simple to tell, the answer is yes. No network meets a name.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Network(a), Self::Network(b)) => a.contains(b.addr()) || b.contains(a.addr()),
+            (Self::Network(_), hosts) | (hosts, Self::Network(_)) => *hosts == Self::Any,
+            (Self::Glob(glob), Self::Exact(name)) | (Self::Exact(name), Self::Glob(glob)) => glob.matches(name.as_str()),
+            (Self::Any | Self::Glob(_), _) | (_, Self::Any | Self::Glob(_)) => true,
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (Self::Exact(name), Self::Subdomains(base)) | (Self::Subdomains(base), Self::Exact(name)) => is_below(name, base),
+            (Self::Exact(name), Self::ApexAndSubdomains(base)) | (Self::ApexAndSubdomains(base), Self::Exact(name)) => {
+                name == base || is_below(name, base)
+            }
+            (Self::Subdomains(a) | Self::ApexAndSubdomains(a), Self::Subdomains(b) | Self::ApexAndSubdomains(b)) => {
+                a == b || is_below(a, b) || is_below(b, a)
+            }
+        }
+    }
+
+    /// Whether every host of this set is known to be in the other. Of globs, only the same one and plain names are compared: where it is not simple to tell, the
+    /// answer is no.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Any) => true,
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (Self::Exact(a) | Self::ApexAndSubdomains(a), Self::Subdomains(b)) => is_below(a, b),
+            (Self::Subdomains(a), Self::Subdomains(b))
+            | (Self::Exact(a) | Self::Subdomains(a) | Self::ApexAndSubdomains(a), Self::ApexAndSubdomains(b)) => a == b || is_below(a, b),
+            (Self::Exact(name), Self::Glob(glob)) => glob.matches(name.as_str()),
+            (Self::Glob(a), Self::Glob(b)) => a == b,
+            (Self::Network(a), Self::Network(b)) => a.prefix() >= b.prefix() && b.contains(a.addr()),
+            _ => false,
+        }
+    }
 }
 
 fn is_below(name: &Name, base: &Name) -> bool {
@@ -378,6 +414,39 @@ mod tests {
         for text in ["*", "*:1", "a.b", "*.a.b:80", "**.a.b", "x*.a", "10.0.0.0/8", "10.0.0.1:53", "[::1]:53", "::1", "2001:db8::/32"] {
             let pattern = Pattern::parse(text).unwrap();
             assert_eq!(Pattern::parse(&pattern.to_string()).unwrap(), pattern, "{text}");
+        }
+    }
+
+    #[test]
+    fn sets_of_hosts_meet_and_lie_within() {
+        let hosts = |text: &str| Pattern::parse(text).unwrap().hosts;
+        // Whether they meet, and whether the first lies within the second and the other way round.
+        for (a, b, meet, within, around) in [
+            ("*", "a.test", true, false, true),
+            ("*", "10.0.0.0/8", true, false, true),
+            ("a.test", "a.test", true, true, true),
+            ("a.test", "b.test", false, false, false),
+            ("a.test", "*.a.test", false, false, false),
+            ("a.test", "**.a.test", true, true, false),
+            ("b.a.test", "*.a.test", true, true, false),
+            ("ba.test", "**.a.test", false, false, false),
+            ("*.a.test", "**.a.test", true, true, false),
+            ("*.b.a.test", "*.a.test", true, true, false),
+            ("**.b.a.test", "*.a.test", true, true, false),
+            ("**.a.test", "*.b.a.test", true, false, true),
+            ("*.a.test", "*.b.test", false, false, false),
+            ("x*.a.test", "xy.a.test", true, false, true),
+            ("x*.a.test", "y.a.test", false, false, false),
+            ("x*.a.test", "*.a.test", true, false, false),
+            ("x*.a.test", "x*.a.test", true, true, true),
+            ("x*.a.test", "10.0.0.0/8", false, false, false),
+            ("10.1.0.0/16", "10.0.0.0/8", true, true, false),
+            ("10.0.0.0/8", "11.0.0.0/8", false, false, false),
+            ("10.0.0.0/8", "a.test", false, false, false),
+        ] {
+            let (a, b) = (hosts(a), hosts(b));
+            assert_eq!((a.meets(&b), b.meets(&a)), (meet, meet), "{a} {b}");
+            assert_eq!((a.within(&b), b.within(&a)), (within, around), "{a} {b}");
         }
     }
 

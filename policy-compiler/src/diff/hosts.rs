@@ -1,13 +1,12 @@
 //! Sets of hosts, as few patterns as say it: of the names that a host is or lies below, the closest decides.
 
 use super::DiffError;
-use super::addresses::{self, Shown};
+use super::addresses::{self, AddressSet, Shown};
 use super::globs::{Globs, NONE, Set};
 use super::names::Names;
 use policy_format::{Host, Pattern};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
 
 /// A class of names: a node, or what lies below it and closer to no other, of the latter those that the globs of a set match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +52,8 @@ pub struct HostSet {
     pub names: Vec<Term>,
     /// The globs that [`Which::Sets`] speaks of, those that no decision tells apart together.
     pub globs: Vec<Vec<String>>,
-    /// First and last addresses.
-    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// The addresses.
+    pub addresses: AddressSet,
     /// The addresses in few words.
     pub shown_addresses: Shown,
     /// How many kinds of hosts are in it, as the rules of both policies tell hosts apart.
@@ -72,7 +71,7 @@ impl HostSet {
     pub fn holds(&self, host: &Host) -> bool {
         match host {
             Host::NumericLookalike(_) => false,
-            Host::Ip(ip) => self.addresses.iter().any(|(first, last)| first.is_ipv4() == ip.is_ipv4() && first <= ip && ip <= last),
+            Host::Ip(ip) => self.addresses.holds(*ip),
             Host::Name(name) => {
                 let name = name.as_str();
                 let speaks = |term: &&Term| {
@@ -236,7 +235,7 @@ impl Universe<'_> {
             open.push((node.end, said));
             at += 1;
         }
-        set.addresses = addresses::merge(ranges.iter().filter_map(|index| self.ranges.get(*index)).map(|range| (range.first, range.last)));
+        set.addresses = self.ranges.set(ranges);
         set.shown_addresses = self.ranges.show(ranges);
         Ok(set)
     }

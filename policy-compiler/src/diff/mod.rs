@@ -18,7 +18,7 @@ mod settings;
 mod text;
 mod traffic;
 
-pub use addresses::Shown;
+pub use addresses::{AddressSet, Shown, Teredo};
 pub use hosts::{HostSet, Term, Which};
 pub use settings::{Direction, SettingChange};
 pub use text::MAX_SHOWN;
@@ -29,7 +29,7 @@ use hosts::{Class, Universe};
 use names::Names;
 use policy_format::net::METADATA_NAMES;
 use policy_format::{
-    Access, Blob, Decision, Denied, Host, Hosts, MitmMode, Network, Pattern, Protocol, Request, Rule, RuleId, RuleKind, decide,
+    Access, Blob, Decision, Denied, Host, Hosts, MitmMode, Network, Pattern, PortRange, Protocol, Request, Rule, RuleId, RuleKind, decide,
     decide_address, named_by,
 };
 use std::collections::hash_map::Entry;
@@ -38,8 +38,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use traffic::{Space, Terms, Way};
 
-/// Decisions that one comparison may take.
-const MAX_DECISIONS: usize = 100_000_000;
+/// Decisions that one comparison may take; one that has to look at many rules counts more than once.
+const MAX_DECISIONS: usize = 20_000_000;
+/// Rules for one host that a decision looks at in the time of two that look at none.
+const RULES_AT_ONCE: usize = 16;
 
 /// Changed globs that are looked at one by one.
 const MAX_CHANGED_GLOBS: usize = 64;
@@ -161,8 +163,8 @@ pub struct Resolution {
     pub reach: Reach,
     /// Which names.
     pub names: NameKind,
-    /// First and last addresses.
-    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// The addresses.
+    pub addresses: AddressSet,
     /// The addresses in few words.
     pub shown: Shown,
     /// The ports, methods and paths.
@@ -214,9 +216,7 @@ impl Diff {
         }
         let kind = NameKind::of(request.host)?;
         let inside = |change: &Resolution| {
-            let within =
-                |ip: &IpAddr| change.addresses.iter().any(|(first, last)| first.is_ipv4() == ip.is_ipv4() && first <= ip && ip <= last);
-            change.names == kind && request.addresses.iter().any(within) && holds(&change.surfaces)
+            change.names == kind && request.addresses.iter().any(|ip| change.addresses.holds(*ip)) && holds(&change.surfaces)
         };
         self.resolutions.iter().find(|change| inside(change)).map(|change| change.reach)
     }
@@ -317,6 +317,8 @@ struct Comparison<'a, B> {
     dirty: Vec<(bool, bool)>,
     /// Whether decisions on all hosts can differ.
     everything: bool,
+    /// Whether settings make them differ, so that they can for every request.
+    settings_matter: bool,
     /// Whether decisions on names that some glob matches can.
     globs_changed: bool,
     globs: Globs,
@@ -372,6 +374,17 @@ fn name_of(rule: &Known) -> Option<&str> {
 
 fn hook_hosts<B: AsRef<[u8]>>(blob: &Blob<B>) -> BTreeSet<&str> {
     blob.hooks().iter().map(|hook| hook.host.as_str()).collect()
+}
+
+/// What the denies of a policy say of an IPv4 address, by the numbers of their terms.
+fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSet<u32> {
+    let host = Host::Ip(IpAddr::V4(ip));
+    let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+    let rules = named_by(side.blob, &request).into_iter().filter(|named| named.rank > 0).filter_map(|named| {
+        let rule = side.rule(named.rule).filter(|rule| rule.kind == RuleKind::Network)?;
+        Some((rule.terms, side.blob.rule(named.rule)?.access))
+    });
+    rules.filter(|(_, access)| *access == Access::Deny).map(|(terms, _)| terms).collect()
 }
 
 /// Whether settings that decisions depend on differ.
@@ -466,20 +479,25 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 _ => None,
             }
         }));
-        let ranges = addresses::Ranges::new(networks.into_iter());
         let changed = |kinds: &[RuleKind]| rules().any(|rule| !rule.shared && kinds.contains(&rule.kind));
         let matter = settings_matter(old.blob, new.blob);
         let everything = matter || changed(&[RuleKind::Any]);
         let globs_changed = changed(&[RuleKind::Glob]);
+        // No range can differ if no rule for one does.
+        let ranges = if everything || changed(&[RuleKind::Network]) {
+            addresses::Ranges::new(networks.into_iter(), |ip| (denies(&old, ip), denies(&new, ip)))?
+        } else {
+            addresses::Ranges::default()
+        };
         let mut comparison = Self {
             dirty: vec![(everything, everything); names.len()],
             everything,
+            settings_matter: matter,
             globs_changed,
             globs: Globs::new(Vec::new())?,
             below: globs::Below::new(),
             no_names_below: HashSet::new(),
-            // No range can differ if no rule for one does.
-            ranges: if everything || changed(&[RuleKind::Network]) { ranges } else { addresses::Ranges::default() },
+            ranges,
             conditions: terms.iter().any(|terms| !terms.is_plain()),
             spaces: HashMap::new(),
             cut: HashMap::new(),
@@ -601,25 +619,43 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     }
 
     /// The requests to a host, as the rules of both policies for it cut them.
-    fn space(&mut self, hosts: &[&Host]) -> Rc<Space> {
+    fn space(&mut self, hosts: &[&Host]) -> Result<Asked, DiffError> {
         let mut own: Vec<u32> = Vec::new();
+        let mut rules = 0;
+        let mut changed: Vec<PortRange> = Vec::new();
         for host in hosts.iter().filter(|_| self.conditions) {
             let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
             for side in [&self.old, &self.new] {
                 for named in named_by(side.blob, &request) {
-                    let terms = side.rule(named.rule).map(|rule| rule.terms);
-                    own.extend(terms.filter(|terms| self.terms.get(*terms as usize).is_some_and(|terms| !terms.is_plain())));
+                    rules += 1;
+                    let Some(rule) = side.rule(named.rule) else { continue };
+                    let Some(terms) = self.terms.get(rule.terms as usize) else { continue };
+                    own.extend(Some(rule.terms).filter(|_| !terms.is_plain()));
+                    match terms.ports.as_slice() {
+                        _ if rule.shared => {}
+                        [] => changed.push(ALL_PORTS),
+                        ports => changed.extend(ports),
+                    }
                 }
             }
         }
+        if self.settings_matter || !self.conditions {
+            changed = vec![ALL_PORTS];
+        }
+        self.count(rules / RULES_AT_ONCE)?;
         own.sort_unstable();
         own.dedup();
-        if let Some(space) = self.spaces.get(&own) {
-            return Rc::clone(space);
-        }
-        let space = Rc::new(Space::new(own.iter().filter_map(|terms| self.terms.get(*terms as usize))));
-        self.spaces.insert(own, Rc::clone(&space));
-        space
+        let space = match self.spaces.get(&own) {
+            Some(space) => Rc::clone(space),
+            None => {
+                let space = Rc::new(Space::new(own.iter().filter_map(|terms| self.terms.get(*terms as usize)))?);
+                self.count(space.cells())?;
+                self.spaces.insert(own, Rc::clone(&space));
+                space
+            }
+        };
+        let changed = space.overlapping(&changed);
+        Ok(Asked { space, changed, weight: 2 + rules / RULES_AT_ONCE })
     }
 
     fn count(&mut self, decisions: usize) -> Result<(), DiffError> {
@@ -645,11 +681,11 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     }
 
     fn compare_host(&mut self, host: &Host, member: Member) -> Result<(), DiffError> {
-        let space = self.space(&[host]);
-        self.count(2 * space.cells())?;
+        let Asked { space, changed, weight } = self.space(&[host])?;
+        self.count(weight.saturating_mul(changed.len() * space.ways.len()))?;
         let mut found: BTreeMap<(Reach, CauseId), Vec<(usize, usize)>> = BTreeMap::new();
         let mut otherwise = false;
-        for (at, range) in space.ports.iter().enumerate() {
+        for (at, range) in changed.iter().filter_map(|at| Some((*at, space.ports.get(*at)?))) {
             for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
                 let request = request(way, host, range.first, &[]);
                 let (old, new) = (decide(self.old.blob, &request), decide(self.new.blob, &request));
@@ -669,7 +705,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         }
         self.blocked_otherwise += usize::from(otherwise);
         for ((reach, cause), cells) in found {
-            let surfaces = self.cut(&space, &cells);
+            let surfaces = self.cut(&space, &cells)?;
             let key = (reach, cause, surfaces);
             let bundle = match self.bundles.entry(key) {
                 Entry::Occupied(bundle) => bundle.into_mut(),
@@ -687,15 +723,16 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     }
 
     /// The number of the surfaces that some requests make up.
-    fn cut(&mut self, space: &Rc<Space>, cells: &[(usize, usize)]) -> usize {
+    fn cut(&mut self, space: &Rc<Space>, cells: &[(usize, usize)]) -> Result<usize, DiffError> {
         // Spaces are kept, so that their places name them.
         let key = (Rc::as_ptr(space), cells.to_vec());
         if let Some(number) = self.cut.get(&key) {
-            return *number;
+            return Ok(*number);
         }
+        self.count(space.words(space.cells()))?;
         let number = self.number(space.surfaces(|port, way| cells.binary_search(&(port, way)).is_ok()));
         self.cut.insert(key, number);
-        number
+        Ok(number)
     }
 
     fn number(&mut self, surfaces: Vec<Surface>) -> usize {
@@ -763,13 +800,13 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let mut found: HashMap<(NameKind, BundleKey), Vec<usize>> = HashMap::new();
         for index in 0..self.ranges.len() {
             let Some(range) = self.ranges.get(index).copied().filter(|range| self.is_dirty(range)) else { continue };
-            let space = self.space(&[&Host::Ip(range.example)]);
+            let Asked { space, changed, weight } = self.space(&[&Host::Ip(range.example)])?;
             for (kind, name) in [(NameKind::Ordinary, "host.example"), (NameKind::Localhost, "localhost"), (NameKind::Metadata, "metadata")]
             {
                 let Some(host) = names::host(name) else { continue };
-                self.count(2 * space.cells())?;
+                self.count(weight.saturating_mul(changed.len() * space.ways.len()))?;
                 let mut cells: BTreeMap<(Reach, CauseId), Vec<(usize, usize)>> = BTreeMap::new();
-                for (at, ports) in space.ports.iter().enumerate() {
+                for (at, ports) in changed.iter().filter_map(|at| Some((*at, space.ports.get(*at)?))) {
                     for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
                         let request = request(way, &host, ports.first, &[]);
                         let old = decide_address(self.old.blob, &request, range.example);
@@ -788,7 +825,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                     }
                 }
                 for ((reach, cause), cells) in cells {
-                    let surfaces = self.cut(&space, &cells);
+                    let surfaces = self.cut(&space, &cells)?;
                     found.entry((kind, (reach, cause, surfaces))).or_default().push(index);
                 }
             }
@@ -802,11 +839,10 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         sorted.sort();
         for ((kind, (reach, cause, surfaces)), members) in sorted {
             let Some(witness) = self.resolution_witness(kind, reach, surfaces, &members, &examples)? else { continue };
-            let ranges = members.iter().filter_map(|index| self.ranges.get(*index));
             resolutions.push(Resolution {
                 reach,
                 names: kind,
-                addresses: addresses::merge(ranges.map(|range| (range.first, range.last))),
+                addresses: self.ranges.set(&members),
                 shown: self.ranges.show(&members),
                 surfaces: self.surfaces.get(surfaces).cloned().unwrap_or_default(),
                 cause: self.shown_cause(cause),
@@ -826,8 +862,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         for index in 0..self.names.len() {
             for (_, host) in self.classes(index, true, true) {
                 let Some(kind) = NameKind::of(&host) else { continue };
-                let space = self.space(&[&host]);
-                self.count(2 * space.cells())?;
+                let Asked { space, weight, .. } = self.space(&[&host])?;
+                self.count(weight.saturating_mul(space.words(space.cells())))?;
                 let both = |port: usize, way: usize| {
                     let (Some(range), Some(way)) = (space.ports.get(port), space.ways.get(way)) else { return false };
                     let request = request(way, &host, range.first, &[]);
@@ -858,8 +894,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let Some(range) = members.first().and_then(|index| self.ranges.get(*index)).copied() else { return Ok(None) };
         let address = Host::Ip(range.example);
         for (_, host) in examples.iter().filter(|(other, _)| *other == kind) {
-            let space = self.space(&[host, &address]);
-            self.count(4 * space.cells())?;
+            let Asked { space, weight, .. } = self.space(&[host, &address])?;
+            self.count(weight.saturating_mul(2 * space.cells()))?;
             for ports in &space.ports {
                 for way in space.ways.iter().filter(|way| way.is_possible()) {
                     let addresses = [range.example];
@@ -881,6 +917,17 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         }
         Ok(None)
     }
+}
+
+const ALL_PORTS: PortRange = PortRange { first: 1, last: u16::MAX };
+
+/// What is asked of one host.
+struct Asked {
+    space: Rc<Space>,
+    /// The ports, by their places in the space, on which decisions can differ: some rule speaks of them that only one policy has.
+    changed: Vec<usize>,
+    /// How much both decisions on one request count.
+    weight: usize,
 }
 
 /// What is being compared.

@@ -1,7 +1,7 @@
 //! Settings that changed, and in which direction.
 
-use policy_format::{Blob, Hook, InjectedHeader, Meta, Network, Upstream};
-use std::collections::BTreeSet;
+use policy_format::{Blob, Hook, Hosts, InjectedHeader, Meta, Network, Pattern, Upstream};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -79,11 +79,22 @@ impl Changes {
         }
     }
 
-    /// A value of which none is more than another.
-    fn plain(&mut self, key: &str, old: impl fmt::Display, new: impl fmt::Display) {
+    /// A value of which none is more than another: what a change of it does depends on `direction` alone.
+    fn plain(&mut self, key: &str, old: impl fmt::Display, new: impl fmt::Display, direction: Direction) {
         let (old, new) = (old.to_string(), new.to_string());
         if old != new {
-            self.add(key, old, new, Neutral);
+            self.add(key, old, new, direction);
+        }
+    }
+
+    /// A list each entry of which lets one thing pass and another not: that less passes can be said of no change.
+    fn either<'a>(&mut self, key: &str, old: &'a [String], new: &'a [String]) {
+        let (old, new): (BTreeSet<&String>, BTreeSet<&String>) = (old.iter().collect(), new.iter().collect());
+        for entry in old.difference(&new) {
+            self.add(key, entry, "", Looser);
+        }
+        for entry in new.difference(&old) {
+            self.add(key, "", entry, Looser);
         }
     }
 
@@ -100,7 +111,8 @@ impl Changes {
 }
 
 fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
-    changes.plain("profile", &old.profile, &new.profile);
+    // Its name; what it says is compared by itself.
+    changes.plain("profile", &old.profile, &new.profile, Neutral);
     // Without the proxy nothing is checked at all.
     let width = |network: Network| match network {
         Network::Blocked => 0,
@@ -122,7 +134,8 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     let key = "dangerously_allow_non_loopback_admin";
     changes.switch(key, old.dangerously_allow_non_loopback_admin, new.dangerously_allow_non_loopback_admin, loosens);
     changes.switch("enable_socks5_udp", old.enable_socks5_udp, new.enable_socks5_udp, Looser);
-    changes.switch("allow_upstream_proxy", old.allow_upstream_proxy, new.allow_upstream_proxy, Looser);
+    // The proxy on the way may be one that filters, or one that reaches what this machine does not: on or off, more may pass.
+    changes.plain("allow_upstream_proxy", old.allow_upstream_proxy, new.allow_upstream_proxy, Looser);
     upstream(old.upstream.as_ref(), new.upstream.as_ref(), changes);
     changes.entries("unix_sockets", &old.unix_sockets.allow, &new.unix_sockets.allow, Looser);
     let key = "dangerously_allow_all_unix_sockets";
@@ -133,10 +146,14 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     }
     changes.entries("mitm.bypass", &old.mitm.bypass, &new.mitm.bypass, Looser);
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    changes.plain("mitm.ca_cert_path", text(&old.mitm.ca_cert_path), text(&new.mitm.ca_cert_path));
-    changes.plain("mitm.ca_key_path", text(&old.mitm.ca_key_path), text(&new.mitm.ca_key_path));
+    // Whoever has the key of another authority reads what passes.
+    changes.plain("mitm.ca_cert_path", text(&old.mitm.ca_cert_path), text(&new.mitm.ca_cert_path), Looser);
+    changes.plain("mitm.ca_key_path", text(&old.mitm.ca_key_path), text(&new.mitm.ca_key_path), Looser);
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-    changes.plain("mitm.max_body_bytes", number(old.mitm.max_body_bytes), number(new.mitm.max_body_bytes));
+    // Of longer bodies more is looked at.
+    let more = matches!((old.mitm.max_body_bytes, new.mitm.max_body_bytes), (Some(old), Some(new)) if old < new);
+    let direction = if more { Tighter } else { Looser };
+    changes.plain("mitm.max_body_bytes", number(old.mitm.max_body_bytes), number(new.mitm.max_body_bytes), direction);
     // With the broker, children hold no credentials.
     changes.switch("credential_broker", old.credential_broker, new.credential_broker, Tighter);
     let key = "dangerously_allow_plaintext_credential_injection";
@@ -152,8 +169,10 @@ fn listener(key: &str, old: Option<SocketAddr>, new: Option<SocketAddr>, changes
     let width = |address: Option<SocketAddr>| address.map_or(0, |address| if address.ip().is_loopback() { 1 } else { 2 });
     let direction = match width(new).cmp(&width(old)) {
         std::cmp::Ordering::Less => Tighter,
-        std::cmp::Ordering::Equal => Neutral,
-        std::cmp::Ordering::Greater => Looser,
+        // Another port of this machine.
+        std::cmp::Ordering::Equal if width(new) == 1 => Neutral,
+        // Another network, or another port that a firewall may not guard.
+        std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => Looser,
     };
     let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     changes.add(key, shown(old), shown(new), direction);
@@ -165,47 +184,105 @@ fn upstream(old: Option<&Upstream>, new: Option<&Upstream>, changes: &mut Change
     if url(old) != url(new) {
         // The password is never shown; that it changed is.
         let note = if shown(old) == shown(new) { " (with another user or password)" } else { "" };
-        changes.add("upstream", shown(old), format!("{}{note}", shown(new)), Neutral);
+        // The old one may be one that filters, and the new one may reach what the old one does not.
+        changes.add("upstream", shown(old), format!("{}{note}", shown(new)), Looser);
     }
     let list = |upstream: Option<&Upstream>| upstream.map(|upstream| upstream.no_proxy.clone()).unwrap_or_default();
-    changes.entries("upstream.no_proxy", &list(old), &list(new), Neutral);
+    changes.either("upstream.no_proxy", &list(old), &list(new));
+}
+
+/// A hook with its hosts; `None` stands for hosts that cannot be read, which may be any.
+struct Known<'a> {
+    hook: &'a Hook,
+    hosts: Option<Hosts>,
+}
+
+impl Known<'_> {
+    fn all(hooks: &[Hook]) -> Vec<Known<'_>> {
+        hooks.iter().map(|hook| Known { hook, hosts: Pattern::parse(&hook.host).ok().map(|pattern| pattern.hosts) }).collect()
+    }
+
+    fn meets(&self, other: &Known<'_>) -> bool {
+        match (&self.hosts, &other.hosts) {
+            (Some(a), Some(b)) => a.meets(b),
+            _ => true,
+        }
+    }
+
+    fn lies_within(&self, other: &Known<'_>) -> bool {
+        matches!((&self.hosts, &other.hosts), (Some(a), Some(b)) if a.within(b))
+    }
+}
+
+/// Hooks in their order, with their places by name. To a host that has hooks, a request passes that one of them matches; the first of these acts on it.
+struct Hooks<'a> {
+    known: Vec<Known<'a>>,
+    places: HashMap<&'a str, usize>,
+}
+
+impl<'a> Hooks<'a> {
+    fn new(hooks: &'a [Hook]) -> Self {
+        Self { known: Known::all(hooks), places: hooks.iter().enumerate().map(|(at, hook)| (hook.name.as_str(), at)).collect() }
+    }
+
+    fn named(&self, name: &str) -> Option<&Known<'a>> {
+        self.known.get(*self.places.get(name)?)
+    }
+
+    /// The hooks of other names that share hosts with one.
+    fn others<'k>(&'k self, of: &'k Known<'_>) -> impl Iterator<Item = &'k Known<'a>> {
+        self.known.iter().filter(|other| other.hook.name != of.hook.name && other.meets(of))
+    }
 }
 
 fn compare_hooks(old: &[Hook], new: &[Hook], changes: &mut Changes) {
-    let named = |hooks: &[Hook], name: &str| hooks.iter().position(|hook| hook.name == name);
-    let alone = |hooks: &[Hook], hook: &Hook| !hooks.iter().any(|other| other.name != hook.name && other.host == hook.host);
-    for hook in old.iter().filter(|hook| named(new, &hook.name).is_none()) {
-        // The last hook of a host lets everything pass that the rules let pass; one of several lets less pass.
-        let direction = if alone(old, hook) { Looser } else { Tighter };
-        changes.add(&format!("mitm.hooks.{}", hook.name), &hook.host, "", direction);
+    let (old, new) = (Hooks::new(old), Hooks::new(new));
+    for gone in old.known.iter().filter(|known| new.named(&known.hook.name).is_none()) {
+        // Without it, its hosts must still have a hook, and what it matched must not go on to a hook after it, which does other things.
+        let covered = new.others(gone).any(|other| gone.lies_within(other));
+        let place = old.places.get(gone.hook.name.as_str());
+        let all_before = new.others(gone).all(|other| old.places.get(other.hook.name.as_str()).is_some_and(|at| Some(at) < place));
+        let direction = if covered && all_before { Tighter } else { Looser };
+        changes.add(&format!("mitm.hooks.{}", gone.hook.name), &gone.hook.host, "", direction);
     }
-    for hook in new {
-        let key = format!("mitm.hooks.{}", hook.name);
-        match named(old, &hook.name).and_then(|index| old.get(index)) {
-            None => changes.add(&key, "", &hook.host, if alone(new, hook) { Tighter } else { Looser }),
-            Some(before) => compare_hook(&key, before, hook, changes),
+    for known in &new.known {
+        let key = format!("mitm.hooks.{}", known.hook.name);
+        match old.named(&known.hook.name) {
+            None => {
+                // Where other hooks are, it is one more way to pass; and a header that it puts in is more than clients have.
+                let alone = new.others(known).next().is_none() && old.others(known).next().is_none();
+                let direction = if alone && known.hook.inject_request_headers.is_empty() { Tighter } else { Looser };
+                changes.add(&key, "", &known.hook.host, direction);
+            }
+            Some(before) => {
+                let alone = new.others(known).next().is_none();
+                compare_hook(&key, before.hook, known.hook, alone, changes);
+            }
         }
     }
-    let order = |hooks: &[Hook], others: &[Hook]| -> Vec<String> {
-        hooks.iter().filter(|hook| named(others, &hook.name).is_some()).map(|hook| hook.name.clone()).collect()
+    let order = |hooks: &Hooks<'_>, others: &Hooks<'_>| -> Vec<String> {
+        let names = hooks.known.iter().map(|known| &known.hook.name);
+        names.filter(|name| others.named(name).is_some()).cloned().collect()
     };
-    changes.plain("mitm.hooks (order)", order(old, new).join(", "), order(new, old).join(", "));
+    changes.plain("mitm.hooks (order)", order(&old, &new).join(", "), order(&new, &old).join(", "), Looser);
 }
 
-fn compare_hook(key: &str, old: &Hook, new: &Hook, changes: &mut Changes) {
+/// `alone`: no other hook has hosts of this one, so that what it no longer matches does not pass.
+fn compare_hook(key: &str, old: &Hook, new: &Hook, alone: bool, changes: &mut Changes) {
     let key = |field: &str| format!("{key}.{field}");
     if old.host != new.host {
         // One host loses its hook, another gets one.
         changes.add(&key("host"), &old.host, &new.host, Looser);
     }
-    alternatives(&key("methods"), &old.methods, &new.methods, changes);
-    alternatives(&key("path_prefixes"), &old.path_prefixes, &new.path_prefixes, changes);
-    conditions(&key("query"), &old.query, &new.query, changes);
-    conditions(&key("headers"), &old.headers, &new.headers, changes);
+    alternatives(&key("methods"), &old.methods, &new.methods, alone, changes);
+    alternatives(&key("path_prefixes"), &old.path_prefixes, &new.path_prefixes, alone, changes);
+    conditions(&key("query"), &old.query, &new.query, alone, changes);
+    conditions(&key("headers"), &old.headers, &new.headers, alone, changes);
     changes.entries(&key("strip_request_headers"), &old.strip_request_headers, &new.strip_request_headers, Tighter);
     changes.entries(&key("strip_response_headers"), &old.strip_response_headers, &new.strip_response_headers, Tighter);
     let injected = |headers: &[InjectedHeader]| -> Vec<String> { headers.iter().map(show_injected).collect() };
-    changes.entries(&key("inject_request_headers"), &injected(&old.inject_request_headers), &injected(&new.inject_request_headers), Looser);
+    // One that is no longer put in is no longer put in place of the client's own.
+    changes.either(&key("inject_request_headers"), &injected(&old.inject_request_headers), &injected(&new.inject_request_headers));
 }
 
 fn show_injected(header: &InjectedHeader) -> String {
@@ -217,16 +294,16 @@ fn show_injected(header: &InjectedHeader) -> String {
 }
 
 /// A list any entry of which may match; without entries, everything does.
-fn alternatives(key: &str, old: &[String], new: &[String], changes: &mut Changes) {
+fn alternatives(key: &str, old: &[String], new: &[String], alone: bool, changes: &mut Changes) {
     let (before, after): (BTreeSet<&String>, BTreeSet<&String>) = (old.iter().collect(), new.iter().collect());
     if before != after {
-        let narrower = !after.is_empty() && (before.is_empty() || after.is_subset(&before));
+        let narrower = alone && !after.is_empty() && (before.is_empty() || after.is_subset(&before));
         changes.add(key, old.join(", "), new.join(", "), if narrower { Tighter } else { Looser });
     }
 }
 
 /// Fields that all have to match.
-fn conditions(key: &str, old: &[(String, Vec<String>)], new: &[(String, Vec<String>)], changes: &mut Changes) {
+fn conditions(key: &str, old: &[(String, Vec<String>)], new: &[(String, Vec<String>)], alone: bool, changes: &mut Changes) {
     let (before, after): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
     if before != after {
         let show = |fields: &[(String, Vec<String>)]| {
@@ -235,6 +312,97 @@ fn conditions(key: &str, old: &[(String, Vec<String>)], new: &[(String, Vec<Stri
             };
             fields.iter().map(one).collect::<Vec<_>>().join(", ")
         };
-        changes.add(key, show(old), show(new), if before.is_subset(&after) { Tighter } else { Looser });
+        changes.add(key, show(old), show(new), if alone && before.is_subset(&after) { Tighter } else { Looser });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::{Layer, Secret, Source};
+
+    fn hook(name: &str, host: &str) -> Hook {
+        Hook {
+            name: name.to_owned(),
+            host: host.to_owned(),
+            methods: vec!["GET".to_owned()],
+            path_prefixes: vec![],
+            query: vec![],
+            headers: vec![],
+            strip_request_headers: vec![],
+            inject_request_headers: vec![],
+            strip_response_headers: vec![],
+            source: Source { layer: Layer::User, label: "config.toml".into() },
+            line: 1,
+        }
+    }
+
+    fn directions(old: &[Hook], new: &[Hook]) -> Vec<Direction> {
+        let mut changes = Changes(Vec::new());
+        compare_hooks(old, new, &mut changes);
+        changes.0.into_iter().map(|change| change.direction).collect()
+    }
+
+    #[test]
+    fn hooks_tighten_only_where_nothing_else_lets_pass() {
+        let narrow = |name: &str, host: &str| Hook { path_prefixes: vec!["/x/".into()], ..hook(name, host) };
+        let (one, wide) = (hook("one", "api.x.com"), hook("two", "*.x.com"));
+        let secret = InjectedHeader { name: "a".into(), prefix: String::new(), secret: Secret::Env("A".into()) };
+        let giving = Hook { inject_request_headers: vec![secret], ..hook("one", "api.x.com") };
+        for (what, old, new, expected) in [
+            ("one more for hosts that had none", vec![one.clone()], vec![one.clone(), hook("two", "*.y.com")], vec![Tighter]),
+            ("a wildcard over hosts of another", vec![one.clone()], vec![one.clone(), wide.clone()], vec![Looser]),
+            ("one under the wildcard of another", vec![wide.clone()], vec![one.clone(), wide.clone()], vec![Looser]),
+            ("one that gives a secret", vec![], vec![giving], vec![Looser]),
+            ("the last of a host is gone", vec![one.clone()], vec![], vec![Looser]),
+            ("its host falls to a hook before it", vec![wide.clone(), one.clone()], vec![wide.clone()], vec![Tighter]),
+            ("its requests fall to a hook after it", vec![one.clone(), wide.clone()], vec![wide.clone()], vec![Looser]),
+            ("the wider of two is gone", vec![one.clone(), wide.clone()], vec![one.clone()], vec![Looser]),
+            ("the order", vec![one.clone(), wide.clone()], vec![wide.clone(), one.clone()], vec![Looser]),
+            ("fewer requests match", vec![one.clone()], vec![narrow("one", "api.x.com")], vec![Tighter]),
+            ("fewer match, others do", vec![one.clone(), wide.clone()], vec![narrow("one", "api.x.com"), wide.clone()], vec![Looser]),
+        ] {
+            assert_eq!(directions(&old, &new), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn settings_that_may_loosen_are_said_to() {
+        let upstream = |url: &str, no_proxy: &[&str]| {
+            Some(Upstream { url: url.to_owned(), no_proxy: no_proxy.iter().map(|host| (*host).to_owned()).collect() })
+        };
+        let meta = |change: &dyn Fn(&mut Meta)| {
+            let mut meta = Meta::default();
+            change(&mut meta);
+            meta
+        };
+        let with = |url: &'static str, no_proxy: &'static [&'static str]| meta(&|meta| meta.upstream = upstream(url, no_proxy));
+        let listening = |at: &str| meta(&|meta| meta.listeners.http = at.parse().unwrap());
+        let body = |bytes: Option<u64>| meta(&|meta| meta.mitm.max_body_bytes = bytes);
+        for (what, old, new, expected) in [
+            ("upstream", with("http://a.test:1", &[]), with("http://b.test:1", &[]), Looser),
+            ("upstream", Meta::default(), with("http://a.test:1", &[]), Looser),
+            ("upstream", with("http://a.test:1", &[]), Meta::default(), Looser),
+            ("upstream", with("http://u:p@a.test:1", &[]), with("http://u:q@a.test:1", &[]), Looser),
+            ("upstream.no_proxy", with("http://a.test:1", &[]), with("http://a.test:1", &["b.test"]), Looser),
+            ("upstream.no_proxy", with("http://a.test:1", &["b.test"]), with("http://a.test:1", &[]), Looser),
+            ("allow_upstream_proxy", Meta::default(), meta(&|meta| meta.allow_upstream_proxy = false), Looser),
+            ("mitm.ca_cert_path", Meta::default(), meta(&|meta| meta.mitm.ca_cert_path = Some("/a".into())), Looser),
+            ("mitm.ca_key_path", Meta::default(), meta(&|meta| meta.mitm.ca_key_path = Some("/a".into())), Looser),
+            ("mitm.bypass", Meta::default(), meta(&|meta| meta.mitm.bypass = vec!["a.test".into()]), Looser),
+            ("mitm.bypass", meta(&|meta| meta.mitm.bypass = vec!["a.test".into()]), Meta::default(), Tighter),
+            ("mitm.max_body_bytes", body(Some(1)), body(Some(2)), Tighter),
+            ("mitm.max_body_bytes", body(Some(2)), body(Some(1)), Looser),
+            ("mitm.max_body_bytes", body(None), body(Some(1)), Looser),
+            ("proxy_url", listening("127.0.0.1:1"), listening("127.0.0.1:2"), Neutral),
+            ("proxy_url", listening("10.0.0.1:1"), listening("0.0.0.0:1"), Looser),
+            ("proxy_url", listening("0.0.0.0:1"), listening("127.0.0.1:1"), Tighter),
+            ("profile", Meta::default(), meta(&|meta| meta.profile = "w".into()), Neutral),
+        ] {
+            let mut changes = Changes(Vec::new());
+            compare_meta(&old, &new, &mut changes);
+            let said: Vec<_> = changes.0.iter().map(|change| (change.key.as_str(), change.direction)).collect();
+            assert_eq!(said, [(what, expected)]);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Ports, methods and paths, cut into classes that the rules at hand cannot tell apart.
 
+use super::DiffError;
 use policy_format::path::{has_one_reading, lies_below};
 use policy_format::{Access, PortRange, Protocol, Request};
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,16 +160,54 @@ enum PathClass {
     Unclear,
 }
 
+/// Kinds of requests to one host, at most: every port with three ways to ask, and half as many again.
+const MAX_CELLS: usize = 300_000;
+/// Methods, and paths, that the rules for one host may name.
+const MAX_NAMED: usize = 5_000;
+
 impl Space {
-    pub(super) fn new<'a>(terms: impl Iterator<Item = &'a Terms> + Clone) -> Self {
+    pub(super) fn new<'a>(terms: impl Iterator<Item = &'a Terms> + Clone) -> Result<Self, DiffError> {
+        let named = |list: fn(&Terms) -> &Vec<String>| terms.clone().flat_map(list).collect::<BTreeSet<_>>().len();
+        if named(|terms| &terms.methods) > MAX_NAMED || named(|terms| &terms.paths) > MAX_NAMED {
+            return Err(DiffError::Combinations);
+        }
         let (methods, paths) = (methods(terms.clone()), paths(terms.clone()));
+        let ports = ports(terms);
+        if (methods.len() * paths.len() + 1).saturating_mul(ports.len()) > MAX_CELLS {
+            return Err(DiffError::Combinations);
+        }
         let mut ways = vec![Way { protocol: Protocol::Connect, method: None, path: None }];
         for method in &methods {
             for (_, example) in &paths {
                 ways.push(Way { protocol: Protocol::Http, method: Some(method.example.clone()), path: Some(example.clone()) });
             }
         }
-        Self { ports: ports(terms), ways, methods, paths: paths.into_iter().map(|(class, _)| class).collect() }
+        Ok(Self { ports, ways, methods, paths: paths.into_iter().map(|(class, _)| class).collect() })
+    }
+
+    /// What it takes to put some requests into words: each path may be compared with each other.
+    pub(super) fn words(&self, requests: usize) -> usize {
+        requests.saturating_mul(1 + self.paths.len() / 16)
+    }
+
+    /// The places of the ports that some ranges have.
+    pub(super) fn overlapping(&self, ranges: &[PortRange]) -> Vec<usize> {
+        // How many ranges start and end at each place.
+        let mut steps = vec![(0_usize, 0_usize); self.ports.len() + 1];
+        for range in ranges {
+            let start = self.ports.partition_point(|own| own.last < range.first);
+            let end = self.ports.partition_point(|own| own.first <= range.last);
+            if start < end {
+                steps.get_mut(start).into_iter().for_each(|step| step.0 += 1);
+                steps.get_mut(end).into_iter().for_each(|step| step.1 += 1);
+            }
+        }
+        let mut open = 0;
+        let wanted = steps.into_iter().take(self.ports.len()).map(|(starts, stops)| {
+            open = open + starts - stops;
+            open > 0
+        });
+        (0..).zip(wanted).filter(|(_, wanted)| *wanted).map(|(at, _)| at).collect()
     }
 
     /// How many kinds of requests there are.

@@ -84,11 +84,19 @@ pub(super) fn read(text: &str, read: &dyn Fn(&str) -> std::io::Result<String>) -
     let mut reader = Reader { draft: Draft::default(), acls: built_in(), defined: HashMap::new(), lines: Vec::new(), read, bytes: 0 };
     let mut joined: Option<(usize, String)> = None;
     for (index, raw) in text.lines().enumerate() {
+        // Squid passes over comments and empty lines before it joins lines: a comment that ends in a backslash joins nothing, and one between joined
+        // lines is not there. It takes the blanks off the start of each line and puts none between the two.
+        let raw = raw.trim_start();
+        if raw.is_empty() || raw.starts_with('#') {
+            continue;
+        }
         let (number, mut line) = joined.take().unwrap_or((index + 1, String::new()));
+        if raw.ends_with(char::is_whitespace) && raw.trim_end().ends_with('\\') {
+            reader.draft.warn(index + 1, "blanks follow the `\\` at the end of the line, so the next line does not belong to it");
+        }
         match raw.strip_suffix('\\') {
             Some(head) => {
                 line.push_str(head);
-                line.push(' ');
                 joined = Some((number, line));
             }
             None => {
@@ -120,7 +128,7 @@ fn built_in() -> HashMap<String, Acl> {
         ("CONNECT", Acl::Methods(vec!["CONNECT".into()])),
     ]
     .into_iter()
-    .map(|(name, acl)| (name.to_owned(), acl))
+    .map(|(name, acl)| (name.to_ascii_lowercase(), acl))
     .collect()
 }
 
@@ -145,6 +153,12 @@ impl Reader<'_> {
                 self.draft.warn(line, format!("`{other}` is not followed: what it brings or guards may be missing or too much"));
                 Ok(())
             }
+            Some(other @ ("http_access2" | "adapted_http_access")) => {
+                let message =
+                    format!("`{other}` is left out: what it denies, after `http_access` allowed it, passes where a rule allows it");
+                self.draft.warn(line, message);
+                Ok(())
+            }
             Some(other) if other.ends_with("_access") => {
                 self.draft.warn(line, format!("`{other}` is left out: only `http_access` is read"));
                 Ok(())
@@ -162,10 +176,11 @@ impl Reader<'_> {
         let mut terms = Vec::new();
         for word in words.iter().skip(1) {
             let (negated, name) = word.strip_prefix('!').map_or((false, *word), |name| (true, name));
-            if !self.acls.contains_key(name) {
+            let key = name.to_ascii_lowercase();
+            if !self.acls.contains_key(&key) {
                 return Err(ConvertError::new(line, format!("there is no `acl {name}` before this line")));
             }
-            terms.push((negated, name.to_owned()));
+            terms.push((negated, key));
         }
         if terms.is_empty() {
             return Err(ConvertError::new(line, "`http_access` names no `acl`"));
@@ -178,32 +193,34 @@ impl Reader<'_> {
         let [name, kind, rest @ ..] = words.as_slice() else {
             return Err(ConvertError::new(line, "an `acl` has a name, a type and values"));
         };
-        match self.defined.get(*name) {
+        // Squid compares the names of lists without regard to case.
+        let key = name.to_ascii_lowercase();
+        match self.defined.get(&key) {
             Some(before) if before != kind => {
                 return Err(ConvertError::new(line, format!("`acl {name}` has the type `{before}` already")));
             }
             Some(_) => {}
             None => {
                 // One that is built in is replaced.
-                self.acls.remove(*name);
-                self.defined.insert((*name).to_owned(), (*kind).to_owned());
+                self.acls.remove(&key);
+                self.defined.insert(key.clone(), (*kind).to_owned());
             }
         }
         let values = self.values(line, rest)?;
-        let texts = || values.iter().map(|(value, _)| value.as_str());
+        let texts = || values.iter().map(|value| value.text.as_str());
         let everything = texts().any(|value| matches!(value, "all" | "0.0.0.0/0" | "0/0" | "0.0.0.0/0.0.0.0" | "::/0"));
         let added = match *kind {
             "src" | "dst" if everything => Acl::All,
-            "dstdomain" => Acl::Hosts(values.iter().filter_map(|(value, line)| self.domain(value, *line)).collect()),
-            "dst" => Acl::Hosts(values.iter().filter_map(|(value, line)| self.network(value, *line)).collect()),
-            "port" => Acl::Ports(values.iter().map(|(value, line)| port(value, *line)).collect::<Result<_, _>>()?),
-            "method" => Acl::Methods(texts().map(str::to_owned).collect()),
+            "dstdomain" => Acl::Hosts(values.iter().filter_map(|value| self.domain(value)).collect()),
+            "dst" => Acl::Hosts(values.iter().filter_map(|value| self.network_of(value)).collect()),
+            "port" => Acl::Ports(values.iter().map(port).collect::<Result<_, _>>()?),
+            "method" => Acl::Methods(values.iter().map(Value::method).collect()),
             "proto" if texts().all(|value| value.eq_ignore_ascii_case("cache_object")) => Acl::Manager,
-            "url_regex" if *name == "manager" => Acl::Manager,
+            "url_regex" if key == "manager" => Acl::Manager,
             kind if CLIENT.contains(&kind) => Acl::Client,
             kind => Acl::Opaque(kind.to_owned()),
         };
-        let merged = match (self.acls.remove(*name), added) {
+        let merged = match (self.acls.remove(&key), added) {
             (Some(Acl::Hosts(mut there)), Acl::Hosts(more)) => {
                 there.extend(more);
                 Acl::Hosts(there)
@@ -219,19 +236,19 @@ impl Reader<'_> {
             (Some(Acl::All), _) => Acl::All,
             (_, added) => added,
         };
-        self.acls.insert((*name).to_owned(), merged);
+        self.acls.insert(key, merged);
         Ok(())
     }
 
     /// The values of a list; those of a file have the line that names the file.
-    fn values(&mut self, line: usize, words: &[&str]) -> Result<Vec<(String, usize)>, ConvertError> {
+    fn values(&mut self, line: usize, words: &[&str]) -> Result<Vec<Value>, ConvertError> {
         let mut values = Vec::new();
         for word in words.iter().skip_while(|word| word.starts_with('-')) {
             if word.starts_with("parameters(") {
                 return Err(ConvertError::new(line, "`parameters(…)` is not read: name the file in quotes"));
             }
             let Some(path) = word.strip_prefix('"') else {
-                values.push(((*word).to_owned(), line));
+                values.push(Value { text: (*word).to_owned(), line, named: None });
                 continue;
             };
             let path = path.strip_suffix('"').ok_or_else(|| ConvertError::new(line, "the quoted name of a file does not end"))?;
@@ -240,38 +257,65 @@ impl Reader<'_> {
             if self.bytes > MAX_INPUT {
                 return Err(ConvertError::new(line, format!("the files that it names have more than {MAX_INPUT} bytes")));
             }
-            let own = text.lines().filter_map(|value| value.split('#').next()).flat_map(str::split_whitespace);
-            values.extend(own.map(|value| (value.to_owned(), line)));
+            for (number, own) in (1..).zip(text.lines()) {
+                let own = own.split('#').next().unwrap_or_default().split_whitespace();
+                values.extend(own.map(|value| Value { text: value.to_owned(), line, named: Some(number) }));
+            }
         }
         Ok(values)
     }
 
     /// `.example.com` is the apex and its subdomains; a `*` has no meaning.
-    fn domain(&mut self, value: &str, line: usize) -> Option<(Pattern, usize)> {
-        if value.contains(['*', '?', '{']) {
-            self.draft.warn(line, format!("`{value}` is left out: `dstdomain` has no wildcards, so it matches nothing there"));
+    fn domain(&mut self, value: &Value) -> Option<(Pattern, usize)> {
+        let Value { text, line, .. } = value;
+        if text.contains(['*', '?', '{']) {
+            self.draft.warn(*line, format!("{} is left out: `dstdomain` has no wildcards, so it matches nothing there", value.shown()));
             return None;
         }
-        let text = value.strip_prefix('.').map_or_else(|| value.to_owned(), |name| format!("**.{name}"));
+        let text = text.strip_prefix('.').map_or_else(|| text.clone(), |name| format!("**.{name}"));
         match Pattern::parse(&text) {
-            Ok(pattern) if pattern.port.is_none() => Some((pattern, line)),
+            Ok(pattern) if pattern.port.is_none() => Some((pattern, *line)),
             Ok(_) => {
-                self.draft.warn(line, format!("`{value}` is left out: a name has no port"));
+                self.draft.warn(*line, format!("{} is left out: a name has no port", value.shown()));
                 None
             }
             Err(error) => {
-                self.draft.warn(line, format!("`{value}` is left out: {error}"));
+                self.draft.warn(*line, format!("{} is left out: {error}", value.shown()));
                 None
             }
         }
     }
 
-    fn network(&mut self, value: &str, line: usize) -> Option<(Pattern, usize)> {
-        let found = network(value);
+    fn network_of(&mut self, value: &Value) -> Option<(Pattern, usize)> {
+        let found = network(&value.text);
         if found.is_none() {
-            self.draft.warn(line, format!("`{value}` is left out: it is no address, network or netmask"));
+            self.draft.warn(value.line, format!("{} is left out: it is no address, network or netmask", value.shown()));
         }
-        Some((Pattern { hosts: Hosts::Network(found?), port: None }, line))
+        Some((Pattern { hosts: Hosts::Network(found?), port: None }, value.line))
+    }
+}
+
+/// A value of a list.
+struct Value {
+    text: String,
+    /// The line of the list, also for what stands in a file that it names.
+    line: usize,
+    /// The line of that file.
+    named: Option<usize>,
+}
+
+impl Value {
+    /// The value, for messages. Any file can be named, so that what it says is not repeated.
+    fn shown(&self) -> String {
+        self.named.map_or_else(|| format!("`{}`", self.text), |number| format!("line {number} of the file that it names"))
+    }
+
+    /// A method, which messages repeat.
+    fn method(&self) -> String {
+        match self.named {
+            Some(number) if !self.text.bytes().all(|byte| byte.is_ascii_uppercase()) => format!("(line {number} of a file)"),
+            _ => self.text.clone(),
+        }
     }
 }
 
@@ -299,12 +343,12 @@ fn network(value: &str) -> Option<Network> {
     Network::new(masked, prefix)
 }
 
-fn port(value: &str, line: usize) -> Result<PortRange, ConvertError> {
-    let (first, last) = value.split_once('-').unwrap_or((value, value));
+fn port(value: &Value) -> Result<PortRange, ConvertError> {
+    let (first, last) = value.text.split_once('-').unwrap_or((&value.text, &value.text));
     let number = |text: &str| text.parse::<u16>().ok();
     match number(first).zip(number(last)).filter(|(first, last)| first <= last && *last > 0) {
         Some((first, last)) => Ok(PortRange { first: first.max(1), last }),
-        None => Err(ConvertError::new(line, format!("`{value}` is no port and no range of ports"))),
+        None => Err(ConvertError::new(value.line, format!("{} is no port and no range of ports", value.shown()))),
     }
 }
 
