@@ -1,6 +1,6 @@
 //! Domain lists to rules.
 
-use super::rules::Denies;
+use super::denies::Denies;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::lists::{self, ListEntry, ListFormat, ListReport, Progress};
 use crate::schema::{At, ListDoc};
