@@ -3,6 +3,8 @@
 //! Everything that can be wrong is reported, not just the first thing. Rendering cuts the lines that it shows out of the file, so that a warning
 //! about a file of a million lines costs what one about ten costs.
 
+#[cfg(feature = "cli")]
+use crate::source::Positions;
 use crate::source::{SourceFile, SourceId};
 use annotate_snippets::renderer::{DEFAULT_TERM_WIDTH, DecorStyle};
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
@@ -305,18 +307,19 @@ pub(crate) fn hide_passwords(text: &str) -> Cow<'_, str> {
 #[cfg(feature = "cli")]
 #[must_use]
 pub fn to_json(sources: &[SourceFile], diagnostics: &[Diagnostic]) -> serde_json::Value {
-    diagnostics.iter().map(|diagnostic| one_to_json(sources, diagnostic)).collect()
+    let positions = Positions::new(sources);
+    diagnostics.iter().map(|diagnostic| one_to_json(&positions, diagnostic)).collect()
 }
 
 #[cfg(feature = "cli")]
-fn one_to_json(sources: &[SourceFile], diagnostic: &Diagnostic) -> serde_json::Value {
+fn one_to_json(positions: &Positions<'_>, diagnostic: &Diagnostic) -> serde_json::Value {
     let places = diagnostic.places.iter().filter_map(|(place, label)| {
-        let mut value = region(sources, place)?;
+        let mut value = region(positions, place)?;
         value.as_object_mut()?.insert("label".into(), label.as_str().into());
         Some(value)
     });
     let edit = diagnostic.edit.as_ref().and_then(|edit| {
-        let mut value = region(sources, &edit.place)?;
+        let mut value = region(positions, &edit.place)?;
         value.as_object_mut()?.insert("text".into(), edit.text.as_str().into());
         Some(value)
     });
@@ -331,9 +334,8 @@ fn one_to_json(sources: &[SourceFile], diagnostic: &Diagnostic) -> serde_json::V
 }
 
 #[cfg(feature = "cli")]
-fn region(sources: &[SourceFile], place: &Place) -> Option<serde_json::Value> {
-    let source = sources.get(place.source.0)?;
-    let ((line, column), (end_line, end_column)) = (source.position(place.span.start), source.position(place.span.end));
+fn region(positions: &Positions<'_>, place: &Place) -> Option<serde_json::Value> {
+    let (source, [(line, column), (end_line, end_column)]) = positions.of(place)?;
     Some(serde_json::json!({
         "layer": source.layer.as_str(),
         "file": source.shown(),
@@ -363,9 +365,9 @@ fn uri_reference(path: &str) -> String {
 #[must_use]
 pub fn to_sarif(sources: &[SourceFile], diagnostics: &[Diagnostic]) -> serde_json::Value {
     use serde_json::{Value, json};
+    let positions = Positions::new(sources);
     let sarif_region = |place: &Place| {
-        let source = sources.get(place.source.0)?;
-        let ((line, column), (end_line, end_column)) = (source.position(place.span.start), source.position(place.span.end));
+        let (source, [(line, column), (end_line, end_column)]) = positions.of(place)?;
         let region = json!({ "startLine": line, "startColumn": column, "endLine": end_line, "endColumn": end_column });
         Some((uri_reference(source.shown()), region))
     };

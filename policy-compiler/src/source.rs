@@ -179,16 +179,6 @@ impl SourceFile {
         &self.text
     }
 
-    /// Line and column of an offset, both from 1; columns count characters.
-    #[cfg(feature = "cli")]
-    #[must_use]
-    pub fn position(&self, offset: usize) -> (usize, usize) {
-        let at = floor_char(&self.text, offset);
-        let before = self.text.get(..at).unwrap_or_default();
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (1 + before.bytes().filter(|byte| *byte == b'\n').count(), 1 + before.get(start..).unwrap_or_default().chars().count())
-    }
-
     /// The whole lines around a span, for display.
     #[must_use]
     pub(crate) fn excerpt(&self, span: &Range<usize>) -> Excerpt<'_> {
@@ -232,6 +222,58 @@ impl Lines {
         let newlines = self.0.get(place.source.0).map(Vec::as_slice).unwrap_or_default();
         u32::try_from(1 + newlines.partition_point(|at| *at < place.span.start)).unwrap_or(u32::MAX)
     }
+}
+
+/// Lines and columns of many places: one pass over the sources, then a search for each place, however long its line is.
+#[cfg(feature = "cli")]
+pub(crate) struct Positions<'s> {
+    sources: &'s [SourceFile],
+    lines: Lines,
+    /// Of each source, how many characters begin before every [`STRIDE`]th byte.
+    characters: Vec<Vec<usize>>,
+}
+
+/// Bytes between two counts of characters.
+#[cfg(feature = "cli")]
+const STRIDE: usize = 256;
+
+#[cfg(feature = "cli")]
+impl<'s> Positions<'s> {
+    pub(crate) fn new(sources: &'s [SourceFile]) -> Self {
+        let count = |source: &SourceFile| {
+            let before = |total: &mut usize, chunk: &[u8]| Some(std::mem::replace(total, *total + characters(chunk)));
+            source.text.as_bytes().chunks(STRIDE).scan(0, before).collect()
+        };
+        Self { sources, lines: Lines::new(sources), characters: sources.iter().map(count).collect() }
+    }
+
+    /// The source of a place, and lines and columns of its start and end, all from 1; columns count characters.
+    pub(crate) fn of(&self, place: &Place) -> Option<(&'s SourceFile, [(usize, usize); 2])> {
+        let source = self.sources.get(place.source.0)?;
+        let at = |offset| self.position(place.source, source, offset);
+        Some((source, [at(place.span.start), at(place.span.end)]))
+    }
+
+    fn position(&self, id: SourceId, source: &SourceFile, offset: usize) -> (usize, usize) {
+        let at = floor_char(&source.text, offset);
+        let newlines = self.lines.0.get(id.0).map(Vec::as_slice).unwrap_or_default();
+        let line = newlines.partition_point(|newline| *newline < at);
+        let start = line.checked_sub(1).and_then(|above| newlines.get(above)).map_or(0, |newline| newline + 1);
+        (1 + line, 1 + self.characters_before(id, source, at) - self.characters_before(id, source, start))
+    }
+
+    fn characters_before(&self, id: SourceId, source: &SourceFile, at: usize) -> usize {
+        let Some(counts) = self.characters.get(id.0).filter(|counts| !counts.is_empty()) else { return 0 };
+        let stride = (at / STRIDE).min(counts.len() - 1);
+        let rest = source.text.as_bytes().get(stride * STRIDE..at).unwrap_or_default();
+        counts.get(stride).map_or(0, |before| before + characters(rest))
+    }
+}
+
+/// How many characters begin in a piece of UTF-8.
+#[cfg(feature = "cli")]
+fn characters(utf8: &[u8]) -> usize {
+    utf8.iter().filter(|byte| (**byte & 0xc0) != 0x80).count()
 }
 
 impl LayerFiles {
@@ -516,6 +558,25 @@ mod tests {
         for text in ["novalue", "=1", "\"a=1", "#a=1", "[b]\na=1", "a=1\r\nb".split_once('=').map_or("", |(_, rest)| rest)] {
             assert!(override_source(text).is_err(), "{text:?}");
         }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn positions_are_those_that_a_count_finds() {
+        let text = format!("one\ntwo = ü\r\n{}x\n\n{}", "aü€😀".repeat(200), "b".repeat(600));
+        let sources = [SourceFile::from_text(Layer::User, Role::Config, "x", text.clone())];
+        let positions = Positions::new(&sources);
+        for at in 0..=text.len() + 1 {
+            let before = &text[..floor_char(&text, at)];
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+            let (_, [start, end]) = positions.of(&Place { source: SourceId(0), span: at..at }).unwrap();
+            assert_eq!((start, end), ((line, column), (line, column)), "{at}");
+        }
+        assert!(positions.of(&Place::nowhere()).is_none());
+        let empty = [SourceFile::from_text(Layer::User, Role::Config, "x", String::new())];
+        let (_, found) = Positions::new(&empty).of(&Place { source: SourceId(0), span: 0..9 }).unwrap();
+        assert_eq!(found, [(1, 1), (1, 1)]);
     }
 
     #[test]

@@ -10,8 +10,12 @@ use std::path::Path;
 
 /// Compiles a policy whose lists are in `folder`: rules as `access pattern @ place`, then what was said as `severity code: message`.
 fn compiled(folder: &Path, lists: &str, strict: bool) -> (Vec<String>, Vec<String>) {
+    compiled_in(Layer::Managed, folder, lists, strict)
+}
+
+fn compiled_in(layer: Layer, folder: &Path, lists: &str, strict: bool) -> (Vec<String>, Vec<String>) {
     let text = format!("default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\ndomain_lists = [{lists}]\n");
-    let source = SourceFile::from_text(Layer::Managed, Role::Config, "managed.toml", text).in_folder(folder);
+    let source = SourceFile::from_text(layer, Role::Config, "managed.toml", text).in_folder(folder);
     let (blob, diagnostics) = match compile(vec![source], Options { profile: None, strict }) {
         Ok(compiled) => (Some(compiled.blob), compiled.diagnostics),
         Err(failure) => (None, failure.diagnostics),
@@ -93,4 +97,100 @@ fn what_is_wrong_with_a_list_is_said() {
     }
     let (rules, said) = compiled(dir.path(), cases[1].0, true);
     assert!(rules.is_empty() && said.last().unwrap().starts_with("error strict"), "{said:?}");
+}
+
+#[test]
+fn a_list_that_is_there_twice_is_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("l.txt"), "a.test\n").unwrap();
+    let list = |path: &str, access: &str| format!("{{ path = \"{path}\", format = \"domains\", access = \"{access}\" }}");
+    let twice = [list("l.txt", "deny"), list("./l.txt", "deny"), list("l.txt", "read-only")].join(", ");
+    let (rules, said) = compiled(dir.path(), &twice, false);
+    assert_eq!(rules.len(), 2, "{rules:?}");
+    assert_eq!(said, ["warning no-effect: the list `./l.txt` is there twice, and counts once | name it once"]);
+    // The bound holds before anything is read.
+    let (rules, said) = compiled(dir.path(), &vec![list("l.txt", "deny"); 65].join(", "), false);
+    assert!(rules.is_empty());
+    assert_eq!(
+        said,
+        ["error too-large: there are 65 domain lists, and a policy has at most 64 | put the hosts of several lists into one file"]
+    );
+}
+
+#[test]
+fn a_line_that_is_there_twice_is_kept_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("b.test\n{}", "a.test\n*.a.test\n=a.test\n10.0.0.0/8\nx*.a.test\n".repeat(4000));
+    fs::write(dir.path().join("l.txt"), text).unwrap();
+    let (rules, said) = compiled(dir.path(), "{ path = \"l.txt\", format = \"domains\", access = \"allow\" }", false);
+    assert_eq!(said, Vec::<String>::new());
+    let places: Vec<_> = rules.iter().map(|rule| rule.rsplit_once(':').unwrap().1).collect();
+    assert_eq!(places.len(), 6, "{rules:?}");
+    assert!(places.iter().all(|line| line.parse::<u32>().unwrap() <= 6), "the first line wins: {rules:?}");
+    let text = format!("||a.test^\n{}", "@@||a.test^\n".repeat(4000));
+    fs::write(dir.path().join("e.txt"), text).unwrap();
+    let (rules, _) = compiled(dir.path(), "{ path = \"e.txt\", format = \"adblock\", access = \"allow\" }", false);
+    assert_eq!(rules, ["deny **.a.test @ managed list e.txt:2"]);
+}
+
+#[test]
+fn as_many_exceptions_as_entries_are_no_product() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n: u32| format!("||10.{}.{}.1^\n@@||10.{}.{}.2^\n", n / 256, n % 256, n / 256, n % 256);
+    fs::write(dir.path().join("l.txt"), (0..20_000).map(line).collect::<String>()).unwrap();
+    let (rules, said) = compiled(dir.path(), "{ path = \"l.txt\", format = \"adblock\", access = \"allow\" }", false);
+    assert_eq!((rules.len(), said), (40_000, vec![]));
+}
+
+#[test]
+fn lists_of_a_project_stay_in_the_project() {
+    let dir = tempfile::tempdir().unwrap();
+    let project = dir.path().join("project");
+    fs::create_dir_all(project.join(".codex")).unwrap();
+    fs::write(project.join("in.txt"), "a.test\n").unwrap();
+    fs::write(dir.path().join("out.txt"), "a.test\n").unwrap();
+    let list = |path: &str| format!("{{ path = \"{path}\", format = \"domains\", access = \"deny\" }}");
+    let absolute = project.join("in.txt").display().to_string();
+    let mut cases = vec![
+        (".codex", "../in.txt", None),
+        ("", "in.txt", None),
+        ("", ".codex/../in.txt", None),
+        (".codex", "../../out.txt", Some("lies outside the project")),
+        ("", "../out.txt", Some("lies outside the project")),
+        ("", "../project/in.txt", None),
+        ("", "missing.txt", Some("cannot open the domain list")),
+        ("", &absolute, Some("is an absolute path")),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../out.txt", project.join("link.txt")).unwrap();
+        cases.push(("", "link.txt", Some("lies outside the project")));
+    }
+    for (folder, path, expected) in cases {
+        let (rules, said) = compiled_in(Layer::Project, &project.join(folder), &list(path), false);
+        match expected {
+            None => assert_eq!((rules.len(), said), (1, vec![]), "{path}"),
+            Some(text) => assert!(said.len() == 1 && said[0].starts_with("error bad-list") && said[0].contains(text), "{path}: {said:?}"),
+        }
+        // Whoever is stronger than a project names what they like.
+        let (_, said) = compiled_in(Layer::User, &project.join(folder), &list(path), false);
+        assert_eq!(said.is_empty(), path != "missing.txt", "{path}: {said:?}");
+    }
+}
+
+#[test]
+fn nothing_of_the_lines_of_a_projects_list_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("env"), "KEY=hunter2\nhunter3 x\nok.test\n").unwrap();
+    fs::write(dir.path().join("hosts"), "192.0.2.77 hunter4.test\n0.0.0.0 ok.test\n").unwrap();
+    fs::write(dir.path().join("rules"), "||hunter5.test^\n@@||x.hunter5.test^\n").unwrap();
+    for (path, format) in [("env", "domains"), ("hosts", "hosts"), ("rules", "adblock")] {
+        let list = format!("{{ path = \"{path}\", format = \"{format}\", access = \"deny\" }}");
+        let (_, said) = compiled_in(Layer::Project, dir.path(), &list, false);
+        let text = said.join("\n");
+        assert!(said.len() == 1 && text.contains("line "), "{text}");
+        assert!(!text.contains("hunter") && !text.contains("192.0.2.77"), "{text}");
+        let (_, said) = compiled_in(Layer::User, dir.path(), &list, false);
+        assert!(said.join("\n").contains("hunter"), "a user sees their own lines: {said:?}");
+    }
 }

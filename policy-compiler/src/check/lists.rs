@@ -1,12 +1,17 @@
 //! Domain lists to rules.
 
-use super::rules::Denies;
+use super::denies::Denies;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::lists::{self, ListEntry, ListFormat, ListReport, Progress};
+use crate::lists::{self, LineError, ListEntry, ListError, ListFormat, ListReport, MAX_BYTES, Progress};
 use crate::schema::{At, ListDoc};
 use crate::source::SourceFile;
-use policy_format::{Access, Hosts, RuleInput, Source};
+use policy_format::{Access, HostError, Hosts, Layer, PatternErrorKind, RuleInput, Source};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
+
+/// Lists that a policy may name: a list has room for millions of hosts, and each is read from its beginning to its end.
+const MAX_LISTS: usize = 64;
 
 /// Called with how far the reading of a list has come.
 pub type ShowProgress<'p> = &'p mut dyn FnMut(&Path, Progress);
@@ -33,46 +38,88 @@ pub(super) fn add(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ListSummary> {
     let mut summaries = Vec::new();
+    if let Some(doc) = docs.get(MAX_LISTS) {
+        let message = format!("there are {} domain lists, and a policy has at most {MAX_LISTS}", docs.len());
+        let error = Diagnostic::error(Code::TooLarge, message, doc.path.place.clone()).with_label("the first one too many");
+        diagnostics.push(error.with_help("put the hosts of several lists into one file"));
+        return summaries;
+    }
+    let mut known = HashSet::new();
+    let mut left = MAX_BYTES;
     for doc in docs {
         let Some(source) = sources.get(doc.path.place.source.0) else { continue };
         let Some(path) = resolve(&doc.path, source, diagnostics) else { continue };
+        // One file may have several names.
+        let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !known.insert((file, doc.format.as_str(), doc.access.as_str())) {
+            let message = format!("the list `{}` is there twice, and counts once", doc.path.value.escape_debug());
+            diagnostics.push(Diagnostic::warning(Code::NoEffect, message, doc.path.place.clone()).with_help("name it once"));
+            continue;
+        }
         let label = format!("list {}", path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()));
-        let origin = Source { layer: source.layer, label };
-        let mut list = Entries { doc, origin, kept: Vec::new(), exceptions: Vec::new() };
-        match lists::read(&path, doc.format, &mut |at| progress(&path, at), &mut |entry| list.add(entry)) {
+        let mut list = Entries::new(doc, Source { layer: source.layer, label });
+        match lists::read_at_most(left, &path, doc.format, &mut |at| progress(&path, at), &mut |entry| list.add(entry)) {
             Ok(report) => {
-                judge(doc, &report, diagnostics);
+                left = left.saturating_sub(report.bytes);
+                judge(doc, source.layer, &report, diagnostics);
                 list.finish(rules, diagnostics);
                 summaries.push(ListSummary { path, format: doc.format, access: doc.access, report });
             }
             Err(error) => {
-                let message = format!("the list cannot be read: {error}");
-                diagnostics.push(Diagnostic::error(Code::BadList, message, doc.path.place.clone()));
+                let mut diagnostic = unreadable(&error, &doc.path);
+                if let ListError::TooLarge { .. } = error {
+                    diagnostic.help = Some(format!("the lists of a policy have at most {MAX_BYTES} bytes of text together"));
+                }
+                diagnostics.push(diagnostic);
             }
         }
     }
     summaries
 }
 
-/// Relative to the file that names it.
+fn unreadable(error: &ListError, path: &At<String>) -> Diagnostic {
+    Diagnostic::error(Code::BadList, format!("the list cannot be read: {error}"), path.place.clone())
+}
+
+/// Relative to the file that names it. A project's file comes with a repository: it may name what lies in the project, and nothing else of this machine.
 fn resolve(path: &At<String>, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Option<PathBuf> {
-    let written = Path::new(&path.value);
+    const COPY: &str = "copy the list into the project, or name it in the user layer";
+    let (written, of_project) = (Path::new(&path.value), source.layer >= Layer::Project);
+    let mut refuse = |why: &str, help: &str| {
+        let message = format!("`{}` {why}", path.value.escape_debug());
+        diagnostics.push(Diagnostic::error(Code::BadList, message, path.place.clone()).with_help(help));
+        None
+    };
     if written.is_absolute() {
-        return Some(written.to_owned());
+        let stays = "is an absolute path, and a project's lists stay in the project";
+        return if of_project { refuse(stays, COPY) } else { Some(written.to_owned()) };
     }
-    match source.folder() {
-        Some(folder) => Some(folder.join(written)),
-        None => {
-            let message = format!("`{}` is relative, and the {} layer is no file", path.value.escape_debug(), source.layer);
-            diagnostics
-                .push(Diagnostic::error(Code::BadList, message, path.place.clone()).with_help("write the whole path, from the root"));
+    let Some(folder) = source.folder() else {
+        return refuse(&format!("is relative, and the {} layer is no file", source.layer), "write the whole path, from the root");
+    };
+    let found = folder.join(written);
+    if !of_project {
+        return Some(found);
+    }
+    match lies_in_project(folder, &found) {
+        Ok(true) => Some(found),
+        Ok(false) => refuse("lies outside the project, and a project's lists stay in the project", COPY),
+        Err(error) => {
+            diagnostics.push(unreadable(&ListError::Open { path: found.display().to_string(), error }, path));
             None
         }
     }
 }
 
+/// Whether a file, its links followed, lies in the project: the folder of its settings, or the one around it if that is `.codex`.
+fn lies_in_project(folder: &Path, file: &Path) -> std::io::Result<bool> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder }.canonicalize()?;
+    let project = folder.parent().filter(|_| folder.ends_with(".codex")).unwrap_or(&folder);
+    Ok(file.canonicalize()?.starts_with(project))
+}
+
 /// What is wrong with a list as a whole.
-fn judge(doc: &ListDoc, report: &ListReport, diagnostics: &mut Vec<Diagnostic>) {
+fn judge(doc: &ListDoc, layer: Layer, report: &ListReport, diagnostics: &mut Vec<Diagnostic>) {
     let place = || doc.path.place.clone();
     if report.entries == 0 {
         let message = format!("the list `{}` has no entry in {} lines", doc.path.value.escape_debug(), report.lines);
@@ -83,26 +130,58 @@ fn judge(doc: &ListDoc, report: &ListReport, diagnostics: &mut Vec<Diagnostic>) 
     } else if report.bad_count > 0 {
         let some = if report.bad_count == 1 { "1 line".to_owned() } else { format!("{} lines", report.bad_count) };
         let message = format!("{some} of the list `{}` cannot be read", doc.path.value.escape_debug());
-        let shown: Vec<String> = report.bad.iter().map(|bad| format!("line {}: `{}`: {}", bad.line, bad.text, bad.why)).collect();
+        let shown = report.bad.iter().map(|bad| match layer {
+            // A file that a repository names may be any file of the project, and what is said ends up in logs.
+            Layer::Project => format!("line {}: {}", bad.line, without_text(bad.why)),
+            _ => format!("line {}: `{}`: {}", bad.line, bad.text, bad.why),
+        });
+        let shown: Vec<String> = shown.collect();
         let more = if report.bad_count as usize > shown.len() { "\n…" } else { "" };
         diagnostics.push(Diagnostic::warning(Code::BadList, message, place()).with_help(format!("{}{more}", shown.join("\n"))));
     }
 }
 
-/// The entries of one list.
+/// What is wrong with a line, without a word of the line.
+fn without_text(why: LineError) -> String {
+    match why {
+        LineError::Host(HostError::Character(_)) | LineError::Pattern(PatternErrorKind::Host(HostError::Character(_))) => {
+            "a character of it cannot stand in a host name".into()
+        }
+        LineError::MapsToAddress(_) => "this maps a host to an address of its own".into(),
+        why => why.to_string(),
+    }
+}
+
+/// The entries of one list, each once: the first line that says it.
 struct Entries<'d> {
     doc: &'d ListDoc,
     origin: Source,
     kept: Vec<RuleInput>,
     exceptions: Vec<(u32, Hosts)>,
+    hasher: RandomState,
+    /// By hash: indices of `kept` and of `exceptions`. Of two hosts with one hash, the second is kept as often as it is said.
+    kept_at: HashMap<u64, usize>,
+    excepted_at: HashMap<u64, usize>,
 }
 
-impl Entries<'_> {
+impl<'d> Entries<'d> {
+    fn new(doc: &'d ListDoc, origin: Source) -> Self {
+        let (kept_at, excepted_at) = (HashMap::new(), HashMap::new());
+        Self { doc, origin, kept: Vec::new(), exceptions: Vec::new(), hasher: RandomState::new(), kept_at, excepted_at }
+    }
+
     fn add(&mut self, entry: ListEntry) {
+        let hash = hash(&self.hasher, &entry.hosts);
         if entry.exception {
-            self.exceptions.push((entry.line, entry.hosts));
+            let at = *self.excepted_at.entry(hash).or_insert(self.exceptions.len());
+            if self.exceptions.get(at).is_none_or(|(_, hosts)| *hosts != entry.hosts) {
+                self.exceptions.push((entry.line, entry.hosts));
+            }
         } else {
-            self.kept.push(self.rule(entry.hosts, self.doc.access, entry.line));
+            let at = *self.kept_at.entry(hash).or_insert(self.kept.len());
+            if self.kept.get(at).is_none_or(|rule| rule.hosts != entry.hosts) {
+                self.kept.push(self.rule(entry.hosts, self.doc.access, entry.line));
+            }
         }
     }
 
@@ -126,11 +205,27 @@ impl Entries<'_> {
                     let message =
                         format!("exceptions of the list `{}` lie within wider entries and stay denied", self.doc.path.value.escape_debug());
                     let warning = Diagnostic::warning(Code::NoEffect, message, self.doc.path.place.clone());
-                    let help = format!("such as `{}` in line {}: a deny has no holes", exception.hosts, exception.line);
+                    let which = match self.origin.layer {
+                        Layer::Project => format!("line {}", exception.line),
+                        _ => format!("`{}` in line {}", exception.hosts, exception.line),
+                    };
+                    let help = format!("such as {which}: a deny has no holes");
                     diagnostics.push(warning.with_help(help));
                 }
             }
         }
         rules.append(&mut self.kept);
     }
+}
+
+fn hash(hasher: &RandomState, hosts: &Hosts) -> u64 {
+    let (kind, text) = match hosts {
+        Hosts::Network(network) => return hasher.hash_one(network),
+        Hosts::Any => (0_u8, &[][..]),
+        Hosts::Exact(name) => (1, name.as_bytes()),
+        Hosts::Subdomains(name) => (2, name.as_bytes()),
+        Hosts::ApexAndSubdomains(name) => (3, name.as_bytes()),
+        Hosts::Glob(glob) => (4, glob.text().as_bytes()),
+    };
+    hasher.hash_one((kind, text))
 }

@@ -1,9 +1,15 @@
 //! Interception: hooks with their actions put in, and what does not go together.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, nearest_of};
+use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, suggest};
 use crate::source::{Lines, SourceFile, layer_of};
-use policy_format::{Hook, InjectedHeader, Layer, Mitm, Mode, Source};
+use policy_format::{Hook, InjectedHeader, Layer, MAX_HOOKS, Mitm, Mode, Source};
+use std::collections::{HashMap, HashSet};
+
+/// Actions that a hook may name. Each is a set of headers by itself, and few are ever put together.
+const MAX_HOOK_ACTIONS: usize = 32;
+/// Headers in each list of an action. Requests have some twenty; every hook that names the action carries all of them.
+const MAX_ACTION_HEADERS: usize = 64;
 
 /// Characters of a prefix beyond which it looks like the secret itself: `Bearer `, `token `, `Basic ` are shorter.
 const LONG_PREFIX: usize = 20;
@@ -26,22 +32,43 @@ pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostic
         diagnostics.push(error.with_help("remove it, or set `mode = \"full\"`"));
     }
     let names: Vec<&str> = doc.actions.iter().map(|action| action.name.value.as_str()).collect();
+    let by_name: HashMap<&str, &ActionDoc> = doc.actions.iter().map(|action| (action.name.value.as_str(), action)).collect();
+    if let Some(hook) = doc.hooks.get(MAX_HOOKS) {
+        let message = format!("there are {} hooks, and a policy has at most {MAX_HOOKS}", doc.hooks.len());
+        let error = Diagnostic::error(Code::TooLarge, message, hook.name.place.clone()).with_label("the first one too many");
+        diagnostics.push(error.with_help("give one hook several methods and paths, or a wildcard as `host`"));
+    }
+    let mut used: HashSet<&str> = HashSet::new();
     let mut hooks = Vec::new();
-    for hook in &doc.hooks {
+    for hook in doc.hooks.iter().take(MAX_HOOKS) {
+        used.extend(hook.action.iter().map(|name| name.value.as_str()));
         let mut actions = Vec::new();
-        for name in &hook.action {
-            match doc.actions.iter().find(|action| action.name.value == name.value) {
+        for name in hook_actions(hook, diagnostics) {
+            match by_name.get(name.value.as_str()) {
                 Some(action) => {
                     diagnostics.extend(lent(hook, name, action, sources));
-                    actions.push(action);
+                    // One that has too much is an error of its own.
+                    actions.extend((longest(action) <= MAX_ACTION_HEADERS).then_some(*action));
                 }
-                None => diagnostics.push(unknown_action(hook, name, &names)),
+                None => {
+                    let near = suggest(&name.value, &names, diagnostics);
+                    diagnostics.push(unknown_action(hook, name, near));
+                }
             }
         }
         hooks.push(lower(hook, &actions, sources, &lines));
     }
     for action in &doc.actions {
-        if !doc.hooks.iter().any(|hook| hook.action.iter().any(|name| name.value == action.name.value)) {
+        if longest(action) > MAX_ACTION_HEADERS {
+            let message = format!(
+                "the action `{}` has {} headers in one list, and may have {MAX_ACTION_HEADERS}",
+                action.name.value,
+                longest(action)
+            );
+            let error = Diagnostic::error(Code::TooLarge, message, action.name.place.clone());
+            diagnostics.push(error.with_help("name the headers that matter, each once"));
+        }
+        if doc.hooks.len() <= MAX_HOOKS && !used.contains(action.name.value.as_str()) {
             let message = format!("no hook uses the action `{}`", action.name.value);
             let help = format!("name it in a hook, `action = [\"{}\"]`, or remove it", action.name.value);
             diagnostics.push(Diagnostic::warning(Code::NoEffect, message, action.name.place.clone()).with_help(help));
@@ -77,10 +104,38 @@ fn lent(hook: &HookDoc, name: &At<String>, action: &ActionDoc, sources: &[Source
     Some(error.and(action.name.place.clone(), "the weaker layer's").with_help(format!("define the action in the {owner} layer too")))
 }
 
-fn unknown_action(hook: &HookDoc, name: &At<String>, names: &[&str]) -> Diagnostic {
+/// The actions that a hook names, each once. Naming one twice is refused: what is injected twice would be sent twice.
+fn hook_actions<'h>(hook: &'h HookDoc, diagnostics: &mut Vec<Diagnostic>) -> Vec<&'h At<String>> {
+    if let Some(name) = hook.action.get(MAX_HOOK_ACTIONS) {
+        let message = format!("the hook `{}` names {} actions, and may name {MAX_HOOK_ACTIONS}", hook.name.value, hook.action.len());
+        let error = Diagnostic::error(Code::TooLarge, message, name.place.clone()).with_label("the first one too many");
+        diagnostics.push(error.with_help("put the headers of several actions into one"));
+    }
+    let mut seen: HashMap<&str, &At<String>> = HashMap::new();
+    let mut once = Vec::new();
+    for name in hook.action.iter().take(MAX_HOOK_ACTIONS) {
+        if let Some(first) = seen.get(name.value.as_str()) {
+            let message = format!("the hook `{}` names the action `{}` twice", hook.name.value, name.value.escape_debug());
+            let error = Diagnostic::error(Code::InvalidHook, message, name.place.clone());
+            diagnostics.push(error.and(first.place.clone(), "named here").with_help("name it once"));
+            continue;
+        }
+        seen.insert(&name.value, name);
+        once.push(name);
+    }
+    once
+}
+
+/// Headers in the longest list of an action.
+fn longest(action: &ActionDoc) -> usize {
+    let lists = [action.strip_request_headers.len(), action.inject_request_headers.len(), action.strip_response_headers.len()];
+    lists.into_iter().max().unwrap_or_default()
+}
+
+fn unknown_action(hook: &HookDoc, name: &At<String>, near: Option<&str>) -> Diagnostic {
     let message = format!("the hook `{}` names the action `{}`, which no layer has", hook.name.value, name.value.escape_debug());
     let mut error = Diagnostic::error(Code::UnknownAction, message, name.place.clone());
-    match nearest_of(&name.value, names) {
+    match near {
         Some(near) => error.did_you_mean(&format!("\"{near}\"")),
         None => error.help = Some(format!("say what it does under `[….mitm.actions.{}]`", name.value)),
     }
@@ -89,13 +144,8 @@ fn unknown_action(hook: &HookDoc, name: &At<String>, names: &[&str]) -> Diagnost
 
 fn lower(hook: &HookDoc, actions: &[&ActionDoc], sources: &[SourceFile], lines: &Lines) -> Hook {
     let collect = |pick: fn(&ActionDoc) -> &Vec<String>| {
-        let mut all: Vec<String> = Vec::new();
-        for name in actions.iter().flat_map(|action| pick(action)) {
-            if !all.contains(name) {
-                all.push(name.clone());
-            }
-        }
-        all
+        let mut seen = HashSet::new();
+        actions.iter().flat_map(|action| pick(action)).filter(|name| seen.insert(name.as_str())).cloned().collect()
     };
     let injected = actions.iter().flat_map(|action| &action.inject_request_headers);
     Hook {

@@ -1,5 +1,6 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
+mod denies;
 mod listeners;
 mod lists;
 mod mitm;

@@ -1,12 +1,13 @@
 //! Rules of the layers, of presets and of domain lists, those that requirements demand, and which of them never act.
 
+use super::denies::Denies;
 use super::lists::{self, ListSummary, ShowProgress};
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
 use crate::suffix::{self, Width};
-use policy_format::{Access, Host, Hosts, Layer, MAX_NAME, Mode, Name, PortRange, READING, RuleInput, Source};
+use policy_format::{Access, Host, Hosts, Layer, MAX_HOOKS, MAX_NAME, Mode, READING, RuleInput, Source};
 use std::collections::HashMap;
 
 /// All rules.
@@ -57,12 +58,24 @@ fn add_presets(network: &NetworkDoc, sources: &[SourceFile], rules: &mut Vec<Rul
             said.insert(entry.pattern.to_string(), layer_of(&entry.place));
         }
     }
+    let mut named: HashMap<&str, usize> = HashMap::new();
     for name in network.presets.iter().flat_map(|presets| &presets.value) {
         let layer = layer_of(&name.place);
         let Some(preset) = presets::find(&name.value) else {
             diagnostics.push(unknown_preset(name));
             continue;
         };
+        let times = named.entry(preset.name).or_default();
+        *times += 1;
+        if *times > 1 {
+            // Said of the second, and not of a thousand more.
+            if *times == 2 {
+                let message = format!("the preset `{}` is there more than once, and counts once", preset.name);
+                let warning = Diagnostic::warning(Code::NoEffect, message, name.place.clone());
+                diagnostics.push(warning.with_help("name it once"));
+            }
+            continue;
+        }
         for entry in preset.patterns() {
             if said.get(&entry.pattern.to_string()).is_some_and(|other| *other <= layer) {
                 continue;
@@ -159,7 +172,8 @@ fn idle_hooks(rules: &[RuleInput], network: &NetworkDoc, diagnostics: &mut Vec<D
     if rules.is_empty() {
         return;
     }
-    for hook in &network.mitm.hooks {
+    // More than a policy may have are an error of their own.
+    for hook in network.mitm.hooks.iter().take(MAX_HOOKS) {
         let host = match &hook.host.value.hosts {
             Hosts::Exact(name) => Host::Name(*name),
             Hosts::Network(network) => Host::Ip(network.addr()),
@@ -173,70 +187,4 @@ fn idle_hooks(rules: &[RuleInput], network: &NetworkDoc, diagnostics: &mut Vec<D
                 .push(warning.with_help(format!("add `\"{host}\" = \"allow\"` under `domains`: a hook only narrows what is allowed")));
         }
     }
-}
-
-/// The denies that hold without conditions, by what they name.
-pub(super) struct Denies<'r> {
-    rules: &'r [RuleInput],
-    named: HashMap<&'r str, Vec<usize>>,
-    others: Vec<usize>,
-}
-
-impl<'r> Denies<'r> {
-    pub(super) fn new(rules: &'r [RuleInput]) -> Self {
-        let mut denies = Self { rules, named: HashMap::new(), others: Vec::new() };
-        for (index, rule) in rules.iter().enumerate() {
-            if rule.access != Access::Deny || !rule.methods.is_empty() || !rule.paths.is_empty() {
-                continue;
-            }
-            match &rule.hosts {
-                Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => {
-                    denies.named.entry(name.as_str()).or_default().push(index);
-                }
-                Hosts::Any | Hosts::Glob(_) | Hosts::Network(_) => denies.others.push(index),
-            }
-        }
-        denies
-    }
-
-    /// A deny that takes all of what `rule` allows.
-    pub(super) fn cover(&self, rule: &RuleInput) -> Option<usize> {
-        let covers = |index: &usize| {
-            self.rules.get(*index).is_some_and(|deny| hosts_within(&rule.hosts, &deny.hosts) && ports_within(&rule.ports, &deny.ports))
-        };
-        let named = match &rule.hosts {
-            Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => {
-                suffixes(name).filter_map(|suffix| self.named.get(suffix)).flatten().copied().find(|index| covers(index))
-            }
-            Hosts::Any | Hosts::Glob(_) | Hosts::Network(_) => None,
-        };
-        named.or_else(|| self.others.iter().copied().find(|index| covers(index)))
-    }
-}
-
-/// `a.b.c`, `b.c`, `c`.
-fn suffixes(name: &Name) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(name.as_str()), |rest| rest.split_once('.').map(|(_, parent)| parent))
-}
-
-/// Whether the first set of hosts is known to lie within the second. `false` where it is not simple to tell.
-fn hosts_within(inner: &Hosts, outer: &Hosts) -> bool {
-    let below = |child: &Name, parent: &Name| child.as_str().strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'));
-    match (inner, outer) {
-        (_, Hosts::Any) => true,
-        (Hosts::Exact(a), Hosts::Exact(b)) => a == b,
-        (Hosts::Exact(a), Hosts::Subdomains(b)) => below(a, b),
-        (Hosts::Exact(a) | Hosts::Subdomains(a) | Hosts::ApexAndSubdomains(a), Hosts::ApexAndSubdomains(b)) => a == b || below(a, b),
-        (Hosts::Subdomains(a), Hosts::Subdomains(b)) => a == b || below(a, b),
-        (Hosts::ApexAndSubdomains(a), Hosts::Subdomains(b)) => below(a, b),
-        (Hosts::Exact(a), Hosts::Glob(glob)) => glob.matches(a.as_str()),
-        (Hosts::Glob(a), Hosts::Glob(b)) => a == b,
-        (Hosts::Network(a), Hosts::Network(b)) => a.prefix() >= b.prefix() && b.contains(a.addr()),
-        _ => false,
-    }
-}
-
-fn ports_within(inner: &[PortRange], outer: &[PortRange]) -> bool {
-    let covered = |range: &PortRange| outer.iter().any(|wide| wide.first <= range.first && range.last <= wide.last);
-    outer.is_empty() || (!inner.is_empty() && inner.iter().all(covered))
 }

@@ -111,6 +111,8 @@ pub struct ListEntry {
 pub struct ListReport {
     /// Lines.
     pub lines: u32,
+    /// Bytes of text, decompressed.
+    pub bytes: u64,
     /// Entries given. A line may give more than one.
     pub entries: u64,
     /// Lines that are blank or comments.
@@ -206,7 +208,21 @@ pub fn read(
     progress: &mut dyn FnMut(Progress),
     each: &mut dyn FnMut(ListEntry),
 ) -> Result<ListReport, ListError> {
-    read_within(path, format, Limits { bytes: MAX_BYTES, lines: MAX_LINES }, progress, each)
+    read_at_most(MAX_BYTES, path, format, progress, each)
+}
+
+/// [`read`], with less text than [`MAX_BYTES`]: what is left of it when several lists are read.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_at_most(
+    bytes: u64,
+    path: &Path,
+    format: ListFormat,
+    progress: &mut dyn FnMut(Progress),
+    each: &mut dyn FnMut(ListEntry),
+) -> Result<ListReport, ListError> {
+    read_within(path, format, Limits { bytes: bytes.min(MAX_BYTES), lines: MAX_LINES }, progress, each)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -254,7 +270,8 @@ fn read_within(
             progress(Progress { read: reported, total });
         }
     }
-    let report = lines.finish().map_err(|TooManyLines| ListError::TooManyLines { path: shown(), limit: limits.lines })?;
+    let mut report = lines.finish().map_err(|TooManyLines| ListError::TooManyLines { path: shown(), limit: limits.lines })?;
+    report.bytes = bytes;
     progress(Progress { read: used.get(), total });
     Ok(report)
 }

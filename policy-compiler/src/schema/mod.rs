@@ -23,6 +23,15 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+/// Bytes of a word that may be a misspelt one. No key or name that people type is as long, and a comparison costs the product of two lengths.
+const MAX_GUESSED: usize = 64;
+/// Known words that a misspelt one is compared with.
+const MAX_KNOWN: usize = 1000;
+/// Diagnostics after which no more comparisons are made: a file that has as many is not misspelt here and there.
+const MAX_SUGGESTING: usize = 200;
+/// Lines of a file that are not TOML, which are shown. A file of another kind has nothing but such lines.
+const MAX_SYNTAX_ERRORS: usize = 50;
+
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At<T> {
@@ -248,15 +257,28 @@ pub(crate) type Value<'i> = Spanned<DeValue<'i>>;
 impl<'d> Reader<'d> {
     pub(crate) fn parse(&mut self) -> Option<Spanned<DeTable<'d>>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
-        let mut lines = HashSet::new();
+        let newlines: Vec<usize> = if errors.is_empty() { Vec::new() } else { memchr::memchr_iter(b'\n', self.text.as_bytes()).collect() };
+        let (mut lines, mut beyond) = (HashSet::new(), None);
         for error in &errors {
             let span = error.span().unwrap_or(0..0);
             // One mistake makes the parser stumble several times in its line.
-            let line = syntax::line_of(self.text, span.start);
-            if lines.insert(line.start) {
-                let place = self.place(span);
-                self.diagnostics.push(syntax::not_toml(self.text, error.message(), place));
+            if !lines.insert(newlines.partition_point(|newline| *newline < span.start)) {
+                continue;
             }
+            let place = self.place(span);
+            if lines.len() <= MAX_SYNTAX_ERRORS {
+                self.diagnostics.push(syntax::not_toml(self.text, error.message(), place));
+            } else {
+                beyond.get_or_insert(place);
+            }
+        }
+        if let Some(place) = beyond {
+            let some = match lines.len() - MAX_SYNTAX_ERRORS {
+                1 => "1 more line is".to_owned(),
+                more => format!("{more} more lines are"),
+            };
+            let error = Diagnostic::error(Code::NotToml, format!("{some} not TOML"), place).with_label("the next one");
+            self.diagnostics.push(error.with_help("mend those above first, or name another file if this one never was TOML"));
         }
         errors.is_empty().then_some(table)
     }
@@ -396,7 +418,8 @@ impl Reader<'_> {
             let names = words.map(|(word, _)| word);
             let listed = list_words(&names);
             let lower = text.value.to_lowercase().replace('_', "-");
-            let near = meant.iter().find(|(word, _)| *word == lower).map(|(_, meant)| *meant).or_else(|| nearest(&lower, names));
+            let meant = meant.iter().find(|(word, _)| *word == lower).map(|(_, meant)| *meant);
+            let near = meant.or_else(|| suggest(&lower, &names, self.diagnostics));
             let error = self.error(
                 Code::InvalidValue,
                 value.span(),
@@ -464,7 +487,7 @@ impl Reader<'_> {
                     "network" => profile.network = self.table(key, value).map(|table| self.network(table)),
                     "extends" => profile.extends = self.string(key, value),
                     // Workspace roots and file system rules are read by other programs.
-                    other if strsim::damerau_levenshtein(other, "network") <= 2 => {
+                    other if other.len() <= MAX_GUESSED && strsim::damerau_levenshtein(other, "network") <= 2 => {
                         self.warning(Code::UnknownKey, key.span(), format!("`{other}` is not read by this program"))
                             .did_you_mean("network");
                     }
@@ -479,7 +502,7 @@ impl Reader<'_> {
     pub(crate) fn unknown_key(&mut self, key: &Key<'_>, table: &DeTable<'_>, of: &str, keys: &keys::Table) {
         let (name, known) = (key.get_ref(), keys.names());
         let free: Vec<&str> = known.iter().copied().filter(|known| !table.contains_key(*known)).collect();
-        let near = nearest_of(name, &free);
+        let near = suggest(name, &free, self.diagnostics);
         let error = self.error(Code::UnknownKey, key.span(), format!("`{}` is not a key of {of}", name.escape_debug()));
         error.label("unknown key");
         match near {
@@ -528,11 +551,23 @@ pub(crate) fn nearest<const N: usize>(text: &str, known: [&'static str; N]) -> O
 }
 
 pub(crate) fn nearest_of<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
-    let distance = |word: &&str| strsim::damerau_levenshtein(text, word);
-    let near = known.iter().copied().min_by_key(distance).filter(|word| distance(word) <= (text.len() / 3).max(1));
+    if text.len() > MAX_GUESSED {
+        return None;
+    }
+    let (length, reach) = (text.chars().count(), (text.len() / 3).max(1));
+    let known = || known.iter().copied().take(MAX_KNOWN).filter(|word| word.len() <= MAX_GUESSED);
+    // Words differ at least by as much as their lengths do.
+    let similar = known().filter(|word| word.chars().count().abs_diff(length) <= reach);
+    let measured = similar.map(|word| (strsim::damerau_levenshtein(text, word), word));
+    let near = measured.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= reach);
     // `limit` for `limited`: a beginning that only one word has.
-    let mut begun = known.iter().copied().filter(|word| text.len() >= 4 && word.starts_with(text));
-    near.or_else(|| begun.next().filter(|_| begun.next().is_none()))
+    let mut begun = known().filter(|word| text.len() >= 4 && word.starts_with(text));
+    near.map(|(_, word)| word).or_else(|| begun.next().filter(|_| begun.next().is_none()))
+}
+
+/// The known word that `text` may have meant, unless so much was said already that nobody reads on.
+pub(crate) fn suggest<'k>(text: &str, known: &[&'k str], diagnostics: &[Diagnostic]) -> Option<&'k str> {
+    if diagnostics.len() < MAX_SUGGESTING { nearest_of(text, known) } else { None }
 }
 
 fn article(kind: &str) -> String {
