@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 /// Lists that a policy may name: a list has room for millions of hosts, and each is read from its beginning to its end.
 const MAX_LISTS: usize = 64;
 
+/// Bytes of text that the lists of a project have together: ten million names. Less than [`MAX_BYTES`], because a compressed file that comes with a
+/// repository can be thousands of times smaller than its text.
+const MAX_PROJECT_BYTES: u64 = 256 << 20;
+
 /// Called with how far the reading of a list has come.
 pub type ShowProgress<'p> = &'p mut dyn FnMut(&Path, Progress);
 
@@ -45,7 +49,7 @@ pub(super) fn add(
         return summaries;
     }
     let mut known = HashSet::new();
-    let mut left = MAX_BYTES;
+    let mut used = 0_u64;
     for doc in docs {
         let Some(source) = sources.get(doc.path.place.source.0) else { continue };
         let Some(path) = resolve(&doc.path, source, diagnostics) else { continue };
@@ -58,9 +62,11 @@ pub(super) fn add(
         }
         let label = format!("list {}", path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()));
         let mut list = Entries::new(doc, Source { layer: source.layer, label });
-        match lists::read_at_most(left, &path, doc.format, &mut |at| progress(&path, at), &mut |entry| list.add(entry)) {
+        let most = if source.layer >= Layer::Project { MAX_PROJECT_BYTES } else { MAX_BYTES };
+        match lists::read_at_most(most.saturating_sub(used), &path, doc.format, &mut |at| progress(&path, at), &mut |entry| list.add(entry))
+        {
             Ok(report) => {
-                left = left.saturating_sub(report.bytes);
+                used = used.saturating_add(report.bytes);
                 judge(doc, source.layer, &report, diagnostics);
                 list.finish(rules, diagnostics);
                 summaries.push(ListSummary { path, format: doc.format, access: doc.access, report });
@@ -68,7 +74,7 @@ pub(super) fn add(
             Err(error) => {
                 let mut diagnostic = unreadable(&error, &doc.path);
                 if let ListError::TooLarge { .. } = error {
-                    diagnostic.help = Some(format!("the lists of a policy have at most {MAX_BYTES} bytes of text together"));
+                    diagnostic.help = Some(format!("the lists of the {} layer have at most {most} bytes of text together", source.layer));
                 }
                 diagnostics.push(diagnostic);
             }
