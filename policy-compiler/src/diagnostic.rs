@@ -228,7 +228,7 @@ pub fn render(sources: &[SourceFile], diagnostics: &[Diagnostic], color: bool) -
     let (warnings, errors): (Vec<_>, Vec<_>) = diagnostics.iter().partition(|diagnostic| diagnostic.severity == Severity::Warning);
     let shown_errors = errors.len().min(MAX_SHOWN);
     for diagnostic in warnings.iter().take(MAX_SHOWN - shown_errors).chain(errors.iter().take(shown_errors)) {
-        text.push_str(&renderer.render(&groups(sources, diagnostic)));
+        text.push_str(&renderer.render(&groups(sources, &shown(diagnostic))));
         text.push_str("\n\n");
     }
     if diagnostics.len() > MAX_SHOWN {
@@ -236,6 +236,45 @@ pub fn render(sources: &[SourceFile], diagnostics: &[Diagnostic], color: bool) -
     }
     text.push_str(&count(errors.len(), warnings.len()));
     text
+}
+
+/// The diagnostic as it may be shown: what files say in it cannot act on a terminal, nor tell a password.
+fn shown(diagnostic: &Diagnostic) -> Diagnostic {
+    let clean = |text: &str| visible(&hide_passwords(text)).into_owned();
+    let mut shown = diagnostic.clone();
+    shown.message = clean(&shown.message);
+    shown.help = shown.help.as_deref().map(clean);
+    for (_, label) in &mut shown.places {
+        *label = clean(label);
+    }
+    if let Some(edit) = &mut shown.edit {
+        edit.text = clean(&edit.text);
+    }
+    shown
+}
+
+/// Whether a terminal acts on a character, or shows others in another order because of it. Line ends and tabs are none of these.
+fn acts(c: char) -> bool {
+    let marks = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    marks || (c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+/// Text from outside for a terminal: control characters and those that turn the direction of text round stand as escapes, such as `\u{1b}`.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// A line of a file for a terminal. Carets stand under its bytes, so that their number stays; what is below U+0080 the renderer replaces itself.
+fn shown_line(text: &str) -> String {
+    hide_passwords(text).chars().map(|c| if matches!(c, '\u{80}'..='\u{9f}') { '\u{bf}' } else { c }).collect()
 }
 
 fn count(errors: usize, warnings: usize) -> String {
@@ -258,8 +297,7 @@ fn groups<'a>(sources: &'a [SourceFile], diagnostic: &'a Diagnostic) -> Vec<Grou
 fn patch<'a>(sources: &'a [SourceFile], diagnostic: &'a Diagnostic) -> Option<Group<'a>> {
     let edit = diagnostic.edit.as_ref()?;
     let excerpt = sources.get(edit.place.source.0)?.excerpt(&edit.place.span);
-    let snippet =
-        Snippet::source(hide_passwords(excerpt.text)).line_start(excerpt.line).patch(Patch::new(excerpt.span, edit.text.as_str()));
+    let snippet = Snippet::source(shown_line(excerpt.text)).line_start(excerpt.line).patch(Patch::new(excerpt.span, edit.text.as_str()));
     let title = Level::HELP.secondary_title(diagnostic.help.as_deref().unwrap_or("replace it"));
     Some(Group::with_title(title).element(snippet))
 }
@@ -275,7 +313,7 @@ fn group<'a>(sources: &'a [SourceFile], diagnostic: &'a Diagnostic) -> Group<'a>
         let excerpt = source.excerpt(&place.span);
         let kind = if n == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
         let annotation = kind.span(excerpt.span).label((!label.is_empty()).then_some(label.as_str()));
-        Some(Snippet::source(hide_passwords(excerpt.text)).line_start(excerpt.line).path(source.shown()).annotation(annotation))
+        Some(Snippet::source(shown_line(excerpt.text)).line_start(excerpt.line).path(visible(source.shown())).annotation(annotation))
     });
     let mut group = Group::with_title(title).elements(snippets);
     if let Some(help) = diagnostic.help.as_ref().filter(|_| diagnostic.edit.is_none()) {
@@ -284,23 +322,72 @@ fn group<'a>(sources: &'a [SourceFile], diagnostic: &'a Diagnostic) -> Group<'a>
     group
 }
 
-/// A line with the user information of its URLs overwritten, byte for byte: diagnostics end up in logs.
-pub(crate) fn hide_passwords(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") {
+/// A line of TOML with the user information of its URLs overwritten, byte for byte: diagnostics end up in logs. What stands after a scheme, up to the last `@` of its
+/// string, is taken for that; in a value whose key ends in `url`, `upstream` or `proxy`, also without a scheme.
+#[must_use]
+pub fn hide_passwords(text: &str) -> Cow<'_, str> {
+    if !text.contains('@') {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
+    let mut is_url = false;
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        shown.push_str(before);
-        shown.push_str("://");
-        let authority = after.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '/')).unwrap_or(after.len());
-        let hidden = after.get(..authority).and_then(|authority| authority.rfind('@')).unwrap_or(0);
-        shown.extend(std::iter::repeat_n('*', hidden));
-        rest = after.get(hidden..).unwrap_or_default();
+    while !rest.is_empty() {
+        let (part, end) = match rest.chars().next() {
+            Some(quote @ ('"' | '\'')) => (rest, string_end(rest, quote)),
+            _ => (rest, rest.find(['"', '\'', '=']).map_or(rest.len(), |at| at + usize::from(rest.get(at..=at) == Some("=")))),
+        };
+        let (part, after) = part.split_at_checked(end).unwrap_or((part, ""));
+        hide_in(part, is_url, &mut shown);
+        rest = after;
+        if part.ends_with('=') && !part.starts_with(['"', '\'']) {
+            let before = text.get(..text.len() - rest.len() - 1).unwrap_or_default();
+            let key = before.trim_end().trim_end_matches(['"', '\'']).to_ascii_lowercase();
+            is_url = ["url", "upstream", "proxy"].iter().any(|end| key.ends_with(end));
+        }
     }
-    shown.push_str(rest);
     Cow::Owned(shown)
+}
+
+/// Where a string ends that starts with `quote`. A quote after which no string of TOML ends is part of it: somebody forgot to escape it.
+fn string_end(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        if c == quote && !escaped {
+            let next = text.get(at + 1..).and_then(|rest| rest.trim_start_matches([' ', '\t']).chars().next());
+            if next.is_none_or(|next| matches!(next, ',' | ']' | '}' | '#' | '=' | '.' | '\n' | '\r' | ')' | '`')) {
+                return at + 1;
+            }
+        }
+        escaped = c == '\\' && quote == '"' && !escaped;
+    }
+    text.len()
+}
+
+fn hide_in(part: &str, is_url: bool, shown: &mut String) {
+    let start = match part.find("://") {
+        Some(at) => Some(at + 3),
+        None if is_url => {
+            let text = part.trim_start_matches(['"', '\'', ' ']);
+            let open = part.len() - text.len();
+            // `http:/user@host`: a slash was forgotten.
+            Some(text.find(":/").filter(|at| text.get(..*at).is_some_and(is_scheme)).map_or(open, |at| open + at + 2))
+        }
+        None => None,
+    };
+    let (Some(start), Some(end)) = (start, part.rfind('@')) else { return shown.push_str(part) };
+    let (Some(before), Some(secret), Some(after)) = (part.get(..start), part.get(start..end), part.get(end..)) else {
+        return shown.push_str(part);
+    };
+    shown.push_str(before);
+    for c in secret.chars() {
+        if c == '\n' { shown.push(c) } else { shown.extend(std::iter::repeat_n('*', c.len_utf8())) }
+    }
+    shown.push_str(after);
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
 /// Every diagnostic as JSON, for editors and pipelines: lines and columns from 1, columns in characters.
@@ -441,11 +528,36 @@ mod tests {
         for (text, expected) in [
             ("url = \"http://user:pass@proxy.test:1\"", "url = \"http://*********@proxy.test:1\""),
             ("url = \"http://u:p@ss@proxy.test\"", "url = \"http://******@proxy.test\""),
-            ("a = \"http://proxy.test/@x\", b = \"x@y\"", "a = \"http://proxy.test/@x\", b = \"x@y\""),
+            ("a = \"http://proxy.test/\", b = \"x@y\"", "a = \"http://proxy.test/\", b = \"x@y\""),
+            ("upstream='http://user:hun/ter2@proxy.test'", "upstream='http://*************@proxy.test'"),
+            ("upstream='http://user:hun\"ter2@proxy.test'", "upstream='http://*************@proxy.test'"),
+            ("upstream=\"http://user:hun\"ter2@proxy.test\"", "upstream=\"http://*************@proxy.test\""),
+            ("upstream='http://user:hun ter2@proxy.test'", "upstream='http://*************@proxy.test'"),
+            ("upstream = 'user:hunter2@proxy.test:8080'", "upstream = '************@proxy.test:8080'"),
+            ("proxy_url='http:/user:hunter2@proxy.test'", "proxy_url='http:/************@proxy.test'"),
+            ("socks_url = \"user:hunter2@proxy.test\"", "socks_url = \"************@proxy.test\""),
+            ("admin_url = 'user:hunter2@proxy.test', x = 'a@b'", "admin_url = '************@proxy.test', x = 'a@b'"),
+            ("\"proxy\" = \"ü:p@proxy.test\"", "\"proxy\" = \"****@proxy.test\""),
+            ("upstream = http://user:hunter2@proxy.test", "upstream = http://************@proxy.test"),
+            ("# was http://user:hunter2@proxy.test", "# was http://************@proxy.test"),
             ("mail = \"x@y\"", "mail = \"x@y\""),
         ] {
             assert_eq!(hide_passwords(text), expected);
         }
+    }
+
+    #[test]
+    fn nothing_acts_on_a_terminal() {
+        let evil = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}";
+        let source = SourceFile::from_text(crate::Layer::User, crate::source::Role::Config, "a\u{1b}.toml", format!("x = \"{evil}\"\n"));
+        let place = Place { source: SourceId(0), span: 4..6 };
+        let mut diagnostic = Diagnostic::error(Code::NotToml, evil, place.clone()).with_label(evil).with_help(evil);
+        let plain = diagnostic.clone();
+        diagnostic.edit(place, evil);
+        let text = render(&[source], &[plain, diagnostic], false);
+        assert!(!text.contains(acts), "{text:?}");
+        assert!(text.contains("help: \\u{1b}]0;x\\u{7}\\u{9b}2J\\u{202e}"), "{text}");
+        assert_eq!(visible("a\tb\n"), "a\tb\n");
     }
 
     #[test]

@@ -235,7 +235,7 @@ fn hosts() -> Vec<Host> {
 fn ways(with_paths: bool) -> Vec<(Protocol, Option<&'static str>, Option<&'static str>)> {
     let mut ways = vec![(Protocol::Connect, None, None)];
     let paths = if with_paths { PATHS } else { &PATHS[..1] };
-    for method in ["GET", "POST", "OPTIONS", "PUT"] {
+    for method in ["GET", "POST", "OPTIONS", "PUT", "post", "Get"] {
         ways.extend(paths.iter().map(|path| (Protocol::Http, Some(method), Some(*path))));
     }
     if with_paths {

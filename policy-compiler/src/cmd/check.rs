@@ -1,6 +1,6 @@
 //! `netpolicy check`: compiles without writing anything.
 
-use super::{color, compile, fail, places, print_line, say};
+use super::{color, compile, fail, places, print_line, say_rendered};
 use crate::cli::{Check, Format};
 use policy_compiler::source::LayerFiles;
 use policy_compiler::{Options, diagnostic};
@@ -27,11 +27,12 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
     let printed = match format {
         Format::Text => {
             if !diagnostics.is_empty() {
-                say(diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
+                say_rendered(&diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
             }
             match &summary {
                 Some((profile, network, mode, rules)) => print_line(format_args!(
-                    "ok: profile {profile}, network {network}, mode {mode}, {rules} {}",
+                    "ok: profile {}, network {network}, mode {mode}, {rules} {}",
+                    diagnostic::visible(profile),
                     if *rules == 1 { "rule" } else { "rules" }
                 )),
                 None => ExitCode::SUCCESS,

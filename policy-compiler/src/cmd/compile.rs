@@ -1,6 +1,6 @@
 //! `netpolicy compile`.
 
-use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print_line, say};
+use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print_line, say, say_rendered};
 use crate::cli::Compile;
 use policy_compiler::source::LayerFiles;
 use policy_compiler::{Compiled, Options, diagnostic, emit};
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
                 print_line(said);
                 return ExitCode::from(2);
             }
-            say(diagnostic::render(&failure.sources, &failure.diagnostics, color(&std::io::stderr())));
+            say_rendered(&diagnostic::render(&failure.sources, &failure.diagnostics, color(&std::io::stderr())));
             return ExitCode::from(2);
         }
     };
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
         say(format_args!("read {}", describe_list(list)));
     }
     if !compiled.diagnostics.is_empty() {
-        say(diagnostic::render(&compiled.sources, &compiled.diagnostics, color(&std::io::stderr())));
+        say_rendered(&diagnostic::render(&compiled.sources, &compiled.diagnostics, color(&std::io::stderr())));
     }
     // The compiler reads its own work back before anyone else does.
     let blob = match Blob::open(compiled.blob.as_slice()) {

@@ -1,8 +1,9 @@
 //! `netpolicy diff`.
 
-use super::{compile, fail, say, stream};
+use super::{compile, fail, say, say_rendered, stream};
 use crate::cli::{Diff as Arguments, FailOn};
 use policy_compiler::Options;
+use policy_compiler::diagnostic::visible;
 use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
 use policy_compiler::source::{LayerFiles, Places};
 use policy_format::{Blob, MAGIC};
@@ -17,7 +18,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         (Ok(old), Ok(new)) => (old, new),
         (old, new) => {
             for error in [old.err(), new.err()].into_iter().flatten() {
-                say(error);
+                say_rendered(&error);
             }
             return ExitCode::from(2);
         }
@@ -26,8 +27,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(diff) => diff,
         Err(error) => return fail(error),
     };
-    let text =
-        if arguments.json { format!("{}\n", to_json(&diff)) } else { diff.render(if arguments.all { usize::MAX } else { MAX_SHOWN }) };
+    let text = if arguments.json {
+        format!("{}\n", to_json(&diff))
+    } else {
+        visible(&diff.render(if arguments.all { usize::MAX } else { MAX_SHOWN })).into_owned()
+    };
     let fails = match arguments.fail_on {
         FailOn::Any => !diff.is_empty(),
         FailOn::Widen => diff.widens(),
@@ -38,7 +42,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 
 /// A policy as it is, or a configuration, compiled as the user's layer.
 fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
-    let error = |error: &dyn std::fmt::Display| format!("error: cannot read `{}`: {error}", path.display());
+    let error = |error: &dyn std::fmt::Display| visible(&format!("error: cannot read `{}`: {error}", path.display())).into_owned();
     let mut start = Vec::new();
     let file = fs::File::open(path).map_err(|why| error(&why))?;
     file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|why| error(&why))?;
@@ -46,7 +50,7 @@ fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
         fs::read(path).map_err(|why| error(&why))?
     } else {
         let layers = LayerFiles { user: Some(path.to_owned()), ..LayerFiles::default() };
-        let sources = layers.read(&Places::default()).map_err(|why| format!("error: {why}"))?;
+        let sources = layers.read(&Places::default()).map_err(|why| visible(&format!("error: {why}")).into_owned())?;
         let compiled = compile(sources, Options { profile, strict: false }).map_err(|failure| {
             policy_compiler::diagnostic::render(&failure.sources, &failure.diagnostics, super::color(&std::io::stderr()))
         })?;

@@ -1,6 +1,6 @@
 //! `netpolicy explain`.
 
-use super::{fail, rule_json, say, stream, subject};
+use super::{fail, rule_json, say, stream, stream_text, subject};
 use crate::cli::Explain;
 use policy_compiler::change::{Change, Edit, EditKind};
 use policy_compiler::explain::{Explanation, Standing, explain};
@@ -27,10 +27,10 @@ pub(crate) fn run(arguments: Explain) -> ExitCode {
     };
     let explanation = explain(&subject, &asked, &addresses);
     let code = ExitCode::from(u8::from(!explanation.allowed));
-    stream(code, |out| match arguments.json {
-        true => writeln!(out, "{}", explanation_json(&explanation)),
-        false => write!(out, "{explanation}"),
-    })
+    match arguments.json {
+        true => stream(code, |out| writeln!(out, "{}", explanation_json(&explanation))),
+        false => stream_text(code, |out| write!(out, "{explanation}")),
+    }
 }
 
 /// The explanation as JSON.

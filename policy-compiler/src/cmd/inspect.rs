@@ -1,6 +1,6 @@
 //! `netpolicy inspect`.
 
-use super::{fail, open_policy, rule_json, stream};
+use super::{fail, open_policy, rule_json, stream, stream_text};
 use crate::cli::Inspect;
 use policy_compiler::Layer;
 use policy_compiler::decompile::decompile;
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: Inspect) -> ExitCode {
             Err(error) => fail(format_args!("`{}` cannot be written as TOML: {error}", arguments.policy.display())),
         };
     }
-    stream(ExitCode::SUCCESS, |out| match (arguments.rules, arguments.json) {
+    let write = |out: &mut dyn Write| match (arguments.rules, arguments.json) {
         (true, true) => policy.rules().try_for_each(|rule| writeln!(out, "{}", rule_json(&rule))),
         (true, false) => policy.rules().try_for_each(|rule| {
             let reason = if rule.reason.is_empty() { String::new() } else { format!(" ({})", rule.reason.escape_debug()) };
@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: Inspect) -> ExitCode {
         }),
         (false, true) => writeln!(out, "{}", summary_json(&policy)),
         (false, false) => write_summary(out, &policy),
-    })
+    };
+    if arguments.json { stream(ExitCode::SUCCESS, write) } else { stream_text(ExitCode::SUCCESS, write) }
 }
 
 type Policy = Blob<Vec<u8>>;

@@ -2,6 +2,7 @@
 
 use super::{color, fail, print, print_line, say};
 use crate::cli::Migrate;
+use policy_compiler::diagnostic::{hide_passwords, visible};
 use policy_compiler::emit;
 use policy_compiler::migrate::from::{self, Tool, convert};
 use policy_compiler::migrate::{MAX_INPUT, Note, Options, diff, migrate};
@@ -76,7 +77,8 @@ fn older(arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
     let output = arguments.output.clone().unwrap_or_else(|| arguments.file.clone());
     let in_place = arguments.output.is_none();
     let to_stdout = output == Path::new("-");
-    let difference = if arguments.dry_run { diff(text, &migration.text, shown.trim_start_matches('/')) } else { String::new() };
+    let difference =
+        if arguments.dry_run { hide_passwords_of(&diff(text, &migration.text, shown.trim_start_matches('/'))) } else { String::new() };
     let write = !arguments.dry_run && (migration.changed || !in_place);
     if write
         && !to_stdout
@@ -99,7 +101,7 @@ fn older(arguments: &Migrate, shown: &str, text: &str) -> ExitCode {
         });
         format!("{summary}\n")
     } else if arguments.dry_run {
-        paint(&difference)
+        paint(&visible(&difference))
     } else if to_stdout {
         migration.text
     } else {
@@ -119,6 +121,11 @@ fn read(path: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other(format!("it has more than {limit} bytes")));
     }
     Ok(text)
+}
+
+/// A diff is shown, not applied: passwords have no place in it.
+fn hide_passwords_of(diff: &str) -> String {
+    diff.split_inclusive('\n').map(hide_passwords).collect()
 }
 
 /// A diff in colours, on a terminal that wants them.

@@ -18,7 +18,7 @@ pub(crate) mod test;
 
 use crate::cli;
 use policy_compiler::check::ListSummary;
-use policy_compiler::diagnostic::{self, Failure};
+use policy_compiler::diagnostic::{self, Failure, visible};
 use policy_compiler::explain::Subject;
 use policy_compiler::migrate::MAX_INPUT;
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
@@ -60,12 +60,17 @@ pub(crate) fn describe(source: &SourceFile) -> String {
 
 /// Bad usage or input.
 pub(crate) fn fail(message: impl Display) -> ExitCode {
-    eprintln!("error: {message}");
+    eprintln!("error: {}", visible(&message.to_string()));
     ExitCode::from(2)
 }
 
 pub(crate) fn say(message: impl Display) {
-    eprintln!("{message}");
+    eprintln!("{}", visible(&message.to_string()));
+}
+
+/// Says what is clean already, and may be coloured: diagnostics.
+pub(crate) fn say_rendered(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Prints what was asked for on standard output.
@@ -144,7 +149,7 @@ pub(crate) fn compiled_subject(sources: Vec<SourceFile>, profile: Option<String>
     }
     match compile(sources, Options { profile: profile.as_deref(), strict: false }) {
         Err(failure) => {
-            say(diagnostic::render(&failure.sources, &failure.diagnostics, color(&io::stderr())));
+            say_rendered(&diagnostic::render(&failure.sources, &failure.diagnostics, color(&io::stderr())));
             Err(ExitCode::from(2))
         }
         Ok(compiled) => {
@@ -171,6 +176,39 @@ pub(crate) fn stream(code: ExitCode, write: impl FnOnce(&mut dyn Write) -> io::R
             code
         }
         Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+    }
+}
+
+/// [`stream`] for text, of which nothing acts on a terminal.
+pub(crate) fn stream_text(code: ExitCode, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    stream(code, |out| {
+        let mut text = Vec::new();
+        write(&mut Visible { out, text: &mut text })
+    })
+}
+
+/// Escapes what is written, line by line or piece by piece as it comes.
+struct Visible<'o> {
+    out: &'o mut dyn Write,
+    /// Bytes of a character of which the rest has not come yet.
+    text: &'o mut Vec<u8>,
+}
+
+impl Write for Visible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(self.text) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => self.text.len(),
+        };
+        let piece: Vec<u8> = self.text.drain(..whole).collect();
+        self.out.write_all(visible(&String::from_utf8_lossy(&piece)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `netpolicy test`.
 
 use super::explain::explanation_json;
-use super::{color, compiled_subject, fail, open_policy, places, rule_json, say, stream};
+use super::{color, compiled_subject, fail, open_policy, places, rule_json, say, say_rendered, stream, stream_text};
 use crate::cli::Test;
 use policy_compiler::explain::{Subject, describe};
 use policy_compiler::source::{LayerFiles, Role, SourceFile, SourceId};
@@ -38,10 +38,10 @@ pub(crate) fn run(arguments: Test) -> ExitCode {
     let too_little = arguments.fail_under.filter(|percent| coverage.percent() < f64::from(*percent));
     let code = ExitCode::from(u8::from(report.counts().1 > 0 || too_little.is_some()));
     let shown = Some(coverage).filter(|_| arguments.coverage || arguments.fail_under.is_some());
-    let printed = stream(code, |out| match arguments.json {
-        true => writeln!(out, "{}", report_json(&report, &cases, policy, shown)),
-        false => write_report(out, &report, &cases, policy, shown),
-    });
+    let printed = match arguments.json {
+        true => stream(code, |out| writeln!(out, "{}", report_json(&report, &cases, policy, shown))),
+        false => stream_text(code, |out| write_report(out, &report, &cases, policy, shown)),
+    };
     if let Some(percent) = too_little {
         say(format_args!("the tests exercise {:.1} % of the rules, less than the {percent} % of `--fail-under`", coverage.percent()));
     }
@@ -78,7 +78,7 @@ fn read_cases(arguments: &Test, default: impl FnOnce() -> Vec<PathBuf>) -> Resul
     let mut diagnostics = Vec::new();
     let mut cases: Vec<Case> = (0..sources.len()).flat_map(|index| testing::read(SourceId(index), &sources, &mut diagnostics)).collect();
     if !diagnostics.is_empty() {
-        say(diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
+        say_rendered(&diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
         return Err(ExitCode::from(2));
     }
     let all = cases.len();

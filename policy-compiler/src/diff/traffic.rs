@@ -28,6 +28,11 @@ const UNCLEAR: &str = "/a%2fb";
 /// What `OPTIONS` asks of a server as a whole.
 const ASTERISK: &str = "*";
 
+/// Whether a method is written as none is registered. A deny takes it in this form too: `post` stands for every spelling of POST but that one.
+fn is_odd_case(method: &str) -> bool {
+    method.bytes().any(|byte| byte.is_ascii_lowercase())
+}
+
 /// A set of methods.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Methods {
@@ -41,9 +46,12 @@ impl Methods {
     /// Whether a method is among them.
     #[must_use]
     pub fn hold(&self, method: &str) -> bool {
+        let is_in = |list: &[String]| {
+            list.iter().any(|known| known == method || is_odd_case(known) && known.eq_ignore_ascii_case(method) && is_odd_case(method))
+        };
         match self {
-            Self::Only(list) => list.iter().any(|known| known == method),
-            Self::Except(list) => !list.iter().any(|known| known == method),
+            Self::Only(list) => is_in(list),
+            Self::Except(list) => !is_in(list),
         }
     }
 
@@ -296,11 +304,14 @@ fn ports<'a>(terms: impl Iterator<Item = &'a Terms>) -> Vec<PortRange> {
 
 fn methods<'a>(terms: impl Iterator<Item = &'a Terms> + Clone) -> Vec<Method> {
     let mut own: BTreeSet<&str> = terms.clone().flat_map(|terms| &terms.methods).map(String::as_str).collect();
+    let denied = terms.clone().filter(|terms| terms.access == Access::Deny).flat_map(|terms| &terms.methods);
+    let odd: BTreeSet<String> = denied.map(|method| method.to_ascii_lowercase()).filter(|method| is_odd_case(method)).collect();
     // `OPTIONS *` has no path.
     own.extend(terms.flat_map(|terms| &terms.paths).next().map(|_| "OPTIONS"));
     let reading: Vec<&str> = READING.into_iter().filter(|method| !own.contains(method)).collect();
     let mut methods: Vec<Method> =
         own.iter().map(|method| Method { example: (*method).to_owned(), named: vec![(*method).to_owned()] }).collect();
+    methods.extend(odd.iter().map(|method| Method { example: method.clone(), named: vec![method.clone()] }));
     if let Some(first) = reading.first() {
         methods.push(Method { example: (*first).to_owned(), named: reading.iter().map(|method| (*method).to_owned()).collect() });
     }
