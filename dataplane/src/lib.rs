@@ -30,7 +30,7 @@ mod stream;
 pub use audit::event::{Decided, Observer, Reload};
 pub use config::{Config, Limits};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
-pub use error::{LoadError, StartError};
+pub use error::{LoadError, PolicyError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
 
 use audit::event::Silent;

@@ -218,22 +218,6 @@ fn host_of(pattern: &Pattern) -> Option<String> {
     }
 }
 
-/// Whether `wide` matches all that `narrow` does; globs and networks only themselves.
-fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
-    if wide.port.is_some() && wide.port != narrow.port {
-        return false;
-    }
-    let text = |pattern: &Pattern| Pattern { hosts: pattern.hosts.clone(), port: None }.to_string();
-    let (all, some) = (text(wide), text(narrow));
-    let below = |name: &str| some.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-    match &wide.hosts {
-        Hosts::Any => true,
-        Hosts::Subdomains(_) => all == some || all.strip_prefix("*.").is_some_and(|name| below(name) && some != format!("**.{name}")),
-        Hosts::ApexAndSubdomains(_) => all.strip_prefix("**.").is_some_and(|name| some == name || below(name)),
-        Hosts::Exact(_) | Hosts::Glob(_) | Hosts::Network(_) => all == some,
-    }
-}
-
 fn asked_presets(sightings: &[Sighting]) -> Vec<(&'static str, Vec<String>)> {
     let places = |name: &str| -> Vec<String> {
         let asks = |sighting: &&Sighting| matches!(sighting.outcome, Outcome::Preset(asked) if asked == name);
@@ -245,7 +229,7 @@ fn asked_presets(sightings: &[Sighting]) -> Vec<(&'static str, Vec<String>)> {
 /// One rule a pattern: a deny is stronger than an allow, and what a preset or a wider rule says needs no rule of its own.
 fn settle(wanted: Vec<(usize, Pattern, Access)>, presets: &[(&'static str, Vec<String>)], sightings: &mut [Sighting]) -> Vec<Rule> {
     let preset_with = |pattern: &Pattern| {
-        let has = |name: &str| presets::find(name).is_some_and(|preset| preset.patterns().any(|wide| covers(&wide.pattern, pattern)));
+        let has = |name: &str| presets::find(name).is_some_and(|preset| preset.patterns().any(|wide| wide.pattern.covers(pattern)));
         presets.iter().map(|(name, _)| *name).find(|name| has(name))
     };
     let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
@@ -253,12 +237,12 @@ fn settle(wanted: Vec<(usize, Pattern, Access)>, presets: &[(&'static str, Vec<S
         let Some(sighting) = sightings.get_mut(*at) else { continue };
         let said = |access: Access| wanted.iter().filter(move |(_, _, said)| *said == access).map(|(_, pattern, _)| pattern);
         // The widest is written, and stands for all that it covers.
-        let over = said(*access).filter(|wide| *wide != pattern && covers(wide, pattern));
+        let over = said(*access).filter(|wide| *wide != pattern && wide.covers(pattern));
         let wider = over.min_by_key(|wide| (wide.port.is_some(), wide.to_string().len()));
         let shown = wider.unwrap_or(pattern).to_string();
         sighting.outcome = if *access == Access::Deny {
             Outcome::Deny(shown.clone())
-        } else if said(Access::Deny).any(|deny| covers(deny, pattern)) {
+        } else if said(Access::Deny).any(|deny| deny.covers(pattern)) {
             Outcome::Nothing("another of these files denies it")
         } else if let Some(preset) = preset_with(pattern) {
             Outcome::Covered(pattern.to_string(), preset)
@@ -317,7 +301,7 @@ fn render_policy(presets: &[(&'static str, Vec<String>)], rules: &[Rule], names:
 fn render_tests(presets: &[(&'static str, Vec<String>)], rules: &[Rule], names: Names<'_>) -> String {
     let mut text = format!("# netpolicy test --project {} {}\n", names.policy, names.tests);
     let denied: Vec<&Rule> = rules.iter().filter(|rule| rule.access == Access::Deny).collect();
-    let is_denied = |pattern: &Pattern| denied.iter().any(|rule| covers(&rule.pattern, pattern));
+    let is_denied = |pattern: &Pattern| denied.iter().any(|rule| rule.pattern.covers(pattern));
     for (name, _) in presets {
         // The first host of the preset that nothing denies.
         let hosts = presets::find(name).into_iter().flat_map(presets::Preset::patterns).filter_map(|entry| host_of(&entry.pattern));
@@ -331,7 +315,7 @@ fn render_tests(presets: &[(&'static str, Vec<String>)], rules: &[Rule], names: 
     };
     case(&mut text, "hosts that the project names can be reached", &requests(Access::Allow), "allow", None);
     case(&mut text, "what is denied cannot be reached", &requests(Access::Deny), "deny", Some("denied"));
-    let unnamed = |host: &&str| Pattern::parse(host).is_ok_and(|pattern| !rules.iter().any(|rule| covers(&rule.pattern, &pattern)));
+    let unnamed = |host: &&str| Pattern::parse(host).is_ok_and(|pattern| !rules.iter().any(|rule| rule.pattern.covers(&pattern)));
     let other: Vec<String> =
         ["example.com", "example.org", "example.invalid"].into_iter().filter(unnamed).map(|host| format!("GET https://{host}/")).collect();
     case(&mut text, "nothing else can be reached", &other, "deny", Some("not_allowed"));

@@ -129,6 +129,20 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether this pattern is known to match all that `other` does, ports included ([`Hosts::within`]).
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        (self.port.is_none() || self.port == other.port) && other.hosts.within(&self.hosts)
+    }
+
+    /// Whether the two match a host and a port in common, or might ([`Hosts::meets`]).
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        (self.port.is_none() || other.port.is_none() || self.port == other.port) && self.hosts.meets(&other.hosts)
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.hosts, self.port) {

@@ -1,7 +1,7 @@
 //! What changes between two policies: exactly, not by samples.
 //!
-//! All requests are cut into finitely many classes that neither policy can tell apart: names by the trie of all names of both policies ([`names`]) and by the globs that
-//! match ([`globs`]), addresses into ranges ([`addresses`]), and for each of them ports, methods and paths ([`traffic`]). One request of each class is put to
+//! All requests are cut into finitely many classes that neither policy can tell apart: names by the trie of all names of both policies (`names.rs`) and by the globs that
+//! match (`globs.rs`), addresses into ranges (`addresses.rs`), and for each of them ports, methods and paths (`traffic.rs`). One request of each class is put to
 //! [`policy_format::decide()`] under both policies; what it says of that one it says of all. So nothing is missed, and every difference has a request that shows it, the
 //! *witness*. Classes that only rules speak of which both policies have are left out, if no setting that matters to decisions changed.
 //!

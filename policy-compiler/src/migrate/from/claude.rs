@@ -1,7 +1,7 @@
 //! Settings of Claude Code: the network of its sandbox, and `WebFetch` in its permissions. Deny beats ask, and ask beats allow.
 
 use super::json::Json;
-use super::{Access, ConvertError, Draft, overlap, srt};
+use super::{Access, ConvertError, Draft, srt};
 
 pub(super) fn read(text: &str) -> Result<Draft, ConvertError> {
     let json = Json::parse(text)?;
@@ -41,7 +41,7 @@ pub(super) fn read(text: &str) -> Result<Draft, ConvertError> {
             continue;
         }
         let Some(pattern) = draft.pattern(domain, line, Access::Deny) else { continue };
-        if draft.rules.iter().any(|rule| rule.access != Access::Deny && overlap(&rule.pattern, &pattern)) {
+        if draft.rules.iter().any(|rule| rule.access != Access::Deny && rule.pattern.overlaps(&pattern)) {
             draft.rule(domain, Access::Deny, line);
             draft.warn(line, format!("`{entry}` asks a person; here it is denied, for another rule would allow it"));
         } else {

@@ -4,7 +4,7 @@
 //! subdomains without the apex, as here.
 
 use super::yaml::{self, Node};
-use super::{Access, Comparisons, ConvertError, Draft, covers, overlap};
+use super::{Access, Comparisons, ConvertError, Draft};
 use policy_format::Pattern;
 
 const KNOWN: [&str; 5] = ["version", "services", "default", "global_deny_list", "global_allow_list"];
@@ -132,12 +132,12 @@ fn lists(root: &Node, rule: &Node, draft: &mut Draft) -> Result<(), ConvertError
 /// A service's own list is asked before the global deny list; here a deny beats it. The deny is left out where that changes nothing.
 fn deny(pattern: &Pattern, line: usize, [allowed, global]: [&[Listed]; 2], open: bool, comparisons: &mut Comparisons, draft: &mut Draft) {
     let own = || allowed.iter().map(|(allow, line)| (allow, *line));
-    let Some((first, at)) = comparisons.first(own(), |allow| overlap(allow, pattern)) else {
+    let Some((first, at)) = comparisons.first(own(), |allow| allow.overlaps(pattern)) else {
         draft.rule(&pattern.to_string(), Access::Deny, line);
         return;
     };
-    let whole = comparisons.first(own(), |allow| covers(allow, pattern));
-    let wanted = open || comparisons.first(global.iter().map(|(allow, line)| (allow, *line)), |allow| overlap(allow, pattern)).is_some();
+    let whole = comparisons.first(own(), |allow| allow.covers(pattern));
+    let wanted = open || comparisons.first(global.iter().map(|(allow, line)| (allow, *line)), |allow| allow.overlaps(pattern)).is_some();
     if whole.is_some() || !wanted {
         let why = if whole.is_some() {
             "the service's own list is asked first there, and allows all of it"

@@ -3,7 +3,7 @@
 //! Squid asks its lines in order and the first that matches decides; when none does, the opposite of the last one holds. Here every deny beats every allow. A deny
 //! that stands behind an allow of the same hosts is therefore left out where nothing later would allow them, and said where something would.
 
-use super::{Access, Comparisons, ConvertError, Draft, MAX_INPUT, Rule, covers, overlap, unite};
+use super::{Access, Comparisons, ConvertError, Draft, MAX_INPUT, Rule, unite};
 use policy_format::net::Network;
 use policy_format::{Hosts, Pattern, PortRange};
 use std::collections::{HashMap, HashSet};
@@ -411,7 +411,7 @@ fn narrow(one: &[(Pattern, usize)], other: &[(Pattern, usize)], line: usize, dra
     let mut there = HashSet::new();
     for (from, among) in [(one, other), (other, one)] {
         for (pattern, at) in from {
-            if comparisons.first(among.iter().map(|(outer, at)| (outer, *at)), |outer| covers(outer, pattern)).is_some()
+            if comparisons.first(among.iter().map(|(outer, at)| (outer, *at)), |outer| outer.covers(pattern)).is_some()
                 && there.insert(pattern.to_string())
             {
                 common.push((pattern.clone(), *at));
@@ -608,7 +608,7 @@ impl Effects {
             let mut find = |among: &[(usize, &Rule)]| {
                 // `allow !LIST` has its denies and its allow in one line.
                 let others = among.iter().filter(|(_, rule)| rule.line != *line).map(|(_, rule)| (&rule.pattern, rule.line));
-                comparisons.first(others, |allow| overlap(allow, pattern)).map(|(pattern, line)| (pattern.to_string(), line))
+                comparisons.first(others, |allow| allow.overlaps(pattern)).map(|(pattern, line)| (pattern.to_string(), line))
             };
             let later = find(after);
             // The `!LIST` of an allow leaves its hosts to the lines after it.
