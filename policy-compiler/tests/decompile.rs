@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_compiler::decompile::{DecompileError, decompile};
+use policy_compiler::diff::compare;
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options, compile};
 use policy_format::{
@@ -145,6 +146,8 @@ proptest! {
                 let back = recompiled(&text);
                 prop_assert_eq!(back.meta(), &meta, "{}", text);
                 same_decisions(&policy, &back, &text);
+                let difference = compare(&policy, &back).unwrap();
+                prop_assert!(difference.is_empty(), "{}\n{}", difference.render(usize::MAX), text);
                 // And the text of that says the same again.
                 same_decisions(&back, &recompiled(&decompile(&back).unwrap()), &text);
             }
