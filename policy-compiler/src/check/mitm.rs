@@ -14,8 +14,13 @@ const MAX_ACTION_HEADERS: usize = 64;
 /// Characters of a prefix beyond which it looks like the secret itself: `Bearer `, `token `, `Basic ` are shorter.
 const LONG_PREFIX: usize = 20;
 
-pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> (Mitm, Vec<Hook>) {
-    let lines = Lines::new(sources);
+pub(super) fn check(
+    doc: MitmDoc,
+    mode: Mode,
+    sources: &[SourceFile],
+    lines: &Lines,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> (Mitm, Vec<Hook>) {
     let pair = match (&doc.ca_cert_path, &doc.ca_key_path) {
         (Some(at), None) => Some(("ca_cert_path", "ca_key_path", at)),
         (None, Some(at)) => Some(("ca_key_path", "ca_cert_path", at)),
@@ -56,7 +61,7 @@ pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], diagnostic
                 }
             }
         }
-        hooks.push(lower(hook, &actions, sources, &lines));
+        hooks.push(lower(hook, &actions, sources, lines));
     }
     for action in &doc.actions {
         if longest(action) > MAX_ACTION_HEADERS {

@@ -13,18 +13,20 @@ use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::merge::{self, Merged};
 use crate::policy::Policy;
 use crate::schema::{At, DomainEntry, NetworkDoc};
-use crate::source::{SourceFile, layer_of};
+use crate::source::{Lines, SourceFile, layer_of};
 use policy_format::{Layer, Meta, Mode, Network, UnixSockets};
 
 /// Makes a policy, and says which domain lists it read; `None` when an error was reported.
 pub fn check(
-    merged: Merged,
+    mut merged: Merged,
     demanded: Vec<DomainEntry>,
     sources: &[SourceFile],
     progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<(Policy, Vec<ListSummary>)> {
-    let network = merged.network.clone().unwrap_or_default();
+    // Taken, not copied: there may be millions of entries.
+    let network = merged.network.take().unwrap_or_default();
+    let lines = Lines::new(sources);
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
     let state = state(&network, &merged, sources, diagnostics);
@@ -38,9 +40,9 @@ pub fn check(
     if state == Network::Direct {
         goes_around(&merged, &network, sources, diagnostics);
     }
-    let (rules, lists) = rules::rules(&network, demanded, sources, progress, diagnostics);
+    let (rules, lists) = rules::rules(&network, demanded, sources, &lines, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
-    let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, diagnostics);
+    let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, &lines, diagnostics);
     let default = Meta::default();
     let meta = Meta {
         profile: merged.profile,

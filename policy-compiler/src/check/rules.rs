@@ -15,10 +15,10 @@ pub(super) fn rules(
     network: &NetworkDoc,
     demanded: Vec<DomainEntry>,
     sources: &[SourceFile],
+    lines: &Lines,
     progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> (Vec<RuleInput>, Vec<ListSummary>) {
-    let lines = Lines::new(sources);
     let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
     // Which rule is which entry, for what is said about it.
     let mut places: Vec<Place> = Vec::new();
