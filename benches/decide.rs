@@ -68,7 +68,15 @@ fn decisions(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("decide, {count} rules"));
         for (question, hosts, allowed) in questions(&patterns) {
             let ask = |host: &Host| {
-                let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
+                let request = Request {
+                    profile: policy_format::ProfileId::default(),
+                    protocol: Protocol::Connect,
+                    host,
+                    port: 443,
+                    method: None,
+                    path: None,
+                    addresses: &[],
+                };
                 matches!(decide(&policy, &request), Decision::Allow(_))
             };
             let look = |host: &Host| host.name().is_some_and(|name| walk(&table, name.as_str()));

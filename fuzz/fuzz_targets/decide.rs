@@ -54,7 +54,7 @@ fuzz_target!(|input: Input<'_>| {
         let might = rules.iter().any(|(pattern, access, _)| *access == Access::Deny && covers(pattern) && names(pattern));
         for (protocol, seen) in [(Protocol::Http, true), (Protocol::Connect, false)] {
             let (method, path) = if seen { (Some("GET"), Some("/v1/x")) } else { (None, None) };
-            let request = Request { protocol, host: &host, port, method, path, addresses: input.address.as_slice() };
+            let request = Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path, addresses: input.address.as_slice() };
             let decision = decide(&blob, &request);
             let says_so = matches!(decision, Decision::Deny(denied) if denied.reason == Reason::Denied);
             assert!(!denied || says_so, "{host}:{port} is denied by name, but: {decision:?}");

@@ -146,6 +146,7 @@ pub(crate) fn rule_input(rule: &Rule) -> Option<RuleInput> {
         reason: rule.reason.clone(),
         source: Source { layer: rule.layer, label: rule.label.clone() },
         line: rule.line,
+        profiles: rule.profiles,
     })
 }
 
@@ -283,7 +284,7 @@ fn stuck<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, decision: Decision) ->
         (Host::NumericLookalike(_), _) => {
             "no rule can allow a number that some programs read as an address; ask for the address in full".to_owned()
         }
-        (host, Reason::MitmRequired) if policy.is_hooked(host) => {
+        (host, Reason::MitmRequired) if policy.is_hooked(policy_format::ProfileId::default(), host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".to_owned()
         }
         (_, Reason::ProxyDisabled) => "the network is switched off by something that no single setting changes".to_owned(),
@@ -350,7 +351,7 @@ fn candidates<B: AsRef<[u8]>>(
                     writable.map(|rule| Candidate::Entry(rule, to)).into_iter().chain(allow()).collect()
                 }
             };
-            let hooked = denied.reason == Reason::MitmRequired && policy.is_hooked(host);
+            let hooked = denied.reason == Reason::MitmRequired && policy.is_hooked(policy_format::ProfileId::default(), host);
             if hooked { Vec::new() } else { change }
         }
         Reason::MitmHookDenied | Reason::PolicyDenied => Vec::new(),

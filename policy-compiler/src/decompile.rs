@@ -7,7 +7,7 @@
 use crate::change::quote_key;
 use crate::source::quote;
 use policy_format::{
-    Access, Blob, Hook, Hosts, InjectedHeader, Listeners, Meta, MitmMode, Mode, Network, Pattern, PortRange, Rule, RuleId, Secret,
+    Access, Blob, Hook, Hosts, InjectedHeader, Listeners, Meta, MitmMode, Mode, Network, Pattern, PortRange, Rule, Secret,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -43,9 +43,6 @@ pub enum DecompileError {
         /// The key.
         key: String,
     },
-    /// A rule or hook that cannot be read.
-    #[error("rule {0} cannot be read")]
-    Rule(u32),
 }
 
 /// The policy as TOML, with a comment for where each rule came from.
@@ -152,8 +149,7 @@ fn domains<B: AsRef<[u8]>>(text: &mut String, policy: &Blob<B>, table: &str) -> 
     if policy.rule_count() > 0 {
         line(text, format_args!("\n[{table}.domains]"));
     }
-    for id in 0..policy.rule_count() {
-        let rule = policy.rule(RuleId(id)).ok_or(DecompileError::Rule(id))?;
+    for rule in policy.rules() {
         // Rules for one pattern stand side by side.
         if group.last().is_some_and(|last| last.hosts != rule.hosts) {
             pattern_entries(text, &std::mem::take(&mut group), &mut expanded)?;

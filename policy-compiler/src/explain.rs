@@ -184,7 +184,7 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
         (Reason::NotAllowed, _) => "no rule allows it".into(),
         (Reason::MethodNotAllowed, None) => "mode = \"limited\" allows GET, HEAD and OPTIONS only".into(),
         (Reason::MethodNotAllowed, Some(_)) => "the rule is read-only: GET, HEAD and OPTIONS only".into(),
-        (Reason::MitmRequired, None) if policy.is_hooked(host) => {
+        (Reason::MitmRequired, None) if policy.is_hooked(policy_format::ProfileId::default(), host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".into()
         }
         (Reason::MitmRequired, None) if policy.meta().mode == Mode::Full && policy.meta().mitm.mode == MitmMode::Always => {

@@ -168,6 +168,7 @@ impl Asked {
     #[must_use]
     pub fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
         Request {
+            profile: policy_format::ProfileId::default(),
             protocol: self.protocol,
             host: &self.host,
             port: self.port,

@@ -236,6 +236,7 @@ fn answer(blob: &Blob<Vec<u8>>, question: &str) -> String {
     let addresses: Vec<std::net::IpAddr> = resolved.into_iter().collect();
     let http = protocol == Protocol::Http;
     let request = Request {
+        profile: policy_format::ProfileId::default(),
         protocol,
         host: &host,
         port: port.parse().unwrap(),

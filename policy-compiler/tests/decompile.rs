@@ -70,6 +70,7 @@ fn rule() -> impl Strategy<Value = RuleInput> {
             reason: String::new(),
             source: Source { layer, label: "odd\n\"name\".toml".to_owned() },
             line,
+            profiles: policy_format::Profiles::default(),
         },
     )
 }
@@ -121,7 +122,8 @@ fn same_decisions(one: &Blob<Vec<u8>>, other: &Blob<Vec<u8>>, text: &str) {
         let host = Host::parse(host).unwrap();
         for port in PORTS {
             let ask = |protocol, method, path, addresses: &[std::net::IpAddr]| {
-                let request = Request { protocol, host: &host, port, method, path, addresses };
+                let request =
+                    Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path, addresses };
                 assert_eq!(answer(one, &request), answer(other, &request), "{request:?}\n{text}");
             };
             for (method, path) in [("GET", "/v1"), ("POST", "/v1/x"), ("GET", "/")] {

@@ -215,6 +215,7 @@ fn build(policy: &Policy) -> Blob<Vec<u8>> {
             strip_response_headers: vec![],
             source: source(),
             line: 1,
+            profiles: policy_format::Profiles::default(),
         });
     }
     Blob::open(builder.build().unwrap()).unwrap()
@@ -262,6 +263,7 @@ fn holds(surfaces: &[Surface], request: &Request<'_>) -> bool {
 
 fn check_witness(old: &Blob<Vec<u8>>, new: &Blob<Vec<u8>>, witness: &Witness, reach: Reach) -> Result<(), TestCaseError> {
     let request = Request {
+        profile: policy_format::ProfileId::default(),
         protocol: witness.protocol,
         host: &witness.host,
         port: witness.port,
@@ -289,7 +291,7 @@ fn check(old: &Blob<Vec<u8>>, new: &Blob<Vec<u8>>, diff: &Diff) -> Result<(), Te
         };
         for port in [1, 2, 3, 5] {
             for (protocol, method, path) in ways.iter().copied() {
-                let request = Request { protocol, host, port, method, path, addresses: &[] };
+                let request = Request { profile: policy_format::ProfileId::default(), protocol, host, port, method, path, addresses: &[] };
                 let expected = flips(old, new, &request);
                 let said: Vec<Reach> =
                     changes.iter().filter(|change| holds(&change.surfaces, &request)).map(|change| change.reach).collect();
@@ -345,7 +347,7 @@ proptest! {
         prop_assert_eq!(there.settings.len(), back.settings.len());
         for host in hosts().iter().step_by(11) {
             for (protocol, method, path) in ways(true) {
-                let request = Request { protocol, host, port: 1, method, path, addresses: &[] };
+                let request = Request { profile: policy_format::ProfileId::default(), protocol, host, port: 1, method, path, addresses: &[] };
                 prop_assert_eq!(there.at(&request), back.at(&request).map(mirrored));
             }
         }

@@ -100,6 +100,7 @@ fn methods_paths_and_hooks_are_explained_too() {
         strip_response_headers: Vec::new(),
         source: source.clone(),
         line: 8,
+        profiles: policy_format::Profiles::default(),
     });
     let subject = Subject::bare(Blob::open(builder.build().unwrap()).unwrap());
     let said = |request: &str| explain(&subject, &Asked::parse(request).unwrap(), &[]).to_string();

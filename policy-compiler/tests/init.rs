@@ -64,7 +64,10 @@ fn decided(blob: &Blob<Vec<u8>>, request: &str) -> (&'static str, Option<&'stati
     let host = Host::parse(host).unwrap();
     let protocol = if method == "CONNECT" || default == 443 { Protocol::Connect } else { Protocol::Http };
     let method = Some(method).filter(|_| protocol == Protocol::Http);
-    match decide(blob, &Request { protocol, host: &host, port, method, path: None, addresses: &[] }) {
+    match decide(
+        blob,
+        &Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path: None, addresses: &[] },
+    ) {
         Decision::Allow(_) => ("allow", None),
         Decision::Deny(denied) => ("deny", Some(denied.reason.as_str())),
     }

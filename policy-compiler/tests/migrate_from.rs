@@ -101,7 +101,15 @@ fn allows(policy: &Blob<Vec<u8>>, protocol: Protocol, target: &str) -> bool {
     let (host, port) = target.rsplit_once(':').unwrap();
     let host = Host::parse(host).unwrap();
     let method = (protocol == Protocol::Http).then_some("GET");
-    let request = Request { protocol, host: &host, port: port.parse().unwrap(), method, path: None, addresses: &[] };
+    let request = Request {
+        profile: policy_format::ProfileId::default(),
+        protocol,
+        host: &host,
+        port: port.parse().unwrap(),
+        method,
+        path: None,
+        addresses: &[],
+    };
     matches!(decide(policy, &request), Decision::Allow(_))
 }
 

@@ -1,33 +1,68 @@
 //! `Blob`: the container over any bytes. It validates all of them once, then lends views.
 //!
-//! Order of validation: header and section table (constant time, nothing else may be touched before), digest (so that damage is called damage), cold
-//! records, then every record of every hot section. A lookup nevertheless checks bounds: memory safety does not rest on validation.
+//! Order of validation: header, section table and what lookups rely on (constant time, nothing else may be touched before), digest (so that damage is called
+//! damage), cold records, then every record of every section (`check.rs`). A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
-use crate::addresses::{self, Addresses, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
-use crate::conditions::{self, Conditions};
+use crate::addresses::{self, Addresses};
+use crate::conditions::Conditions;
 use crate::error::FormatError;
 use crate::glob;
 use crate::header::{self, Digest, Layout, SectionKind};
-use crate::host::Host;
+use crate::host::{Host, MAX_NAME, Name};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
 use crate::reader::{bytes, record_count, u16_at, u32_at};
-use crate::records::{Hook, Layer, MAX_HOOKS, Meta, Source};
-use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, port_ranges};
-use crate::trie::{self, ROOT, Trie};
+use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
+use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TermsRecord};
+use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
+use std::sync::LazyLock;
 
 /// A validated policy over any bytes: a vector, a static, a memory map.
 #[derive(Clone)]
 pub struct Blob<B> {
     data: B,
     layout: Layout,
-    meta: Meta,
+    trie: trie::Header,
+    profiles: Vec<Meta>,
     sources: Vec<Source>,
     hooks: Vec<Hook>,
     hooked: Vec<Hosts>,
 }
+
+/// A rule that names a host by name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NamedRule {
+    pub(crate) id: RuleId,
+    /// Bytes of the name that the rule fixes.
+    pub(crate) suffix: usize,
+    pub(crate) kind: RuleKind,
+    pub(crate) terms: u32,
+}
+
+/// The closest rules for a name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Closest {
+    /// Of those that allow, read-only ones included.
+    pub allow: Option<RuleId>,
+    /// Of those that deny.
+    pub deny: Option<RuleId>,
+}
+
+/// The order in which rules are listed.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum RuleKey {
+    Any,
+    /// Labels from the right with zeros between them: parents sort before their children, and nothing between them.
+    Name(Box<[u8]>, RuleKind),
+    /// As they stand.
+    Network,
+    Glob,
+}
+
+/// Stands in where there is no profile: nothing may pass.
+static NO_PROFILE: LazyLock<Meta> = LazyLock::new(|| Meta { network: crate::records::Network::Blocked, ..Meta::default() });
 
 /// A rule, spelt out for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +89,8 @@ pub struct Rule {
     pub label: String,
     /// The line there, from 1; 0 when there is none.
     pub line: u32,
+    /// The profiles that have it.
+    pub profiles: Profiles,
 }
 
 impl fmt::Display for Rule {
@@ -91,33 +128,62 @@ impl Rule {
 }
 
 impl<B: AsRef<[u8]>> Blob<B> {
-    /// Validates `data` whole and takes it.
+    /// Validates `data` whole and takes it: [`Self::open_sealed`], then [`Self::check`].
     ///
     /// # Errors
     /// [`FormatError`] with the section and offset that is wrong. Time and memory are bounded by the length of the data.
     pub fn open(data: B) -> Result<Self, FormatError> {
-        let bytes = data.as_ref();
-        let layout = header::read(bytes)?;
-        if header::digest(bytes) != layout.digest {
-            return Err(FormatError::Digest);
-        }
-        let meta = decode(bytes, &layout, SectionKind::Meta)?;
-        let sources = decode(bytes, &layout, SectionKind::Sources)?;
-        let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
-        let hooked = hooked(&hooks)?;
-        let blob = Self { layout, meta, sources, hooks, hooked, data };
-        blob.check_trie()?;
-        blob.check_conditions()?;
-        blob.check_rules()?;
-        blob.check_addresses()?;
-        blob.check_globs()?;
+        let blob = Self::open_sealed(data)?;
+        blob.check()?;
         Ok(blob)
     }
 
-    /// Settings.
+    /// Takes `data` if it is what its digest says. What lookups rely on is checked first, in constant time; then the digest, so that damage is called damage; then
+    /// the settings and the other cold records are read. Whether every record of every section is right is left to [`Self::check`]: whoever wrote the blob could have
+    /// written anything, and where it is wrong it may decide wrongly, but never panic or read elsewhere.
+    ///
+    /// # Errors
+    /// [`FormatError`] with what is wrong.
+    pub fn open_sealed(data: B) -> Result<Self, FormatError> {
+        let bytes = data.as_ref();
+        let layout = header::read(bytes)?;
+        let places = [SectionKind::Trie, SectionKind::Records, SectionKind::Suffixes].map(|kind| layout.range(kind));
+        let trie = trie::Header::read(bytes, places);
+        let trie = trie.ok_or(FormatError::Section { section: SectionKind::Trie, offset: 0, what: "header or length" })?;
+        if header::digest(bytes) != layout.digest {
+            return Err(FormatError::Digest);
+        }
+        let profiles: Vec<Meta> = decode(bytes, &layout, SectionKind::Meta)?;
+        if profiles.is_empty() || profiles.len() > MAX_PROFILES {
+            return Err(FormatError::Section { section: SectionKind::Meta, offset: 0, what: "no profile, or too many" });
+        }
+        let sources = decode(bytes, &layout, SectionKind::Sources)?;
+        let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
+        let hooked = hooked(&hooks)?;
+        Ok(Self { layout, trie, profiles, sources, hooks, hooked, data })
+    }
+
+    /// Settings of the first profile: the one that is meant where none is named.
     #[must_use]
     pub fn meta(&self) -> &Meta {
-        &self.meta
+        // `open` made sure that there is one.
+        self.profiles.first().unwrap_or(&NO_PROFILE)
+    }
+
+    /// The profiles, in the order of their numbers.
+    #[must_use]
+    pub fn profiles(&self) -> &[Meta] {
+        &self.profiles
+    }
+
+    /// The profile of that name.
+    #[must_use]
+    pub fn profile(&self, name: &str) -> Option<ProfileId> {
+        self.profiles.iter().zip(0..).find(|(meta, _)| meta.profile == name).map(|(_, number)| ProfileId(number))
+    }
+
+    pub(crate) fn profile_meta(&self, profile: ProfileId) -> Option<&Meta> {
+        self.profiles.get(usize::from(profile.0))
     }
 
     /// The policy's name for machines.
@@ -144,10 +210,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
         &self.hooks
     }
 
-    /// Whether a hook speaks of the host.
+    /// Whether a hook of the profile speaks of the host.
     #[must_use]
-    pub fn is_hooked(&self, host: &Host) -> bool {
-        self.hooked.iter().any(|hosts| hosts.matches(host))
+    pub fn is_hooked(&self, profile: ProfileId, host: &Host) -> bool {
+        self.hooks.iter().zip(&self.hooked).any(|(hook, hosts)| hook.profiles.has(profile) && hosts.matches(host))
     }
 
     /// The bytes.
@@ -159,41 +225,103 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// How many rules there are.
     #[must_use]
     pub fn rule_count(&self) -> u32 {
-        record_count::<RULE_LEN>(self.section(SectionKind::Rules)).unwrap_or(0)
+        self.listed_count().saturating_add(self.trie.rules)
     }
 
-    /// Every rule, in the blob's order.
+    /// The numbers of all rules, in no particular order. Cheap, unlike [`Self::rules`].
+    pub fn rule_ids(&self) -> impl Iterator<Item = RuleId> {
+        let listed = self.listed_count();
+        let trie = self.trie();
+        let alone = (0..trie.slots()).filter_map(move |slot| trie.has_one_rule(slot).then(|| RuleId(listed.saturating_add(slot))));
+        (0..listed).map(RuleId).chain(alone)
+    }
+
+    /// Every rule: those for `*`, for names by their labels from the right, for networks, for globs; rules of one name as they stand in the blob.
     pub fn rules(&self) -> impl Iterator<Item = Rule> {
-        (0..self.rule_count()).filter_map(|id| self.rule(RuleId(id)))
+        let mut sorted: Vec<(RuleKey, RuleId)> = self.rule_ids().filter_map(|id| Some((self.key(id)?, id))).collect();
+        sorted.sort_unstable();
+        sorted.into_iter().filter_map(|(_, id)| self.rule(id))
+    }
+
+    fn key(&self, id: RuleId) -> Option<RuleKey> {
+        let (kind, _, _, anchor) = self.find(id)?;
+        Some(match kind {
+            RuleKind::Any => RuleKey::Any,
+            RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => {
+                let mut room = [0; MAX_NAME];
+                let (_, name) = self.trie().slot(anchor, &mut room)?;
+                let labels: Vec<&[u8]> = name.rsplit(|byte| *byte == b'.').collect();
+                RuleKey::Name(labels.join(&0).into_boxed_slice(), kind)
+            }
+            RuleKind::Network => RuleKey::Network,
+            RuleKind::Glob => RuleKey::Glob,
+        })
+    }
+
+    /// A rule's kind, terms and line, and its slot, network or glob.
+    fn find(&self, id: RuleId) -> Option<(RuleKind, u32, u32, u32)> {
+        if let Some(rule) = self.listed(id) {
+            return Some((rule.kind, u32::from(rule.terms), rule.line, rule.anchor));
+        }
+        let slot = id.0.checked_sub(self.listed_count())?;
+        let node = self.trie().slot(slot, &mut [0; MAX_NAME])?.0;
+        (node.terms != self.trie.several()).then_some(())?;
+        Some((RuleKind::from_number(node.kinds)?, node.terms, node.line, slot))
     }
 
     /// A rule, spelt out for people. Allocates; not for the hot path.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<Rule> {
-        let (record, attributes) = self.rule_record(id)?;
-        let source = self.sources.get(usize::from(record.source))?;
-        let name = || self.trie().name(record.anchor);
-        let conditions = self.conditions(&attributes);
+        let (kind, terms, line, anchor) = self.find(id)?;
+        let terms = self.terms(terms)?;
+        let source = self.sources.get(usize::from(terms.source))?;
+        let name = || {
+            let mut room = [0; MAX_NAME];
+            let (_, name) = self.trie().slot(anchor, &mut room)?;
+            std::str::from_utf8(name).ok().map(str::to_owned)
+        };
+        let conditions = self.conditions(&terms);
         Some(Rule {
             id,
-            kind: record.kind,
-            hosts: match record.kind {
+            kind,
+            hosts: match kind {
                 RuleKind::Any => "*".to_owned(),
                 RuleKind::Exact => name()?,
                 RuleKind::Subdomains => format!("*.{}", name()?),
                 RuleKind::ApexAndSubdomains => format!("**.{}", name()?),
-                RuleKind::Network => addresses::network(self.section(SectionKind::Networks), record.anchor)?.to_string(),
-                RuleKind::Glob => String::from_utf8(self.glob(record.anchor)?.text.to_vec()).ok()?,
+                RuleKind::Network => addresses::network(self.section(SectionKind::Networks), anchor)?.to_string(),
+                RuleKind::Glob => String::from_utf8(self.glob(anchor)?.text.to_vec()).ok()?,
             },
-            ports: attributes.ports(self.ports()).collect(),
-            access: attributes.access,
+            ports: terms.ports(self.ports()).collect(),
+            access: terms.access,
             methods: conditions.iter().flat_map(|conditions| conditions.methods()).map(str::to_owned).collect(),
             paths: conditions.iter().flat_map(|conditions| conditions.paths()).map(str::to_owned).collect(),
             reason: conditions.map_or_else(String::new, |conditions| conditions.reason.to_owned()),
             layer: source.layer,
             label: source.label.clone(),
-            line: record.line,
+            line,
+            profiles: terms.profiles,
         })
+    }
+
+    /// The closest rules that name a host by name, whatever they say of ports, methods, paths and profiles.
+    #[must_use]
+    #[inline]
+    pub fn closest(&self, name: &Name) -> Closest {
+        let mut closest = Closest::default();
+        let (mut allow, mut deny) = (0, 0);
+        self.for_each_named(name, |named| {
+            let Some(terms) = self.terms(named.terms) else { return };
+            let (best, rank) = match terms.access {
+                Access::Deny => (&mut closest.deny, &mut deny),
+                Access::Allow | Access::ReadOnly => (&mut closest.allow, &mut allow),
+            };
+            let here = 2 * named.suffix + usize::from(named.kind == RuleKind::Exact);
+            if here >= *rank {
+                (*best, *rank) = (Some(named.id), here);
+            }
+        });
+        closest
     }
 
     /// Every glob: its rule, and its programs ([`glob::ops`]), any of which may match.
@@ -203,13 +331,53 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     /// The bytes of a section.
     #[must_use]
+    #[inline]
     pub fn section(&self, kind: SectionKind) -> &[u8] {
         self.data.as_ref().get(self.layout.range(kind)).unwrap_or_default()
     }
 
+    #[inline]
     pub(crate) fn trie(&self) -> Trie<'_> {
-        // `open` made sure that this is a trie; an empty one answers nothing.
-        Trie::open(self.section(SectionKind::Trie), self.section(SectionKind::Labels)).unwrap_or_else(Trie::empty)
+        Trie::new(&self.trie, self.data.as_ref())
+    }
+
+    /// Calls `found` for every rule that names a host by name.
+    #[inline]
+    pub(crate) fn for_each_named(&self, name: &Name, mut found: impl FnMut(NamedRule)) {
+        let several = self.trie.several();
+        self.trie().walk(name, |suffix, node| {
+            if node.terms == several {
+                return self.for_each_of_several(node, suffix, suffix == name.len(), &mut found);
+            }
+            // The walk asked for this kind.
+            let Some(kind) = RuleKind::from_number(node.kinds) else { return };
+            found(NamedRule { id: RuleId(self.listed_count().saturating_add(node.slot)), suffix, kind, terms: node.terms });
+        });
+    }
+
+    #[inline(never)]
+    fn for_each_of_several(&self, node: Node, suffix: usize, whole: bool, found: &mut impl FnMut(NamedRule)) {
+        for index in node.line..self.listed_count() {
+            let Some(rule) = self.listed(RuleId(index)).filter(|rule| rule.kind.names() && rule.anchor == node.slot) else { return };
+            let applies = match rule.kind {
+                RuleKind::Exact => whole,
+                RuleKind::Subdomains => !whole,
+                RuleKind::ApexAndSubdomains => true,
+                RuleKind::Any | RuleKind::Network | RuleKind::Glob => false,
+            };
+            if applies {
+                found(NamedRule { id: RuleId(index), suffix, kind: rule.kind, terms: u32::from(rule.terms) });
+            }
+        }
+    }
+
+    /// Calls `found` for every rule for `*`.
+    #[inline]
+    pub(crate) fn for_each_any(&self, mut found: impl FnMut(RuleId, RuleRecord)) {
+        for index in 0..self.listed_count() {
+            let Some(rule) = self.listed(RuleId(index)).filter(|rule| rule.kind == RuleKind::Any) else { return };
+            found(RuleId(index), rule);
+        }
     }
 
     pub(crate) fn addresses(&self) -> Addresses<'_> {
@@ -225,21 +393,32 @@ impl<B: AsRef<[u8]>> Blob<B> {
     }
 
     /// What the rule asks beyond host and port; `None` when it asks nothing.
-    pub(crate) fn conditions(&self, attributes: &AttributesRecord) -> Option<Conditions<'_>> {
-        if attributes.conditions == 0 {
+    pub(crate) fn conditions(&self, terms: &TermsRecord) -> Option<Conditions<'_>> {
+        if terms.conditions == 0 {
             return None;
         }
-        Conditions::at(self.section(SectionKind::Conditions), attributes.conditions)
+        Conditions::at(self.section(SectionKind::Conditions), terms.conditions)
     }
 
-    pub(crate) fn rule_record(&self, id: RuleId) -> Option<(RuleRecord, AttributesRecord)> {
-        let record = RuleRecord::read(self.section(SectionKind::Rules), id)?;
-        Some((record, AttributesRecord::read(self.section(SectionKind::Attributes), record.attributes)?))
+    #[inline]
+    pub(crate) fn terms(&self, index: u32) -> Option<TermsRecord> {
+        TermsRecord::read(self.section(SectionKind::Terms), index)
+    }
+
+    /// How many rules section `rules` has.
+    #[inline]
+    pub(crate) fn listed_count(&self) -> u32 {
+        record_count::<RULE_LEN>(self.section(SectionKind::Rules)).unwrap_or(0)
+    }
+
+    /// A rule of section `rules`.
+    #[inline]
+    pub(crate) fn listed(&self, id: RuleId) -> Option<RuleRecord> {
+        RuleRecord::read(self.section(SectionKind::Rules), id.0)
     }
 
     pub(crate) fn rule_network(&self, id: RuleId) -> Option<Network> {
-        let record = RuleRecord::read(self.section(SectionKind::Rules), id)?;
-        addresses::network(self.section(SectionKind::Networks), record.anchor)
+        addresses::network(self.section(SectionKind::Networks), self.listed(id)?.anchor)
     }
 
     /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.
@@ -252,11 +431,15 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
     }
 
-    fn glob_count(&self) -> u32 {
+    pub(crate) fn glob_rule(&self, index: u32) -> Option<RuleId> {
+        self.glob(index).map(|glob| glob.rule)
+    }
+
+    pub(crate) fn glob_count(&self) -> u32 {
         u32_at(self.section(SectionKind::Globs), 0).unwrap_or(0)
     }
 
-    fn glob(&self, index: u32) -> Option<GlobRecord<'_>> {
+    pub(crate) fn glob(&self, index: u32) -> Option<GlobRecord<'_>> {
         let section = self.section(SectionKind::Globs);
         let index = usize::try_from(index).ok()?;
         let at = usize::try_from(u32_at(section, index.checked_add(1)?.checked_mul(4)?)?).ok()?;
@@ -267,193 +450,6 @@ impl<B: AsRef<[u8]>> Blob<B> {
             text: bytes(section, at + 8, text_len)?,
             rest: section.get(at + 8 + text_len..)?,
         })
-    }
-
-    fn check_trie(&self) -> Result<(), FormatError> {
-        let wrong = |section, offset: u64, what| FormatError::Section { section, offset, what };
-        let section = self.section(SectionKind::Trie);
-        let trie = Trie::open(section, self.section(SectionKind::Labels)).ok_or(wrong(SectionKind::Trie, 0, "header or length"))?;
-        let rules = self.rule_count();
-        if trie.any_rules > rules {
-            return Err(wrong(SectionKind::Trie, 16, "more rules for `*` than rules"));
-        }
-        // The hash and the depth of every slot that was found in its place, so that no path is walked twice.
-        let mut known: Vec<Option<(u64, usize)>> = vec![None; trie.slots as usize];
-        let mut path = Vec::with_capacity(trie::MAX_LABELS);
-        for index in 0..trie.slots {
-            let at = trie::HEADER_LEN as u64 + u64::from(index) * trie::SLOT_LEN as u64;
-            let wrong = |what| wrong(SectionKind::Trie, at, what);
-            let slot = trie.slot(index).ok_or(wrong("a slot is cut"))?;
-            if slot.label_len == 0 {
-                continue;
-            }
-            if slot.first_rule < trie.any_rules && slot.rule_count > 0 || slot.rules().end > rules {
-                return Err(wrong("rules out of range"));
-            }
-            // From the slot up to the root or to what is known, then the hashes down again.
-            path.clear();
-            let (mut up, mut hash, mut depth) = (index, trie.seed, 0);
-            while up != ROOT {
-                if let Some((known_hash, known_depth)) = known.get(up as usize).copied().flatten() {
-                    (hash, depth) = (known_hash, known_depth);
-                    break;
-                }
-                let slot = trie.slot(up).filter(|slot| slot.label_len > 0).ok_or(wrong("a parent is not a slot"))?;
-                if path.len() == trie::MAX_LABELS {
-                    return Err(wrong("parents form a loop"));
-                }
-                path.push((up, slot));
-                up = slot.parent;
-            }
-            for (index, slot) in path.iter().rev() {
-                hash = trie.check_place(*index, slot, hash).ok_or(wrong("a slot is not where a lookup finds it"))?;
-                depth += 1;
-                if depth > trie::MAX_LABELS {
-                    return Err(wrong("a name with too many labels"));
-                }
-                if let Some(known) = known.get_mut(*index as usize) {
-                    *known = Some((hash, depth));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Records stand back to back, so that each is looked at once however many attributes share it.
-    fn check_conditions(&self) -> Result<(), FormatError> {
-        let section = self.section(SectionKind::Conditions);
-        let wrong = |section, offset: usize, what| FormatError::Section { section, offset: offset as u64, what };
-        if u32_at(section, 0) != Some(0) {
-            return Err(wrong(SectionKind::Conditions, 0, "the first word is not 0"));
-        }
-        let (mut starts, mut at) = (vec![0], conditions::FIRST);
-        while at < section.len() {
-            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, "a record is cut or is not text"))?;
-            starts.push(at);
-            at = end;
-        }
-        let attributes = self.section(SectionKind::Attributes);
-        for index in 0..u16::try_from(attributes.len() / ATTRIBUTES_LEN).unwrap_or(u16::MAX) {
-            let record = AttributesRecord::read(attributes, index);
-            if record.is_some_and(|record| starts.binary_search(&(record.conditions as usize)).is_err()) {
-                return Err(wrong(SectionKind::Attributes, usize::from(index) * ATTRIBUTES_LEN, "conditions"));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_rules(&self) -> Result<(), FormatError> {
-        let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
-        let count = |kind, n: Option<u32>| n.ok_or(FormatError::Section { section: kind, offset: 0, what: "length" });
-        let rules = count(SectionKind::Rules, record_count::<RULE_LEN>(self.section(SectionKind::Rules)))?;
-        let attributes = count(SectionKind::Attributes, record_count::<ATTRIBUTES_LEN>(self.section(SectionKind::Attributes)))?;
-        let ports = count(SectionKind::Ports, record_count::<PORTS_LEN>(self.ports()))?;
-        let networks = count(SectionKind::Networks, record_count::<NETWORK_LEN>(self.section(SectionKind::Networks)))?;
-        for index in 0..attributes.min(u32::from(u16::MAX) + 1) {
-            let record = u16::try_from(index).ok().and_then(|index| AttributesRecord::read(self.section(SectionKind::Attributes), index));
-            let record = record.ok_or(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "unknown access"))?;
-            let end = record.first_port.checked_add(u32::from(record.port_count));
-            if end.is_none_or(|end| end > ports) {
-                return Err(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "ports"));
-            }
-        }
-        // Attributes may share port ranges: each range is looked at once, whoever shares it.
-        if let Some(at) = port_ranges(self.ports(), 0, ports).position(|range| range.first == 0 || range.first > range.last) {
-            return Err(wrong(SectionKind::Ports, u32::try_from(at).unwrap_or(u32::MAX), PORTS_LEN, "not a range of ports"));
-        }
-        let trie = self.trie();
-        for index in 0..rules {
-            let wrong = |what| wrong(SectionKind::Rules, index, RULE_LEN, what);
-            let (rule, _) = self.rule_record(RuleId(index)).ok_or(wrong("unknown kind, or attributes out of range"))?;
-            if usize::from(rule.source) >= self.sources.len() {
-                return Err(wrong("source out of range"));
-            }
-            let anchored = match rule.kind {
-                RuleKind::Any => index < trie.any_rules,
-                RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => {
-                    trie.slot(rule.anchor).is_some_and(|slot| slot.label_len > 0 && slot.rules().contains(&index))
-                }
-                RuleKind::Network => rule.anchor < networks,
-                RuleKind::Glob => self.glob(rule.anchor).is_some_and(|glob| glob.rule.0 == index),
-            };
-            if !anchored {
-                return Err(wrong("anchor"));
-            }
-        }
-        for index in 0..networks {
-            addresses::network(self.section(SectionKind::Networks), index).ok_or(wrong(
-                SectionKind::Networks,
-                index,
-                NETWORK_LEN,
-                "not a network",
-            ))?;
-        }
-        Ok(())
-    }
-
-    fn check_addresses(&self) -> Result<(), FormatError> {
-        let lists = self.section(SectionKind::AddressRules);
-        let wrong = |word: usize, what| FormatError::Section { section: SectionKind::AddressRules, offset: (word * WORD_LEN) as u64, what };
-        let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
-        let words = words.ok_or(wrong(0, "length, or a first list that is not empty"))? as usize;
-        // Lists stand back to back, so that each is looked at once however many ranges share it.
-        let (mut starts, mut at) = (Vec::new(), 0);
-        while at < words {
-            starts.push(at);
-            let len = addresses::word(lists, at).ok_or(wrong(at, "cut"))? as usize;
-            let ids = bytes(lists, (at + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(at, "a list is cut"))?;
-            let rule = |id: &[u8]| u32_at(id, 0).and_then(|id| self.rule_record(RuleId(id)));
-            if !ids.chunks_exact(WORD_LEN).all(|id| rule(id).is_some_and(|(rule, _)| rule.kind == RuleKind::Network)) {
-                return Err(wrong(at, "a list holds what is not a rule for a network"));
-            }
-            at += 1 + len;
-        }
-        self.check_ranges::<V4_LEN>(SectionKind::Ipv4, &starts)?;
-        self.check_ranges::<V6_LEN>(SectionKind::Ipv6, &starts)
-    }
-
-    /// Ranges ascend, and each has one of the lists.
-    fn check_ranges<const N: usize>(&self, kind: SectionKind, starts: &[usize]) -> Result<(), FormatError> {
-        let table = self.section(kind);
-        let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
-        let mut last: Option<&[u8]> = None;
-        for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
-            let entry = bytes(table, index as usize * N, N).ok_or(wrong(index, "cut"))?;
-            let (first, list) = entry.split_at_checked(N - WORD_LEN).ok_or(wrong(index, "cut"))?;
-            // Little-endian numbers compare from their last byte.
-            if last.is_some_and(|last| last.iter().rev().cmp(first.iter().rev()).is_ge()) {
-                return Err(wrong(index, "ranges do not ascend"));
-            }
-            last = Some(first);
-            let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
-            if starts.binary_search(&list).is_err() {
-                return Err(wrong(index, "its list is none"));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_globs(&self) -> Result<(), FormatError> {
-        let count = self.glob_count();
-        let section = self.section(SectionKind::Globs);
-        let mut end = 4 + 4 * u64::from(count);
-        for index in 0..count {
-            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
-            let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
-            // Records stand back to back, so that none is looked at twice.
-            let start = u32_at(section, (index as usize + 1) * 4).map(u64::from);
-            let len = 8 + glob.text.len() + glob.programs().map(|program| 2 + program.len()).sum::<usize>();
-            if start != Some(end) {
-                return Err(wrong("globs overlap or leave gaps"));
-            }
-            end += len as u64;
-            let rule = self.rule_record(glob.rule).is_some_and(|(rule, _)| rule.kind == RuleKind::Glob && rule.anchor == index);
-            let programs = glob.programs().filter(|program| glob::is_valid(program)).count();
-            if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
-                return Err(wrong("a glob's rule, text or program"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -489,15 +485,15 @@ fn decode<T: DeserializeOwned>(data: &[u8], layout: &Layout, kind: SectionKind) 
     }
 }
 
-struct GlobRecord<'a> {
-    rule: RuleId,
-    text: &'a [u8],
-    programs: u16,
+pub(crate) struct GlobRecord<'a> {
+    pub(crate) rule: RuleId,
+    pub(crate) text: &'a [u8],
+    pub(crate) programs: u16,
     rest: &'a [u8],
 }
 
 impl<'a> GlobRecord<'a> {
-    fn programs(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.rest;
         (0..self.programs).map_while(move |_| {
             let len = usize::from(u16_at(rest, 0)?);

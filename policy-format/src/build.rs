@@ -1,18 +1,18 @@
 //! `BlobBuilder`: the writer. Same input, in whatever order, same bytes.
 //!
-//! Rules are sorted by what they say; the trie's seed is taken from a hash of its names, with a counter for the case that names collide
-//! too much; nothing depends on addresses in memory, the order of maps, or the clock.
+//! Names are placed by their hashes (see `trie_writer.rs`), whose key is taken from the names themselves, with a counter for the case that they collide too
+//! much; other rules are sorted by what they say. Nothing depends on addresses in memory, the order of maps, or the clock.
 
 use crate::addresses::WORD_LEN;
 use crate::conditions;
 use crate::glob::Glob;
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
-use crate::host::Name;
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
-use crate::records::{Hook, MAX_HOOKS, Meta, Source};
-use crate::rules::{Access, AttributesRecord, PortRange, RULE_LEN, RuleKind, RuleRecord};
-use crate::trie::{self, MAX_PROBE, ROOT, SLOT_LEN, Slot};
+use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
+use crate::rules::{Access, PortRange, RULE_LEN, RuleKind, RuleRecord, TermsRecord};
+use crate::ruleset::{Other, RuleSet, Terms, Unnamed};
+use crate::trie_writer::{self, TermsInfo};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -39,27 +39,28 @@ pub struct RuleInput {
     pub source: Source,
     /// In which line, from 1; 0 when there is none.
     pub line: u32,
+    /// Which profiles have it.
+    pub profiles: Profiles,
 }
 
 impl RuleInput {
-    /// A rule for the hosts and the port of a pattern, every method and every path.
+    /// A rule of the first profile, for the hosts and the port of a pattern, every method and every path.
     #[must_use]
     pub fn new(pattern: Pattern, access: Access, source: Source, line: u32) -> Self {
         let ports = pattern.port.map(|port| PortRange { first: port, last: port }).into_iter().collect();
-        Self { hosts: pattern.hosts, ports, access, methods: Vec::new(), paths: Vec::new(), reason: String::new(), source, line }
-    }
-
-    fn terms(&self) -> Terms<'_> {
-        Terms { access: self.access, ports: &self.ports, methods: &self.methods, paths: &self.paths, reason: &self.reason }
+        let (methods, paths, reason) = (Vec::new(), Vec::new(), String::new());
+        Self { hosts: pattern.hosts, ports, access, methods, paths, reason, source, line, profiles: Profiles::default() }
     }
 }
 
 /// Collects a policy and writes it.
 #[derive(Debug)]
 pub struct BlobBuilder {
-    meta: Meta,
-    rules: Vec<RuleInput>,
+    profiles: Vec<Meta>,
+    rules: RuleSet,
     hooks: Vec<Hook>,
+    /// What went wrong first; said by [`Self::build`].
+    failed: Option<BuildError>,
 }
 
 /// Why a policy cannot be written.
@@ -83,16 +84,31 @@ pub enum BuildError {
 }
 
 impl BlobBuilder {
-    /// A policy without rules.
+    /// A policy without rules, with one profile.
     #[must_use]
     pub fn new(meta: Meta) -> Self {
-        Self { meta, rules: Vec::new(), hooks: Vec::new() }
+        Self { profiles: vec![meta], rules: RuleSet::new(), hooks: Vec::new(), failed: None }
+    }
+
+    /// Adds a profile, and says its number.
+    pub fn profile(&mut self, meta: Meta) -> ProfileId {
+        self.profiles.push(meta);
+        // More than there may be are refused when the policy is written.
+        ProfileId(u8::try_from(self.profiles.len() - 1).unwrap_or(u8::MAX))
     }
 
     /// Adds a rule.
     pub fn rule(&mut self, rule: RuleInput) -> &mut Self {
-        self.rules.push(rule);
-        self
+        let RuleInput { hosts, ports, access, methods, paths, reason, source, line, profiles } = rule;
+        let terms = self.rules.terms(Terms { access, ports, methods, paths, reason, source, profiles });
+        let added = terms.and_then(|terms| self.rules.push(&hosts, terms, line));
+        self.note(added)
+    }
+
+    /// Adds many rules.
+    pub fn rules(&mut self, rules: RuleSet) -> &mut Self {
+        let added = self.rules.append(rules);
+        self.note(added)
     }
 
     /// Adds a hook. Hooks are tried in the order in which they are added.
@@ -101,27 +117,26 @@ impl BlobBuilder {
         self
     }
 
+    fn note(&mut self, added: Result<(), BuildError>) -> &mut Self {
+        self.failed = self.failed.take().or(added.err());
+        self
+    }
+
     /// Writes the blob.
     ///
     /// # Errors
     /// [`BuildError`] when something is more than the format can count.
-    pub fn build(mut self) -> Result<Vec<u8>, BuildError> {
-        for rule in &mut self.rules {
-            rule.ports.sort_unstable();
-            rule.ports.dedup();
-            for list in [&mut rule.methods, &mut rule.paths] {
-                list.sort_unstable();
-                list.dedup();
-            }
+    pub fn build(self) -> Result<Vec<u8>, BuildError> {
+        let Self { profiles, mut rules, hooks, failed } = self;
+        if let Some(error) = failed {
+            return Err(error);
         }
-        let mut rules: Vec<(SortKey, RuleInput)> = self.rules.into_iter().map(|rule| (SortKey::new(&rule.hosts), rule)).collect();
-        rules.sort_by(|(a, x), (b, y)| {
-            // Of equals the last decides: that is the strongest layer's.
-            let rest = |rule: &RuleInput| (rule.access, Reverse(rule.source.layer), rule.line);
-            a.cmp(b).then_with(|| rest(x).cmp(&rest(y))).then_with(|| x.terms().cmp(&y.terms())).then_with(|| x.source.cmp(&y.source))
-        });
-        let rules: Vec<RuleInput> = rules.into_iter().map(|(_, rule)| rule).collect();
-        Sections::new(&self.meta, &rules, &self.hooks)?.write()
+        count(profiles.len(), "profiles", MAX_PROFILES)?;
+        count(hooks.len(), "hooks", MAX_HOOKS)?;
+        if profiles.len() > 1 {
+            rules.merge_profiles()?;
+        }
+        Sections::new(&profiles, rules, &hooks)?.write()
     }
 }
 
@@ -133,91 +148,71 @@ pub fn reseal(blob: &mut [u8]) {
     }
 }
 
-/// The order of rules in a blob: those for `*` first, as the trie's header says; then names by reversed labels, networks, globs.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum SortKey {
-    Any,
-    Name(Vec<u8>, RuleKind),
-    Network(Network),
-    Glob(String),
-}
-
-impl SortKey {
-    fn new(hosts: &Hosts) -> Self {
-        match hosts {
-            Hosts::Any => Self::Any,
-            Hosts::Exact(name) => Self::Name(reversed(name), RuleKind::Exact),
-            Hosts::Subdomains(name) => Self::Name(reversed(name), RuleKind::Subdomains),
-            Hosts::ApexAndSubdomains(name) => Self::Name(reversed(name), RuleKind::ApexAndSubdomains),
-            Hosts::Network(network) => Self::Network(*network),
-            Hosts::Glob(glob) => Self::Glob(glob.text().to_owned()),
-        }
-    }
-}
-
-/// `www.example.com` as `com\0example\0www`: parents sort before their children, and nothing between them.
-fn reversed(name: &Name) -> Vec<u8> {
-    let labels: Vec<&[u8]> = name.as_bytes().rsplit(|byte| *byte == b'.').collect();
-    labels.join(&0)
-}
-
 /// The contents of the sections.
 struct Sections {
     contents: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Sections {
-    fn new(meta: &Meta, rules: &[RuleInput], hooks: &[Hook]) -> Result<Self, BuildError> {
+    fn new(profiles: &[Meta], rules: RuleSet, hooks: &[Hook]) -> Result<Self, BuildError> {
         let encode = |error: postcard::Error| BuildError::Encode(error.to_string());
-        count(rules.len(), "rules", u32::MAX as usize - 1)?;
-        count(hooks.len(), "hooks", MAX_HOOKS)?;
-        let sources: Vec<&Source> = rules.iter().map(|rule| &rule.source).collect::<BTreeSet<_>>().into_iter().collect();
-        let source_index: HashMap<&Source, usize> = sources.iter().enumerate().map(|(index, source)| (*source, index)).collect();
-        let attributes = Attributes::new(rules)?;
-        let trie = NameTable::new(rules)?;
-        let WrittenTrie { section: trie_section, labels, slot_of_rule } = trie.write()?;
-        let networks: Vec<(u32, Network)> =
-            numbered(rules, |hosts| if let Hosts::Network(network) = hosts { Some(*network) } else { None });
-        let globs: Vec<(u32, &Glob)> = numbered(rules, |hosts| if let Hosts::Glob(glob) = hosts { Some(glob) } else { None });
-        count(globs.len(), "globs", MAX_GLOBS)?;
+        let terms = TermsTable::new(&rules)?;
+        let mut others: Vec<(OtherKey<'_>, &Other, TermsInfo)> = rules
+            .others()
+            .iter()
+            .filter_map(|rule| Some((OtherKey::new(&rule.hosts), rule, *terms.of.get(usize::from(rule.terms))?)))
+            .collect();
+        others.sort_by_key(|(key, rule, info)| (*key, info.access, Reverse(info.layer), rule.line, info.index));
 
-        let mut records = Vec::with_capacity(rules.len() * RULE_LEN);
-        let (mut network, mut glob) = (0, 0);
-        for (index, rule) in rules.iter().enumerate() {
-            let (kind, anchor) = match &rule.hosts {
-                Hosts::Any => (RuleKind::Any, 0),
-                Hosts::Exact(_) => (RuleKind::Exact, anchor(&slot_of_rule, index)),
-                Hosts::Subdomains(_) => (RuleKind::Subdomains, anchor(&slot_of_rule, index)),
-                Hosts::ApexAndSubdomains(_) => (RuleKind::ApexAndSubdomains, anchor(&slot_of_rule, index)),
-                Hosts::Network(_) => (RuleKind::Network, post_increment(&mut network)),
-                Hosts::Glob(_) => (RuleKind::Glob, post_increment(&mut glob)),
+        let any = others.iter().take_while(|(key, ..)| *key == OtherKey::Any).count();
+        let trie = trie_writer::write(&rules, &terms.of, count(any, "rules", u32::MAX as usize)?)?;
+        let mut records = Vec::with_capacity((others.len() + trie.several.len()) * RULE_LEN);
+        let (mut networks, mut globs) = (Vec::new(), Vec::new());
+        let mut number = count(trie.several.len() + others.len(), "rules", u32::MAX as usize).map(|_| 0_u32)?;
+        let mut several = trie.several.iter();
+        for (key, rule, info) in &others {
+            let (kind, anchor) = match key {
+                OtherKey::Any => (RuleKind::Any, 0),
+                OtherKey::Network(_) | OtherKey::Glob(_) => {
+                    // Rules of names stand between those for `*` and these.
+                    for rule in several.by_ref() {
+                        rule.write(&mut records);
+                        number += 1;
+                    }
+                    match &rule.hosts {
+                        Unnamed::Network(network) => {
+                            networks.push((number, *network));
+                            (RuleKind::Network, count(networks.len() - 1, "networks", u32::MAX as usize)?)
+                        }
+                        Unnamed::Glob(glob) => {
+                            globs.push((number, glob));
+                            (RuleKind::Glob, count(globs.len() - 1, "globs", MAX_GLOBS - 1)?)
+                        }
+                        Unnamed::Any => (RuleKind::Any, 0),
+                    }
+                }
             };
-            let source = source_index.get(&rule.source).copied().unwrap_or(0);
-            RuleRecord {
-                anchor,
-                line: rule.line,
-                attributes: attributes.index(rule),
-                source: u16::try_from(source).map_err(|_| BuildError::TooMany { what: "sources", limit: usize::from(u16::MAX) })?,
-                kind,
-            }
-            .write(&mut records);
+            RuleRecord { anchor, line: rule.line, terms: info.index, kind }.write(&mut records);
+            number += 1;
         }
+        several.for_each(|rule| rule.write(&mut records));
 
         let mut lists = vec![0; WORD_LEN];
         let contents = [
-            (SectionKind::Meta, postcard::to_allocvec(meta).map_err(encode)?),
-            (SectionKind::Trie, trie_section),
-            (SectionKind::Labels, labels),
+            (SectionKind::Meta, postcard::to_allocvec(profiles).map_err(encode)?),
+            (SectionKind::Trie, trie.trie),
+            (SectionKind::Records, trie.records),
+            (SectionKind::Suffixes, trie.suffixes),
             (SectionKind::Rules, records),
-            (SectionKind::Attributes, attributes.records),
-            (SectionKind::Ports, attributes.ports),
+            (SectionKind::Terms, terms.records),
+            (SectionKind::Ports, terms.ports),
             (SectionKind::Ipv4, write_ranges(&networks, true, &mut lists)?),
             (SectionKind::Ipv6, write_ranges(&networks, false, &mut lists)?),
             (SectionKind::AddressRules, lists),
             (SectionKind::Networks, networks.iter().flat_map(|(_, network)| write_network(network)).collect()),
             (SectionKind::Globs, write_globs(&globs)?),
-            (SectionKind::Sources, postcard::to_allocvec(&sources).map_err(encode)?),
-            (SectionKind::Conditions, attributes.conditions),
+            (SectionKind::Sources, postcard::to_allocvec(&terms.sources).map_err(encode)?),
+            (SectionKind::Conditions, terms.conditions),
             (SectionKind::Hooks, postcard::to_allocvec(hooks).map_err(encode)?),
         ];
         Ok(Self { contents: contents.into_iter().map(|(kind, content)| (kind as u32, content)).collect() })
@@ -236,11 +231,13 @@ impl Sections {
             out.extend(0_u64.to_le_bytes());
             offset += content.len();
         }
-        for content in self.contents.values() {
+        out.reserve_exact(offset - out.len());
+        let sections = count(self.contents.len(), "sections", 64)?;
+        // Each is given back as soon as it is copied: they may be large.
+        for content in self.contents.into_values() {
             out.resize(out.len().next_multiple_of(ALIGN), 0);
-            out.extend(content);
+            out.extend_from_slice(&content);
         }
-        let sections = u32::try_from(self.contents.len()).map_err(|_| BuildError::TooMany { what: "sections", limit: 64 })?;
         let mut head = Vec::with_capacity(HEADER_LEN);
         head.extend(MAGIC);
         head.extend(MAJOR.to_le_bytes());
@@ -255,251 +252,78 @@ impl Sections {
     }
 }
 
-fn anchor(slot_of_rule: &[u32], index: usize) -> u32 {
-    slot_of_rule.get(index).copied().unwrap_or(0)
-}
-
-fn post_increment(counter: &mut u32) -> u32 {
-    let before = *counter;
-    *counter += 1;
-    before
-}
-
-fn count(found: usize, what: &'static str, limit: usize) -> Result<u32, BuildError> {
+pub(crate) fn count(found: usize, what: &'static str, limit: usize) -> Result<u32, BuildError> {
     u32::try_from(found).ok().filter(|_| found <= limit).ok_or(BuildError::TooMany { what, limit })
 }
 
-/// The rules of one sort, with their numbers.
-fn numbered<'a, T>(rules: &'a [RuleInput], pick: impl Fn(&'a Hosts) -> Option<T>) -> Vec<(u32, T)> {
-    (0..).zip(rules).filter_map(|(id, rule)| Some((id, pick(&rule.hosts)?))).collect()
+/// The order of rules for anything but names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum OtherKey<'a> {
+    Any,
+    Network(Network),
+    Glob(&'a str),
 }
 
-/// What rules say beyond their hosts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Terms<'a> {
-    access: Access,
-    ports: &'a [PortRange],
-    methods: &'a [String],
-    paths: &'a [String],
-    reason: &'a str,
+impl<'a> OtherKey<'a> {
+    fn new(hosts: &'a Unnamed) -> Self {
+        match hosts {
+            Unnamed::Any => Self::Any,
+            Unnamed::Network(network) => Self::Network(*network),
+            Unnamed::Glob(glob) => Self::Glob(glob.text()),
+        }
+    }
 }
 
-/// The attribute records, each stored once.
-struct Attributes<'a> {
-    known: HashMap<Terms<'a>, u16>,
+/// The terms that rules have, each stored once, in their own order.
+struct TermsTable<'a> {
+    /// By the numbers of the rule set.
+    of: Vec<TermsInfo>,
+    sources: Vec<&'a Source>,
     records: Vec<u8>,
     ports: Vec<u8>,
     conditions: Vec<u8>,
 }
 
-impl<'a> Attributes<'a> {
-    fn new(rules: &'a [RuleInput]) -> Result<Self, BuildError> {
-        let distinct: BTreeSet<Terms<'_>> = rules.iter().map(RuleInput::terms).collect();
-        let mut all = Self { known: HashMap::new(), records: Vec::new(), ports: Vec::new(), conditions: vec![0; conditions::FIRST] };
+impl<'a> TermsTable<'a> {
+    fn new(rules: &'a RuleSet) -> Result<Self, BuildError> {
+        let mut used: Vec<(&Terms, u16)> = rules.used_terms().into_iter().filter_map(|id| Some((rules.terms_of(id)?, id))).collect();
+        used.sort_unstable();
+        let sources: Vec<&Source> = used.iter().map(|(terms, _)| &terms.source).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut table = Self { of: Vec::new(), sources, records: Vec::new(), ports: Vec::new(), conditions: vec![0; conditions::FIRST] };
         let mut first_port = 0_u32;
-        for terms in distinct {
+        for (index, (terms, id)) in used.into_iter().enumerate() {
             let too_many = |what, limit| BuildError::TooMany { what, limit };
-            let index = u16::try_from(all.known.len()).map_err(|_| too_many("kinds of rules", usize::from(u16::MAX)))?;
+            let index = u16::try_from(index).map_err(|_| too_many("kinds of rules", usize::from(u16::MAX)))?;
+            let source = table.sources.binary_search(&&terms.source).unwrap_or(0);
+            let source = u16::try_from(source).map_err(|_| too_many("sources", usize::from(u16::MAX)))?;
             let port_count = u16::try_from(terms.ports.len()).map_err(|_| too_many("ports in one rule", usize::from(u16::MAX)))?;
-            let conditions = all.write_conditions(&terms)?;
-            AttributesRecord { access: terms.access, port_count, first_port, conditions }.write(&mut all.records);
-            for range in terms.ports {
-                all.ports.extend(range.first.to_le_bytes());
-                all.ports.extend(range.last.to_le_bytes());
+            let conditions = table.write_conditions(terms)?;
+            TermsRecord { access: terms.access, port_count, first_port, conditions, source, profiles: terms.profiles }
+                .write(&mut table.records);
+            for range in &terms.ports {
+                table.ports.extend(range.first.to_le_bytes());
+                table.ports.extend(range.last.to_le_bytes());
             }
             first_port += u32::from(port_count);
-            all.known.insert(terms, index);
+            let info = TermsInfo { index, access: terms.access, layer: terms.source.layer };
+            if table.of.len() <= usize::from(id) {
+                table.of.resize(usize::from(id) + 1, info);
+            }
+            if let Some(place) = table.of.get_mut(usize::from(id)) {
+                *place = info;
+            }
         }
-        Ok(all)
+        Ok(table)
     }
 
-    fn write_conditions(&mut self, terms: &Terms<'_>) -> Result<u32, BuildError> {
+    fn write_conditions(&mut self, terms: &Terms) -> Result<u32, BuildError> {
         if terms.methods.is_empty() && terms.paths.is_empty() && terms.reason.is_empty() {
             return Ok(0);
         }
         let offset = count(self.conditions.len(), "bytes in conditions", u32::MAX as usize)?;
-        let written = conditions::write(&mut self.conditions, terms.methods, terms.paths, terms.reason);
+        let written = conditions::write(&mut self.conditions, &terms.methods, &terms.paths, &terms.reason);
         written.ok_or(BuildError::TooMany { what: "methods, paths or bytes of text in one rule", limit: usize::from(u16::MAX) })?;
         Ok(offset)
-    }
-
-    fn index(&self, rule: &RuleInput) -> u16 {
-        self.known.get(&rule.terms()).copied().unwrap_or(0)
-    }
-}
-
-/// A node of the trie before it has a slot.
-struct Node<'a> {
-    /// Index among the nodes; `None`: the root.
-    parent: Option<usize>,
-    label: &'a [u8],
-    first_rule: u32,
-    rule_count: u16,
-}
-
-/// The names as a tree, in the order of their reversed labels.
-struct NameTable<'a> {
-    nodes: Vec<Node<'a>>,
-    any_rules: u32,
-    node_of_rule: Vec<Option<usize>>,
-}
-
-/// The trie's two sections, and the slot of each rule's name.
-struct WrittenTrie {
-    section: Vec<u8>,
-    labels: Vec<u8>,
-    slot_of_rule: Vec<u32>,
-}
-
-/// Labels end to end, and where each is.
-struct Labels<'a> {
-    bytes: Vec<u8>,
-    at: HashMap<&'a [u8], u32>,
-}
-
-impl<'a> NameTable<'a> {
-    /// From rules sorted by name: the labels that two neighbours share are a path that is there already.
-    fn new(rules: &'a [RuleInput]) -> Result<Self, BuildError> {
-        let mut table = Self { nodes: Vec::new(), any_rules: 0, node_of_rule: Vec::with_capacity(rules.len()) };
-        let mut path: Vec<usize> = Vec::new();
-        for (id, rule) in (0_u32..).zip(rules) {
-            let name = match &rule.hosts {
-                Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => name,
-                Hosts::Any => {
-                    table.any_rules += 1;
-                    table.node_of_rule.push(None);
-                    continue;
-                }
-                Hosts::Network(_) | Hosts::Glob(_) => {
-                    table.node_of_rule.push(None);
-                    continue;
-                }
-            };
-            let mut depth = 0;
-            for label in name.as_bytes().rsplit(|byte| *byte == b'.') {
-                let shared = path.get(depth).and_then(|node| table.nodes.get(*node)).is_some_and(|node| node.label == label);
-                if !shared {
-                    path.truncate(depth);
-                    let parent = path.last().copied();
-                    path.push(table.nodes.len());
-                    table.nodes.push(Node { parent, label, first_rule: id, rule_count: 0 });
-                }
-                depth += 1;
-            }
-            path.truncate(depth);
-            let node = path.last().copied();
-            if let Some(node) = node.and_then(|index| table.nodes.get_mut(index)) {
-                if node.rule_count == 0 {
-                    node.first_rule = id;
-                }
-                node.rule_count = node
-                    .rule_count
-                    .checked_add(1)
-                    .ok_or(BuildError::TooMany { what: "rules for one name", limit: usize::from(u16::MAX) })?;
-            }
-            table.node_of_rule.push(node);
-        }
-        count(table.nodes.len(), "names", u32::MAX as usize / 2)?;
-        Ok(table)
-    }
-
-    fn write(&self) -> Result<WrittenTrie, BuildError> {
-        let Labels { bytes: labels, at: label_at } = self.labels()?;
-        // Two thirds full: short runs, few bytes.
-        let slots = count(self.nodes.len() + self.nodes.len().div_ceil(2), "names", u32::MAX as usize)?;
-        for attempt in 0..64 {
-            let seed = self.seed(attempt);
-            let Some((slot_of, max_probe)) = self.place(seed, slots) else { continue };
-            let mut section = Vec::with_capacity(trie::HEADER_LEN + slots as usize * SLOT_LEN);
-            section.extend(seed.to_le_bytes());
-            section.extend(slots.to_le_bytes());
-            section.extend(max_probe.to_le_bytes());
-            section.extend(self.any_rules.to_le_bytes());
-            section.resize(trie::HEADER_LEN + slots as usize * SLOT_LEN, 0);
-            let mut hashes = Vec::with_capacity(self.nodes.len());
-            for (index, node) in self.nodes.iter().enumerate() {
-                let hash = trie::absorb(self.parent_hash(node, &hashes, seed), node.label, seed);
-                hashes.push(hash);
-                let slot = Slot {
-                    parent: node.parent.map_or(ROOT, |parent| slot_of.get(parent).copied().unwrap_or(ROOT)),
-                    label_at: label_at.get(node.label).copied().unwrap_or(0),
-                    first_rule: node.first_rule,
-                    rule_count: node.rule_count,
-                    label_len: u8::try_from(node.label.len()).unwrap_or(0),
-                    tag: trie::tag(hash),
-                };
-                let at = trie::HEADER_LEN + slot_of.get(index).copied().unwrap_or(0) as usize * SLOT_LEN;
-                write_slot(&slot, section.get_mut(at..at + SLOT_LEN).unwrap_or_default());
-            }
-            let slot_of_rule = self.node_of_rule.iter().map(|node| node.and_then(|node| slot_of.get(node).copied()).unwrap_or(0)).collect();
-            return Ok(WrittenTrie { section, labels, slot_of_rule });
-        }
-        Err(BuildError::Collisions)
-    }
-
-    fn parent_hash(&self, node: &Node<'_>, hashes: &[u64], seed: u64) -> u64 {
-        node.parent.and_then(|parent| hashes.get(parent).copied()).unwrap_or(seed)
-    }
-
-    /// Every label once, in the order of first use.
-    fn labels(&self) -> Result<Labels<'a>, BuildError> {
-        let (mut bytes, mut at) = (Vec::new(), HashMap::new());
-        for node in &self.nodes {
-            if !at.contains_key(node.label) {
-                at.insert(node.label, count(bytes.len(), "bytes in names", u32::MAX as usize)?);
-                bytes.extend(node.label);
-            }
-        }
-        Ok(Labels { bytes, at })
-    }
-
-    fn seed(&self, attempt: u32) -> u64 {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"netpolicy trie seed");
-        hasher.update(&attempt.to_le_bytes());
-        for node in &self.nodes {
-            hasher.update(&(node.parent.map_or(0, |parent| parent as u64 + 1)).to_le_bytes());
-            hasher.update(node.label);
-            hasher.update(&[0]);
-        }
-        let mut seed = [0; 8];
-        hasher.finalize_xof().fill(&mut seed);
-        u64::from_le_bytes(seed)
-    }
-
-    /// A slot for every node by linear probing, and the longest run; `None` when a run is too long under this seed.
-    fn place(&self, seed: u64, slots: u32) -> Option<(Vec<u32>, u32)> {
-        let mut used = vec![false; slots as usize];
-        let (mut slot_of, mut hashes, mut longest) = (Vec::with_capacity(self.nodes.len()), Vec::with_capacity(self.nodes.len()), 0);
-        for node in &self.nodes {
-            let hash = trie::absorb(self.parent_hash(node, &hashes, seed), node.label, seed);
-            hashes.push(hash);
-            let mut index = trie::home(hash, slots);
-            let mut run = 1;
-            while *used.get(index as usize)? {
-                index = trie::next(index, slots);
-                run += 1;
-                if run > MAX_PROBE {
-                    return None;
-                }
-            }
-            *used.get_mut(index as usize)? = true;
-            slot_of.push(index);
-            longest = longest.max(run);
-        }
-        Some((slot_of, longest))
-    }
-}
-
-fn write_slot(slot: &Slot, to: &mut [u8]) {
-    let mut bytes = Vec::with_capacity(SLOT_LEN);
-    bytes.extend(slot.parent.to_le_bytes());
-    bytes.extend(slot.label_at.to_le_bytes());
-    bytes.extend(slot.first_rule.to_le_bytes());
-    bytes.extend(slot.rule_count.to_le_bytes());
-    bytes.extend([slot.label_len, slot.tag]);
-    for (to, from) in to.iter_mut().zip(bytes) {
-        *to = from;
     }
 }
 

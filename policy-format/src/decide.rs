@@ -22,7 +22,7 @@ use crate::host::Host;
 use crate::net;
 use crate::records::{MitmMode, Mode, Network};
 use crate::request::{Protocol, Request};
-use crate::rules::{Access, AttributesRecord, RuleId, RuleKind, RuleRecord};
+use crate::rules::{Access, RuleId, RuleKind, TermsRecord};
 use std::net::IpAddr;
 
 /// Decides `request` under `policy`.
@@ -35,7 +35,7 @@ pub fn decide<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Decisi
 }
 
 fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Allowed, Denied> {
-    let meta = policy.meta();
+    let Some(meta) = policy.profile_meta(request.profile) else { return Err(deny(Reason::PolicyDenied)) };
     if meta.network != Network::Proxied {
         return Err(deny(Reason::ProxyDisabled));
     }
@@ -58,7 +58,7 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
     }
 
     let tunnel = request.protocol != Protocol::Http;
-    if policy.is_hooked(request.host) || (tunnel && meta.mitm.mode == MitmMode::Always) {
+    if policy.is_hooked(request.profile, request.host) || (tunnel && meta.mitm.mode == MitmMode::Always) {
         return Err(deny(Reason::MitmRequired));
     }
     let read_only = meta.mode == Mode::Limited || best.access == Access::ReadOnly;
@@ -128,7 +128,7 @@ fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: Ip
 pub fn decide_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Result<(), Denied> {
     // A name of these kinds that is allowed is allowed because a rule names it, or else everything local is open anyway.
     let opened = Opened {
-        local: policy.meta().allow_local_binding,
+        local: policy.profile_meta(request.profile).is_some_and(|meta| meta.allow_local_binding),
         loopback: request.host.is_localhost(),
         metadata: request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str())),
     };
@@ -163,12 +163,12 @@ const EXACT: usize = 1 << 16;
 
 impl Matched {
     fn add<B: AsRef<[u8]>>(&mut self, policy: &Blob<B>, request: &Request<'_>, found: Found) {
-        let Found { id, rank, record, attributes } = found;
-        if !attributes.covers(policy.ports(), request.port) {
+        let Found { id, rank, kind, terms } = found;
+        if !terms.profiles.has(request.profile) || !terms.covers(policy.ports(), request.port) {
             return;
         }
-        let denies = attributes.access == Access::Deny;
-        let held = policy.conditions(&attributes).map_or(Held::Yes, |conditions| conditions.hold(request, denies));
+        let denies = terms.access == Access::Deny;
+        let held = policy.conditions(&terms).map_or(Held::Yes, |conditions| conditions.hold(request, denies));
         let place = match (held, denies) {
             (Held::No, _) => return,
             (Held::Yes, true) => &mut self.deny,
@@ -177,9 +177,9 @@ impl Matched {
             (Held::Unseen, false) => &mut self.unseen_allow,
         };
         if place.is_none_or(|old| old.rank <= rank) {
-            *place = Some(Best { rank, rule: id, access: attributes.access });
+            *place = Some(Best { rank, rule: id, access: terms.access });
         }
-        self.named |= !denies && matches!(record.kind, RuleKind::Exact | RuleKind::Network);
+        self.named |= !denies && matches!(kind, RuleKind::Exact | RuleKind::Network);
     }
 
     /// The rule for which a tunnel has to be opened: a deny that might match; an allow without which nothing is allowed; a read-only rule that might
@@ -199,47 +199,38 @@ impl Matched {
 struct Found {
     id: RuleId,
     rank: usize,
-    record: RuleRecord,
-    attributes: AttributesRecord,
+    kind: RuleKind,
+    terms: TermsRecord,
 }
 
 /// Calls `each` for the rules that name `host`, in no order, with how much of it they fix.
 #[inline]
 fn for_each_rule<B: AsRef<[u8]>>(policy: &Blob<B>, host: &Host, mut each: impl FnMut(Found)) {
-    let mut add = |id: RuleId, rank: usize, applies: &dyn Fn(RuleKind) -> bool| {
-        let Some((record, attributes)) = policy.rule_record(id) else { return };
-        if applies(record.kind) {
-            let rank = if record.kind == RuleKind::Exact { rank + EXACT } else { rank };
-            each(Found { id, rank, record, attributes });
-        }
+    let mut add = |id: RuleId, rank: usize, kind: RuleKind, terms: u32| {
+        let Some(terms) = policy.terms(terms) else { return };
+        let rank = if kind == RuleKind::Exact { rank + EXACT } else { rank };
+        each(Found { id, rank, kind, terms });
     };
     match host {
         // No rule can name it, and no wildcard means it.
         Host::NumericLookalike(_) => return,
         Host::Ip(ip) => {
             for (rank, id) in policy.addresses().covering(*ip).enumerate() {
-                add(id, rank + 1, &|kind| kind == RuleKind::Network);
+                if let Some(rule) = policy.listed(id).filter(|rule| rule.kind == RuleKind::Network) {
+                    add(id, rank + 1, rule.kind, u32::from(rule.terms));
+                }
             }
         }
         Host::Name(name) => {
-            let name = name.as_bytes();
-            policy.trie().walk(name, |suffix, rules| {
-                let whole = suffix == name.len();
-                for id in rules {
-                    add(RuleId(id), suffix, &|kind| match kind {
-                        RuleKind::Exact => whole,
-                        RuleKind::Subdomains => !whole,
-                        RuleKind::ApexAndSubdomains => true,
-                        RuleKind::Any | RuleKind::Network | RuleKind::Glob => false,
-                    });
+            policy.for_each_named(name, |named| add(named.id, named.suffix, named.kind, named.terms));
+            policy.for_each_glob(name.as_bytes(), |id, literals| {
+                if let Some(rule) = policy.listed(id).filter(|rule| rule.kind == RuleKind::Glob) {
+                    add(id, literals, rule.kind, u32::from(rule.terms));
                 }
             });
-            policy.for_each_glob(name, |id, literals| add(id, literals, &|kind| kind == RuleKind::Glob));
         }
     }
-    for id in 0..policy.trie().any_rules {
-        add(RuleId(id), 0, &|kind| kind == RuleKind::Any);
-    }
+    policy.for_each_any(|id, rule| add(id, 0, rule.kind, u32::from(rule.terms)));
 }
 
 fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matched {
@@ -256,9 +247,10 @@ fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matche
 fn match_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Matched {
     let mut matched = Matched::default();
     for (rank, id) in policy.addresses().covering(ip).enumerate() {
-        let Some((record, attributes)) = policy.rule_record(id) else { continue };
+        let Some(rule) = policy.listed(id) else { continue };
+        let Some(terms) = policy.terms(u32::from(rule.terms)) else { continue };
         let named_before = std::mem::take(&mut matched.named);
-        matched.add(policy, request, Found { id, rank: rank + 1, record, attributes });
+        matched.add(policy, request, Found { id, rank: rank + 1, kind: rule.kind, terms });
         matched.named_exactly |= matched.named && policy.rule_network(id).is_some_and(|network| network.is_single());
         matched.named |= named_before;
     }
@@ -294,10 +286,13 @@ pub struct NamedBy {
 pub fn named_by<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Vec<NamedBy> {
     let mut named = Vec::new();
     let mut add = |found: Found| {
-        let conditions = policy.conditions(&found.attributes);
-        let held = conditions.map_or(Held::Yes, |conditions| conditions.hold(request, found.attributes.access == Access::Deny));
+        if !found.terms.profiles.has(request.profile) {
+            return;
+        }
+        let conditions = policy.conditions(&found.terms);
+        let held = conditions.map_or(Held::Yes, |conditions| conditions.hold(request, found.terms.access == Access::Deny));
         let holds = match held {
-            _ if !found.attributes.covers(policy.ports(), request.port) => Some(false),
+            _ if !found.terms.covers(policy.ports(), request.port) => Some(false),
             Held::Yes => Some(true),
             Held::No => Some(false),
             Held::Unseen => None,
@@ -308,7 +303,7 @@ pub fn named_by<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Vec<
     if let Host::Ip(IpAddr::V6(v6)) = request.host {
         for v4 in net::embedded_ipv4(*v6).into_iter().flatten() {
             for_each_rule(policy, &Host::Ip(IpAddr::V4(v4)), |found| {
-                if found.attributes.access == Access::Deny && found.record.kind == RuleKind::Network {
+                if found.terms.access == Access::Deny && found.kind == RuleKind::Network {
                     add(found);
                 }
             });

@@ -29,44 +29,47 @@ pub(crate) const REQUIRED: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SectionKind {
-    /// Settings, as postcard.
+    /// Settings of the profiles, as postcard.
     Meta = 1,
-    /// The domain trie's slots.
+    /// The groups of the domain trie.
     Trie = 2,
-    /// The labels of the trie's names.
-    Labels = 3,
-    /// Rule records.
-    Rules = 4,
-    /// Attributes shared by rules.
-    Attributes = 5,
-    /// Port ranges of the attributes.
-    Ports = 6,
+    /// The records of the domain trie.
+    Records = 3,
+    /// Texts that many names end in.
+    Suffixes = 4,
+    /// Rules that are not alone with a name.
+    Rules = 5,
+    /// What rules say beyond their hosts.
+    Terms = 6,
+    /// Port ranges of the terms.
+    Ports = 7,
     /// IPv4 ranges.
-    Ipv4 = 7,
+    Ipv4 = 8,
     /// IPv6 ranges.
-    Ipv6 = 8,
+    Ipv6 = 9,
     /// Rule lists of the address ranges.
-    AddressRules = 9,
+    AddressRules = 10,
     /// Networks as they were written.
-    Networks = 10,
+    Networks = 11,
     /// Globs.
-    Globs = 11,
+    Globs = 12,
     /// Layers and file labels, as postcard.
-    Sources = 12,
+    Sources = 13,
     /// Methods, paths and reasons of rules.
-    Conditions = 13,
+    Conditions = 14,
     /// Hooks, as postcard.
-    Hooks = 14,
+    Hooks = 15,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Trie,
-        Self::Labels,
+        Self::Records,
+        Self::Suffixes,
         Self::Rules,
-        Self::Attributes,
+        Self::Terms,
         Self::Ports,
         Self::Ipv4,
         Self::Ipv6,
@@ -94,9 +97,10 @@ impl std::fmt::Display for SectionKind {
         f.write_str(match self {
             Self::Meta => "meta",
             Self::Trie => "trie",
-            Self::Labels => "labels",
+            Self::Records => "records",
+            Self::Suffixes => "suffixes",
             Self::Rules => "rules",
-            Self::Attributes => "attributes",
+            Self::Terms => "terms",
             Self::Ports => "ports",
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",

@@ -4,6 +4,7 @@
 //! IP text. What comes out is a name of LDH labels and underscores (RFC 1035 lengths, RFC 5891 A-labels), an address, or a name
 //! that some C libraries would read as an address and that is therefore never resolved.
 
+use crate::trie::{Keys, Labels};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,10 +26,10 @@ pub enum Host {
     NumericLookalike(Name),
 }
 
-/// A normalised domain name: lower case, no trailing dot, at most [`MAX_NAME`] bytes.
+/// A normalised domain name: lower case, no trailing dot, at most [`MAX_NAME`] bytes. What every lookup asks of it is worked out once, when it is made.
 #[derive(Clone, Copy)]
 pub struct Name {
-    len: u8,
+    keys: Keys,
     bytes: [u8; MAX_NAME],
 }
 
@@ -111,15 +112,34 @@ impl Name {
         if text.len() > MAX_NAME {
             return Err(HostError::NameTooLong);
         }
-        for label in text.split('.') {
-            check_label(label)?;
-        }
         let mut bytes = [0; MAX_NAME];
-        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+        let (mut top, mut base) = (0, 0);
+        let mut start = 0;
+        for (at, (to, from)) in (0..).zip(bytes.iter_mut().zip(text.bytes())) {
             *to = from.to_ascii_lowercase();
+            if from == b'.' {
+                check_label(at - start)?;
+                start = at + 1;
+                (base, top) = (top, start);
+            } else if !is_name_byte(from) {
+                return Err(HostError::Character(text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or_default()));
+            }
         }
-        let len = u8::try_from(text.len()).map_err(|_| HostError::NameTooLong)?;
-        Ok(Self { len, bytes })
+        check_label(text.len() - start)?;
+        let keys = Keys::new(bytes.get(..text.len()).unwrap_or_default(), top, base);
+        Ok(Self { keys, bytes })
+    }
+
+    /// What a lookup needs of it.
+    #[inline]
+    pub(crate) fn labels(&self) -> Labels<'_> {
+        Labels { text: self.as_bytes(), keys: &self.keys }
+    }
+
+    /// Its length in bytes; never 0.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.keys.len)
     }
 
     /// The name as text.
@@ -131,21 +151,20 @@ impl Name {
     /// The name as ASCII bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+        self.bytes.get(..self.len()).unwrap_or_default()
     }
 }
 
-fn check_label(label: &str) -> Result<(), HostError> {
-    if label.is_empty() {
-        return Err(HostError::EmptyLabel);
+fn check_label(len: usize) -> Result<(), HostError> {
+    match len {
+        0 => Err(HostError::EmptyLabel),
+        1..=MAX_LABEL => Ok(()),
+        _ => Err(HostError::LabelTooLong),
     }
-    if label.len() > MAX_LABEL {
-        return Err(HostError::LabelTooLong);
-    }
-    match label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
-        Some(c) => Err(HostError::Character(c)),
-        None => Ok(()),
-    }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
 fn parse_ipv6(text: &str) -> Result<Host, HostError> {

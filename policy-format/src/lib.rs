@@ -47,6 +47,7 @@ mod addresses;
 mod blob;
 #[cfg(feature = "build")]
 mod build;
+mod check;
 mod conditions;
 mod decide;
 mod decision;
@@ -55,15 +56,20 @@ pub mod glob;
 mod header;
 mod host;
 pub mod net;
+mod packed;
 pub mod path;
 pub mod pattern;
 mod reader;
 mod records;
 mod request;
 mod rules;
+#[cfg(feature = "build")]
+mod ruleset;
 mod trie;
+#[cfg(feature = "build")]
+mod trie_writer;
 
-pub use blob::{Blob, Rule};
+pub use blob::{Blob, Closest, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
 pub use decide::{NamedBy, READING, decide, decide_address, named_by};
@@ -73,7 +79,10 @@ pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};
 pub use host::{Host, HostError, MAX_LABEL, MAX_NAME, Name};
 pub use pattern::{Hosts, Pattern, PatternError, PatternErrorKind};
 pub use records::{
-    Hook, InjectedHeader, Layer, Listeners, MAX_HOOKS, Meta, Mitm, MitmMode, Mode, Network, Secret, Source, UnixSockets, Upstream,
+    Hook, InjectedHeader, Layer, Listeners, MAX_HOOKS, MAX_PROFILES, Meta, Mitm, MitmMode, Mode, Network, ProfileId, Profiles, Secret,
+    Source, UnixSockets, Upstream,
 };
 pub use request::{Protocol, Request};
 pub use rules::{Access, PortRange, RuleId, RuleKind};
+#[cfg(feature = "build")]
+pub use ruleset::{HostsRef, RuleRef, RuleSet, Terms, TermsId};

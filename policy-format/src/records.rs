@@ -4,6 +4,44 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+/// Profiles that a blob may have.
+pub const MAX_PROFILES: usize = 64;
+
+/// Number of a profile within its blob. The first is the one that is meant where none is named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProfileId(pub u8);
+
+/// Some profiles of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Profiles(pub u64);
+
+impl Profiles {
+    /// One profile.
+    #[must_use]
+    pub fn only(profile: ProfileId) -> Self {
+        Self(1_u64.checked_shl(u32::from(profile.0)).unwrap_or(0))
+    }
+
+    /// Whether a profile is among them.
+    #[must_use]
+    pub fn has(self, profile: ProfileId) -> bool {
+        self.0 & Self::only(profile).0 != 0
+    }
+
+    /// These and others.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+impl Default for Profiles {
+    /// The first one.
+    fn default() -> Self {
+        Self::only(ProfileId::default())
+    }
+}
+
 /// What applies to every request, and what the data plane needs to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -166,6 +204,8 @@ pub struct Hook {
     pub source: Source,
     /// In which line, from 1.
     pub line: u32,
+    /// Which profiles have it.
+    pub profiles: Profiles,
 }
 
 /// A header to put into requests.

@@ -1,12 +1,15 @@
 //! `Request`: everything that a decision may depend on.
 
 use crate::host::Host;
+use crate::records::ProfileId;
 use std::fmt;
 use std::net::IpAddr;
 
 /// A question to a policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
+    /// Under which of the policy's profiles.
+    pub profile: ProfileId,
     /// How the client asks.
     pub protocol: Protocol,
     /// Where it wants to go.

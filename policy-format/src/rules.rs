@@ -1,22 +1,28 @@
-//! Rule records and the attributes that they share.
+//! Rules that are not alone with a name, and what rules say beyond their hosts.
+//!
+//! A rule that is the only one of its name lies in the trie (see `trie.rs`). Section `rules` has the others: those for `*`, those of names that have several, name by
+//! name, those for networks, those for globs.
 //!
 //! ```text
-//! rule, 16 bytes                                attributes, 12 bytes
+//! rule, 12 bytes                                terms, 24 bytes
 //!  0 u32 anchor   slot in the trie, index of     0 u8  access      0 allow, 1 read-only, 2 deny
 //!                 the network or of the glob     1 u8  0
 //!  4 u32 line     in its source, from 1;         2 u16 port_count  0: every port
 //!                 0: no line                     4 u32 first_port  index in `ports`
-//!  8 u16 attributes  index                      8 u32 conditions  offset in `conditions`; 0: none
-//! 10 u16 source      index                      ports, 4 bytes: u16 first, u16 last
-//! 12 u8  kind        see RuleKind
-//! 13 u8  0, 0, 0
+//!  8 u16 terms    index                          8 u32 conditions  offset in `conditions`; 0: none
+//! 10 u8  kind     see RuleKind                  12 u16 source      index
+//! 11 u8  0                                      14 u16 0
+//! ports, 4 bytes: u16 first, u16 last           16 u64 profiles    bit n: profile n has the rule
 //! ```
+//!
+//! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section.
 
-use crate::reader::{record, u16_at, u32_at};
+use crate::reader::{record, u16_at, u32_at, u64_at};
+use crate::records::Profiles;
 use std::fmt;
 
-pub(crate) const RULE_LEN: usize = 16;
-pub(crate) const ATTRIBUTES_LEN: usize = 12;
+pub(crate) const RULE_LEN: usize = 12;
+pub(crate) const TERMS_LEN: usize = 24;
 pub(crate) const PORTS_LEN: usize = 4;
 
 /// Number of a rule within its blob.
@@ -85,32 +91,35 @@ pub enum RuleKind {
 }
 
 impl RuleKind {
-    fn from_number(number: u8) -> Option<Self> {
+    /// Whether its rules name their hosts by a name.
+    pub(crate) fn names(self) -> bool {
+        matches!(self, Self::Exact | Self::Subdomains | Self::ApexAndSubdomains)
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         [Self::Any, Self::Exact, Self::Subdomains, Self::ApexAndSubdomains, Self::Network, Self::Glob]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }
 }
 
-/// A rule as it stands in the blob.
+/// A rule as it stands in section `rules`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RuleRecord {
     pub(crate) anchor: u32,
     pub(crate) line: u32,
-    pub(crate) attributes: u16,
-    pub(crate) source: u16,
+    pub(crate) terms: u16,
     pub(crate) kind: RuleKind,
 }
 
 impl RuleRecord {
-    pub(crate) fn read(section: &[u8], id: RuleId) -> Option<Self> {
-        let bytes: [u8; RULE_LEN] = record(section, id.0)?;
+    pub(crate) fn read(section: &[u8], index: u32) -> Option<Self> {
+        let bytes: [u8; RULE_LEN] = record(section, index)?;
         Some(Self {
             anchor: u32_at(&bytes, 0)?,
             line: u32_at(&bytes, 4)?,
-            attributes: u16_at(&bytes, 8)?,
-            source: u16_at(&bytes, 10)?,
-            kind: RuleKind::from_number(*bytes.get(12)?)?,
+            terms: u16_at(&bytes, 8)?,
+            kind: RuleKind::from_number(*bytes.get(10)?)?,
         })
     }
 
@@ -118,30 +127,34 @@ impl RuleRecord {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.anchor.to_le_bytes());
         out.extend(self.line.to_le_bytes());
-        out.extend(self.attributes.to_le_bytes());
-        out.extend(self.source.to_le_bytes());
-        out.extend([self.kind as u8, 0, 0, 0]);
+        out.extend(self.terms.to_le_bytes());
+        out.extend([self.kind as u8, 0]);
     }
 }
 
-/// Attributes as they stand in the blob.
+/// Terms as they stand in the blob.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct AttributesRecord {
+pub(crate) struct TermsRecord {
     pub(crate) access: Access,
     pub(crate) port_count: u16,
     pub(crate) first_port: u32,
     /// Offset in the conditions; 0 when there are none.
     pub(crate) conditions: u32,
+    pub(crate) source: u16,
+    pub(crate) profiles: Profiles,
 }
 
-impl AttributesRecord {
-    pub(crate) fn read(section: &[u8], index: u16) -> Option<Self> {
-        let bytes: [u8; ATTRIBUTES_LEN] = record(section, u32::from(index))?;
+impl TermsRecord {
+    #[inline]
+    pub(crate) fn read(section: &[u8], index: u32) -> Option<Self> {
+        let bytes: [u8; TERMS_LEN] = record(section, index)?;
         Some(Self {
             access: Access::from_number(*bytes.first()?)?,
             port_count: u16_at(&bytes, 2)?,
             first_port: u32_at(&bytes, 4)?,
             conditions: u32_at(&bytes, 8)?,
+            source: u16_at(&bytes, 12)?,
+            profiles: Profiles(u64_at(&bytes, 16)?),
         })
     }
 
@@ -151,6 +164,9 @@ impl AttributesRecord {
         out.extend(self.port_count.to_le_bytes());
         out.extend(self.first_port.to_le_bytes());
         out.extend(self.conditions.to_le_bytes());
+        out.extend(self.source.to_le_bytes());
+        out.extend([0, 0]);
+        out.extend(self.profiles.0.to_le_bytes());
     }
 
     /// The port ranges; none means every port.

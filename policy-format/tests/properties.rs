@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Hook, Host, Layer, Meta, Mode, Network, Pattern, Protocol, Reason, Request, RuleInput, Source,
-    decide, decide_address, reseal,
+    Access, Blob, BlobBuilder, Decision, Hook, Host, Layer, Meta, Mode, Network, Pattern, ProfileId, Profiles, Protocol, Reason, Request,
+    RuleInput, Source, decide, decide_address, reseal,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ fn ask(blob: &Blob<Vec<u8>>, host: &str, port: u16, method: Option<&str>, addres
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
     let host = Host::parse(host).unwrap();
     let protocol = if method.is_some() { Protocol::Http } else { Protocol::Connect };
-    shown(blob, &Request { protocol, host: &host, port, method, path: None, addresses: &addresses })
+    shown(blob, &Request { profile: ProfileId::default(), protocol, host: &host, port, method, path: None, addresses: &addresses })
 }
 
 fn shown(blob: &Blob<Vec<u8>>, request: &Request<'_>) -> String {
@@ -180,7 +180,7 @@ fn methods_and_paths_are_part_of_a_match() {
         let host = Host::parse(host).unwrap();
         let (method, path) = seen.map_or((None, None), |(method, path)| (Some(method), Some(path)));
         let protocol = if seen.is_some() { Protocol::Http } else { Protocol::Connect };
-        let request = Request { protocol, host: &host, port: 80, method, path, addresses: &addresses };
+        let request = Request { profile: ProfileId::default(), protocol, host: &host, port: 80, method, path, addresses: &addresses };
         assert_eq!(&shown(&blob, &request), expected, "{host} {seen:?} {addresses:?}");
     }
     let rule = blob.rules().find(|rule| rule.hosts == "api.test").unwrap();
@@ -203,6 +203,7 @@ fn a_hooked_host_passes_nothing_that_cannot_be_read() {
         strip_response_headers: Vec::new(),
         source: Source { layer: Layer::User, label: "config.toml".into() },
         line: 2,
+        profiles: Profiles::default(),
     });
     let blob = Blob::open(builder.build().unwrap()).unwrap();
     assert_eq!(blob.hooks().len(), 1);
@@ -339,7 +340,18 @@ fn exercise(blob: &Blob<Vec<u8>>) {
 fn ask_raw(blob: &Blob<Vec<u8>>, host: &str, port: u16) {
     let host = Host::parse(host).unwrap();
     let addresses = ["10.1.2.3".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-    let _ = decide(blob, &Request { protocol: Protocol::Connect, host: &host, port, method: None, path: None, addresses: &addresses });
+    let _ = decide(
+        blob,
+        &Request {
+            profile: ProfileId::default(),
+            protocol: Protocol::Connect,
+            host: &host,
+            port,
+            method: None,
+            path: None,
+            addresses: &addresses,
+        },
+    );
 }
 
 #[test]
@@ -537,8 +549,15 @@ fn the_step_for_addresses_alone_says_what_the_decision_says() {
             {
                 let addresses = [ip.parse::<IpAddr>().unwrap()];
                 for port in [80, 443] {
-                    let request =
-                        Request { protocol: Protocol::Connect, host: &host, port, method: None, path: None, addresses: &addresses };
+                    let request = Request {
+                        profile: ProfileId::default(),
+                        protocol: Protocol::Connect,
+                        host: &host,
+                        port,
+                        method: None,
+                        path: None,
+                        addresses: &addresses,
+                    };
                     let alone = decide_address(&blob, &Request { addresses: &[], ..request }, addresses[0]).err();
                     let whole = match decide(&blob, &request) {
                         Decision::Allow(_) => None,

@@ -36,6 +36,7 @@ pub(crate) struct Question {
 impl Question {
     fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
         Request {
+            profile: policy_format::ProfileId::default(),
             protocol: self.protocol,
             host: &self.target.host,
             port: self.target.port,

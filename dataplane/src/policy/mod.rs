@@ -136,7 +136,7 @@ impl Snapshot {
     /// Whether a hook speaks of the host.
     #[must_use]
     pub fn is_hooked(&self, host: &policy_format::Host) -> bool {
-        self.blob.is_hooked(host)
+        self.blob.is_hooked(policy_format::ProfileId::default(), host)
     }
 
     /// Decides a request.

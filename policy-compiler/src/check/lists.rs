@@ -5,7 +5,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::lists::{self, LineError, ListEntry, ListError, ListFormat, ListReport, MAX_BYTES, Progress};
 use crate::schema::{At, ListDoc};
 use crate::source::SourceFile;
-use policy_format::{Access, HostError, Hosts, Layer, PatternErrorKind, RuleInput, Source};
+use policy_format::{Access, HostError, Hosts, Layer, PatternErrorKind, Profiles, RuleInput, Source};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -193,7 +193,17 @@ impl<'d> Entries<'d> {
 
     fn rule(&self, hosts: Hosts, access: Access, line: u32) -> RuleInput {
         let (ports, methods, paths) = (Vec::new(), Vec::new(), Vec::new());
-        RuleInput { hosts, ports, access, methods, paths, reason: String::new(), source: self.origin.clone(), line }
+        RuleInput {
+            hosts,
+            ports,
+            access,
+            methods,
+            paths,
+            reason: String::new(),
+            source: self.origin.clone(),
+            line,
+            profiles: Profiles::default(),
+        }
     }
 
     /// Takes out what the list itself excepts. An exception within a wider entry cannot be taken out of it: a deny has no holes. Of an allow list it is a deny.

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, suggest};
 use crate::source::{Lines, SourceFile, layer_of};
-use policy_format::{Hook, InjectedHeader, Layer, MAX_HOOKS, Mitm, Mode, Source};
+use policy_format::{Hook, InjectedHeader, Layer, MAX_HOOKS, Mitm, Mode, Profiles, Source};
 use std::collections::{HashMap, HashSet};
 
 /// Actions that a hook may name. Each is a set of headers by itself, and few are ever put together.
@@ -167,6 +167,7 @@ fn lower(hook: &HookDoc, actions: &[&ActionDoc], sources: &[SourceFile], lines: 
         strip_response_headers: collect(|action| &action.strip_response_headers),
         source: origin(&hook.name.place, sources),
         line: lines.line(&hook.name.place),
+        profiles: Profiles::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
 use crate::suffix::{self, Width};
-use policy_format::{Access, Host, Hosts, Layer, MAX_HOOKS, MAX_NAME, Mode, READING, RuleInput, Source};
+use policy_format::{Access, Host, Hosts, Layer, MAX_HOOKS, MAX_NAME, Mode, Profiles, READING, RuleInput, Source};
 use std::collections::HashMap;
 
 /// All rules.
@@ -35,6 +35,7 @@ pub(super) fn rules(
             reason: entry.reason.clone(),
             source: Source { layer: source.layer, label: source.label().to_owned() },
             line: lines.line(&entry.place),
+            profiles: Profiles::default(),
         });
     }
     add_presets(network, sources, &mut rules, diagnostics);

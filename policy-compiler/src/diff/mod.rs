@@ -217,7 +217,15 @@ fn hook_hosts<B: AsRef<[u8]>>(blob: &Blob<B>) -> BTreeSet<&str> {
 /// What the denies of a policy say of an IPv4 address, by the numbers of their terms.
 fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSet<u32> {
     let host = Host::Ip(IpAddr::V4(ip));
-    let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+    let request = Request {
+        profile: policy_format::ProfileId::default(),
+        protocol: Protocol::Connect,
+        host: &host,
+        port: 443,
+        method: None,
+        path: None,
+        addresses: &[],
+    };
     let rules = named_by(side.blob, &request).into_iter().filter(|named| named.rank > 0).filter_map(|named| {
         let rule = side.rule(named.rule).filter(|rule| rule.kind == RuleKind::Network)?;
         Some((rule.terms, side.blob.rule(named.rule)?.access))
@@ -450,7 +458,15 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     /// Whether decisions on a range can differ.
     fn is_dirty(&self, range: &addresses::Range) -> bool {
         let host = Host::Ip(range.example);
-        let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+        let request = Request {
+            profile: policy_format::ProfileId::default(),
+            protocol: Protocol::Connect,
+            host: &host,
+            port: 443,
+            method: None,
+            path: None,
+            addresses: &[],
+        };
         let changed =
             |side: &Side<'_, B>| named_by(side.blob, &request).iter().any(|named| side.rule(named.rule).is_some_and(|rule| !rule.shared));
         self.everything || changed(&self.old) || changed(&self.new)
@@ -462,7 +478,15 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let mut rules = 0;
         let mut changed: Vec<PortRange> = Vec::new();
         for host in hosts.iter().filter(|_| self.conditions) {
-            let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
+            let request = Request {
+                profile: policy_format::ProfileId::default(),
+                protocol: Protocol::Connect,
+                host,
+                port: 443,
+                method: None,
+                path: None,
+                addresses: &[],
+            };
             for side in [&self.old, &self.new] {
                 for named in named_by(side.blob, &request) {
                     rules += 1;
@@ -510,7 +534,15 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     /// The rule for a network of an address that only one policy has: what opens an address is not named in the answer.
     fn network_cause(&self, ip: IpAddr) -> CauseId {
         let host = Host::Ip(ip);
-        let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+        let request = Request {
+            profile: policy_format::ProfileId::default(),
+            protocol: Protocol::Connect,
+            host: &host,
+            port: 443,
+            method: None,
+            path: None,
+            addresses: &[],
+        };
         let own = |side: &Side<'_, B>| {
             let is_own = |id: &RuleId| side.rule(*id).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
             named_by(side.blob, &request).into_iter().map(|named| named.rule).find(is_own)
@@ -776,7 +808,15 @@ enum Member {
 }
 
 fn request<'a>(way: &'a Way, host: &'a Host, port: u16, addresses: &'a [IpAddr]) -> Request<'a> {
-    Request { protocol: way.protocol, host, port, method: way.method.as_deref(), path: way.path.as_deref(), addresses }
+    Request {
+        profile: policy_format::ProfileId::default(),
+        protocol: way.protocol,
+        host,
+        port,
+        method: way.method.as_deref(),
+        path: way.path.as_deref(),
+        addresses,
+    }
 }
 
 /// The most ordinary of some requests: a tunnel to 443 if there is one, else a plain request to 80.

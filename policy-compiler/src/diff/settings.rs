@@ -334,6 +334,7 @@ mod tests {
             strip_response_headers: vec![],
             source: Source { layer: Layer::User, label: "config.toml".into() },
             line: 1,
+            profiles: policy_format::Profiles::default(),
         }
     }
 

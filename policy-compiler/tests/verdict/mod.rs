@@ -17,6 +17,7 @@ pub(crate) fn verdict(blob: &Blob<Vec<u8>>, asked: &str) -> String {
     let (host, port) = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).unwrap_or((authority, "80"));
     let addresses: Vec<IpAddr> = address.split_whitespace().map(|address| address.parse().unwrap()).collect();
     let request = Request {
+        profile: policy_format::ProfileId::default(),
         protocol,
         host: &Host::parse(host).unwrap(),
         port: port.parse().unwrap(),

@@ -1,0 +1,205 @@
+//! The whole structure: every record of every section, once.
+//!
+//! Lookups check bounds themselves and do not rely on any of this. What is made sure of here is that the policy means what it shows: every rule that is listed is
+//! found by a lookup, and nothing is found that is not listed.
+
+use crate::addresses::{self, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
+use crate::blob::Blob;
+use crate::conditions::{self, Conditions};
+use crate::error::FormatError;
+use crate::glob;
+use crate::header::SectionKind;
+use crate::reader::{bytes, record_count, u32_at};
+use crate::rules::{PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
+
+impl<B: AsRef<[u8]>> Blob<B> {
+    /// Validates every record of every section.
+    ///
+    /// # Errors
+    /// [`FormatError`] with the section and offset that is wrong. Time and memory are bounded by the length of the data.
+    pub fn check(&self) -> Result<(), FormatError> {
+        self.check_conditions()?;
+        self.check_terms()?;
+        self.check_rules()?;
+        self.check_names()?;
+        self.check_addresses()?;
+        self.check_globs()
+    }
+
+    /// Records stand back to back, so that each is looked at once however many terms share it.
+    fn check_conditions(&self) -> Result<(), FormatError> {
+        let section = self.section(SectionKind::Conditions);
+        let wrong = |section, offset: usize, what| FormatError::Section { section, offset: offset as u64, what };
+        if u32_at(section, 0) != Some(0) {
+            return Err(wrong(SectionKind::Conditions, 0, "the first word is not 0"));
+        }
+        let (mut starts, mut at) = (vec![0], conditions::FIRST);
+        while at < section.len() {
+            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, "a record is cut or is not text"))?;
+            starts.push(at);
+            at = end;
+        }
+        let terms = self.section(SectionKind::Terms);
+        for index in 0..record_count::<TERMS_LEN>(terms).unwrap_or(0) {
+            if TermsRecord::read(terms, index).is_some_and(|record| starts.binary_search(&(record.conditions as usize)).is_err()) {
+                return Err(wrong(SectionKind::Terms, index as usize * TERMS_LEN, "conditions"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_terms(&self) -> Result<(), FormatError> {
+        let section = self.section(SectionKind::Terms);
+        let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
+        let count = record_count::<TERMS_LEN>(section).filter(|count| *count < u32::from(u16::MAX) + 1);
+        let ports = record_count::<PORTS_LEN>(self.ports()).ok_or(wrong(SectionKind::Ports, 0, 0, "length"))?;
+        let known = u64::MAX.checked_shr(64_u32.saturating_sub(u32::try_from(self.profiles().len()).unwrap_or(64))).unwrap_or(0);
+        for index in 0..count.ok_or(wrong(SectionKind::Terms, 0, 0, "length"))? {
+            let wrong = |what| wrong(SectionKind::Terms, index, TERMS_LEN, what);
+            let record = TermsRecord::read(section, index).ok_or(wrong("unknown access"))?;
+            let end = record.first_port.checked_add(u32::from(record.port_count));
+            if end.is_none_or(|end| end > ports) {
+                return Err(wrong("ports"));
+            }
+            if usize::from(record.source) >= self.sources().len() {
+                return Err(wrong("source out of range"));
+            }
+            if record.profiles.0 == 0 || record.profiles.0 & !known != 0 {
+                return Err(wrong("profiles"));
+            }
+        }
+        // Terms may share port ranges: each range is looked at once, whoever shares it.
+        if let Some(at) = port_ranges(self.ports(), 0, ports).position(|range| range.first == 0 || range.first > range.last) {
+            return Err(wrong(SectionKind::Ports, u32::try_from(at).unwrap_or(u32::MAX), PORTS_LEN, "not a range of ports"));
+        }
+        Ok(())
+    }
+
+    /// The rules that are listed, apart from those of names.
+    fn check_rules(&self) -> Result<(), FormatError> {
+        let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
+        let rules = record_count::<RULE_LEN>(self.section(SectionKind::Rules)).ok_or(wrong(SectionKind::Rules, 0, 0, "length"))?;
+        let networks = self.section(SectionKind::Networks);
+        let network_count = record_count::<NETWORK_LEN>(networks).ok_or(wrong(SectionKind::Networks, 0, 0, "length"))?;
+        let mut last = RuleKind::Any;
+        for index in 0..rules {
+            let wrong = |what| wrong(SectionKind::Rules, index, RULE_LEN, what);
+            let rule = self.listed(RuleId(index)).ok_or(wrong("unknown kind"))?;
+            self.terms(u32::from(rule.terms)).ok_or(wrong("terms out of range"))?;
+            let anchored = match rule.kind {
+                RuleKind::Any => last == RuleKind::Any,
+                RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => last == RuleKind::Any || last.names(),
+                RuleKind::Network => rule.anchor < network_count && last != RuleKind::Glob,
+                RuleKind::Glob => self.glob_rule(rule.anchor).is_some_and(|of| of.0 == index),
+            };
+            if !anchored {
+                return Err(wrong("anchor, or order"));
+            }
+            last = rule.kind;
+        }
+        for index in 0..network_count {
+            addresses::network(networks, index).ok_or(wrong(SectionKind::Networks, index, NETWORK_LEN, "not a network"))?;
+        }
+        Ok(())
+    }
+
+    /// The trie, and the listed rules of its names: each belongs to one name.
+    fn check_names(&self) -> Result<(), FormatError> {
+        let listed = (0..self.listed_count()).filter_map(|index| self.listed(RuleId(index)));
+        let (first, of_names) = listed
+            .enumerate()
+            .filter(|(_, rule)| rule.kind.names())
+            .fold((None, 0), |(first, count), (index, _)| (first.or(Some(index)), count + 1));
+        let mut next = first.unwrap_or(0);
+        let end = next + of_names;
+        let (trie, several) = (self.trie(), self.trie().several());
+        let checked = trie.check(|node| {
+            if node.terms != several {
+                return self.terms(node.terms).map(|_| ()).ok_or("terms out of range");
+            }
+            // Names that have several follow one another there as they do here.
+            if node.line as usize != next {
+                return Err("its rules are not where they belong");
+            }
+            let mut kinds = 0;
+            while let Some(rule) = self.listed(RuleId(u32::try_from(next).unwrap_or(u32::MAX))).filter(|rule| rule.anchor == node.slot)
+                && next < end
+            {
+                kinds |= rule.kind as u8;
+                next += 1;
+            }
+            if kinds == node.kinds { Ok(()) } else { Err("its rules are of other kinds") }
+        });
+        checked.map_err(|(section, offset, what)| FormatError::Section { section, offset, what })?;
+        if next != end {
+            let offset = (next * RULE_LEN) as u64;
+            return Err(FormatError::Section { section: SectionKind::Rules, offset, what: "a rule of a name that is not there" });
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), FormatError> {
+        let lists = self.section(SectionKind::AddressRules);
+        let wrong = |word: usize, what| FormatError::Section { section: SectionKind::AddressRules, offset: (word * WORD_LEN) as u64, what };
+        let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
+        let words = words.ok_or(wrong(0, "length, or a first list that is not empty"))? as usize;
+        // Lists stand back to back, so that each is looked at once however many ranges share it.
+        let (mut starts, mut at) = (Vec::new(), 0);
+        while at < words {
+            starts.push(at);
+            let len = addresses::word(lists, at).ok_or(wrong(at, "cut"))? as usize;
+            let ids = bytes(lists, (at + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(at, "a list is cut"))?;
+            let rule = |id: &[u8]| u32_at(id, 0).and_then(|id| self.listed(RuleId(id)));
+            if !ids.chunks_exact(WORD_LEN).all(|id| rule(id).is_some_and(|rule| rule.kind == RuleKind::Network)) {
+                return Err(wrong(at, "a list holds what is not a rule for a network"));
+            }
+            at += 1 + len;
+        }
+        self.check_ranges::<V4_LEN>(SectionKind::Ipv4, &starts)?;
+        self.check_ranges::<V6_LEN>(SectionKind::Ipv6, &starts)
+    }
+
+    /// Ranges ascend, and each has one of the lists.
+    fn check_ranges<const N: usize>(&self, kind: SectionKind, starts: &[usize]) -> Result<(), FormatError> {
+        let table = self.section(kind);
+        let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
+        let mut last: Option<&[u8]> = None;
+        for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
+            let entry = bytes(table, index as usize * N, N).ok_or(wrong(index, "cut"))?;
+            let (first, list) = entry.split_at_checked(N - WORD_LEN).ok_or(wrong(index, "cut"))?;
+            // Little-endian numbers compare from their last byte.
+            if last.is_some_and(|last| last.iter().rev().cmp(first.iter().rev()).is_ge()) {
+                return Err(wrong(index, "ranges do not ascend"));
+            }
+            last = Some(first);
+            let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
+            if starts.binary_search(&list).is_err() {
+                return Err(wrong(index, "its list is none"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_globs(&self) -> Result<(), FormatError> {
+        let count = self.glob_count();
+        let section = self.section(SectionKind::Globs);
+        let mut end = 4 + 4 * u64::from(count);
+        for index in 0..count {
+            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
+            let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
+            // Records stand back to back, so that none is looked at twice.
+            let start = u32_at(section, (index as usize + 1) * 4).map(u64::from);
+            let len = 8 + glob.text.len() + glob.programs().map(|program| 2 + program.len()).sum::<usize>();
+            if start != Some(end) {
+                return Err(wrong("globs overlap or leave gaps"));
+            }
+            end += len as u64;
+            let rule = self.listed(glob.rule).is_some_and(|rule| rule.kind == RuleKind::Glob && rule.anchor == index);
+            let programs = glob.programs().filter(|program| glob::is_valid(program)).count();
+            if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
+                return Err(wrong("a glob's rule, text or program"));
+            }
+        }
+        Ok(())
+    }
+}
