@@ -78,6 +78,7 @@ pub fn compare<B: AsRef<[u8]>>(old: &Blob<B>, new: &Blob<B>) -> Result<Diff, Dif
 
 /// A rule, as far as decisions see it.
 struct Known {
+    id: RuleId,
     kind: RuleKind,
     hosts: String,
     terms: u32,
@@ -88,12 +89,24 @@ struct Known {
 /// One of the two policies.
 struct Side<'a, B> {
     blob: &'a Blob<B>,
+    /// In the order in which they are listed.
     rules: Vec<Known>,
+    /// Where each is, by its number in the blob.
+    places: HashMap<RuleId, usize>,
 }
 
-impl<B: AsRef<[u8]>> Side<'_, B> {
+impl<'a, B: AsRef<[u8]>> Side<'a, B> {
+    fn new(blob: &'a Blob<B>, rules: Vec<Known>) -> Self {
+        let places = rules.iter().enumerate().map(|(at, rule)| (rule.id, at)).collect();
+        Self { blob, rules, places }
+    }
+
     fn rule(&self, id: RuleId) -> Option<&Known> {
-        self.rules.get(usize::try_from(id.0).ok()?)
+        self.rules.get(self.place(id)?)
+    }
+
+    fn place(&self, id: RuleId) -> Option<usize> {
+        self.places.get(&id).copied()
     }
 
     fn shown(&self, id: RuleId) -> Option<ShownRule> {
@@ -122,8 +135,9 @@ impl<B: AsRef<[u8]>> Side<'_, B> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum CauseId {
     Other,
-    Added(RuleId),
-    Removed(RuleId),
+    /// The rule's place in the list.
+    Added(usize),
+    Removed(usize),
 }
 
 /// Hosts for which the same changes for the same cause.
@@ -185,7 +199,7 @@ fn read_rules<B: AsRef<[u8]>>(blob: &Blob<B>, terms: &mut Vec<Terms>, numbers: &
     blob.rules()
         .map(|rule| {
             let terms = number(Terms { access: rule.access, ports: rule.ports, methods: rule.methods, paths: rule.paths });
-            Known { kind: rule.kind, hosts: rule.hosts, terms, shared: false }
+            Known { id: rule.id, kind: rule.kind, hosts: rule.hosts, terms, shared: false }
         })
         .collect()
 }
@@ -306,7 +320,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let mut of_old = read_rules(old, &mut terms, &mut numbers);
         let mut of_new = read_rules(new, &mut terms, &mut numbers);
         mark_shared(&mut of_old, &mut of_new);
-        let (old, new) = (Side { blob: old, rules: of_old }, Side { blob: new, rules: of_new });
+        let (old, new) = (Side::new(old, of_old), Side::new(new, of_new));
         let rules = || old.rules.iter().chain(&new.rules);
         let patterns = [old.blob, new.blob].into_iter().flat_map(hook_hosts).filter_map(|host| Some(Pattern::parse(host).ok()?.hosts));
         let (mut hook_names, mut networks) = (Vec::new(), Vec::new());
@@ -526,8 +540,9 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     }
 
     fn cause(&self, old: Option<RuleId>, new: Option<RuleId>) -> CauseId {
-        let added = new.filter(|id| self.new.rule(*id).is_some_and(|rule| !rule.shared)).map(CauseId::Added);
-        let removed = old.filter(|id| self.old.rule(*id).is_some_and(|rule| !rule.shared)).map(CauseId::Removed);
+        let own =
+            |side: &Side<'_, B>, id: Option<RuleId>| side.place(id?).filter(|at| side.rules.get(*at).is_some_and(|rule| !rule.shared));
+        let (added, removed) = (own(&self.new, new).map(CauseId::Added), own(&self.old, old).map(CauseId::Removed));
         added.or(removed).unwrap_or(CauseId::Other)
     }
 
@@ -544,8 +559,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
             addresses: &[],
         };
         let own = |side: &Side<'_, B>| {
-            let is_own = |id: &RuleId| side.rule(*id).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
-            named_by(side.blob, &request).into_iter().map(|named| named.rule).find(is_own)
+            let is_own = |at: &usize| side.rules.get(*at).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
+            named_by(side.blob, &request).into_iter().filter_map(|named| side.place(named.rule)).find(is_own)
         };
         own(&self.new).map(CauseId::Added).or_else(|| own(&self.old).map(CauseId::Removed)).unwrap_or(CauseId::Other)
     }
@@ -632,8 +647,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     fn shown_cause(&self, cause: CauseId) -> Cause {
         match cause {
             CauseId::Other => None,
-            CauseId::Added(id) => self.new.shown(id).map(Cause::Added),
-            CauseId::Removed(id) => self.old.shown(id).map(Cause::Removed),
+            CauseId::Added(at) => self.new.rules.get(at).and_then(|rule| self.new.shown(rule.id)).map(Cause::Added),
+            CauseId::Removed(at) => self.old.rules.get(at).and_then(|rule| self.old.shown(rule.id)).map(Cause::Removed),
         }
         .unwrap_or(Cause::Other)
     }
