@@ -16,7 +16,7 @@ pub(crate) struct Cli {
     pub(crate) policy: Option<PathBuf>,
 
     /// How the policy file is held in memory; with `shared`, replace it by rename only
-    #[arg(long, value_name = "HOW", default_value = "private")]
+    #[arg(long, value_name = "HOW", default_value = "private", requires = "policy")]
     pub(crate) policy_map: Map,
 
     /// HTTP proxy address instead of the policy's; port 0 takes a free one

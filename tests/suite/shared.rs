@@ -142,6 +142,11 @@ fn a_file_that_is_damaged_or_missing_is_refused_as_in_private() {
         let (code, said) = refusal(&file, "shared");
         assert!(code == Some(2) && said.contains(words), "{said}");
     }
+    let output = Command::new(binaries::path("netproxy-dp")).args(["--policy-map", "shared"]).output().unwrap();
+    assert!(
+        output.status.code() == Some(2) && String::from_utf8(output.stderr).unwrap().contains("--policy <FILE>"),
+        "the built-in policy is no file"
+    );
     for (path, words) in [(dir.path(), "it is not a regular file"), (&dir.path().join("none.bin"), "cannot read the policy")] {
         let (code, said) = refusal(path, "shared");
         assert!(code == Some(2) && said.contains(words), "{said}");

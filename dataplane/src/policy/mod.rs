@@ -254,3 +254,44 @@ impl PolicyHandle {
         *self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+
+    #[test]
+    fn the_policy_that_blocks_everything_does() {
+        let policy = Policy::blocked().unwrap();
+        assert_eq!((policy.meta().network, policy.rule_count()), (policy_format::Network::Blocked, 0));
+    }
+
+    /// With the only thread that may block held up, what was dropped has to wait for it.
+    #[test]
+    fn a_large_map_is_given_back_on_a_thread_that_may_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large.bin");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let mapped = || fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap());
+        let (map, file) = shared::open(&path, File::open(&path).unwrap()).unwrap();
+        drop(file);
+        let bytes = Bytes(Memory::Shared(map));
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go, wait) = mpsc::channel::<()>();
+            let held = tokio::task::spawn_blocking(move || wait.recv());
+            drop(bytes);
+            assert!(mapped(), "this thread did not give it back");
+            go.send(()).unwrap();
+            held.await.unwrap().unwrap();
+            // Behind it in the queue.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!mapped(), "the other did");
+        });
+    }
+}
