@@ -117,6 +117,13 @@ fn what_others_can_write_is_not_shared() {
         }
         drop(start(&file, "private"));
     }
+    // Nor is what belongs to another user. Only root can give a file away.
+    let nobody = 65_534;
+    if std::os::unix::fs::chown(&file, Some(nobody), None).is_ok() {
+        let (code, said) = refusal(&file, "shared");
+        assert!(code == Some(2) && said.contains(&format!("`{name}` belongs to user {nobody}")), "{said}");
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    }
     // The folder that a link leads into counts as well.
     let links = tempfile::tempdir().unwrap();
     let link = links.path().join("link.bin");
