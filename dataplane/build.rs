@@ -1,15 +1,22 @@
-//! Compiles `examples/default.toml` into the policy that runs when none is given.
+//! Compiles `examples/default.toml` into the policy that runs when none is given, and the policy that blocks everything.
 
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Layer, Options, compile};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// In force when the one that was had to be withdrawn.
+const BLOCKED: &str = "default_permissions = \"withdrawn\"\n[permissions.withdrawn.network]\nenabled = false\n";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../examples/default.toml");
     println!("cargo::rerun-if-changed={}", file.display());
-    let source = SourceFile::from_text(Layer::User, Role::Config, "default.toml", fs::read_to_string(&file)?);
-    let compiled = compile(vec![source], Options { profile: None, strict: true }).map_err(|failure| failure.to_string())?;
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("default.bin"), compiled.blob)?;
+    let folder = PathBuf::from(env::var("OUT_DIR")?);
+    // Nothing is wrong with the first, not even a little; the second is switched off, which is worth a warning, and meant.
+    for (name, text, strict) in [("default", fs::read_to_string(&file)?, true), ("blocked", BLOCKED.to_owned(), false)] {
+        let source = SourceFile::from_text(Layer::User, Role::Config, &format!("{name}.toml"), text);
+        let compiled = compile(vec![source], Options { profile: None, strict }).map_err(|failure| failure.to_string())?;
+        fs::write(folder.join(format!("{name}.bin")), compiled.blob)?;
+    }
     Ok(())
 }

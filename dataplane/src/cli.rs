@@ -1,6 +1,7 @@
 //! Argument types of `netproxy-dp`.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use netproxy::PolicyMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -13,6 +14,10 @@ pub(crate) struct Cli {
     /// Compiled policy (from `netpolicy compile`); reloaded when the file changes, and on SIGHUP. Listeners stay as they were at the start
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+
+    /// How the policy file is held in memory; with `shared`, replace it by rename only
+    #[arg(long, value_name = "HOW", default_value = "private", requires = "policy")]
+    pub(crate) policy_map: Map,
 
     /// HTTP proxy address instead of the policy's; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT")]
@@ -37,4 +42,22 @@ pub(crate) struct Cli {
     /// Print addresses and reloads as JSON, one object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How the policy file is held in memory.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Map {
+    /// A copy of its own, which nothing that happens to the file can reach
+    Private,
+    /// The file itself, so that all processes on the machine share its pages; writing to it in place blocks everything, and truncating it ends the process
+    Shared,
+}
+
+impl From<Map> for PolicyMap {
+    fn from(map: Map) -> Self {
+        match map {
+            Map::Private => Self::Private,
+            Map::Shared => Self::Shared,
+        }
+    }
 }

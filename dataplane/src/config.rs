@@ -12,8 +12,23 @@ pub struct Config {
     pub socks_listen: Option<SocketAddr>,
     /// Admin address instead of the policy's.
     pub admin_listen: Option<SocketAddr>,
+    /// How a policy file is held in memory.
+    pub policy_map: PolicyMap,
     /// What clients and origins may use up.
     pub limits: Limits,
+}
+
+/// How a policy file is held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PolicyMap {
+    /// A copy that nobody else has a way to. What happens to the file reaches nothing until it was read and verified anew.
+    #[default]
+    Private,
+    /// The file itself, read-only, so that all processes that run it share its pages. **Nobody may write to the file in place**: new policies are put there by rename.
+    /// Whoever truncates the file ends the process (SIGBUS). Whoever rewrites it changes the policy in force, until that is noticed, within a fifth of a second, and
+    /// everything is blocked. So the file and its folder must not be writable by others than root and the user of the process: that is checked. A sealed memfd, or a file with
+    /// fs-verity, cannot change, and is taken as it is.
+    Shared,
 }
 
 /// What a peer may use up: bytes, time, counts.

@@ -88,6 +88,39 @@ pub enum PolicyError {
     Upstream(String),
 }
 
+/// Why a policy file may not be mapped as it is, or no longer be relied on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// It cannot be looked at.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Others may change the file, or put another in its place.
+    #[error("`{path}` can be written by others than its owner (mode {mode:04o}); run `chmod go-w {path}`")]
+    Writable {
+        /// The file or its folder.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Its owner may change it.
+    #[error("`{path}` belongs to user {owner}; it has to belong to root or to the user of the proxy, {user} (`chown`)")]
+    Owner {
+        /// The file or its folder.
+        path: PathBuf,
+        /// The owner's number.
+        owner: u32,
+        /// The number of the user of this process.
+        user: u32,
+    },
+    /// It did change, so that the mapped policy is not the one that was verified.
+    #[error("the file was written to while it was mapped; put a new one in its place by rename, as `netpolicy compile -o` does")]
+    Changed,
+    /// Who may change a file cannot be told.
+    #[error("this system does not tell who may write a file")]
+    Unsupported,
+}
+
 /// Why a policy file was refused. The policy that was in force still is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,6 +140,14 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         error: PolicyError,
+    },
+    /// It must not be mapped as it is, or was changed while it was.
+    #[error("the policy `{path}` cannot be shared: {error}; or use `--policy-map private`")]
+    Share {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: ShareError,
     },
     /// Listeners that are open and that the new policy forbids.
     #[error(

@@ -28,9 +28,9 @@ mod shutdown;
 mod stream;
 
 pub use audit::event::{Decided, Observer, Reload};
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
-pub use error::{LoadError, PolicyError, StartError};
+pub use error::{LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
 
 use audit::event::Silent;
@@ -162,6 +162,7 @@ impl Builder {
     /// [`StartError`]; then nothing listens.
     pub async fn bind(self) -> Result<Server, StartError> {
         // The stamp is taken before the file is read, so that no change between the two is missed.
+        let map = self.config.policy_map;
         let (policy, file) = match self.source {
             PolicySource::BuiltIn => {
                 let built_in = Policy::built_in();
@@ -170,7 +171,7 @@ impl Builder {
             PolicySource::Given(policy) => (*policy, None),
             PolicySource::File(path) => {
                 let stamp = Stamp::of(&path);
-                (load(&path)?, Some((path, stamp)))
+                (load(&path, map)?, Some((path, stamp)))
             }
         };
         let meta = policy.meta().clone();
@@ -209,7 +210,8 @@ impl Builder {
             connector: connect::Connector::new(resolver, limits.clone()),
             limits,
         };
-        let watch = file.map(|(path, stamp)| (Reloader { path, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
+        let watch =
+            file.map(|(path, stamp)| (Reloader { path, map, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
         // One waiting request is as good as many.
         let (sender, receiver) = mpsc::channel(1);
         Ok(Server {

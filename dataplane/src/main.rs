@@ -30,8 +30,13 @@ async fn run(cli: cli::Cli) -> ExitCode {
         Some(path) => Builder::file(path),
         None => Builder::built_in(),
     };
-    let config =
-        Config { http_listen: cli.http_listen, socks_listen: cli.socks_listen, admin_listen: cli.admin_listen, ..Config::default() };
+    let config = Config {
+        http_listen: cli.http_listen,
+        socks_listen: cli.socks_listen,
+        admin_listen: cli.admin_listen,
+        policy_map: cli.policy_map.into(),
+        ..Config::default()
+    };
     let builder = builder.config(config).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json });
     let builder = match &cli.hosts {
         Some(path) => builder.hosts(path),
@@ -112,7 +117,11 @@ impl Observer for Announce {
             ),
             Reload::Refused(error) => {
                 let line = serde_json::json!({ "event": "policy", "outcome": "refused", "error": error.to_string() });
-                (line, format!("policy: {error}; the old one stays in force"))
+                (line, format!("policy: {error}; the policy in force stays"))
+            }
+            Reload::Withdrawn(error) => {
+                let line = serde_json::json!({ "event": "policy", "outcome": "withdrawn", "error": error.to_string() });
+                (line, format!("policy: {error}; everything is blocked until a good policy is loaded"))
             }
         };
         say(self.json, &line, &text);

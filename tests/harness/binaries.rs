@@ -104,6 +104,12 @@ impl DataPlane {
         self.admin
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next thing that it says about its policy.
     #[must_use]
     pub fn next_reload(&self) -> serde_json::Value {

@@ -103,7 +103,7 @@ impl Proxy {
 
     fn run(builder: Builder, limits: Limits) -> Self {
         let free = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits };
+        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits, ..Config::default() };
         let decisions = Decisions::default();
         let builder = builder.config(config).observer(decisions.clone());
         let (stop, stopped) = oneshot::channel();

@@ -23,6 +23,9 @@ mod layering;
 mod names;
 /// Rules with conditions, hooks, and what cannot be honoured.
 mod rules;
+/// How a policy file is held in memory: a private copy, or the file itself.
+#[cfg(unix)]
+mod shared;
 /// SOCKS5.
 mod socks5;
 /// Swapping policies: how a file is replaced, what is refused, what happens under load.

@@ -34,6 +34,8 @@ pub enum Reload<'a> {
     Unchanged,
     /// The file was refused; the policy in force is the old one.
     Refused(&'a LoadError),
+    /// The file of the policy in force, which is mapped as it is, was changed under it. Everything is blocked until a good policy is loaded.
+    Withdrawn(&'a LoadError),
 }
 
 /// Hears of decisions and reloads. Called on the request's own task: whoever takes long or blocks holds up requests.

@@ -150,12 +150,16 @@ impl Route {
 
     /// Ends when a later policy would not give this route to `peer`, the address that was dialled. Dropping it ends nothing.
     pub(crate) async fn revoked(self, policy: &PolicyHandle, peer: SocketAddr) {
+        // A tunnel may last for hours: it does not keep an old policy in memory.
+        let Self { snapshot, question, .. } = self;
+        let generation = snapshot.generation();
+        drop(snapshot);
         let mut changes = policy.changes();
         loop {
             // A policy may have changed between this request's snapshot and the subscription.
             let current = policy.current();
-            if current.generation() != self.snapshot.generation() {
-                let decision = current.decide(&self.question.request(&[peer.ip()]));
+            if current.generation() != generation {
+                let decision = current.decide(&question.request(&[peer.ip()]));
                 // Only tunnels ask, and a tunnel cannot be read.
                 if !matches!(decision, Decision::Allow(allowed) if !allowed.read_only) {
                     return;

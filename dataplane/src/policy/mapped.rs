@@ -1,7 +1,7 @@
 //! A private copy of a policy file, mapped read-only.
 //!
-//! A shared map of the file would be cheaper and wrong: whoever truncates the file kills the process (SIGBUS), and whoever rewrites it changes the
-//! policy behind its digest. So the file is copied into an anonymous mapping to which nobody else has a way, the mapping is made read-only, and what is
+//! A shared map of the file is cheaper (see [`super::shared`]) and no default: whoever truncates the file kills the process (SIGBUS), and whoever rewrites it changes
+//! the policy behind its digest. So the file is copied into an anonymous mapping to which nobody else has a way, the mapping is made read-only, and what is
 //! verified and used is that. Safe by construction: there is no `unsafe` here.
 
 use memmap2::{Mmap, MmapMut};
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 /// Bytes that a policy file may have: far beyond ten million rules.
-const MAX_POLICY: u64 = 4 << 30;
+pub(crate) const MAX_POLICY: u64 = 4 << 30;
 
 /// Read-only memory with a copy of a file.
 #[derive(Debug)]

@@ -5,35 +5,63 @@
 
 pub(crate) mod mapped;
 pub(crate) mod reload;
+pub(crate) mod shared;
 
 use crate::error::PolicyError;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
+use memmap2::Mmap;
 use policy_format::{Blob, MitmMode, Mode};
+use shared::Mapped;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// The bytes of a policy.
+/// Where the bytes of a policy are.
 #[derive(Debug)]
-enum Bytes {
+enum Memory {
     BuiltIn(&'static [u8]),
     Given(Vec<u8>),
-    Mapped(PrivateMap),
+    Private(PrivateMap),
+    Shared(Mmap),
 }
+
+/// The bytes of a policy. The last who has them may be a request, and giving back a large map takes milliseconds: that is done on a thread that may block.
+#[derive(Debug)]
+struct Bytes(Memory);
 
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::BuiltIn(bytes) => bytes,
-            Self::Given(bytes) => bytes,
-            Self::Mapped(map) => map.as_ref(),
+        match &self.0 {
+            Memory::BuiltIn(bytes) => bytes,
+            Memory::Given(bytes) => bytes,
+            Memory::Private(map) => map.as_ref(),
+            Memory::Shared(map) => map,
+        }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        /// Giving back less takes no longer than handing it over.
+        const SMALL: usize = 1 << 20;
+        if self.as_ref().len() < SMALL || matches!(self.0, Memory::BuiltIn(_)) {
+            return;
+        }
+        // Outside a runtime, there is no request that waits.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let memory = std::mem::replace(&mut self.0, Memory::BuiltIn(&[]));
+            drop(runtime.spawn_blocking(move || drop(memory)));
         }
     }
 }
 
 /// A validated policy that is not in force yet.
 #[derive(Debug)]
-pub struct Policy(Blob<Bytes>);
+pub struct Policy {
+    blob: Blob<Bytes>,
+    /// The file, where the policy is what is in it rather than what was.
+    mapped: Option<Mapped>,
+}
 
 impl Policy {
     /// The built-in policy: deny by default, and what builds commonly need is allowed. Made from `examples/default.toml`.
@@ -41,7 +69,12 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if this binary is damaged.
     pub fn built_in() -> Result<Self, PolicyError> {
-        Self::open(Bytes::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))))
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))))
+    }
+
+    /// The policy that blocks everything.
+    pub(crate) fn blocked() -> Result<Self, PolicyError> {
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/blocked.bin"))))
     }
 
     /// A policy from memory.
@@ -49,35 +82,44 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if it is not a valid blob, or asks for what cannot be done.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, PolicyError> {
-        Self::open(Bytes::Given(bytes))
+        Self::open(Memory::Given(bytes))
     }
 
-    pub(crate) fn from_map(map: PrivateMap) -> Result<Self, PolicyError> {
-        Self::open(Bytes::Mapped(map))
+    pub(crate) fn from_private(map: PrivateMap) -> Result<Self, PolicyError> {
+        Self::open(Memory::Private(map))
     }
 
-    fn open(bytes: Bytes) -> Result<Self, PolicyError> {
-        let blob = Blob::open(bytes)?;
+    pub(crate) fn from_shared(map: Mmap, mapped: Option<Mapped>) -> Result<Self, PolicyError> {
+        Ok(Self { mapped, ..Self::open(Memory::Shared(map))? })
+    }
+
+    fn open(memory: Memory) -> Result<Self, PolicyError> {
+        let blob = Blob::open(Bytes(memory))?;
         match &blob.meta().upstream {
             Some(upstream) => Err(PolicyError::Upstream(upstream.shown())),
-            None => Ok(Self(blob)),
+            None => Ok(Self { blob, mapped: None }),
         }
+    }
+
+    /// The file, where it can still change the policy.
+    pub(crate) fn mapped(&self) -> Option<&Mapped> {
+        self.mapped.as_ref()
     }
 
     /// Its settings.
     #[must_use]
     pub fn meta(&self) -> &policy_format::Meta {
-        self.0.meta()
+        self.blob.meta()
     }
 
     /// How many rules it has.
     #[must_use]
     pub fn rule_count(&self) -> u32 {
-        self.0.rule_count()
+        self.blob.rule_count()
     }
 
     pub(crate) fn digest(&self) -> policy_format::Digest {
-        self.0.digest()
+        self.blob.digest()
     }
 }
 
@@ -85,10 +127,25 @@ impl Policy {
 #[derive(Debug)]
 pub struct Snapshot {
     blob: Blob<Bytes>,
+    mapped: Option<Mapped>,
     generation: u64,
 }
 
 impl Snapshot {
+    fn new(policy: Policy, generation: u64) -> Self {
+        Self { blob: policy.blob, mapped: policy.mapped, generation }
+    }
+
+    /// The file, where it can still change the policy.
+    pub(crate) fn mapped(&self) -> Option<&Mapped> {
+        self.mapped.as_ref()
+    }
+
+    /// Whether the bytes still are the policy that was put in force. Reads all of them.
+    pub(crate) fn is_intact(&self) -> bool {
+        Blob::open(self.blob.as_bytes()).is_ok_and(|blob| blob.digest() == self.digest())
+    }
+
     /// Which policy this is since the start, from 1.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -159,7 +216,7 @@ struct Inner {
 
 impl PolicyHandle {
     pub(crate) fn new(policy: Policy) -> Self {
-        let snapshot = Snapshot { blob: policy.0, generation: 1 };
+        let snapshot = Snapshot::new(policy, 1);
         Self(Arc::new(Inner { current: ArcSwap::from_pointee(snapshot), generation: watch::Sender::new(1), last_error: Mutex::new(None) }))
     }
 
@@ -176,7 +233,7 @@ impl PolicyHandle {
         self.0.generation.send_modify(|last| {
             *last += 1;
             generation = *last;
-            self.0.current.store(Arc::new(Snapshot { blob: policy.0, generation }));
+            self.0.current.store(Arc::new(Snapshot::new(policy, generation)));
         });
         generation
     }
@@ -195,5 +252,46 @@ impl PolicyHandle {
 
     pub(crate) fn set_last_error(&self, error: Option<String>) {
         *self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+
+    #[test]
+    fn the_policy_that_blocks_everything_does() {
+        let policy = Policy::blocked().unwrap();
+        assert_eq!((policy.meta().network, policy.rule_count()), (policy_format::Network::Blocked, 0));
+    }
+
+    /// With the only thread that may block held up, what was dropped has to wait for it.
+    #[test]
+    fn a_large_map_is_given_back_on_a_thread_that_may_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large.bin");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let mapped = || fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap());
+        let (map, file) = shared::open(&path, File::open(&path).unwrap()).unwrap();
+        drop(file);
+        let bytes = Bytes(Memory::Shared(map));
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go, wait) = mpsc::channel::<()>();
+            let held = tokio::task::spawn_blocking(move || wait.recv());
+            drop(bytes);
+            assert!(mapped(), "this thread did not give it back");
+            go.send(()).unwrap();
+            held.await.unwrap().unwrap();
+            // Behind it in the queue.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!mapped(), "the other did");
+        });
     }
 }

@@ -5,8 +5,10 @@
 //! look; a request to reload (SIGHUP) does not wait.
 
 use super::mapped::PrivateMap;
+use super::shared::{self, Look};
 use super::{Policy, PolicyHandle};
 use crate::audit::event::{Observer, Reload};
+use crate::config::PolicyMap;
 use crate::error::LoadError;
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -19,15 +21,24 @@ use tokio::time::MissedTickBehavior;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Reads and validates a policy file.
-pub(crate) fn load(path: &Path) -> Result<Policy, LoadError> {
+pub(crate) fn load(path: &Path, map: PolicyMap) -> Result<Policy, LoadError> {
     let read = |error| LoadError::Read { path: path.to_owned(), error };
     // Opening a pipe would wait for whoever writes to it.
     if !fs::metadata(path).map_err(read)?.is_file() {
         return Err(read(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")));
     }
     let mut file = File::open(path).map_err(read)?;
-    let map = PrivateMap::copy(&mut file).map_err(read)?;
-    Policy::from_map(map).map_err(|error| LoadError::Format { path: path.to_owned(), error })
+    let wrong = |error| LoadError::Format { path: path.to_owned(), error };
+    match map {
+        PolicyMap::Private => Policy::from_private(PrivateMap::copy(&mut file).map_err(read)?).map_err(wrong),
+        PolicyMap::Shared => {
+            let (map, mapped) = shared::open(path, file)?;
+            let policy = Policy::from_shared(map, mapped).map_err(wrong)?;
+            // What was verified is what stays only if nobody wrote meanwhile.
+            policy.mapped().map_or(Ok(()), shared::Mapped::settled)?;
+            Ok(policy)
+        }
+    }
 }
 
 /// What tells one state of a file from another, without reading it.
@@ -61,6 +72,7 @@ impl Stamp {
 /// Reloads one file into one handle.
 pub(crate) struct Reloader {
     pub(crate) path: PathBuf,
+    pub(crate) map: PolicyMap,
     pub(crate) handle: PolicyHandle,
     pub(crate) observer: Arc<dyn Observer>,
     /// Proxy listeners that are open to other machines: a policy that forbids them is not put in force.
@@ -71,9 +83,9 @@ impl Reloader {
     /// Loads the file and puts it in force, unless it is the policy in force already. `false`: the file could not be read, which may pass by itself (no descriptor or no
     /// memory left, or written meanwhile), so that it has to be tried again.
     pub(crate) async fn reload(&self) -> bool {
-        let path = self.path.clone();
+        let (path, map) = (self.path.clone(), self.map);
         // Reading and hashing a large policy takes a while; requests go on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || load(&path)).await;
+        let loaded = tokio::task::spawn_blocking(move || load(&path, map)).await;
         let outcome = match loaded {
             Ok(loaded) => loaded.and_then(|policy| self.check_listeners(policy)),
             Err(panic) => Err(LoadError::Read { path: self.path.clone(), error: std::io::Error::other(panic) }),
@@ -95,10 +107,36 @@ impl Reloader {
                     self.handle.set_last_error(said);
                     self.observer.reloaded(&Reload::Refused(&error));
                 }
-                return !matches!(error, LoadError::Read { .. });
+                // A file that may not be shared may be mended by what does not show in its stamp: the mode of its folder.
+                return !matches!(error, LoadError::Read { .. } | LoadError::Share { .. });
             }
         }
         true
+    }
+
+    /// Withdraws a policy in force whose file was changed under it: until a good one is loaded, everything is blocked.
+    async fn check_map(&self) {
+        let snapshot = self.handle.current();
+        let error = match snapshot.mapped().map(shared::Mapped::look) {
+            None | Some(Look::Same) => return,
+            Some(Look::Changed(error)) => error,
+            Some(Look::Unclear) => {
+                let verified = Arc::clone(&snapshot);
+                if tokio::task::spawn_blocking(move || verified.is_intact()).await.unwrap_or(false) {
+                    return;
+                }
+                let Some(mapped) = snapshot.mapped() else { return };
+                mapped.damaged()
+            }
+        };
+        drop(snapshot);
+        match Policy::blocked() {
+            Ok(blocked) => self.handle.swap(blocked),
+            // They are bytes of the program, and were opened at the start. Nothing may pass all the same.
+            Err(_) => std::process::abort(),
+        };
+        self.handle.set_last_error(Some(error.to_string()));
+        self.observer.reloaded(&Reload::Withdrawn(&error));
     }
 
     fn check_listeners(&self, policy: Policy) -> Result<Policy, LoadError> {
@@ -119,6 +157,7 @@ impl Reloader {
         loop {
             tokio::select! {
                 _ = looks.tick() => {
+                    self.check_map().await;
                     let now = Stamp::of(&self.path);
                     let still = now == last;
                     last.clone_from(&now);
@@ -128,6 +167,7 @@ impl Reloader {
                     }
                 }
                 Some(()) = asked.recv() => {
+                    self.check_map().await;
                     let now = Stamp::of(&self.path);
                     last.clone_from(&now);
                     if self.reload().await || now.is_none() {
