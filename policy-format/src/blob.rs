@@ -3,7 +3,7 @@
 //! Order of validation: header and section table (constant time, nothing else may be touched before), digest (so that damage is called damage), cold
 //! records, then every record of every hot section. A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
-use crate::addresses::{self, Addresses, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
+use crate::addresses::Addresses;
 use crate::conditions::{self, Conditions};
 use crate::error::FormatError;
 use crate::glob;
@@ -109,7 +109,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         blob.check_trie()?;
         blob.check_conditions()?;
         blob.check_rules()?;
-        blob.check_addresses()?;
+        blob.addresses().check(blob.section(SectionKind::Rules))?;
         blob.check_globs()?;
         Ok(blob)
     }
@@ -182,7 +182,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 RuleKind::Exact => name()?,
                 RuleKind::Subdomains => format!("*.{}", name()?),
                 RuleKind::ApexAndSubdomains => format!("**.{}", name()?),
-                RuleKind::Network => addresses::network(self.section(SectionKind::Networks), record.anchor)?.to_string(),
+                RuleKind::Network => self.addresses().network(record.anchor)?.to_string(),
                 RuleKind::Glob => String::from_utf8(self.glob(record.anchor)?.text.to_vec()).ok()?,
             },
             ports: attributes.ports(self.ports()).collect(),
@@ -214,9 +214,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     pub(crate) fn addresses(&self) -> Addresses<'_> {
         Addresses {
+            networks: self.section(SectionKind::Networks),
             v4: self.section(SectionKind::Ipv4),
+            v4_index: self.section(SectionKind::Ipv4Index),
             v6: self.section(SectionKind::Ipv6),
-            lists: self.section(SectionKind::AddressRules),
         }
     }
 
@@ -239,7 +240,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     pub(crate) fn rule_network(&self, id: RuleId) -> Option<Network> {
         let record = RuleRecord::read(self.section(SectionKind::Rules), id)?;
-        addresses::network(self.section(SectionKind::Networks), record.anchor)
+        self.addresses().network(record.anchor)
     }
 
     /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.
@@ -348,7 +349,6 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let rules = count(SectionKind::Rules, record_count::<RULE_LEN>(self.section(SectionKind::Rules)))?;
         let attributes = count(SectionKind::Attributes, record_count::<ATTRIBUTES_LEN>(self.section(SectionKind::Attributes)))?;
         let ports = count(SectionKind::Ports, record_count::<PORTS_LEN>(self.ports()))?;
-        let networks = count(SectionKind::Networks, record_count::<NETWORK_LEN>(self.section(SectionKind::Networks)))?;
         for index in 0..attributes.min(u32::from(u16::MAX) + 1) {
             let record = u16::try_from(index).ok().and_then(|index| AttributesRecord::read(self.section(SectionKind::Attributes), index));
             let record = record.ok_or(wrong(SectionKind::Attributes, index, ATTRIBUTES_LEN, "unknown access"))?;
@@ -373,61 +373,11 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => {
                     trie.slot(rule.anchor).is_some_and(|slot| slot.label_len > 0 && slot.rules().contains(&index))
                 }
-                RuleKind::Network => rule.anchor < networks,
+                RuleKind::Network => self.addresses().rules(rule.anchor).is_some_and(|rules| rules.contains(&index)),
                 RuleKind::Glob => self.glob(rule.anchor).is_some_and(|glob| glob.rule.0 == index),
             };
             if !anchored {
                 return Err(wrong("anchor"));
-            }
-        }
-        for index in 0..networks {
-            addresses::network(self.section(SectionKind::Networks), index).ok_or(wrong(
-                SectionKind::Networks,
-                index,
-                NETWORK_LEN,
-                "not a network",
-            ))?;
-        }
-        Ok(())
-    }
-
-    fn check_addresses(&self) -> Result<(), FormatError> {
-        let lists = self.section(SectionKind::AddressRules);
-        let wrong = |word: usize, what| FormatError::Section { section: SectionKind::AddressRules, offset: (word * WORD_LEN) as u64, what };
-        let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
-        let words = words.ok_or(wrong(0, "length, or a first list that is not empty"))? as usize;
-        // Lists stand back to back, so that each is looked at once however many ranges share it.
-        let (mut starts, mut at) = (Vec::new(), 0);
-        while at < words {
-            starts.push(at);
-            let len = addresses::word(lists, at).ok_or(wrong(at, "cut"))? as usize;
-            let ids = bytes(lists, (at + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(at, "a list is cut"))?;
-            let rule = |id: &[u8]| u32_at(id, 0).and_then(|id| self.rule_record(RuleId(id)));
-            if !ids.chunks_exact(WORD_LEN).all(|id| rule(id).is_some_and(|(rule, _)| rule.kind == RuleKind::Network)) {
-                return Err(wrong(at, "a list holds what is not a rule for a network"));
-            }
-            at += 1 + len;
-        }
-        self.check_ranges::<V4_LEN>(SectionKind::Ipv4, &starts)?;
-        self.check_ranges::<V6_LEN>(SectionKind::Ipv6, &starts)
-    }
-
-    /// Ranges ascend, and each has one of the lists.
-    fn check_ranges<const N: usize>(&self, kind: SectionKind, starts: &[usize]) -> Result<(), FormatError> {
-        let table = self.section(kind);
-        let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
-        let mut last: Option<&[u8]> = None;
-        for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
-            let entry = bytes(table, index as usize * N, N).ok_or(wrong(index, "cut"))?;
-            let (first, list) = entry.split_at_checked(N - WORD_LEN).ok_or(wrong(index, "cut"))?;
-            // Little-endian numbers compare from their last byte.
-            if last.is_some_and(|last| last.iter().rev().cmp(first.iter().rev()).is_ge()) {
-                return Err(wrong(index, "ranges do not ascend"));
-            }
-            last = Some(first);
-            let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
-            if starts.binary_search(&list).is_err() {
-                return Err(wrong(index, "its list is none"));
             }
         }
         Ok(())

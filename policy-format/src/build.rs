@@ -3,7 +3,7 @@
 //! Rules are sorted by what they say; the trie's seed is taken from a hash of its names, with a counter for the case that names collide
 //! too much; nothing depends on addresses in memory, the order of maps, or the clock.
 
-use crate::addresses::WORD_LEN;
+use crate::addresses;
 use crate::conditions;
 use crate::glob::Glob;
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
@@ -15,7 +15,6 @@ use crate::rules::{Access, AttributesRecord, PortRange, RULE_LEN, RuleKind, Rule
 use crate::trie::{self, MAX_PROBE, ROOT, SLOT_LEN, Slot};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 
 /// Globs that one policy may have: each is tried on every name.
 pub const MAX_GLOBS: usize = 1024;
@@ -178,6 +177,7 @@ impl Sections {
         let WrittenTrie { section: trie_section, labels, slot_of_rule } = trie.write()?;
         let networks: Vec<(u32, Network)> =
             numbered(rules, |hosts| if let Hosts::Network(network) = hosts { Some(*network) } else { None });
+        let addresses = addresses::write(&networks)?;
         let globs: Vec<(u32, &Glob)> = numbered(rules, |hosts| if let Hosts::Glob(glob) = hosts { Some(glob) } else { None });
         count(globs.len(), "globs", MAX_GLOBS)?;
 
@@ -189,7 +189,7 @@ impl Sections {
                 Hosts::Exact(_) => (RuleKind::Exact, anchor(&slot_of_rule, index)),
                 Hosts::Subdomains(_) => (RuleKind::Subdomains, anchor(&slot_of_rule, index)),
                 Hosts::ApexAndSubdomains(_) => (RuleKind::ApexAndSubdomains, anchor(&slot_of_rule, index)),
-                Hosts::Network(_) => (RuleKind::Network, post_increment(&mut network)),
+                Hosts::Network(_) => (RuleKind::Network, anchor(&addresses.network_of_rule, post_increment(&mut network) as usize)),
                 Hosts::Glob(_) => (RuleKind::Glob, post_increment(&mut glob)),
             };
             let source = source_index.get(&rule.source).copied().unwrap_or(0);
@@ -203,7 +203,6 @@ impl Sections {
             .write(&mut records);
         }
 
-        let mut lists = vec![0; WORD_LEN];
         let contents = [
             (SectionKind::Meta, postcard::to_allocvec(meta).map_err(encode)?),
             (SectionKind::Trie, trie_section),
@@ -211,10 +210,10 @@ impl Sections {
             (SectionKind::Rules, records),
             (SectionKind::Attributes, attributes.records),
             (SectionKind::Ports, attributes.ports),
-            (SectionKind::Ipv4, write_ranges(&networks, true, &mut lists)?),
-            (SectionKind::Ipv6, write_ranges(&networks, false, &mut lists)?),
-            (SectionKind::AddressRules, lists),
-            (SectionKind::Networks, networks.iter().flat_map(|(_, network)| write_network(network)).collect()),
+            (SectionKind::Ipv4, addresses.v4),
+            (SectionKind::Ipv6, addresses.v6),
+            (SectionKind::Ipv4Index, addresses.v4_index),
+            (SectionKind::Networks, addresses.networks),
             (SectionKind::Globs, write_globs(&globs)?),
             (SectionKind::Sources, postcard::to_allocvec(&sources).map_err(encode)?),
             (SectionKind::Conditions, attributes.conditions),
@@ -255,8 +254,8 @@ impl Sections {
     }
 }
 
-fn anchor(slot_of_rule: &[u32], index: usize) -> u32 {
-    slot_of_rule.get(index).copied().unwrap_or(0)
+fn anchor(anchor_of_rule: &[u32], index: usize) -> u32 {
+    anchor_of_rule.get(index).copied().unwrap_or(0)
 }
 
 fn post_increment(counter: &mut u32) -> u32 {
@@ -501,65 +500,6 @@ fn write_slot(slot: &Slot, to: &mut [u8]) {
     for (to, from) in to.iter_mut().zip(bytes) {
         *to = from;
     }
-}
-
-/// Flattens nested networks into disjoint ranges, each with the list of those that cover it, widest first.
-fn write_ranges(networks: &[(u32, Network)], v4: bool, lists: &mut Vec<u8>) -> Result<Vec<u8>, BuildError> {
-    let family: Vec<(u128, Option<u128>, u32)> = networks
-        .iter()
-        .filter(|(_, network)| network.addr().is_ipv4() == v4)
-        .map(|(id, network)| {
-            let (first, bits) = match network.addr() {
-                IpAddr::V4(addr) => (u128::from(addr.to_bits()), 32),
-                IpAddr::V6(addr) => (addr.to_bits(), 128),
-            };
-            let size = 1_u128.checked_shl(u32::from(bits - network.prefix()));
-            let end = size.and_then(|size| first.checked_add(size)).filter(|end| !v4 || *end <= u128::from(u32::MAX));
-            (first, end, *id)
-        })
-        .collect();
-    if family.is_empty() {
-        return Ok(Vec::new());
-    }
-    let bounds: BTreeSet<u128> = family.iter().flat_map(|(first, end, _)| [Some(0), Some(*first), *end]).flatten().collect();
-    // The rules are sorted by address and then prefix length: what covers a range comes widest first.
-    let (mut open, mut next): (Vec<(Option<u128>, u32)>, usize) = (Vec::new(), 0);
-    let mut known: HashMap<Vec<u32>, u32> = HashMap::from([(Vec::new(), 0)]);
-    let mut table = Vec::new();
-    for bound in bounds {
-        open.retain(|(end, _)| end.is_none_or(|end| end > bound));
-        while let Some((_, end, id)) = family.get(next).filter(|(first, ..)| *first == bound) {
-            open.push((*end, *id));
-            next += 1;
-        }
-        let ids: Vec<u32> = open.iter().map(|(_, id)| *id).collect();
-        let list = match known.get(&ids) {
-            Some(list) => *list,
-            None => {
-                let list = count(lists.len() / WORD_LEN, "overlapping networks", u32::MAX as usize)?;
-                lists.extend(count(ids.len(), "overlapping networks", u32::MAX as usize)?.to_le_bytes());
-                lists.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
-                known.insert(ids, list);
-                list
-            }
-        };
-        if v4 {
-            table.extend(u32::try_from(bound).unwrap_or(u32::MAX).to_le_bytes());
-        } else {
-            table.extend(bound.to_le_bytes());
-        }
-        table.extend(list.to_le_bytes());
-    }
-    Ok(table)
-}
-
-fn write_network(network: &Network) -> Vec<u8> {
-    let (family, mut octets) = match network.addr() {
-        IpAddr::V4(addr) => (4, addr.octets().to_vec()),
-        IpAddr::V6(addr) => (6, addr.octets().to_vec()),
-    };
-    octets.resize(16, 0);
-    [vec![family, network.prefix()], octets].concat()
 }
 
 /// Globs: a count, that many offsets, and the records (see `lib.rs`).

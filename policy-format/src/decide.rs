@@ -217,8 +217,8 @@ fn for_each_rule<B: AsRef<[u8]>>(policy: &Blob<B>, host: &Host, mut each: impl F
         // No rule can name it, and no wildcard means it.
         Host::NumericLookalike(_) => return,
         Host::Ip(ip) => {
-            for (rank, id) in policy.addresses().covering(*ip).enumerate() {
-                add(id, rank + 1, &|kind| kind == RuleKind::Network);
+            for (rank, id) in policy.addresses().covering(*ip) {
+                add(id, rank, &|kind| kind == RuleKind::Network);
             }
         }
         Host::Name(name) => {
@@ -255,10 +255,10 @@ fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matche
 /// that an IPv6 address carries.
 fn match_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Matched {
     let mut matched = Matched::default();
-    for (rank, id) in policy.addresses().covering(ip).enumerate() {
+    for (rank, id) in policy.addresses().covering(ip) {
         let Some((record, attributes)) = policy.rule_record(id) else { continue };
         let named_before = std::mem::take(&mut matched.named);
-        matched.add(policy, request, Found { id, rank: rank + 1, record, attributes });
+        matched.add(policy, request, Found { id, rank, record, attributes });
         matched.named_exactly |= matched.named && policy.rule_network(id).is_some_and(|network| network.is_single());
         matched.named |= named_before;
     }
@@ -282,7 +282,7 @@ impl Matched {
 pub struct NamedBy {
     /// The rule.
     pub rule: RuleId,
-    /// How much of the name it fixes: among rules of one access, the highest decides.
+    /// How much of the name or the address it fixes: among rules of one access, the highest decides, and of equals the last.
     pub rank: usize,
     /// Whether its ports, methods and paths hold of the request; `None` when the request cannot be read and they might.
     pub holds: Option<bool>,
