@@ -187,9 +187,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
             },
             ports: attributes.ports(self.ports()).collect(),
             access: attributes.access,
-            methods: conditions.iter().flat_map(|conditions| conditions.methods()).map(str::to_owned).collect(),
-            paths: conditions.iter().flat_map(|conditions| conditions.paths()).map(str::to_owned).collect(),
-            reason: conditions.map_or_else(String::new, |conditions| conditions.reason.to_owned()),
+            methods: conditions
+                .iter()
+                .flat_map(|conditions| conditions.methods())
+                .map(|method| String::from_utf8_lossy(method).into_owned())
+                .collect(),
+            paths: conditions.iter().flat_map(|conditions| conditions.paths()).collect(),
+            reason: conditions.map_or_else(String::new, |conditions| conditions.reason().to_owned()),
             layer: source.layer,
             label: source.label.clone(),
             line: record.line,
@@ -329,7 +333,11 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
         let (mut starts, mut at) = (vec![0], conditions::FIRST);
         while at < section.len() {
-            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, "a record is cut or is not text"))?;
+            let (_, end) = Conditions::read(section, at).ok_or(wrong(
+                SectionKind::Conditions,
+                at,
+                "a record is cut, is not text, or has paths that are no trie",
+            ))?;
             starts.push(at);
             at = end;
         }

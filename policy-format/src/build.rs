@@ -317,8 +317,7 @@ impl<'a> Attributes<'a> {
             return Ok(0);
         }
         let offset = count(self.conditions.len(), "bytes in conditions", u32::MAX as usize)?;
-        let written = conditions::write(&mut self.conditions, terms.methods, terms.paths, terms.reason);
-        written.ok_or(BuildError::TooMany { what: "methods, paths or bytes of text in one rule", limit: usize::from(u16::MAX) })?;
+        conditions::write(&mut self.conditions, terms.methods, terms.paths, terms.reason)?;
         Ok(offset)
     }
 

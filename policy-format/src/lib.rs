@@ -32,7 +32,7 @@
 //! | 10 | networks | 28 bytes: each network once, with its rules and the network around it | `addresses.rs` |
 //! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
 //! | 12 | sources | layers and file labels, postcard | [`Source`] |
-//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs` |
+//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs`, `prefixes.rs` |
 //! | 14 | hooks | postcard, in the order in which they are tried | [`Hook`] |
 //!
 //! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks (so are a network's), globs.
@@ -57,6 +57,7 @@ mod host;
 pub mod net;
 pub mod path;
 pub mod pattern;
+mod prefixes;
 mod reader;
 mod records;
 mod request;
