@@ -292,6 +292,10 @@ mod tests {
             ("a child of two parents", |nodes| nodes[3] = Node { first_child: 4, children: 1, ..nodes[3] }),
             ("a loop to the root", |nodes| nodes[4] = Node { first_child: 0, children: 5, ..nodes[4] }),
             ("a node without a parent", |nodes| nodes[2].children = 0),
+            ("a node that nobody else has as a child", |nodes| {
+                (nodes[2].children, nodes[2].ends, nodes[3].first_child) = (0, WHOLE, 4);
+                nodes[4] = Node { first_child: 4, children: 1, ..nodes[4] };
+            }),
             ("children that are not there", |nodes| nodes[4].children = u32::MAX),
             ("children out of order", |nodes| (nodes[2].text, nodes[3].text) = (1, 0)),
             ("text that is not there", |nodes| nodes[4].text_len = 9),
@@ -311,6 +315,7 @@ mod tests {
             assert_eq!(Prefixes { nodes: &bytes, text: &text }.check(), None, "{what}");
         }
         assert_eq!(Prefixes { nodes: &good, text: b"acb!" }.check(), None, "text that no node has");
+        assert_eq!(Prefixes { nodes: &good, text: b"aab" }.check(), None, "two children of one segment");
         assert_eq!(Prefixes { nodes: &good, text: b"ac/" }.check(), None, "a segment with a `/`");
         assert_eq!(Prefixes { nodes: &good[1..], text: &text }.check(), None, "half a node");
     }

@@ -91,7 +91,8 @@ fn every_changed_byte_of_the_conditions_is_refused_or_harmless() {
     let (start, len) = (section.as_ptr() as usize - good_start(&blob), section.len());
     let (mut opened, mut refused) = (0, 0);
     for at in start..start + len {
-        for value in (0..=255).filter(|value| *value != good[at]) {
+        let flipped = (0..8).map(|bit| good[at] ^ 1 << bit);
+        for value in flipped.chain([0, 0x7f, 0xff]).filter(|value| *value != good[at]) {
             let mut bad = good.clone();
             bad[at] = value;
             reseal(&mut bad);
@@ -109,7 +110,7 @@ fn every_changed_byte_of_the_conditions_is_refused_or_harmless() {
         }
     }
     // Letters may be others; what says where something is may not.
-    assert!(refused > 16 * 16 * 200 && opened > 1000, "{refused} refused, {opened} opened");
+    assert!(refused > 2500 && opened > 300, "{refused} refused, {opened} opened");
 }
 
 fn good_start(blob: &Blob<Vec<u8>>) -> usize {
