@@ -43,7 +43,7 @@ fn exercise(bytes: &[u8]) {
     let addresses = [IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))];
     for host in &*HOSTS {
         for (port, protocol, method) in [(80, Protocol::Http, Some("GET")), (8443, Protocol::Connect, None)] {
-            let _ = decide(&blob, &Request { profile: policy_format::ProfileId::default(), protocol, host, port, method, path: None, addresses: &addresses });
+            let _ = decide(&blob, &Request { profile: policy_format::ProfileId::default(), protocol, host, port, method, path: method.map(|_| "/v1/x"), addresses: &addresses });
         }
     }
     for rule in blob.rules() {

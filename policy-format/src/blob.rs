@@ -3,7 +3,7 @@
 //! Order of validation: header, section table and what lookups rely on (constant time, nothing else may be touched before), digest (so that damage is called
 //! damage), cold records, then every record of every section (`check.rs`). A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
-use crate::addresses::{self, Addresses};
+use crate::addresses::Addresses;
 use crate::conditions::Conditions;
 use crate::error::FormatError;
 use crate::glob;
@@ -289,14 +289,18 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 RuleKind::Exact => name()?,
                 RuleKind::Subdomains => format!("*.{}", name()?),
                 RuleKind::ApexAndSubdomains => format!("**.{}", name()?),
-                RuleKind::Network => addresses::network(self.section(SectionKind::Networks), anchor)?.to_string(),
+                RuleKind::Network => self.addresses().network(anchor)?.to_string(),
                 RuleKind::Glob => String::from_utf8(self.glob(anchor)?.text.to_vec()).ok()?,
             },
             ports: terms.ports(self.ports()).collect(),
             access: terms.access,
-            methods: conditions.iter().flat_map(|conditions| conditions.methods()).map(str::to_owned).collect(),
-            paths: conditions.iter().flat_map(|conditions| conditions.paths()).map(str::to_owned).collect(),
-            reason: conditions.map_or_else(String::new, |conditions| conditions.reason.to_owned()),
+            methods: conditions
+                .iter()
+                .flat_map(|conditions| conditions.methods())
+                .map(|method| String::from_utf8_lossy(method).into_owned())
+                .collect(),
+            paths: conditions.iter().flat_map(|conditions| conditions.paths()).collect(),
+            reason: conditions.map_or_else(String::new, |conditions| conditions.reason().to_owned()),
             layer: source.layer,
             label: source.label.clone(),
             line,
@@ -382,9 +386,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
 
     pub(crate) fn addresses(&self) -> Addresses<'_> {
         Addresses {
+            networks: self.section(SectionKind::Networks),
             v4: self.section(SectionKind::Ipv4),
+            v4_index: self.section(SectionKind::Ipv4Index),
             v6: self.section(SectionKind::Ipv6),
-            lists: self.section(SectionKind::AddressRules),
         }
     }
 
@@ -418,7 +423,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     }
 
     pub(crate) fn rule_network(&self, id: RuleId) -> Option<Network> {
-        addresses::network(self.section(SectionKind::Networks), self.listed(id)?.anchor)
+        self.addresses().network(self.listed(id)?.anchor)
     }
 
     /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.

@@ -3,7 +3,7 @@
 //! Names are placed by their hashes (see `trie_writer.rs`), whose key is taken from the names themselves, with a counter for the case that they collide too
 //! much; other rules are sorted by what they say. Nothing depends on addresses in memory, the order of maps, or the clock.
 
-use crate::addresses::WORD_LEN;
+use crate::addresses;
 use crate::conditions;
 use crate::glob::Glob;
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
@@ -14,8 +14,7 @@ use crate::rules::{Access, PortRange, RULE_LEN, RuleKind, RuleRecord, TermsRecor
 use crate::ruleset::{Other, RuleSet, Terms, Unnamed};
 use crate::trie_writer::{self, TermsInfo};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Globs that one policy may have: each is tried on every name.
 pub const MAX_GLOBS: usize = 1024;
@@ -166,38 +165,36 @@ impl Sections {
 
         let any = others.iter().take_while(|(key, ..)| *key == OtherKey::Any).count();
         let trie = trie_writer::write(&rules, &terms.of, count(any, "rules", u32::MAX as usize)?)?;
-        let mut records = Vec::with_capacity((others.len() + trie.several.len()) * RULE_LEN);
+        // Rules of names that have several stand between those for `*` and the others.
+        let number = |at: usize| count(at + if at < any { 0 } else { trie.several.len() }, "rules", u32::MAX as usize);
         let (mut networks, mut globs) = (Vec::new(), Vec::new());
-        let mut number = count(trie.several.len() + others.len(), "rules", u32::MAX as usize).map(|_| 0_u32)?;
-        let mut several = trie.several.iter();
-        for (key, rule, info) in &others {
-            let (kind, anchor) = match key {
-                OtherKey::Any => (RuleKind::Any, 0),
-                OtherKey::Network(_) | OtherKey::Glob(_) => {
-                    // Rules of names stand between those for `*` and these.
-                    for rule in several.by_ref() {
-                        rule.write(&mut records);
-                        number += 1;
-                    }
-                    match &rule.hosts {
-                        Unnamed::Network(network) => {
-                            networks.push((number, *network));
-                            (RuleKind::Network, count(networks.len() - 1, "networks", u32::MAX as usize)?)
-                        }
-                        Unnamed::Glob(glob) => {
-                            globs.push((number, glob));
-                            (RuleKind::Glob, count(globs.len() - 1, "globs", MAX_GLOBS - 1)?)
-                        }
-                        Unnamed::Any => (RuleKind::Any, 0),
-                    }
-                }
+        for (at, (_, rule, _)) in others.iter().enumerate() {
+            match &rule.hosts {
+                Unnamed::Any => {}
+                Unnamed::Network(network) => networks.push((number(at)?, *network)),
+                Unnamed::Glob(glob) => globs.push((number(at)?, glob)),
+            }
+        }
+        count(globs.len(), "globs", MAX_GLOBS)?;
+        let addresses = addresses::write(&networks)?;
+        let mut network_of_rule = addresses.network_of_rule.iter().copied();
+        let mut glob_of_rule = 0..;
+        let mut records = Vec::with_capacity((others.len() + trie.several.len()) * RULE_LEN);
+        for (at, (_, rule, info)) in others.iter().enumerate() {
+            if at == any {
+                trie.several.iter().for_each(|rule| rule.write(&mut records));
+            }
+            let (kind, anchor) = match &rule.hosts {
+                Unnamed::Any => (RuleKind::Any, 0),
+                Unnamed::Network(_) => (RuleKind::Network, network_of_rule.next().unwrap_or(0)),
+                Unnamed::Glob(_) => (RuleKind::Glob, glob_of_rule.next().unwrap_or(0)),
             };
             RuleRecord { anchor, line: rule.line, terms: info.index, kind }.write(&mut records);
-            number += 1;
         }
-        several.for_each(|rule| rule.write(&mut records));
+        if any == others.len() {
+            trie.several.iter().for_each(|rule| rule.write(&mut records));
+        }
 
-        let mut lists = vec![0; WORD_LEN];
         let contents = [
             (SectionKind::Meta, postcard::to_allocvec(profiles).map_err(encode)?),
             (SectionKind::Trie, trie.trie),
@@ -206,10 +203,10 @@ impl Sections {
             (SectionKind::Rules, records),
             (SectionKind::Terms, terms.records),
             (SectionKind::Ports, terms.ports),
-            (SectionKind::Ipv4, write_ranges(&networks, true, &mut lists)?),
-            (SectionKind::Ipv6, write_ranges(&networks, false, &mut lists)?),
-            (SectionKind::AddressRules, lists),
-            (SectionKind::Networks, networks.iter().flat_map(|(_, network)| write_network(network)).collect()),
+            (SectionKind::Ipv4, addresses.v4),
+            (SectionKind::Ipv6, addresses.v6),
+            (SectionKind::Ipv4Index, addresses.v4_index),
+            (SectionKind::Networks, addresses.networks),
             (SectionKind::Globs, write_globs(&globs)?),
             (SectionKind::Sources, postcard::to_allocvec(&terms.sources).map_err(encode)?),
             (SectionKind::Conditions, terms.conditions),
@@ -321,69 +318,9 @@ impl<'a> TermsTable<'a> {
             return Ok(0);
         }
         let offset = count(self.conditions.len(), "bytes in conditions", u32::MAX as usize)?;
-        let written = conditions::write(&mut self.conditions, &terms.methods, &terms.paths, &terms.reason);
-        written.ok_or(BuildError::TooMany { what: "methods, paths or bytes of text in one rule", limit: usize::from(u16::MAX) })?;
+        conditions::write(&mut self.conditions, &terms.methods, &terms.paths, &terms.reason)?;
         Ok(offset)
     }
-}
-
-/// Flattens nested networks into disjoint ranges, each with the list of those that cover it, widest first.
-fn write_ranges(networks: &[(u32, Network)], v4: bool, lists: &mut Vec<u8>) -> Result<Vec<u8>, BuildError> {
-    let family: Vec<(u128, Option<u128>, u32)> = networks
-        .iter()
-        .filter(|(_, network)| network.addr().is_ipv4() == v4)
-        .map(|(id, network)| {
-            let (first, bits) = match network.addr() {
-                IpAddr::V4(addr) => (u128::from(addr.to_bits()), 32),
-                IpAddr::V6(addr) => (addr.to_bits(), 128),
-            };
-            let size = 1_u128.checked_shl(u32::from(bits - network.prefix()));
-            let end = size.and_then(|size| first.checked_add(size)).filter(|end| !v4 || *end <= u128::from(u32::MAX));
-            (first, end, *id)
-        })
-        .collect();
-    if family.is_empty() {
-        return Ok(Vec::new());
-    }
-    let bounds: BTreeSet<u128> = family.iter().flat_map(|(first, end, _)| [Some(0), Some(*first), *end]).flatten().collect();
-    // The rules are sorted by address and then prefix length: what covers a range comes widest first.
-    let (mut open, mut next): (Vec<(Option<u128>, u32)>, usize) = (Vec::new(), 0);
-    let mut known: HashMap<Vec<u32>, u32> = HashMap::from([(Vec::new(), 0)]);
-    let mut table = Vec::new();
-    for bound in bounds {
-        open.retain(|(end, _)| end.is_none_or(|end| end > bound));
-        while let Some((_, end, id)) = family.get(next).filter(|(first, ..)| *first == bound) {
-            open.push((*end, *id));
-            next += 1;
-        }
-        let ids: Vec<u32> = open.iter().map(|(_, id)| *id).collect();
-        let list = match known.get(&ids) {
-            Some(list) => *list,
-            None => {
-                let list = count(lists.len() / WORD_LEN, "overlapping networks", u32::MAX as usize)?;
-                lists.extend(count(ids.len(), "overlapping networks", u32::MAX as usize)?.to_le_bytes());
-                lists.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
-                known.insert(ids, list);
-                list
-            }
-        };
-        if v4 {
-            table.extend(u32::try_from(bound).unwrap_or(u32::MAX).to_le_bytes());
-        } else {
-            table.extend(bound.to_le_bytes());
-        }
-        table.extend(list.to_le_bytes());
-    }
-    Ok(table)
-}
-
-fn write_network(network: &Network) -> Vec<u8> {
-    let (family, mut octets) = match network.addr() {
-        IpAddr::V4(addr) => (4, addr.octets().to_vec()),
-        IpAddr::V6(addr) => (6, addr.octets().to_vec()),
-    };
-    octets.resize(16, 0);
-    [vec![family, network.prefix()], octets].concat()
 }
 
 /// Globs: a count, that many offsets, and the records (see `lib.rs`).

@@ -3,13 +3,12 @@
 //! Lookups check bounds themselves and do not rely on any of this. What is made sure of here is that the policy means what it shows: every rule that is listed is
 //! found by a lookup, and nothing is found that is not listed.
 
-use crate::addresses::{self, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
 use crate::blob::Blob;
 use crate::conditions::{self, Conditions};
 use crate::error::FormatError;
 use crate::glob;
 use crate::header::SectionKind;
-use crate::reader::{bytes, record_count, u32_at};
+use crate::reader::{record_count, u32_at};
 use crate::rules::{PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
 
 impl<B: AsRef<[u8]>> Blob<B> {
@@ -22,7 +21,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.check_terms()?;
         self.check_rules()?;
         self.check_names()?;
-        self.check_addresses()?;
+        self.addresses().check(self.section(SectionKind::Rules))?;
         self.check_globs()
     }
 
@@ -35,7 +34,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
         let (mut starts, mut at) = (vec![0], conditions::FIRST);
         while at < section.len() {
-            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, "a record is cut or is not text"))?;
+            let what = "a record is cut, is not text, or has paths that are no trie";
+            let (_, end) = Conditions::read(section, at).ok_or(wrong(SectionKind::Conditions, at, what))?;
             starts.push(at);
             at = end;
         }
@@ -79,8 +79,6 @@ impl<B: AsRef<[u8]>> Blob<B> {
     fn check_rules(&self) -> Result<(), FormatError> {
         let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
         let rules = record_count::<RULE_LEN>(self.section(SectionKind::Rules)).ok_or(wrong(SectionKind::Rules, 0, 0, "length"))?;
-        let networks = self.section(SectionKind::Networks);
-        let network_count = record_count::<NETWORK_LEN>(networks).ok_or(wrong(SectionKind::Networks, 0, 0, "length"))?;
         let mut last = RuleKind::Any;
         for index in 0..rules {
             let wrong = |what| wrong(SectionKind::Rules, index, RULE_LEN, what);
@@ -89,16 +87,15 @@ impl<B: AsRef<[u8]>> Blob<B> {
             let anchored = match rule.kind {
                 RuleKind::Any => last == RuleKind::Any,
                 RuleKind::Exact | RuleKind::Subdomains | RuleKind::ApexAndSubdomains => last == RuleKind::Any || last.names(),
-                RuleKind::Network => rule.anchor < network_count && last != RuleKind::Glob,
+                RuleKind::Network => {
+                    last != RuleKind::Glob && self.addresses().rules(rule.anchor).is_some_and(|rules| rules.contains(&index))
+                }
                 RuleKind::Glob => self.glob_rule(rule.anchor).is_some_and(|of| of.0 == index),
             };
             if !anchored {
                 return Err(wrong("anchor, or order"));
             }
             last = rule.kind;
-        }
-        for index in 0..network_count {
-            addresses::network(networks, index).ok_or(wrong(SectionKind::Networks, index, NETWORK_LEN, "not a network"))?;
         }
         Ok(())
     }
@@ -134,48 +131,6 @@ impl<B: AsRef<[u8]>> Blob<B> {
         if next != end {
             let offset = (next * RULE_LEN) as u64;
             return Err(FormatError::Section { section: SectionKind::Rules, offset, what: "a rule of a name that is not there" });
-        }
-        Ok(())
-    }
-
-    fn check_addresses(&self) -> Result<(), FormatError> {
-        let lists = self.section(SectionKind::AddressRules);
-        let wrong = |word: usize, what| FormatError::Section { section: SectionKind::AddressRules, offset: (word * WORD_LEN) as u64, what };
-        let words = record_count::<WORD_LEN>(lists).filter(|_| addresses::word(lists, 0) == Some(0));
-        let words = words.ok_or(wrong(0, "length, or a first list that is not empty"))? as usize;
-        // Lists stand back to back, so that each is looked at once however many ranges share it.
-        let (mut starts, mut at) = (Vec::new(), 0);
-        while at < words {
-            starts.push(at);
-            let len = addresses::word(lists, at).ok_or(wrong(at, "cut"))? as usize;
-            let ids = bytes(lists, (at + 1) * WORD_LEN, len.saturating_mul(WORD_LEN)).ok_or(wrong(at, "a list is cut"))?;
-            let rule = |id: &[u8]| u32_at(id, 0).and_then(|id| self.listed(RuleId(id)));
-            if !ids.chunks_exact(WORD_LEN).all(|id| rule(id).is_some_and(|rule| rule.kind == RuleKind::Network)) {
-                return Err(wrong(at, "a list holds what is not a rule for a network"));
-            }
-            at += 1 + len;
-        }
-        self.check_ranges::<V4_LEN>(SectionKind::Ipv4, &starts)?;
-        self.check_ranges::<V6_LEN>(SectionKind::Ipv6, &starts)
-    }
-
-    /// Ranges ascend, and each has one of the lists.
-    fn check_ranges<const N: usize>(&self, kind: SectionKind, starts: &[usize]) -> Result<(), FormatError> {
-        let table = self.section(kind);
-        let wrong = |index: u32, what| FormatError::Section { section: kind, offset: u64::from(index) * N as u64, what };
-        let mut last: Option<&[u8]> = None;
-        for index in 0..record_count::<N>(table).ok_or(wrong(0, "length"))? {
-            let entry = bytes(table, index as usize * N, N).ok_or(wrong(index, "cut"))?;
-            let (first, list) = entry.split_at_checked(N - WORD_LEN).ok_or(wrong(index, "cut"))?;
-            // Little-endian numbers compare from their last byte.
-            if last.is_some_and(|last| last.iter().rev().cmp(first.iter().rev()).is_ge()) {
-                return Err(wrong(index, "ranges do not ascend"));
-            }
-            last = Some(first);
-            let list = u32_at(list, 0).ok_or(wrong(index, "cut"))? as usize;
-            if starts.binary_search(&list).is_err() {
-                return Err(wrong(index, "its list is none"));
-            }
         }
         Ok(())
     }

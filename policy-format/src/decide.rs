@@ -215,9 +215,9 @@ fn for_each_rule<B: AsRef<[u8]>>(policy: &Blob<B>, host: &Host, mut each: impl F
         // No rule can name it, and no wildcard means it.
         Host::NumericLookalike(_) => return,
         Host::Ip(ip) => {
-            for (rank, id) in policy.addresses().covering(*ip).enumerate() {
+            for (rank, id) in policy.addresses().covering(*ip) {
                 if let Some(rule) = policy.listed(id).filter(|rule| rule.kind == RuleKind::Network) {
-                    add(id, rank + 1, rule.kind, u32::from(rule.terms));
+                    add(id, rank, rule.kind, u32::from(rule.terms));
                 }
             }
         }
@@ -246,11 +246,11 @@ fn match_host<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Matche
 /// that an IPv6 address carries.
 fn match_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Matched {
     let mut matched = Matched::default();
-    for (rank, id) in policy.addresses().covering(ip).enumerate() {
+    for (rank, id) in policy.addresses().covering(ip) {
         let Some(rule) = policy.listed(id) else { continue };
         let Some(terms) = policy.terms(u32::from(rule.terms)) else { continue };
         let named_before = std::mem::take(&mut matched.named);
-        matched.add(policy, request, Found { id, rank: rank + 1, kind: rule.kind, terms });
+        matched.add(policy, request, Found { id, rank, kind: rule.kind, terms });
         matched.named_exactly |= matched.named && policy.rule_network(id).is_some_and(|network| network.is_single());
         matched.named |= named_before;
     }
@@ -274,7 +274,7 @@ impl Matched {
 pub struct NamedBy {
     /// The rule.
     pub rule: RuleId,
-    /// How much of the name it fixes: among rules of one access, the highest decides.
+    /// How much of the name or the address it fixes: among rules of one access, the highest decides, and of equals the last.
     pub rank: usize,
     /// Whether its ports, methods and paths hold of the request; `None` when the request cannot be read and they might.
     pub holds: Option<bool>,

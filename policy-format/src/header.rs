@@ -47,9 +47,9 @@ pub enum SectionKind {
     Ipv4 = 8,
     /// IPv6 ranges.
     Ipv6 = 9,
-    /// Rule lists of the address ranges.
-    AddressRules = 10,
-    /// Networks as they were written.
+    /// Where to start among many IPv4 ranges.
+    Ipv4Index = 10,
+    /// Networks, with their rules.
     Networks = 11,
     /// Globs.
     Globs = 12,
@@ -73,7 +73,7 @@ impl SectionKind {
         Self::Ports,
         Self::Ipv4,
         Self::Ipv6,
-        Self::AddressRules,
+        Self::Ipv4Index,
         Self::Networks,
         Self::Globs,
         Self::Sources,
@@ -104,7 +104,7 @@ impl std::fmt::Display for SectionKind {
             Self::Ports => "ports",
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",
-            Self::AddressRules => "address rules",
+            Self::Ipv4Index => "ipv4 index",
             Self::Networks => "networks",
             Self::Globs => "globs",
             Self::Sources => "sources",

@@ -28,14 +28,14 @@
 //! | 6 | ports | 4 bytes: first and last port | `rules.rs` |
 //! | 7 | ipv4 | disjoint ranges, 8 bytes | `addresses.rs` |
 //! | 8 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
-//! | 9 | address rules | lists of rules for ranges | `addresses.rs` |
-//! | 10 | networks | 18 bytes: networks as they were written | `addresses.rs` |
+//! | 9 | ipv4 index | for many ranges: where each upper half of an address starts | `addresses.rs` |
+//! | 10 | networks | 28 bytes: each network once, with its rules and the network around it | `addresses.rs` |
 //! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
 //! | 12 | sources | layers and file labels, postcard | [`Source`] |
-//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs` |
+//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs`, `prefixes.rs` |
 //! | 14 | hooks | postcard, in the order in which they are tried | [`Hook`] |
 //!
-//! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks, globs.
+//! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks (so are a network's), globs.
 //!
 //! # Versions
 //!
@@ -59,6 +59,7 @@ pub mod net;
 mod packed;
 pub mod path;
 pub mod pattern;
+mod prefixes;
 mod reader;
 mod records;
 mod request;

@@ -91,8 +91,9 @@ const fn v6(segments: [u16; 8], prefix: u8, name: &'static str, source: &'static
     SpecialRange { network: Network { addr: IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)), prefix }, name, source }
 }
 
-/// The IPv4 ranges that are not public.
-pub const NON_PUBLIC_V4: [SpecialRange; 14] = [
+/// The IPv4 ranges that are not public: what IANA's registry of special-purpose addresses (RFC 6890) does not mark as globally reachable, and multicast.
+/// Of 192.0.0.0/24 it marks two addresses so, which lead to the nearest server of their kind: they are inside too.
+pub const NON_PUBLIC_V4: [SpecialRange; 15] = [
     v4(0, 0, 0, 0, 8, "this network", "RFC 791"),
     v4(10, 0, 0, 0, 8, "private use", "RFC 1918"),
     v4(100, 64, 0, 0, 10, "shared address space (carrier-grade NAT)", "RFC 6598"),
@@ -101,6 +102,7 @@ pub const NON_PUBLIC_V4: [SpecialRange; 14] = [
     v4(172, 16, 0, 0, 12, "private use", "RFC 1918"),
     v4(192, 0, 0, 0, 24, "IETF protocol assignments", "RFC 6890"),
     v4(192, 0, 2, 0, 24, "documentation (TEST-NET-1)", "RFC 5737"),
+    v4(192, 88, 99, 0, 24, "relay anycast of 6to4 (deprecated) and 6a44", "RFC 7526, RFC 6751"),
     v4(192, 168, 0, 0, 16, "private use", "RFC 1918"),
     v4(198, 18, 0, 0, 15, "benchmarking", "RFC 2544"),
     v4(198, 51, 100, 0, 24, "documentation (TEST-NET-2)", "RFC 5737"),
@@ -109,17 +111,38 @@ pub const NON_PUBLIC_V4: [SpecialRange; 14] = [
     v4(240, 0, 0, 0, 4, "reserved, and limited broadcast", "RFC 1112, RFC 919"),
 ];
 
-/// The IPv6 ranges that are not public, apart from those that carry an IPv4 address ([`embedded_ipv4`]).
-pub const NON_PUBLIC_V6: [SpecialRange; 9] = [
+/// The IPv6 ranges that are not public, from the same registry, apart from the narrower ones in [`PUBLIC_V6`]. Where two hold an address, the narrower comes first.
+/// 2001:1::1 to 2001:1::3 are marked as reachable, and closed for the reason of their IPv4 twins in 192.0.0.0/24.
+pub const NON_PUBLIC_V6: [SpecialRange; 16] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 128, "unspecified", "RFC 4291"),
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback", "RFC 4291"),
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, "local-use IPv4/IPv6 translation", "RFC 8215"),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 8, "reserved, obsolete forms of IPv4 addresses included", "RFC 4291"),
     v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, "discard only", "RFC 6666"),
+    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64, "dummy prefix", "RFC 9780"),
+    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48, "benchmarking", "RFC 5180"),
+    v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28, "ORCHID, deprecated", "RFC 4843"),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23, "IETF protocol assignments", "RFC 2928"),
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32, "documentation", "RFC 3849"),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20, "documentation", "RFC 9637"),
+    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16, "segment routing (SRv6) identifiers", "RFC 9602"),
     v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7, "unique local", "RFC 4193"),
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "link local", "RFC 4291"),
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, "site local, deprecated", "RFC 3879"),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast", "RFC 4291"),
+];
+
+/// What lies inside of those and is public nevertheless: the registry says that it is globally reachable, or it carries an IPv4 address and is judged by
+/// that one ([`embedded_ipv4`]).
+pub const PUBLIC_V6: [SpecialRange; 8] = [
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, "IPv4-compatible", "RFC 4291"),
+    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4-mapped", "RFC 4291"),
+    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, "IPv4/IPv6 translation", "RFC 6052"),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, "Teredo", "RFC 4380"),
+    v6([0x2001, 3, 0, 0, 0, 0, 0, 0], 32, "AMT", "RFC 7450"),
+    v6([0x2001, 4, 0x112, 0, 0, 0, 0, 0], 48, "AS112", "RFC 7535"),
+    v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28, "ORCHIDv2", "RFC 7343"),
+    v6([0x2001, 0x30, 0, 0, 0, 0, 0, 0], 28, "drone remote identifiers", "RFC 9374"),
 ];
 
 /// The range that makes an address not public, or `None` for a public one. An IPv6 address that carries an IPv4 address in any of the known
@@ -134,7 +157,9 @@ pub fn non_public(ip: IpAddr) -> Option<&'static SpecialRange> {
 }
 
 fn in_ranges(ranges: &'static [SpecialRange], ip: IpAddr) -> Option<&'static SpecialRange> {
-    ranges.iter().find(|range| range.network.contains(ip))
+    let public_inside =
+        |range: &Network| PUBLIC_V6.iter().any(|public| public.network.prefix > range.prefix && public.network.contains(ip));
+    ranges.iter().find(|range| range.network.contains(ip) && !public_inside(&range.network))
 }
 
 /// The IPv4 addresses that an IPv6 address carries: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo server and client (RFC 4380).
@@ -209,6 +234,10 @@ mod tests {
             "172.16.0.0",
             "172.31.255.255",
             "192.0.0.8",
+            "192.0.0.9",
+            "192.0.0.10",
+            "192.88.99.0",
+            "192.88.99.255",
             "192.0.2.1",
             "192.168.0.1",
             "198.18.0.0",
@@ -228,8 +257,41 @@ mod tests {
             "febf::1",
             "fec0::1",
             "ff02::1",
-            "2001:db8::1",
+            "2001:db8::",
+            "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
             "100::1",
+            "100::ffff:ffff:ffff:ffff",
+            "100:0:0:1::1",
+            "100:0:0:1:ffff:ffff:ffff:ffff",
+            "2001:1::",
+            "2001:1::1",
+            "2001:1::2",
+            "2001:1::3",
+            "2001:2::",
+            "2001:2:0:ffff:ffff:ffff:ffff:ffff",
+            "2001:2:1::",
+            "2001:4::1",
+            "2001:4:111:ffff::",
+            "2001:4:113::",
+            "2001:5::",
+            "2001:10::",
+            "2001:1f:ffff::",
+            "2001:40::",
+            "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "3fff::",
+            "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "5f00::",
+            "5f00:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            // IPv4-translated (RFC 2765, obsolete), and other space next to the forms that carry IPv4 addresses.
+            "::ffff:0:7f00:1",
+            "::ffff:0:808:808",
+            "::1:0:0",
+            "::fffe:808:808",
+            "64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff",
+            "64:ff9b::1:808:808",
+            "64:ff9b:0:1::808:808",
+            "64:ff9b:2::",
+            "ff:ffff::1",
             "::ffff:10.0.0.1",
             "::10.0.0.1",
             "64:ff9b::7f00:1",
@@ -257,7 +319,24 @@ mod tests {
             "198.17.255.255",
             "198.20.0.0",
             "223.255.255.255",
+            "192.31.196.1",
+            "192.52.193.1",
+            "192.88.98.255",
+            "192.88.100.0",
+            "192.175.48.1",
             "2606:4700::1111",
+            "2620:4f:8000::1",
+            "2001:3::1",
+            "2001:4:112::1",
+            "2001:20::1",
+            "2001:2f:ffff::",
+            "2001:30::1",
+            "2001:3f:ffff::",
+            "2001:200::",
+            "2001:db7:ffff::",
+            "2001:db9::",
+            "3ffe:ffff::",
+            "::808:808",
             "::ffff:8.8.8.8",
             "64:ff9b::808:808",
             "2002:808:808::1",

@@ -6,7 +6,9 @@
 
 use super::DiffError;
 use super::hosts::few;
-use policy_format::net::{METADATA_ADDRESSES, NON_PUBLIC_V4, NON_PUBLIC_V6, Network, embedded_ipv4, is_metadata_address, non_public};
+use policy_format::net::{
+    METADATA_ADDRESSES, NON_PUBLIC_V4, NON_PUBLIC_V6, Network, PUBLIC_V6, embedded_ipv4, is_metadata_address, non_public,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -140,7 +142,7 @@ type Cut = (Vec<Range>, Vec<Class>);
 
 fn ranges<K: Ord>(networks: impl Iterator<Item = Network>, says: impl Fn(Ipv4Addr) -> K) -> Result<Cut, DiffError> {
     let (mut v4, mut v6) = (BTreeSet::from([0]), BTreeSet::from([0, 2, TEREDO, TEREDO_END]));
-    let known = NON_PUBLIC_V4.iter().chain(&NON_PUBLIC_V6).map(|range| range.network);
+    let known = NON_PUBLIC_V4.iter().chain(&NON_PUBLIC_V6).chain(&PUBLIC_V6).map(|range| range.network);
     for network in networks.chain(known).chain(METADATA_ADDRESSES.map(Network::single)) {
         let (first, end) = bounds(&network);
         let cuts = if network.addr().is_ipv4() { &mut v4 } else { &mut v6 };
