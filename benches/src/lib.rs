@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot go on panics")]
 
+pub mod domains;
+pub mod synthetic;
+
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options, compile};
 use policy_format::{Host, Layer};
