@@ -4,14 +4,15 @@
 //! records, then every record of every hot section. A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
 use crate::addresses::{self, Addresses, NETWORK_LEN, V4_LEN, V6_LEN, WORD_LEN};
+use crate::automaton::Automata;
 use crate::conditions::{self, Conditions};
 use crate::error::FormatError;
-use crate::glob;
+use crate::glob::{self, OWNER_LEN};
 use crate::header::{self, Digest, Layout, SectionKind};
 use crate::host::Host;
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
-use crate::reader::{bytes, record_count, u16_at, u32_at};
+use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_HOOKS, Meta, Source};
 use crate::rules::{ATTRIBUTES_LEN, Access, AttributesRecord, PORTS_LEN, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, port_ranges};
 use crate::trie::{self, ROOT, Trie};
@@ -111,6 +112,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         blob.check_rules()?;
         blob.check_addresses()?;
         blob.check_globs()?;
+        blob.check_automata()?;
         Ok(blob)
     }
 
@@ -242,14 +244,29 @@ impl<B: AsRef<[u8]>> Blob<B> {
         addresses::network(self.section(SectionKind::Networks), record.anchor)
     }
 
-    /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.
+    /// Calls `found` for every glob that matches, in their order, with its rule and how many bytes its first program that matches fixes.
+    #[inline]
     pub(crate) fn for_each_glob(&self, name: &[u8], mut found: impl FnMut(RuleId, usize)) {
-        for index in 0..self.glob_count() {
-            let Some(glob) = self.glob(index) else { return };
-            if let Some(program) = glob.programs().find(|program| glob::matches(program, name)) {
-                found(glob.rule, glob::literal_bytes(program));
+        let Some(automata) = Automata::open(self.section(SectionKind::Automata)) else { return };
+        let mut last = None;
+        automata.for_each_match(name, |program| {
+            // The programs of a glob follow each other.
+            if let Some((rule, literals)) = self.glob_owner(program).filter(|(rule, _)| last != Some(*rule)) {
+                last = Some(rule);
+                found(rule, usize::from(literals));
             }
-        }
+        });
+    }
+
+    fn glob_programs(&self) -> u32 {
+        u32_at(self.section(SectionKind::Globs), 4).unwrap_or(0)
+    }
+
+    /// Whose a program is, and how many bytes it fixes.
+    fn glob_owner(&self, program: u32) -> Option<(RuleId, u16)> {
+        let offsets = usize::try_from(self.glob_count()).ok()?.checked_mul(4)?;
+        let owner: [u8; OWNER_LEN] = record(self.section(SectionKind::Globs).get(8_usize.checked_add(offsets)?..)?, program)?;
+        Some((RuleId(u32_at(&owner, 0)?), u16_at(&owner, 4)?))
     }
 
     fn glob_count(&self) -> u32 {
@@ -259,7 +276,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     fn glob(&self, index: u32) -> Option<GlobRecord<'_>> {
         let section = self.section(SectionKind::Globs);
         let index = usize::try_from(index).ok()?;
-        let at = usize::try_from(u32_at(section, index.checked_add(1)?.checked_mul(4)?)?).ok()?;
+        let at = usize::try_from(u32_at(section, index.checked_add(2)?.checked_mul(4)?)?).ok()?;
         let text_len = usize::from(u16_at(section, at.checked_add(4)?)?);
         Some(GlobRecord {
             rule: RuleId(u32_at(section, at)?),
@@ -436,12 +453,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
     fn check_globs(&self) -> Result<(), FormatError> {
         let count = self.glob_count();
         let section = self.section(SectionKind::Globs);
-        let mut end = 4 + 4 * u64::from(count);
+        let mut end = 8 + 4 * u64::from(count) + OWNER_LEN as u64 * u64::from(self.glob_programs());
+        let mut owned = 0;
         for index in 0..count {
-            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
+            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 8, what };
             let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
             // Records stand back to back, so that none is looked at twice.
-            let start = u32_at(section, (index as usize + 1) * 4).map(u64::from);
+            let start = u32_at(section, (index as usize + 2) * 4).map(u64::from);
             let len = 8 + glob.text.len() + glob.programs().map(|program| 2 + program.len()).sum::<usize>();
             if start != Some(end) {
                 return Err(wrong("globs overlap or leave gaps"));
@@ -452,8 +470,26 @@ impl<B: AsRef<[u8]>> Blob<B> {
             if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
                 return Err(wrong("a glob's rule, text or program"));
             }
+            let owners = glob.programs().map(|program| Some((glob.rule, u16::try_from(glob::literal_bytes(program)).ok()?)));
+            if !(owned..).zip(owners).all(|(number, owner)| owner.is_some() && self.glob_owner(number) == owner) {
+                return Err(wrong("whose a program is"));
+            }
+            owned += u32::from(glob.programs);
+        }
+        if owned != self.glob_programs() {
+            return Err(FormatError::Section { section: SectionKind::Globs, offset: 4, what: "how many programs there are" });
         }
         Ok(())
+    }
+
+    fn check_automata(&self) -> Result<(), FormatError> {
+        let wrong = |(offset, what)| FormatError::Section { section: SectionKind::Automata, offset: offset as u64, what };
+        let section = self.section(SectionKind::Automata);
+        let automata = Automata::open(section).ok_or(wrong((0, "counts")))?;
+        if section.is_empty() != (self.glob_programs() == 0) {
+            return Err(wrong((0, "automata without globs, or globs without automata")));
+        }
+        automata.check(self.glob_programs()).map_err(wrong)
     }
 }
 

@@ -57,11 +57,13 @@ pub enum SectionKind {
     Conditions = 13,
     /// Hooks, as postcard.
     Hooks = 14,
+    /// Automata that match globs.
+    Automata = 15,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Trie,
         Self::Labels,
@@ -76,6 +78,7 @@ impl SectionKind {
         Self::Sources,
         Self::Conditions,
         Self::Hooks,
+        Self::Automata,
     ];
 
     /// Position in [`Self::ALL`].
@@ -106,6 +109,7 @@ impl std::fmt::Display for SectionKind {
             Self::Sources => "sources",
             Self::Conditions => "conditions",
             Self::Hooks => "hooks",
+            Self::Automata => "automata",
         })
     }
 }

@@ -30,10 +30,11 @@
 //! | 8 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
 //! | 9 | address rules | lists of rules for ranges | `addresses.rs` |
 //! | 10 | networks | 18 bytes: networks as they were written | `addresses.rs` |
-//! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
+//! | 11 | globs | u32 globs, u32 programs; u32 offsets of globs; for each program u32 rule, u16 bytes that it fixes; globs back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
 //! | 12 | sources | layers and file labels, postcard | [`Source`] |
 //! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs` |
 //! | 14 | hooks | postcard, in the order in which they are tried | [`Hook`] |
+//! | 15 | automata | the programs of all globs, to be matched at once | `automaton.rs` |
 //!
 //! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks, globs.
 //!
@@ -44,6 +45,7 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 
 mod addresses;
+mod automaton;
 mod blob;
 #[cfg(feature = "build")]
 mod build;
