@@ -137,7 +137,7 @@ impl<'a> Automata<'a> {
         self.lengths.chunks_exact(NUMBER_LEN).scan(0_usize, move |from, len| {
             let (start, len) = (*from, u32_at(len, 0).and_then(|len| usize::try_from(len).ok())?);
             *from = start.checked_add(len)?;
-            Some((self.at + start, bytes(self.rest, start, len)))
+            Some((self.at.saturating_add(start), bytes(self.rest, start, len)))
         })
     }
 

@@ -18,6 +18,8 @@ use std::rc::Rc;
 const MAX_PROGRAM_BYTES: usize = 8 << 20;
 /// Bytes in all automata together.
 const MAX_BYTES: usize = 8 << 20;
+/// Room below which no more automata are tried to be made.
+const LEAST_ROOM: usize = MAX_BYTES / 128;
 /// Nodes of the tree of one automaton.
 const MAX_NODES: usize = 1 << 20;
 /// Different steps in the programs of one automaton, runs aside.
@@ -125,14 +127,15 @@ impl Plan {
     /// Whether they fit.
     fn add(&mut self, set: &[Spelled<'_>]) -> bool {
         let left = MAX_ALL_STEPS.saturating_sub(self.steps);
-        if self.automata.len() >= MAX_AUTOMATA || left == 0 {
+        let room = MAX_BYTES.saturating_sub(self.bytes);
+        if self.automata.len() >= MAX_AUTOMATA || left == 0 || room < LEAST_ROOM {
             return false;
         }
         let Some(tree) = Tree::new(set) else { return false };
-        let mut states = States::new(&tree, left);
+        let mut states = States::new(&tree, left, room);
         let automaton = states.all().and_then(|()| states.write());
         self.steps += tree.steps + states.steps;
-        match automaton.filter(|automaton| self.bytes + automaton.len() <= MAX_BYTES) {
+        match automaton.filter(|automaton| automaton.len() <= room) {
             Some(automaton) => {
                 self.bytes += automaton.len();
                 self.automata.push(automaton);
@@ -312,8 +315,8 @@ struct States<'t> {
 }
 
 impl<'t> States<'t> {
-    /// The dead state, and the one to start in. No more steps than are `left`.
-    fn new(tree: &'t Tree, left: usize) -> Self {
+    /// The dead state, and the one to start in. No more steps than are `left`, and no more bytes than there is `room` for.
+    fn new(tree: &'t Tree, left: usize, room: usize) -> Self {
         let nodes = tree.nodes.len();
         let mut states = Self {
             tree,
@@ -322,7 +325,7 @@ impl<'t> States<'t> {
             next: Vec::new(),
             steps: 0,
             max_steps: left.min(MAX_STEPS).min(STEPS + STEPS_PER_NODE * nodes),
-            max_states: MAX_STATES.min(STATES + STATES_PER_NODE * nodes).min(MAX_BYTES / (2 * tree.classes)),
+            max_states: MAX_STATES.min(STATES + STATES_PER_NODE * nodes).min(room / (2 * tree.classes)),
         };
         states.state(&mut Vec::new());
         let mut start = Vec::new();
