@@ -4,14 +4,15 @@
 //! damage), cold records, then every record of every section (`check.rs`). A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
 use crate::addresses::Addresses;
+use crate::automaton::Automata;
 use crate::conditions::Conditions;
 use crate::error::FormatError;
-use crate::glob;
+use crate::glob::OWNER_LEN;
 use crate::header::{self, Digest, Layout, SectionKind};
 use crate::host::{Host, MAX_NAME, Name};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
-use crate::reader::{bytes, record_count, u16_at, u32_at};
+use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TermsRecord};
 use crate::trie::{self, Node, Trie};
@@ -426,14 +427,29 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.addresses().network(self.listed(id)?.anchor)
     }
 
-    /// Calls `found` for every glob that matches, with its rule and how many bytes it fixes.
+    /// Calls `found` for every glob that matches, in their order, with its rule and how many bytes its first program that matches fixes.
+    #[inline]
     pub(crate) fn for_each_glob(&self, name: &[u8], mut found: impl FnMut(RuleId, usize)) {
-        for index in 0..self.glob_count() {
-            let Some(glob) = self.glob(index) else { return };
-            if let Some(program) = glob.programs().find(|program| glob::matches(program, name)) {
-                found(glob.rule, glob::literal_bytes(program));
+        let Some(automata) = Automata::open(self.section(SectionKind::Automata)) else { return };
+        let mut last = None;
+        automata.for_each_match(name, |program| {
+            // The programs of a glob follow each other.
+            if let Some((rule, literals)) = self.glob_owner(program).filter(|(rule, _)| last != Some(*rule)) {
+                last = Some(rule);
+                found(rule, usize::from(literals));
             }
-        }
+        });
+    }
+
+    pub(crate) fn glob_programs(&self) -> u32 {
+        u32_at(self.section(SectionKind::Globs), 4).unwrap_or(0)
+    }
+
+    /// Whose a program is, and how many bytes it fixes.
+    pub(crate) fn glob_owner(&self, program: u32) -> Option<(RuleId, u16)> {
+        let offsets = usize::try_from(self.glob_count()).ok()?.checked_mul(4)?;
+        let owner: [u8; OWNER_LEN] = record(self.section(SectionKind::Globs).get(8_usize.checked_add(offsets)?..)?, program)?;
+        Some((RuleId(u32_at(&owner, 0)?), u16_at(&owner, 4)?))
     }
 
     pub(crate) fn glob_rule(&self, index: u32) -> Option<RuleId> {
@@ -447,7 +463,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     pub(crate) fn glob(&self, index: u32) -> Option<GlobRecord<'_>> {
         let section = self.section(SectionKind::Globs);
         let index = usize::try_from(index).ok()?;
-        let at = usize::try_from(u32_at(section, index.checked_add(1)?.checked_mul(4)?)?).ok()?;
+        let at = usize::try_from(u32_at(section, index.checked_add(2)?.checked_mul(4)?)?).ok()?;
         let text_len = usize::from(u16_at(section, at.checked_add(4)?)?);
         Some(GlobRecord {
             rule: RuleId(u32_at(section, at)?),

@@ -4,8 +4,9 @@
 //! much; other rules are sorted by what they say. Nothing depends on addresses in memory, the order of maps, or the clock.
 
 use crate::addresses;
+use crate::automaton;
 use crate::conditions;
-use crate::glob::Glob;
+use crate::glob::{self, Glob, OWNER_LEN};
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
@@ -16,8 +17,8 @@ use crate::trie_writer::{self, TermsInfo};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Globs that one policy may have: each is tried on every name.
-pub const MAX_GLOBS: usize = 1024;
+/// Globs that one policy may have. What also bounds them is the size of the automata that they become.
+pub const MAX_GLOBS: usize = 4096;
 
 /// A rule to write.
 #[derive(Debug, Clone)]
@@ -72,6 +73,16 @@ pub enum BuildError {
         /// Of what.
         what: &'static str,
         /// How many fit.
+        limit: usize,
+    },
+    /// Globs that the tables which match them have no room for.
+    #[error(
+        "the policy's globs are too many or too varied to be matched together: {found} alternatives are left to be tried one by one on every name, and at most {limit} may be; write fewer globs, or globs with fewer `*`, `?` and braces"
+    )]
+    Globs {
+        /// Alternatives of globs that no automaton holds.
+        found: usize,
+        /// How many may be left.
         limit: usize,
     },
     /// A settings record that could not be encoded.
@@ -176,6 +187,7 @@ impl Sections {
             }
         }
         count(globs.len(), "globs", MAX_GLOBS)?;
+        let programs: Vec<&[u8]> = globs.iter().flat_map(|(_, glob)| glob.programs()).map(Vec::as_slice).collect();
         let addresses = addresses::write(&networks)?;
         let mut network_of_rule = addresses.network_of_rule.iter().copied();
         let mut glob_of_rule = 0..;
@@ -208,6 +220,7 @@ impl Sections {
             (SectionKind::Ipv4Index, addresses.v4_index),
             (SectionKind::Networks, addresses.networks),
             (SectionKind::Globs, write_globs(&globs)?),
+            (SectionKind::Automata, automaton::write(&programs)?),
             (SectionKind::Sources, postcard::to_allocvec(&terms.sources).map_err(encode)?),
             (SectionKind::Conditions, terms.conditions),
             (SectionKind::Hooks, postcard::to_allocvec(hooks).map_err(encode)?),
@@ -323,15 +336,24 @@ impl<'a> TermsTable<'a> {
     }
 }
 
-/// Globs: a count, that many offsets, and the records (see `lib.rs`).
+/// Globs: counts, offsets, whose each program is, and the records (see `lib.rs`).
 fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
     let limit = u32::MAX as usize;
+    let short =
+        |len: usize| u16::try_from(len).map_err(|_| BuildError::TooMany { what: "bytes in one glob", limit: usize::from(u16::MAX) });
+    let mut owners = Vec::new();
+    for (rule, glob) in globs {
+        for program in glob.programs() {
+            owners.extend(rule.to_le_bytes());
+            owners.extend(short(glob::literal_bytes(program))?.to_le_bytes());
+        }
+    }
     let mut section = count(globs.len(), "globs", MAX_GLOBS)?.to_le_bytes().to_vec();
+    section.extend(count(owners.len() / OWNER_LEN, "alternatives of globs", limit)?.to_le_bytes());
+    let first = section.len() + 4 * globs.len() + owners.len();
     let mut records = Vec::new();
     for (rule, glob) in globs {
-        section.extend(count(4 + 4 * globs.len() + records.len(), "bytes in globs", limit)?.to_le_bytes());
-        let short =
-            |len: usize| u16::try_from(len).map_err(|_| BuildError::TooMany { what: "bytes in one glob", limit: usize::from(u16::MAX) });
+        section.extend(count(first + records.len(), "bytes in globs", limit)?.to_le_bytes());
         records.extend(rule.to_le_bytes());
         records.extend(short(glob.text().len())?.to_le_bytes());
         records.extend(short(glob.programs().len())?.to_le_bytes());
@@ -341,6 +363,7 @@ fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
             records.extend(program);
         }
     }
+    section.extend(owners);
     section.extend(records);
     Ok(section)
 }

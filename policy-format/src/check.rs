@@ -3,10 +3,11 @@
 //! Lookups check bounds themselves and do not rely on any of this. What is made sure of here is that the policy means what it shows: every rule that is listed is
 //! found by a lookup, and nothing is found that is not listed.
 
+use crate::automaton::Automata;
 use crate::blob::Blob;
 use crate::conditions::{self, Conditions};
 use crate::error::FormatError;
-use crate::glob;
+use crate::glob::{self, OWNER_LEN};
 use crate::header::SectionKind;
 use crate::reader::{record_count, u32_at};
 use crate::rules::{PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
@@ -22,7 +23,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.check_rules()?;
         self.check_names()?;
         self.addresses().check(self.section(SectionKind::Rules))?;
-        self.check_globs()
+        self.check_globs()?;
+        self.check_automata()
     }
 
     /// Records stand back to back, so that each is looked at once however many terms share it.
@@ -138,12 +140,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
     fn check_globs(&self) -> Result<(), FormatError> {
         let count = self.glob_count();
         let section = self.section(SectionKind::Globs);
-        let mut end = 4 + 4 * u64::from(count);
+        let mut end = 8 + 4 * u64::from(count) + OWNER_LEN as u64 * u64::from(self.glob_programs());
+        let mut owned = 0;
         for index in 0..count {
-            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 4, what };
+            let wrong = |what| FormatError::Section { section: SectionKind::Globs, offset: u64::from(index) * 4 + 8, what };
             let glob = self.glob(index).ok_or(wrong("a glob is cut"))?;
             // Records stand back to back, so that none is looked at twice.
-            let start = u32_at(section, (index as usize + 1) * 4).map(u64::from);
+            let start = u32_at(section, (index as usize + 2) * 4).map(u64::from);
             let len = 8 + glob.text.len() + glob.programs().map(|program| 2 + program.len()).sum::<usize>();
             if start != Some(end) {
                 return Err(wrong("globs overlap or leave gaps"));
@@ -154,7 +157,25 @@ impl<B: AsRef<[u8]>> Blob<B> {
             if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
                 return Err(wrong("a glob's rule, text or program"));
             }
+            let owners = glob.programs().map(|program| Some((glob.rule, u16::try_from(glob::literal_bytes(program)).ok()?)));
+            if !(owned..).zip(owners).all(|(number, owner)| owner.is_some() && self.glob_owner(number) == owner) {
+                return Err(wrong("whose a program is"));
+            }
+            owned += u32::from(glob.programs);
+        }
+        if owned != self.glob_programs() {
+            return Err(FormatError::Section { section: SectionKind::Globs, offset: 4, what: "how many programs there are" });
         }
         Ok(())
+    }
+
+    fn check_automata(&self) -> Result<(), FormatError> {
+        let wrong = |(offset, what)| FormatError::Section { section: SectionKind::Automata, offset: offset as u64, what };
+        let section = self.section(SectionKind::Automata);
+        let automata = Automata::open(section).ok_or(wrong((0, "counts")))?;
+        if section.is_empty() != (self.glob_programs() == 0) {
+            return Err(wrong((0, "automata without globs, or globs without automata")));
+        }
+        automata.check(self.glob_programs()).map_err(wrong)
     }
 }

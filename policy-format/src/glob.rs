@@ -6,13 +6,16 @@
 //!
 //! A program is a byte string: `*` and `?` as themselves, a class as `[`, a flag byte (1: negated), a count byte and that many pairs of first and last
 //! byte, everything else a literal byte of a name. Matching is the usual two-pointer walk that goes back to the last `*` only: at most
-//! (bytes of the program) × (bytes of the name) steps.
+//! (bytes of the program) × (bytes of the name) steps. A policy's programs are matched all at once, by the automata that `automaton.rs` makes of them.
 
 use crate::host::{HostError, MAX_LABEL, MAX_NAME};
 use crate::pattern::PatternErrorKind;
 
 /// Alternatives that the braces of one glob may expand to.
 pub const MAX_ALTERNATIVES: usize = 256;
+
+/// Bytes in the record that says whose a program is: the rule, and how many bytes the program fixes.
+pub(crate) const OWNER_LEN: usize = 6;
 
 /// A checked glob: its text and its programs, any of which may match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,7 +260,7 @@ pub(crate) fn is_valid(program: &[u8]) -> bool {
 }
 
 /// What one step of a program matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op<'a> {
     /// Any run of bytes, also none.
     AnyRun,

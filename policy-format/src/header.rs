@@ -21,6 +21,10 @@ pub(crate) const ALIGN: usize = 64;
 pub(crate) const MAX_SECTIONS: u32 = 64;
 /// Where the digest stands in the header.
 pub(crate) const DIGEST_AT: usize = 32;
+/// The bytes before this one are digested; the two lengths after it are not, so that a policy keeps its digest when it is signed.
+const LENGTHS_AT: usize = 16;
+/// Bytes of signatures that a blob may end in.
+const MAX_SIGNATURES: u64 = 64 << 10;
 
 /// Flag of a section that a reader must know.
 pub(crate) const REQUIRED: u32 = 1;
@@ -53,17 +57,19 @@ pub enum SectionKind {
     Networks = 11,
     /// Globs.
     Globs = 12,
+    /// Automata that match globs.
+    Automata = 13,
     /// Layers and file labels, as postcard.
-    Sources = 13,
+    Sources = 14,
     /// Methods, paths and reasons of rules.
-    Conditions = 14,
+    Conditions = 15,
     /// Hooks, as postcard.
-    Hooks = 15,
+    Hooks = 16,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Trie,
         Self::Records,
@@ -76,6 +82,7 @@ impl SectionKind {
         Self::Ipv4Index,
         Self::Networks,
         Self::Globs,
+        Self::Automata,
         Self::Sources,
         Self::Conditions,
         Self::Hooks,
@@ -107,6 +114,7 @@ impl std::fmt::Display for SectionKind {
             Self::Ipv4Index => "ipv4 index",
             Self::Networks => "networks",
             Self::Globs => "globs",
+            Self::Automata => "automata",
             Self::Sources => "sources",
             Self::Conditions => "conditions",
             Self::Hooks => "hooks",
@@ -158,7 +166,7 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
     if data.len() < HEADER_LEN {
         return Err(short);
     }
-    let (Some(major), Some(minor), Some(count), Some(expected), Some(reserved), Some(digest)) =
+    let (Some(major), Some(minor), Some(count), Some(expected), Some(signatures), Some(digest)) =
         (u16_at(data, 8), u16_at(data, 10), u32_at(data, 12), u64_at(data, 16), u64_at(data, 24), array::<32>(data, DIGEST_AT))
     else {
         return Err(short);
@@ -172,9 +180,9 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
     if count > MAX_SECTIONS {
         return Err(FormatError::Table { entry: count, what: "too many sections" });
     }
-    if reserved != 0 {
-        return Err(FormatError::Table { entry: 0, what: "reserved header bytes are not zero" });
-    }
+    let Some(content) = content_len(data).filter(|_| signatures <= MAX_SIGNATURES) else {
+        return Err(FormatError::Table { entry: 0, what: "more bytes of signatures than there may be" });
+    };
 
     let mut sections: [Option<(usize, usize)>; SectionKind::ALL.len()] = [None; SectionKind::ALL.len()];
     let mut floor = HEADER_LEN + ENTRY_LEN * count as usize;
@@ -188,7 +196,7 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
         };
         let start = usize::try_from(offset).map_err(|_| wrong("offset too large"))?;
         let len = usize::try_from(len).map_err(|_| wrong("length too large"))?;
-        let end = start.checked_add(len).filter(|end| *end <= data.len()).ok_or(wrong("it ends beyond the file"))?;
+        let end = start.checked_add(len).filter(|end| *end <= content).ok_or(wrong("it ends beyond the file"))?;
         if start % ALIGN != 0 || start < floor || reserved != 0 || flags & !REQUIRED != 0 {
             return Err(wrong("misaligned, overlapping, out of order, or unknown flags"));
         }
@@ -209,10 +217,17 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
     Ok(Layout { minor, digest: Digest(digest), sections: found })
 }
 
-/// The digest of a blob: BLAKE3 over everything but the digest's own place in the header.
+/// Bytes before the signatures; `None` when there is no header, or less content than that.
+fn content_len(data: &[u8]) -> Option<usize> {
+    let signatures = usize::try_from(u64_at(data, LENGTHS_AT + 8)?).ok()?;
+    data.len().checked_sub(signatures).filter(|content| *content >= HEADER_LEN)
+}
+
+/// The digest of a blob: BLAKE3 over everything but the lengths and the digest's own place in the header, and the signatures.
 pub(crate) fn digest(data: &[u8]) -> Digest {
+    let content = content_len(data).unwrap_or(data.len());
     let mut hasher = blake3::Hasher::new();
-    hasher.update(data.get(..DIGEST_AT).unwrap_or(data));
-    hasher.update(data.get(HEADER_LEN..).unwrap_or_default());
+    hasher.update(data.get(..LENGTHS_AT).unwrap_or(data));
+    hasher.update(data.get(HEADER_LEN..content).unwrap_or_default());
     Digest(hasher.finalize().into())
 }

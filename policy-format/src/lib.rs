@@ -8,34 +8,36 @@
 //! Everything is little-endian, and nothing depends on where the blob lies in memory.
 //!
 //! ```text
-//! header, 64 bytes                                section table, 32 bytes an entry, in order of offset
-//!  0  8 bytes  magic: 89 4e 50 42 0d 0a 1a 0a      0 u32 kind
-//!  8  u16      major version                       4 u32 flags    bit 0: a reader must know this section
-//! 10  u16      minor version                       8 u64 offset   a multiple of 64
-//! 12  u32      sections, at most 64               16 u64 length
-//! 16  u64      length of the whole blob           24 u64 0
-//! 24  u64      0
-//! 32  32 bytes BLAKE3 of bytes 0..32 and 64..
+//! header, 64 bytes                               section table, 32 bytes an entry, in order of offset
+//!  0 8 bytes  magic: 89 4e 50 42 0d 0a 1a 0a      0 u32 kind
+//!  8 u16      major version                       4 u32 flags    bit 0: a reader must know this section
+//! 10 u16      minor version                       8 u64 offset   a multiple of 64
+//! 12 u32      sections, at most 64               16 u64 length
+//! 16 u64      length of the whole blob           24 u64 0
+//! 24 u64      bytes of signatures at its end
+//! 32 32 bytes BLAKE3 of bytes 0..16, and of those from 64 up to the signatures
 //! ```
 //!
 //! | kind | section | content | see |
 //! | --- | --- | --- | --- |
-//! | 1 | meta | settings, postcard | [`Meta`] |
-//! | 2 | trie | slots of the domain trie | `trie.rs` |
-//! | 3 | labels | labels of names, end to end | `trie.rs` |
-//! | 4 | rules | 16 bytes a rule, provenance included | `rules.rs` |
-//! | 5 | attributes | 12 bytes: access, ports and conditions, shared by rules | `rules.rs` |
-//! | 6 | ports | 4 bytes: first and last port | `rules.rs` |
-//! | 7 | ipv4 | disjoint ranges, 8 bytes | `addresses.rs` |
-//! | 8 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
-//! | 9 | ipv4 index | for many ranges: where each upper half of an address starts | `addresses.rs` |
-//! | 10 | networks | 28 bytes: each network once, with its rules and the network around it | `addresses.rs` |
-//! | 11 | globs | u32 count; u32 offsets; records back to back: u32 rule, u16 bytes of text, u16 programs, text, programs (u16 length, bytes) | [`glob`] |
-//! | 12 | sources | layers and file labels, postcard | [`Source`] |
-//! | 13 | conditions | methods, paths and reasons of rules | `conditions.rs`, `prefixes.rs` |
-//! | 14 | hooks | postcard, in the order in which they are tried | [`Hook`] |
+//! | 1 | meta | settings of the profiles, postcard | [`Meta`] |
+//! | 2 | trie | the domain trie: header, and groups of 13 nodes | `trie.rs` |
+//! | 3 | records | its records: names, with their rules | `trie.rs` |
+//! | 4 | suffixes | 256 texts that many names end in | `trie.rs` |
+//! | 5 | rules | 12 bytes: rules that are not alone with a name | `rules.rs` |
+//! | 6 | terms | 24 bytes: access, ports, conditions, source and profiles, shared by rules | `rules.rs` |
+//! | 7 | ports | 4 bytes: first and last port | `rules.rs` |
+//! | 8 | ipv4 | disjoint ranges, 8 bytes | `addresses.rs` |
+//! | 9 | ipv6 | disjoint ranges, 20 bytes | `addresses.rs` |
+//! | 10 | ipv4 index | for many ranges: where each upper half of an address starts | `addresses.rs` |
+//! | 11 | networks | 28 bytes: each network once, with its rules and the network around it | `addresses.rs` |
+//! | 12 | globs | whose each program is, and globs as they were written | [`glob`] |
+//! | 13 | automata | the programs of all globs, to be matched at once | `automaton.rs` |
+//! | 14 | sources | layers and file labels, postcard | [`Source`] |
+//! | 15 | conditions | methods, paths and reasons of rules | `conditions.rs`, `prefixes.rs` |
+//! | 16 | hooks | postcard, in the order in which they are tried | [`Hook`] |
 //!
-//! Rules are ordered: those for `*`, then names by reversed labels (a name's rules are a run), networks (so are a network's), globs.
+//! `docs/format.md` has every byte of it.
 //!
 //! # Versions
 //!
@@ -44,6 +46,7 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 
 mod addresses;
+mod automaton;
 mod blob;
 #[cfg(feature = "build")]
 mod build;

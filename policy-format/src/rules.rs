@@ -53,7 +53,8 @@ impl Access {
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Allow, Self::ReadOnly, Self::Deny].into_iter().find(|access| *access as u8 == number)
+        const ALL: [Access; 3] = [Access::Allow, Access::ReadOnly, Access::Deny];
+        ALL.get(usize::from(number)).copied()
     }
 }
 
@@ -97,9 +98,10 @@ impl RuleKind {
     }
 
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        [Self::Any, Self::Exact, Self::Subdomains, Self::ApexAndSubdomains, Self::Network, Self::Glob]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        // A table, not a search: the number comes from memory that may be slow, and nothing should have to guess it.
+        const ALL: [RuleKind; 6] =
+            [RuleKind::Any, RuleKind::Exact, RuleKind::Subdomains, RuleKind::ApexAndSubdomains, RuleKind::Network, RuleKind::Glob];
+        ALL.get(usize::from(number)).copied()
     }
 }
 

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Hook, Host, Layer, Meta, Mode, Network, Pattern, ProfileId, Profiles, Protocol, Reason, Request,
-    RuleInput, Source, decide, decide_address, reseal,
+    Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, Mode, Network, Pattern, ProfileId, Profiles, Protocol, Reason,
+    Request, RuleInput, Source, decide, decide_address, glob, named_by, reseal,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -458,6 +458,44 @@ fn name() -> impl Strategy<Value = String> {
 fn rule() -> impl Strategy<Value = (String, Access)> {
     (prop_oneof![Just(""), Just("*."), Just("**.")], name(), prop_oneof![Just(ALLOW), Just(DENY)])
         .prop_map(|(prefix, name, access)| (format!("{prefix}{name}"), access))
+}
+
+fn steps_match(steps: &[glob::Op<'_>], name: &[u8]) -> bool {
+    match (steps, name) {
+        ([], name) => name.is_empty(),
+        ([glob::Op::AnyRun, rest @ ..], name) => (0..=name.len()).any(|from| steps_match(rest, &name[from..])),
+        ([step, rest @ ..], [byte, name @ ..]) => step.takes(*byte) && steps_match(rest, name),
+        (_, []) => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn globs_have_the_rank_of_the_first_of_their_programs_that_matches(
+        globs in proptest::collection::btree_set("(\\*\\.|\\*\\*\\.)?([ab.*?]|\\{[ab*]{0,2},[ab?]{1,2}\\}|\\[!?a\\]){1,6}[ab]", 1..20),
+        hosts in proptest::collection::vec("[ab]{1,3}(\\.[ab]{1,3}){0,2}", 1..20),
+    ) {
+        let globs: Vec<(&str, glob::Glob)> = globs.iter().filter_map(|text| match Pattern::parse(text).ok()?.hosts {
+            Hosts::Glob(glob) => Some((text.as_str(), glob)),
+            _ => None,
+        }).collect();
+        let blob = Blob::open(build(meta(), &globs.iter().map(|(text, _)| (*text, ALLOW)).collect::<Vec<_>>())).unwrap();
+        for host in hosts {
+            let parsed = Host::parse(&host).unwrap();
+            let request = Request { profile: ProfileId::default(), protocol: Protocol::Connect, host: &parsed, port: 443, method: None, path: None, addresses: &[] };
+            let mut named: Vec<(String, usize)> = named_by(&blob, &request).into_iter().map(|named| (blob.rule(named.rule).unwrap().hosts, named.rank)).collect();
+            let rank = |glob: &glob::Glob| {
+                let program = glob.programs().iter().find(|program| steps_match(&glob::ops(program).collect::<Vec<_>>(), host.as_bytes()))?;
+                Some((glob.text().to_owned(), glob::ops(program).filter(|op| matches!(op, glob::Op::Literal(_))).count()))
+            };
+            let mut expected: Vec<(String, usize)> = globs.iter().filter_map(|(_, glob)| rank(glob)).collect();
+            named.sort();
+            expected.sort();
+            prop_assert_eq!(named, expected, "{}", host);
+        }
+    }
 }
 
 proptest! {

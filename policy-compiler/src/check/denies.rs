@@ -2,11 +2,14 @@
 
 use policy_format::glob::Glob;
 use policy_format::net::Network;
-use policy_format::{Access, Hosts, MAX_GLOBS, Name, PortRange, RuleInput};
+use policy_format::{Access, Hosts, Name, PortRange, RuleInput};
 use std::collections::{BTreeMap, HashMap};
 
+/// Globs that are tried on every name that is allowed.
+const MAX_GLOBS: usize = 1024;
+
 /// The denies that hold without conditions, by what they name. Asking costs the labels of a name or the bits of a network, however many denies there are;
-/// only globs are tried one by one, and of those no more than a policy may have.
+/// only globs are tried one by one, and of those the first [`MAX_GLOBS`].
 #[derive(Default)]
 pub(super) struct Denies<'r> {
     any: Ports,
