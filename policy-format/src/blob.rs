@@ -14,7 +14,7 @@ use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
 use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
-use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TermsRecord};
+use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -26,6 +26,8 @@ pub struct Blob<B> {
     data: B,
     layout: Layout,
     trie: trie::Header,
+    /// The terms from this one on deny.
+    first_deny: u32,
     profiles: Vec<Meta>,
     sources: Vec<Source>,
     hooks: Vec<Hook>,
@@ -161,7 +163,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let sources = decode(bytes, &layout, SectionKind::Sources)?;
         let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
         let hooked = hooked(&hooks)?;
-        Ok(Self { layout, trie, profiles, sources, hooks, hooked, data })
+        let first_deny = first_deny(bytes.get(layout.range(SectionKind::Terms)).unwrap_or_default());
+        Ok(Self { layout, trie, first_deny, profiles, sources, hooks, hooked, data })
     }
 
     /// Settings of the first profile: the one that is meant where none is named.
@@ -316,11 +319,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let mut closest = Closest::default();
         let (mut allow, mut deny) = (0, 0);
         self.for_each_named(name, |named| {
-            let Some(terms) = self.terms(named.terms) else { return };
-            let (best, rank) = match terms.access {
-                Access::Deny => (&mut closest.deny, &mut deny),
-                Access::Allow | Access::ReadOnly => (&mut closest.allow, &mut allow),
-            };
+            let denies = named.terms >= self.first_deny;
+            let (best, rank) = if denies { (&mut closest.deny, &mut deny) } else { (&mut closest.allow, &mut allow) };
             let here = 2 * named.suffix + usize::from(named.kind == RuleKind::Exact);
             if here >= *rank {
                 (*best, *rank) = (Some(named.id), here);
@@ -478,6 +478,20 @@ impl<B: AsRef<[u8]>> fmt::Debug for Blob<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Blob").field("digest", &self.layout.digest).field("rules", &self.rule_count()).finish_non_exhaustive()
     }
+}
+
+/// Terms are in order, and those that deny come last.
+fn first_deny(terms: &[u8]) -> u32 {
+    let (mut low, mut high) = (0, record_count::<TERMS_LEN>(terms).unwrap_or(0));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if TermsRecord::read(terms, middle).is_some_and(|terms| terms.access != Access::Deny) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The hosts of hooks, parsed.

@@ -10,7 +10,7 @@ use crate::error::FormatError;
 use crate::glob::{self, OWNER_LEN};
 use crate::header::SectionKind;
 use crate::reader::{record_count, u32_at};
-use crate::rules::{PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
+use crate::rules::{Access, PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
 
 impl<B: AsRef<[u8]>> Blob<B> {
     /// Validates every record of every section.
@@ -56,9 +56,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let count = record_count::<TERMS_LEN>(section).filter(|count| *count < u32::from(u16::MAX) + 1);
         let ports = record_count::<PORTS_LEN>(self.ports()).ok_or(wrong(SectionKind::Ports, 0, 0, "length"))?;
         let known = u64::MAX.checked_shr(64_u32.saturating_sub(u32::try_from(self.profiles().len()).unwrap_or(64))).unwrap_or(0);
+        let mut last = Access::Allow;
         for index in 0..count.ok_or(wrong(SectionKind::Terms, 0, 0, "length"))? {
             let wrong = |what| wrong(SectionKind::Terms, index, TERMS_LEN, what);
             let record = TermsRecord::read(section, index).ok_or(wrong("unknown access"))?;
+            if std::mem::replace(&mut last, record.access) > record.access {
+                return Err(wrong("terms are not in order of access"));
+            }
             let end = record.first_port.checked_add(u32::from(record.port_count));
             if end.is_none_or(|end| end > ports) {
                 return Err(wrong("ports"));

@@ -409,7 +409,9 @@ impl<'a> Trie<'a> {
             let there = bytes(self.blob, record.at + suffix_at + 1, packed).unwrap_or_default();
             return is_long_name(name, start, there, suffix, suffix_bits);
         }
-        let (Some(low), Some(high)) = (u128_at(record.window, suffix_at + 1), u64_at(record.window, suffix_at + 17)) else { return false };
+        let Some(low) = u128_at(record.window, suffix_at + 1) else { return false };
+        // What lies further on may be on another cache line, and is seldom needed.
+        let high = if packed > 16 { u64_at(record.window, suffix_at + 17).unwrap_or(0) } else { 0 };
         // The bytes that follow the record are cut off.
         let there = Tail { low, high: u128::from(high) }.last_bits(8 * packed);
         let wanted = name.keys.tail.last(chars);
