@@ -26,6 +26,8 @@ pub struct Blob<B> {
     data: B,
     layout: Layout,
     trie: trie::Header,
+    /// How many rules section `rules` has.
+    listed: u32,
     /// The terms from this one on deny.
     first_deny: u32,
     profiles: Vec<Meta>,
@@ -164,7 +166,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
         let hooked = hooked(&hooks)?;
         let first_deny = first_deny(bytes.get(layout.range(SectionKind::Terms)).unwrap_or_default());
-        Ok(Self { layout, trie, first_deny, profiles, sources, hooks, hooked, data })
+        let listed = record_count::<RULE_LEN>(bytes.get(layout.range(SectionKind::Rules)).unwrap_or_default()).unwrap_or(0);
+        Ok(Self { layout, trie, listed, first_deny, profiles, sources, hooks, hooked, data })
     }
 
     /// Settings of the first profile: the one that is meant where none is named.
@@ -269,7 +272,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
         let slot = id.0.checked_sub(self.listed_count())?;
         let node = self.trie().slot(slot, &mut [0; MAX_NAME])?.0;
-        (node.terms != self.trie.several()).then_some(())?;
+        (node.terms != self.trie.several).then_some(())?;
         Some((RuleKind::from_number(node.kinds)?, node.terms, node.line, slot))
     }
 
@@ -317,14 +320,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
     #[inline]
     pub fn closest(&self, name: &Name) -> Closest {
         let mut closest = Closest::default();
-        let (mut allow, mut deny) = (0, 0);
+        // The closest come last.
         self.for_each_named(name, |named| {
-            let denies = named.terms >= self.first_deny;
-            let (best, rank) = if denies { (&mut closest.deny, &mut deny) } else { (&mut closest.allow, &mut allow) };
-            let here = 2 * named.suffix + usize::from(named.kind == RuleKind::Exact);
-            if here >= *rank {
-                (*best, *rank) = (Some(named.id), here);
-            }
+            let best = if named.terms >= self.first_deny { &mut closest.deny } else { &mut closest.allow };
+            *best = Some(named.id);
         });
         closest
     }
@@ -347,9 +346,9 @@ impl<B: AsRef<[u8]>> Blob<B> {
     }
 
     /// Calls `found` for every rule that names a host by name.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn for_each_named(&self, name: &Name, mut found: impl FnMut(NamedRule)) {
-        let several = self.trie.several();
+        let several = self.trie.several;
         self.trie().walk(name, |suffix, node| {
             if node.terms == several {
                 return self.for_each_of_several(node, suffix, suffix == name.len(), &mut found);
@@ -414,7 +413,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// How many rules section `rules` has.
     #[inline]
     pub(crate) fn listed_count(&self) -> u32 {
-        record_count::<RULE_LEN>(self.section(SectionKind::Rules)).unwrap_or(0)
+        self.listed
     }
 
     /// A rule of section `rules`.

@@ -133,7 +133,7 @@ impl Name {
     /// What a lookup needs of it.
     #[inline]
     pub(crate) fn labels(&self) -> Labels<'_> {
-        Labels { text: self.as_bytes(), keys: &self.keys }
+        Labels { text: &self.bytes, keys: &self.keys }
     }
 
     /// Its length in bytes; never 0.

@@ -6,69 +6,134 @@
 //!
 //! Eight characters are exactly six bytes, which is the step of the loops here.
 
+use crate::reader::{u64_at, u128_at};
+
 /// Bits of a character.
 pub(crate) const BITS: usize = 6;
-/// Characters in a [`Tail`].
+/// Characters in a [`Packed`].
 pub(crate) const TAIL: usize = 32;
 
 /// The codes that mean something, as a bit set.
 const KNOWN: u64 = (1 << 0x0d) | (1 << 0x0e) | (0x3ff << 0x10) | (0x3ff_ffff << 0x21) | (1 << 0x3f);
 
-/// The last [`TAIL`] characters of a name, packed: all of it, if it is no longer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tail {
-    pub(crate) low: u128,
-    /// 64 bits.
-    pub(crate) high: u128,
-}
+/// Up to [`TAIL`] characters, packed: 24 bytes, lowest first, and zeros, so that as many can be read from every byte that a suffix may end in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packed([u8; 40]);
 
-impl Tail {
-    /// Of the last bytes of a name, with zeros before its beginning.
-    pub(crate) fn new(last: &[u8; TAIL]) -> Self {
-        let word = |index: usize| {
-            let bytes = last.as_chunks::<8>().0.get(index).copied().unwrap_or_default();
-            u128::from(pack(u64::from_be_bytes(bytes)))
-        };
-        let (a, b, c, d) = (word(3), word(2), word(1), word(0));
-        Self { low: a | b << 48 | c << 96, high: c >> 32 | d << 16 }
+impl Packed {
+    #[inline]
+    fn new(words: [u64; 3]) -> Self {
+        let mut bytes = [0; 40];
+        for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
+        }
+        Self(bytes)
     }
 
-    /// Of a name.
-    pub(crate) fn of(name: &[u8]) -> Self {
+    /// Of the last characters of a name: all of it, if it is no longer than [`TAIL`].
+    pub(crate) fn tail(name: &[u8]) -> Self {
         let mut last = [0; TAIL];
         match name.last_chunk::<TAIL>() {
             Some(whole) => last = *whole,
             None => last.iter_mut().rev().zip(name.iter().rev()).for_each(|(to, from)| *to = *from),
         }
-        Self::new(&last)
-    }
-
-    /// The last `chars` characters, at most [`TAIL`].
-    #[inline]
-    pub(crate) fn last(self, chars: usize) -> Self {
-        self.last_bits(BITS * chars)
-    }
-
-    /// The lowest `bits` bits, at most 192.
-    #[inline]
-    pub(crate) fn last_bits(self, bits: usize) -> Self {
-        match bits.checked_sub(128) {
-            None => Self { low: self.low & low_bits(bits), high: 0 },
-            Some(more) => Self { low: self.low, high: self.high & low_bits(more) },
+        // The first chunk has the first characters, which go into the highest bits.
+        let mut parts = [0; 4];
+        for (part, chunk) in parts.iter_mut().rev().zip(last.as_chunks::<8>().0) {
+            *part = pack(u64::from_be_bytes(*chunk));
         }
+        let [a, b, c, d] = parts;
+        Self::new([a | b << 48, b >> 16 | c << 32, c >> 32 | d << 16])
     }
 
-    /// Without the last `bits / 6` characters. Below 128 bits.
+    /// Its last characters, at most [`TAIL`].
     #[inline]
-    pub(crate) fn without(self, bits: usize) -> Self {
-        Self { low: self.low >> bits | self.high << 1 << (127 - bits), high: self.high >> bits }
+    pub(crate) fn last(&self, chars: usize) -> Self {
+        let masks = LAST.get(chars).copied().unwrap_or([u64::MAX; 3]);
+        let (words, mut kept) = (self.words(), [0; 3]);
+        for ((kept, word), mask) in kept.iter_mut().zip(words).zip(masks) {
+            *kept = word & mask;
+        }
+        Self::new(kept)
+    }
+
+    #[inline]
+    pub(crate) fn words(&self) -> [u64; 3] {
+        let word = |at| u64_at(&self.0, at).unwrap_or(0);
+        [word(0), word(8), word(16)]
+    }
+
+    /// Sixteen bytes from byte `at`, which is at most 24.
+    #[inline]
+    pub(crate) fn sixteen(&self, at: usize) -> u128 {
+        u128_at(&self.0, at).unwrap_or(0)
+    }
+
+    /// Eight bytes from byte `at`, which is at most 32.
+    #[inline]
+    pub(crate) fn eight(&self, at: usize) -> u64 {
+        u64_at(&self.0, at).unwrap_or(0)
     }
 }
 
-/// The lowest `bits` bits, below 128.
+impl Default for Packed {
+    fn default() -> Self {
+        Self([0; 40])
+    }
+}
+
+/// The bits of the last so many characters. Tables, because shifts by other than constants are slow where numbers have more bits than registers.
+const LAST: [[u64; 3]; TAIL + 1] = {
+    let mut masks = [[0; 3]; TAIL + 1];
+    let mut bit = 0;
+    while bit < TAIL * BITS {
+        let mut chars = bit / BITS + 1;
+        while chars <= TAIL {
+            masks[chars][bit / 64] |= 1 << (bit % 64);
+            chars += 1;
+        }
+        bit += 1;
+    }
+    masks
+};
+
+/// Characters of the longest suffix.
+pub(crate) const MAX_SUFFIX: usize = 20;
+
+/// The bits of the last so many characters of a suffix.
+#[inline(always)]
+pub(crate) fn suffix_bits(chars: usize) -> u128 {
+    const BITS_OF: [u128; 32] = {
+        let mut masks = [0; 32];
+        let mut chars = 0;
+        while chars <= MAX_SUFFIX {
+            masks[chars] = (1 << (BITS * chars)) - 1;
+            chars += 1;
+        }
+        masks
+    };
+    BITS_OF.get(chars).copied().unwrap_or(0)
+}
+
+/// The lowest so many bytes, at most 24, of sixteen and of the eight after them.
+#[inline(always)]
+pub(crate) fn low_bytes(bytes: usize) -> (u128, u64) {
+    const LOW: [(u128, u64); 32] = {
+        let mut masks = [(u128::MAX, u64::MAX); 32];
+        let mut bytes = 0;
+        while bytes < 24 {
+            masks[bytes] = if bytes < 16 { ((1 << (8 * bytes)) - 1, 0) } else { (u128::MAX, (1 << (8 * (bytes - 16))) - 1) };
+            bytes += 1;
+        }
+        masks
+    };
+    LOW.get(bytes).copied().unwrap_or_default()
+}
+
+/// The whole bytes that `chars` last characters take: a record does not repeat those of its suffix.
 #[inline]
-pub(crate) fn low_bits(bits: usize) -> u128 {
-    (1 << bits) - 1
+pub(crate) fn whole_bytes(chars: usize) -> usize {
+    BITS * chars / 8
 }
 
 /// Eight characters, the last in the lowest byte and zeros for none, as 48 bits.
@@ -95,7 +160,7 @@ fn unpack(bits: u64) -> u64 {
 }
 
 /// Bytes that `chars` characters take.
-pub(crate) fn bytes_for(chars: usize) -> usize {
+pub(crate) const fn bytes_for(chars: usize) -> usize {
     (BITS * chars).div_ceil(8)
 }
 
@@ -109,17 +174,24 @@ pub(crate) fn eight_before(text: &[u8], end: usize) -> u64 {
     })
 }
 
-/// Whether `packed` is `text`.
-pub(crate) fn is_equal(text: &[u8], packed: &[u8]) -> bool {
-    if packed.len() != bytes_for(text.len()) {
+/// Whether `packed` is what `text` is from its packed byte `skip` on.
+pub(crate) fn is_equal(text: &[u8], skip: usize, packed: &[u8]) -> bool {
+    if packed.len() + skip != bytes_for(text.len()) {
         return false;
     }
-    let mut end = text.len();
-    packed.chunks(6).all(|chunk| {
-        let wanted = eight_before(text, end);
+    let (mut end, mut at) = (text.len(), 0);
+    let mut there = packed.iter();
+    while at < skip + packed.len() {
+        // Eight characters are six bytes.
+        for byte in eight_before(text, end).to_le_bytes().iter().take(6) {
+            if at >= skip && there.next().is_some_and(|there| there != byte) {
+                return false;
+            }
+            at += 1;
+        }
         end = end.saturating_sub(8);
-        number(chunk) == wanted
-    })
+    }
+    true
 }
 
 /// Up to eight bytes as a number.
@@ -127,16 +199,17 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Appends a packed text.
+/// Appends a packed text, from its byte `skip` on.
 #[cfg(feature = "build")]
-pub(crate) fn write(text: &[u8], out: &mut Vec<u8>) {
-    let (mut end, mut left) = (text.len(), bytes_for(text.len()));
+pub(crate) fn write(text: &[u8], skip: usize, out: &mut Vec<u8>) {
+    let (first, mut end, mut left) = (out.len(), text.len(), bytes_for(text.len()));
     while left > 0 {
         let step = left.min(6);
         out.extend(eight_before(text, end).to_le_bytes().iter().take(step));
         end = end.saturating_sub(8);
         left -= step;
     }
+    out.drain(first..first + skip);
 }
 
 /// Unpacks in front of what `text` has from `at` on; returns where the text now begins. `None` when it is no text, or has no room.
@@ -190,22 +263,28 @@ mod tests {
         #[test]
         fn what_is_packed_is_what_was_there(text in "[a-z0-9._-]{0,260}", other in "[a-z0-9._-]{0,40}") {
             let mut packed = Vec::new();
-            write(text.as_bytes(), &mut packed);
+            write(text.as_bytes(), 0, &mut packed);
             proptest::prop_assert_eq!(packed.len(), bytes_for(text.len()));
             let mut room = [0; 300];
             let start = read_before(&packed, &mut room, 280).unwrap();
             proptest::prop_assert_eq!(&room[start..280], text.as_bytes());
-            proptest::prop_assert!(is_equal(text.as_bytes(), &packed));
-            proptest::prop_assert_eq!(is_equal(other.as_bytes(), &packed), text == other);
+            for skip in 0..=packed.len().min(15) {
+                proptest::prop_assert!(is_equal(text.as_bytes(), skip, &packed[skip..]));
+                let same = packed.len() == bytes_for(other.len()) && { let mut own = Vec::new(); write(other.as_bytes(), 0, &mut own); own[skip..] == packed[skip..] };
+                proptest::prop_assert_eq!(is_equal(other.as_bytes(), skip, &packed[skip..]), same);
+            }
         }
 
         #[test]
-        fn tails_are_cut_and_joined_like_texts(text in "[a-z0-9._-]{0,60}", cut in 0_usize..21, keep in 0_usize..33) {
-            let (tail, bytes) = (Tail::of(text.as_bytes()), text.as_bytes());
-            let from = |chars: usize| bytes.len().min(TAIL).saturating_sub(chars);
+        fn tails_are_cut_like_texts(text in "[a-z0-9._-]{0,60}", keep in 0_usize..33) {
+            let (tail, bytes) = (Packed::tail(text.as_bytes()), text.as_bytes());
             let last = &bytes[bytes.len().saturating_sub(TAIL)..];
-            proptest::prop_assert_eq!(tail.last(keep), Tail::of(&last[from(keep)..]));
-            proptest::prop_assert_eq!(tail.without(BITS * cut), Tail::of(&last[..from(cut)]));
+            let kept = &last[last.len().saturating_sub(keep)..];
+            proptest::prop_assert_eq!(tail.last(keep), Packed::tail(kept));
+            let mut packed = Vec::new();
+            write(last, 0, &mut packed);
+            packed.resize(40, 0);
+            proptest::prop_assert_eq!(&tail.0[..], &packed[..]);
         }
     }
 }

@@ -36,7 +36,7 @@
 
 use crate::header::SectionKind;
 use crate::host::{MAX_LABEL, MAX_NAME, Name};
-use crate::packed::{self, BITS, TAIL, Tail, low_bits};
+use crate::packed::{self, MAX_SUFFIX, Packed, TAIL, low_bytes, suffix_bits, whole_bytes};
 use crate::reader::{array, byte, bytes, u32_at, u64_at, u128_at};
 use crate::rules::RuleKind;
 use std::ops::Range;
@@ -52,8 +52,10 @@ pub(crate) const OVERFLOW: u8 = 1;
 pub(crate) const PAD: usize = 32;
 pub(crate) const SUFFIXES: usize = 256;
 pub(crate) const SUFFIX_LEN: usize = 16;
-/// Bits of the longest suffix.
-pub(crate) const MAX_SUFFIX: usize = 120;
+/// Bits of a suffix; its characters are counted in the byte after them.
+pub(crate) const SUFFIX_TEXT: u32 = 120;
+/// Bytes of a name that are looked at with the beginning of its record.
+const SHORT: usize = 24;
 /// Groups that a lookup may have to look at.
 pub(crate) const MAX_PROBE: u8 = 64;
 /// Bits of a record's flags: which names a rule of its node speaks of.
@@ -78,6 +80,11 @@ pub(crate) struct Header {
     pub(crate) depths: u128,
     /// Where the groups, the records and the suffixes begin and end in the blob.
     pub(crate) places: [Range<usize>; 3],
+    /// The index of terms that means several rules; where the name begins in a record; where the line begins in it after its flags, in bits; and the bits of terms and line.
+    pub(crate) several: u32,
+    pub(crate) name_at: usize,
+    pub(crate) line_at: u32,
+    pub(crate) fields: [u64; 2],
 }
 
 impl Header {
@@ -101,6 +108,10 @@ impl Header {
             rules: u32_at(section, 44)?,
             depths: u128_at(section, 48)?,
             places: [trie.start.checked_add(HEADER_LEN)?..trie.end, records.clone(), suffixes.clone()],
+            several: if byte(section, 41)? == 1 { 0xff } else { 0xffff },
+            name_at: 2 + usize::from(byte(section, 41)?) + usize::from(byte(section, 42)?),
+            line_at: 8 * u32::from(byte(section, 41)?),
+            fields: [41, 42].map(|at| byte(section, at).map_or(0, |bytes| low_word(low_bytes(usize::from(bytes)).0))),
         };
         let groups = usize::try_from(header.groups).ok()?;
         let right = section.len() == HEADER_LEN.checked_add(groups.checked_mul(GROUP_LEN)?)?
@@ -113,18 +124,6 @@ impl Header {
             && suffixes.len() == SUFFIXES * SUFFIX_LEN;
         right.then_some(header)
     }
-
-    /// Where the number of the suffix is in a record.
-    #[inline]
-    pub(crate) fn suffix_at(&self) -> usize {
-        1 + usize::from(self.terms) + usize::from(self.line)
-    }
-
-    /// The index of terms that means several rules.
-    #[inline]
-    pub(crate) fn several(&self) -> u32 {
-        if self.terms == 1 { 0xff } else { 0xffff }
-    }
 }
 
 /// The key of the hash.
@@ -133,10 +132,9 @@ pub(crate) struct Key(pub(crate) [u64; 4]);
 
 impl Key {
     #[inline]
-    fn tail(&self, tail: Tail) -> u64 {
-        let [a, b, c, d] = self.0;
-        let first = fold(low_word(tail.low) ^ a, low_word(tail.low >> 64) ^ b);
-        fold(first ^ c, low_word(tail.high) ^ d)
+    fn packed(&self, text: &Packed) -> u64 {
+        let ([a, b, c, d], [low, middle, high]) = (self.0, text.words());
+        fold(fold(low ^ a, middle ^ b) ^ c, high ^ d)
     }
 
     fn absorb(&self, state: u64, piece: &[u8]) -> u64 {
@@ -152,8 +150,8 @@ impl Key {
 
     /// The hash of the last two labels of a name, or of its only one.
     #[inline]
-    pub(crate) fn base(&self, name: Labels<'_>) -> u64 {
-        let state = self.tail(name.keys.base_tail);
+    pub(crate) fn base(&self, name: &Labels<'_>) -> u64 {
+        let state = self.packed(&name.keys.base_tail);
         if name.len() - name.base() <= TAIL {
             state
         } else {
@@ -162,31 +160,32 @@ impl Key {
     }
 
     /// The hash of the last label of a name that has more.
-    fn top(&self, name: Labels<'_>) -> u64 {
+    fn top(&self, name: &Labels<'_>, last: &Packed) -> u64 {
         let chars = name.len() - name.top();
-        let state = self.tail(name.keys.tail.last(chars.min(TAIL)));
+        let state = self.packed(last);
         if chars <= TAIL { state } else { self.absorb(state, name.text.get(name.top()..name.len() - TAIL).unwrap_or_default()) }
     }
 
-    /// The hash of what begins at `start`, from the hash of what begins one label further right, at `after`.
+    /// The hash of what begins at `start`, and its last characters, from the hash of what begins one label further right, at `after`.
     #[inline]
-    pub(crate) fn longer(&self, name: Labels<'_>, state: u64, start: usize, after: usize) -> u64 {
+    pub(crate) fn longer(&self, name: &Labels<'_>, state: u64, start: usize, after: usize) -> (u64, Packed) {
         let len = name.len();
         if len - start <= TAIL {
-            return self.tail(name.keys.tail.last(len - start));
+            let text = name.keys.tail.last(len - start);
+            return (self.packed(&text), text);
         }
-        let (state, end) = if len - after <= TAIL { (self.tail(name.keys.tail), len - TAIL) } else { (state, after) };
-        self.absorb(state, name.text.get(start..end).unwrap_or_default())
+        let (state, end) = if len - after <= TAIL { (self.packed(&name.keys.tail), len - TAIL) } else { (state, after) };
+        (self.absorb(state, name.text.get(start..end).unwrap_or_default()), name.keys.tail)
     }
 
     /// The hashes of a whole name and of its base, and how many labels it has beyond that.
     #[cfg(feature = "build")]
-    pub(crate) fn name(&self, name: Labels<'_>) -> (u64, u64, u32) {
+    pub(crate) fn name(&self, name: &Labels<'_>) -> (u64, u64, u32) {
         let base = self.base(name);
         let (mut state, mut start, mut depth) = (base, name.base(), 0);
         while start > 0 {
             let next = label_start(name.text, start - 1);
-            state = self.longer(name, state, next, start);
+            state = self.longer(name, state, next, start).0;
             (start, depth) = (next, depth + 1);
         }
         (state, base, depth)
@@ -197,9 +196,9 @@ impl Key {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Keys {
     /// The last characters.
-    pub(crate) tail: Tail,
+    pub(crate) tail: Packed,
     /// The last characters of the last two labels.
-    pub(crate) base_tail: Tail,
+    pub(crate) base_tail: Packed,
     pub(crate) len: u8,
     /// Where the last label begins.
     pub(crate) top: u8,
@@ -210,6 +209,7 @@ pub(crate) struct Keys {
 /// A normalised name, and what is known of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Labels<'n> {
+    /// The name, and after it zeros or nothing.
     pub(crate) text: &'n [u8],
     pub(crate) keys: &'n Keys,
 }
@@ -223,7 +223,7 @@ impl Keys {
 
     /// Of a normalised name whose last label and last two labels begin there.
     pub(crate) fn new(text: &[u8], top: usize, base: usize) -> Self {
-        let tail = Tail::of(text);
+        let tail = Packed::tail(text);
         // A name has at most 253 bytes.
         let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         Self { tail, base_tail: tail.last((text.len() - base).min(TAIL)), len: short(text.len()), top: short(top), base: short(base) }
@@ -279,11 +279,14 @@ pub(crate) struct Trie<'a> {
     blob: &'a [u8],
 }
 
-/// A tag that is the one which is looked for: the group's bytes, and where it is.
-#[derive(Clone, Copy)]
-struct Candidate<'a> {
-    group: &'a [u8; GROUP_LEN],
-    place: usize,
+/// What a probe finds.
+#[derive(Clone, Copy, Default)]
+struct Hit {
+    /// At which depths below there are rules: too many if another node has the same tag, never too few.
+    depths: u8,
+    slot: usize,
+    /// The beginning of the node's record; 0 if there is no such node.
+    head: u64,
 }
 
 impl<'a> Trie<'a> {
@@ -293,139 +296,156 @@ impl<'a> Trie<'a> {
     }
 
     /// Calls `found` for every node that speaks of the name, the shortest first, with the length of the node's name.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn walk(&self, name: &Name, mut found: impl FnMut(usize, Node)) {
-        self.walk_for(name.labels(), EXACT, &mut found);
+        self.walk_for(&name.labels(), EXACT, &mut found);
     }
 
     /// A walk that asks of the whole name's node to be of one of the `whole` kinds.
-    #[inline]
-    fn walk_for(&self, name: Labels<'_>, whole: u8, found: &mut impl FnMut(usize, Node)) {
+    #[inline(always)]
+    fn walk_for(&self, name: &Labels<'_>, whole: u8, found: &mut impl FnMut(usize, Node)) {
         if self.header.single && name.top() > 0 {
-            self.probe(name, name.top(), self.header.key.top(name), whole, found);
+            self.single(name, found);
         }
         let hash = self.header.key.base(name);
-        let depths = self.probe(name, name.base(), hash, whole, found);
-        if depths != 0 && name.base() > 0 {
-            self.deeper(name, hash, depths, whole, found);
+        let start = name.base();
+        let hit = self.probe(name, start, &name.keys.base_tail, hash, if start == 0 { whole } else { SUBDOMAINS });
+        self.tell(name, start, hit, found);
+        if start > 0 && hit.depths != 0 {
+            self.deeper(name, hash, hit.depths, whole, found);
+        }
+    }
+
+    /// The node of the last label.
+    #[inline(never)]
+    fn single(&self, name: &Labels<'_>, found: &mut impl FnMut(usize, Node)) {
+        let wanted = name.keys.tail.last((name.len() - name.top()).min(TAIL));
+        let hit = self.probe(name, name.top(), &wanted, self.header.key.top(name, &wanted), SUBDOMAINS);
+        self.tell(name, name.top(), hit, found);
+    }
+
+    #[inline(always)]
+    fn tell(&self, name: &Labels<'_>, start: usize, hit: Hit, found: &mut impl FnMut(usize, Node)) {
+        if hit.head != 0 {
+            found(name.len() - start, self.node(hit.slot, hit.head));
         }
     }
 
     #[inline(never)]
-    fn deeper(&self, name: Labels<'_>, base: u64, depths: u8, whole: u8, found: &mut impl FnMut(usize, Node)) {
-        let (mut start, mut state, mut depth) = (name.base(), base, 0_u32);
-        while start > 0 {
-            let known = self.header.depths.checked_shr(depth).unwrap_or(0);
-            let here = depths >> depth.min(LAST_DEPTH);
-            if known == 0 || here == 0 {
-                return;
-            }
+    fn deeper(&self, name: &Labels<'_>, base: u64, depths: u8, whole: u8, found: &mut impl FnMut(usize, Node)) {
+        let (mut start, mut state, mut depth) = (name.base(), base, 0);
+        let (mut known, mut here) = (self.header.depths, depths);
+        while start > 0 && known != 0 && here != 0 {
             let next = label_start(name.text, start - 1);
-            state = self.header.key.longer(name, state, next, start);
+            let wanted;
+            (state, wanted) = self.header.key.longer(name, state, next, start);
             if here & 1 == 1 && known & 1 == 1 {
-                self.probe(name, next, state, whole, found);
+                let hit = self.probe(name, next, &wanted, state, if next == 0 { whole } else { SUBDOMAINS });
+                self.tell(name, next, hit, found);
             }
+            known >>= 1;
+            // The last bit stands for all depths from there on.
+            here >>= u8::from(depth < LAST_DEPTH);
             (start, depth) = (next, depth + 1);
         }
     }
 
-    /// Looks for the node of what begins at `start`, and says at which depths below it there are rules: too many if another node has the same tag, never too few.
-    #[inline(never)]
-    fn probe(&self, name: Labels<'_>, start: usize, hash: u64, whole: u8, found: &mut impl FnMut(usize, Node)) -> u8 {
-        let needed = if start == 0 { whole } else { SUBDOMAINS };
+    /// Looks for the node of what begins at `start`, whose last characters are `wanted`: there is one at most. Inlined, because how far the processor can look ahead, to
+    /// the next question while memory has not answered the last, is counted in instructions.
+    #[inline(always)]
+    fn probe(&self, name: &Labels<'_>, start: usize, wanted: &Packed, hash: u64, needed: u8) -> Hit {
         let tags = u64::from(tag(hash)) * LOWEST;
-        let mut depths = 0;
+        let mut hit = Hit::default();
         let mut index = home(hash, self.header.homes) as usize;
         for _ in 0..self.header.probe {
-            let Some(group) = self.group(index) else { return depths };
+            let Some(group) = self.group(index) else { return hit };
             let word = |at: usize| array::<8>(group, at).map_or(0, u64::from_le_bytes);
             // Thirteen tags are eight and five.
             let mut same = zero_bytes(word(0) ^ tags) >> 7 | zero_bytes((word(8) ^ tags) | 0xffff_ff00_0000_0000) >> 6;
             while same != 0 {
                 let bit = same.trailing_zeros() as usize;
-                same &= same - 1;
-                let candidate = Candidate { group, place: bit / 8 + bit % 8 * 8 };
-                let head = self.compare(name, start, needed, candidate);
-                depths |= head.to_le_bytes()[0] >> DEPTHS;
-                if head & u64::from(KINDS) != 0 {
-                    found(name.len() - start, self.node(index * SLOTS + candidate.place, head));
+                let place = bit / 8 + bit % 8 * 8;
+                if let Some(record) = self.record(group, place) {
+                    let head = record.head();
+                    let flags = head.to_le_bytes()[0];
+                    if flags & needed != 0 && self.is_name(name, start, wanted, record) {
+                        return Hit { depths: flags >> DEPTHS, slot: index * SLOTS + place, head };
+                    }
+                    // A base without a rule has no name to compare; what has the same tag may be it.
+                    hit.depths |= flags >> DEPTHS;
                 }
+                same &= same - 1;
             }
             if byte(group, FLAGS_AT).unwrap_or(0) & OVERFLOW == 0 {
                 break;
             }
             index += 1;
         }
-        depths
+        hit
     }
 
     #[inline(always)]
     fn group(&self, index: usize) -> Option<&'a [u8; GROUP_LEN]> {
         let [groups, ..] = &self.header.places;
-        self.blob.get(groups.start + index * GROUP_LEN..groups.end)?.first_chunk()
-    }
-
-    /// The beginning of a candidate's record, without its kinds if it is not of a needed one or has another name.
-    #[inline(never)]
-    fn compare(&self, name: Labels<'_>, start: usize, needed: u8, candidate: Candidate<'a>) -> u64 {
-        let Some(record) = self.record(candidate) else { return 0 };
-        let head = record.head();
-        let is = head & u64::from(needed) != 0 && self.is_name(name, start, record);
-        if is { head } else { head & !u64::from(KINDS) }
+        self.blob.get(groups.start + index * GROUP_LEN..)?.first_chunk()
     }
 
     #[inline(always)]
-    fn record(&self, Candidate { group, place }: Candidate<'a>) -> Option<Record<'a>> {
+    fn record(&self, group: &[u8; GROUP_LEN], place: usize) -> Option<Record<'a>> {
         let begin = usize::from(byte(group, ENDS_AT - 1 + place)?);
         let end = usize::from(byte(group, ENDS_AT + place)?);
         let [_, records, _] = &self.header.places;
         let at = records.start + u32_at(group, RECORDS_AT)? as usize + begin;
-        Some(Record { window: self.blob.get(at..records.end)?.first_chunk()?, at, len: end.wrapping_sub(begin) })
+        Some(Record { window: self.blob.get(at..)?.first_chunk()?, at, len: end.wrapping_sub(begin) })
     }
 
     #[inline(always)]
     fn node(&self, slot: usize, head: u64) -> Node {
-        let (terms, line) = (8 * u32::from(self.header.terms), 8 * u32::from(self.header.line));
+        let ([terms, line], fields) = (self.header.fields, head >> 8);
         Node {
             slot: low_half(slot as u64),
             kinds: head.to_le_bytes()[0] & KINDS,
-            terms: low_half(head >> 8 & ((1 << terms) - 1)),
-            line: low_half(head >> 8 >> terms & ((1 << line) - 1)),
+            terms: low_half(fields & terms),
+            line: low_half(fields.wrapping_shr(self.header.line_at) & line),
         }
     }
 
     /// Whether a record has the name that begins at `start`.
     #[inline(always)]
-    fn is_name(&self, name: Labels<'_>, start: usize, record: Record<'_>) -> bool {
-        let suffix_at = self.header.suffix_at();
+    fn is_name(&self, name: &Labels<'_>, start: usize, wanted: &Packed, record: Record<'_>) -> bool {
+        let name_at = self.header.name_at;
         let chars = name.len() - start;
-        let (suffix, suffix_bits) = self.suffix(byte(record.window, suffix_at).unwrap_or(0));
-        let Some(prefix_bits) = (BITS * chars).checked_sub(suffix_bits) else { return false };
-        let packed = prefix_bits.div_ceil(8);
-        if record.len != suffix_at + 1 + packed || suffix_bits > MAX_SUFFIX {
-            return false;
+        let (suffix, of_suffix) = self.suffix(byte(record.window, name_at - 1).unwrap_or(0));
+        let own = record.len.wrapping_sub(name_at);
+        if own > SHORT || chars > TAIL {
+            return self.is_long_name(name, start, record);
         }
-        if chars > TAIL {
-            let there = bytes(self.blob, record.at + suffix_at + 1, packed).unwrap_or_default();
-            return is_long_name(name, start, there, suffix, suffix_bits);
-        }
-        let Some(low) = u128_at(record.window, suffix_at + 1) else { return false };
-        // What lies further on may be on another cache line, and is seldom needed.
-        let high = if packed > 16 { u64_at(record.window, suffix_at + 17).unwrap_or(0) } else { 0 };
-        // The bytes that follow the record are cut off.
-        let there = Tail { low, high: u128::from(high) }.last_bits(8 * packed);
-        let wanted = name.keys.tail.last(chars);
-        let ends = (wanted.low ^ suffix) & low_bits(suffix_bits);
-        let begins = wanted.without(suffix_bits);
-        ends | (begins.low ^ there.low) | (begins.high ^ there.high) == 0
+        // The bytes that follow the record are cut off; beyond a name there are zeros, which no character is. All is compared at once: nothing has to be guessed
+        // before memory has answered.
+        let skip = whole_bytes(of_suffix);
+        let (low_bytes, high_bytes) = low_bytes(own);
+        let low = u128_at(record.window, name_at).unwrap_or(0) & low_bytes ^ wanted.sixteen(skip);
+        let high = u64_at(record.window, name_at + 16).unwrap_or(0) & high_bytes ^ wanted.eight(skip + 16);
+        (wanted.sixteen(0) ^ suffix) & suffix_bits(of_suffix) | low | u128::from(high) == 0
     }
 
-    /// A suffix, and its bits.
+    #[inline(never)]
+    fn is_long_name(&self, name: &Labels<'_>, start: usize, record: Record<'_>) -> bool {
+        let name_at = self.header.name_at;
+        let (suffix, of_suffix) = self.suffix(byte(record.window, name_at - 1).unwrap_or(0));
+        let there = bytes(self.blob, record.at + name_at, record.len.wrapping_sub(name_at)).unwrap_or_default();
+        let text = name.text.get(start..name.len()).unwrap_or_default();
+        let ends = of_suffix <= text.len() && (name.keys.tail.sixteen(0) ^ suffix) & suffix_bits(of_suffix) == 0;
+        ends && packed::is_equal(text, whole_bytes(of_suffix), there)
+    }
+
+    /// A suffix, and its characters.
     #[inline(always)]
     fn suffix(&self, number: u8) -> (u128, usize) {
         let [.., suffixes] = &self.header.places;
         let suffix = u128_at(self.blob, suffixes.start + usize::from(number) * SUFFIX_LEN).unwrap_or(0);
-        (suffix & low_bits(MAX_SUFFIX), (suffix >> MAX_SUFFIX) as usize)
+        // Not more than 31, so that nothing that it leads to has to be checked; 20 is the most that is right.
+        (suffix, (suffix >> SUFFIX_TEXT) as usize & 31)
     }
 }
 
@@ -447,13 +467,6 @@ impl Record<'_> {
     fn flags(&self) -> u8 {
         self.head().to_le_bytes()[0]
     }
-}
-
-#[cold]
-fn is_long_name(name: Labels<'_>, start: usize, there: &[u8], suffix: u128, suffix_bits: usize) -> bool {
-    let chars = suffix_bits / BITS;
-    let text = name.text.get(start..name.len() - chars).unwrap_or_default();
-    name.keys.tail.last(chars).low == suffix && packed::is_equal(text, there)
 }
 
 /// The group where a hash would like to be: below `homes`.
@@ -506,29 +519,35 @@ impl<'a> Trie<'a> {
         if byte(group, place)? == 0 {
             return None;
         }
-        let record = self.record(Candidate { group, place })?;
-        let name_at = self.header.suffix_at() + 1;
+        let record = self.record(group, place)?;
+        let name_at = self.header.name_at;
         if record.flags() & KINDS == 0 || record.len < name_at {
             return None;
         }
-        let (suffix, bits) = self.suffix(byte(record.window, name_at - 1)?);
-        let suffix = suffix.to_le_bytes();
-        let end = packed::read_before(suffix.get(..bits.div_ceil(8))?, room, MAX_NAME)?;
-        let start = packed::read_before(bytes(self.blob, record.at + name_at, record.len - name_at)?, room, end)?;
+        let (suffix, chars) = self.suffix(byte(record.window, name_at - 1)?);
+        // The low bytes are the suffix's, and the others are the record's, which repeats what bits of the suffix its first byte has.
+        let (skip, own) = (whole_bytes(chars), bytes(self.blob, record.at + name_at, record.len - name_at)?);
+        let mut packed = [0; packed::bytes_for(MAX_NAME)];
+        packed.get_mut(..skip)?.copy_from_slice(suffix.to_le_bytes().get(..skip)?);
+        packed.get_mut(skip..skip + own.len())?.copy_from_slice(own);
+        let start = packed::read_before(packed.get(..skip + own.len())?, room, MAX_NAME)?;
+        if (u128_at(&packed, 0)? ^ suffix) & suffix_bits(chars) != 0 {
+            return None;
+        }
         Some((self.node(slot as usize, record.head()), room.get(start..)?))
     }
 
     /// What the terms of a node with several rules are.
     #[inline]
     pub(crate) fn several(&self) -> u32 {
-        self.header.several()
+        self.header.several
     }
 
     /// Whether there is a node with one rule in a slot.
     pub(crate) fn has_one_rule(&self, slot: u32) -> bool {
         let (index, place) = (slot as usize / SLOTS, slot as usize % SLOTS);
         let group = self.group(index).filter(|group| byte(*group, place) != Some(0));
-        let record = group.and_then(|group| self.record(Candidate { group, place }));
+        let record = group.and_then(|group| self.record(group, place));
         record.is_some_and(|record| record.flags() & KINDS != 0 && self.node(slot as usize, record.head()).terms != self.several())
     }
 
@@ -562,7 +581,7 @@ impl<'a> Trie<'a> {
                     return Err(wrong("a record ends before it begins"));
                 }
                 end = last;
-                let record = self.record(Candidate { group, place: slot }).ok_or(wrong("a record lies outside"))?;
+                let record = self.record(group, slot).ok_or(wrong("a record lies outside"))?;
                 if record.flags() & KINDS == 0 {
                     if record.len != 1 {
                         return Err(wrong("a base without a rule has more than its depths"));
@@ -573,7 +592,7 @@ impl<'a> Trie<'a> {
                 let mut room = [0; MAX_NAME];
                 let (node, name) = self.slot(number, &mut room).ok_or(wrong("a record is no name"))?;
                 let keys = Keys::checked(name).ok_or(wrong("a record is no name"))?;
-                let name = Labels { text: name, keys: &keys };
+                let name = &Labels { text: name, keys: &keys };
                 if record.flags() >> DEPTHS != 0 && name.base() > 0 {
                     return Err(wrong("a node that is no base has depths"));
                 }
@@ -586,7 +605,7 @@ impl<'a> Trie<'a> {
                     return Err(wrong("a lookup does not find a name that is there"));
                 }
                 each(node).map_err(wrong)?;
-                rules += u32::from(node.terms != self.header.several());
+                rules += u32::from(node.terms != self.header.several);
             }
             records += usize::from(end);
         }
@@ -602,11 +621,14 @@ impl<'a> Trie<'a> {
         let suffixes = self.blob.get(suffixes.clone()).unwrap_or_default().as_chunks::<SUFFIX_LEN>().0;
         for (index, suffix) in (0_u64..).zip(suffixes) {
             let wrong = (SectionKind::Suffixes, index * SUFFIX_LEN as u64, "a suffix is no text");
-            let (text, bits) = self.suffix(u8::try_from(index).unwrap_or(0));
-            let mut room = [0; MAX_NAME];
-            let text = text.to_le_bytes();
-            let start = text.get(..bits.div_ceil(8)).and_then(|packed| packed::read_before(packed, &mut room, MAX_NAME)).ok_or(wrong)?;
-            if (MAX_NAME - start) * BITS != bits || bits > MAX_SUFFIX || (index == 0 && *suffix != [0; SUFFIX_LEN]) {
+            let (text, chars) = self.suffix(u8::try_from(index).unwrap_or(0));
+            let text = (text & ((1 << SUFFIX_TEXT) - 1)).to_le_bytes();
+            let packed = text.get(..packed::bytes_for(chars)).filter(|_| chars <= MAX_SUFFIX).ok_or(wrong)?;
+            let start = packed::read_before(packed, &mut [0; MAX_NAME], MAX_NAME).ok_or(wrong)?;
+            if MAX_NAME - start != chars
+                || (index == 0 && *suffix != [0; SUFFIX_LEN])
+                || text.iter().skip(packed.len()).any(|byte| *byte != 0)
+            {
                 return Err(wrong);
             }
         }

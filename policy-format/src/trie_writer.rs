@@ -4,13 +4,13 @@
 //! looked at twice. So the result depends on the rules alone, not on the order in which they were added.
 
 use crate::build::{BuildError, count};
-use crate::packed::{self, BITS};
+use crate::packed::{self, MAX_SUFFIX, whole_bytes};
 use crate::records::Layer;
 use crate::rules::{Access, RuleKind, RuleRecord};
 use crate::ruleset::{Named, RuleSet};
 use crate::trie::{
-    DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, MAX_SUFFIX, OVERFLOW, PAD,
-    RECORDS_AT, SLOTS, SUFFIX_LEN, SUFFIXES, fold, home, tag,
+    DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, OVERFLOW, PAD, RECORDS_AT, SLOTS,
+    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, tag,
 };
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -75,9 +75,11 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
             terms: if index < 0xff { 1 } else { 2 },
             line: bytes_of(survey.line.max(last)),
             single: survey.single,
+            several: if index < 0xff { 0xff } else { 0xffff },
             ..Header::default()
         };
-        header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, header.suffix_at() + 1), set.named().len())?;
+        let head = 2 + usize::from(header.terms) + usize::from(header.line);
+        header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, head), set.named().len())?;
         if let Some(written) = Placing::new(set, terms, &suffixes, header, listed).place(&entries)? {
             return Ok(written);
         }
@@ -117,7 +119,7 @@ impl Survey {
                 let text = set.name(rule);
                 let keys = Keys::of(text);
                 // Any key will do: the sum tells one set of names from another.
-                let (hash, base, _) = Key([1, 2, 3, 4].map(|n| fold(n, 0x9e37_79b9_7f4a_7c15))).name(Labels { text, keys: &keys });
+                let (hash, base, _) = Key([1, 2, 3, 4].map(|n| fold(n, 0x9e37_79b9_7f4a_7c15))).name(&Labels { text, keys: &keys });
                 part.sums[0] = part.sums[0].wrapping_add(hash);
                 part.sums[1] = part.sums[1].wrapping_add(fold(hash ^ base.rotate_left(32), 0xd1b5_4a32_d192_ed03));
                 part.names += 1;
@@ -180,7 +182,7 @@ fn entries(set: &RuleSet, key: &Key) -> Vec<Entry> {
         let mut entries = Vec::with_capacity(rules.len() + rules.len() / 2);
         for (rule, named) in (first..).zip(rules) {
             let text = set.name(named);
-            let (hash, base, depth) = key.name(Labels { text, keys: &Keys::of(text) });
+            let (hash, base, depth) = key.name(&Labels { text, keys: &Keys::of(text) });
             entries.push(Entry { hash, rule, depth: 0 });
             if depth > 0 {
                 entries.push(Entry { hash: base, rule, depth });
@@ -256,8 +258,9 @@ impl Suffixes {
 
     /// About how many bytes the records of all names take.
     fn bytes(&self, set: &RuleSet, sample: &[u32], head: usize) -> u64 {
-        let bytes =
-            sampled(set, sample).map(|name| (head + packed::bytes_for(usize::from(name.len) - self.of(&name).1)) as u64).sum::<u64>();
+        let bytes = sampled(set, sample)
+            .map(|name| (head + packed::bytes_for(usize::from(name.len)) - whole_bytes(self.of(&name).1)) as u64)
+            .sum::<u64>();
         (bytes * set.named().len() as u64).div_ceil((sample.len() as u64).max(1))
     }
 
@@ -277,14 +280,13 @@ fn candidates(name: &Keys) -> impl Iterator<Item = (u128, usize)> {
     let Keys { tail, len, base, top, .. } = *name;
     let short = move |start: u8| {
         let chars = usize::from(len - start.checked_sub(1)?);
-        let bits = BITS * chars;
-        (bits <= MAX_SUFFIX).then(|| (tail.last(chars).low | (bits as u128) << MAX_SUFFIX, chars))
+        (chars <= MAX_SUFFIX).then(|| (tail.last(chars).sixteen(0) | (chars as u128) << SUFFIX_TEXT, chars))
     };
     [base, top].into_iter().filter_map(short)
 }
 
 fn chars(suffix: u128) -> usize {
-    (suffix >> MAX_SUFFIX) as usize / BITS
+    (suffix >> SUFFIX_TEXT) as usize
 }
 
 /// A hasher for packed texts, which need no more than to be mixed: who writes them gains nothing by collisions but a slow build of a sample.
@@ -407,21 +409,21 @@ impl<'s> Placing<'s> {
             }
             let (terms, line) = match members {
                 [only] => (u32::from(only.info.index), only.rule.line),
-                _ => (self.header.several(), count(self.listed as usize + self.several.len(), "rules", u32::MAX as usize)?),
+                _ => (self.header.several, count(self.listed as usize + self.several.len(), "rules", u32::MAX as usize)?),
             };
             record.extend(terms.to_le_bytes().iter().take(usize::from(self.header.terms)));
             record.extend(line.to_le_bytes().iter().take(usize::from(self.header.line)));
             let (suffix, chars) = self.suffixes.of(&Keys::of(name));
             record.push(suffix);
-            packed::write(name.get(..name.len() - chars).unwrap_or_default(), &mut record);
+            packed::write(name, whole_bytes(chars), &mut record);
         }
         let slot = self.slot(hash, &record)?;
         self.record = record;
         let Some(slot) = slot else { return Ok(false) };
         if members.len() > 1 {
-            // Of equals the last decides: that is the strongest layer's.
+            // The closest come last, and of equals the strongest layer's.
             members.sort_unstable_by_key(|member| {
-                (member.rule.kind, member.info.access, Reverse(member.info.layer), member.rule.line, member.info.index)
+                (Reverse(member.rule.kind), member.info.access, Reverse(member.info.layer), member.rule.line, member.info.index)
             });
             for member in members {
                 let kind = RuleKind::from_number(member.rule.kind).unwrap_or(RuleKind::Exact);
