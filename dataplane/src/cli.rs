@@ -15,6 +15,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
 
+    /// Permission profile of the policy that requests are decided under [default: the policy's first]. A policy without it is not put in force
+    #[arg(long, value_name = "NAME", requires = "policy")]
+    pub(crate) profile: Option<String>,
+
     /// How the policy file is held in memory; with `shared`, replace it by rename only
     #[arg(long, value_name = "HOW", default_value = "private", requires = "policy")]
     pub(crate) policy_map: Map,

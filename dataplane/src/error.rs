@@ -81,11 +81,23 @@ pub enum PolicyError {
     /// Its bytes.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// It does not have the profile that requests are to be decided under.
+    #[error("it has no profile `{name}`; it has {}", quoted(known))]
+    Profile {
+        /// The name that was asked for.
+        name: String,
+        /// The names that it has.
+        known: Vec<String>,
+    },
     /// It wants connections to go through another proxy. Connecting directly instead would go around it.
     #[error(
         "it sends connections through the upstream proxy {0}, which this version cannot do; take `upstream` out of the policy to connect directly"
     )]
     Upstream(String),
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
 }
 
 /// Why a policy file may not be mapped as it is, or no longer be relied on.

@@ -56,6 +56,7 @@ enum PolicySource {
 /// Collects what a server needs.
 pub struct Builder {
     source: PolicySource,
+    profile: Option<String>,
     config: Config,
     resolver: Option<Arc<dyn Resolve>>,
     hosts: Option<PathBuf>,
@@ -100,7 +101,15 @@ impl ReloadRequest {
 
 impl Builder {
     fn new(source: PolicySource) -> Self {
-        Self { source, config: Config::default(), resolver: None, hosts: None, observer: Arc::new(Silent), drain: Duration::from_secs(10) }
+        Self {
+            source,
+            profile: None,
+            config: Config::default(),
+            resolver: None,
+            hosts: None,
+            observer: Arc::new(Silent),
+            drain: Duration::from_secs(10),
+        }
     }
 
     /// The built-in policy.
@@ -119,6 +128,14 @@ impl Builder {
     #[must_use]
     pub fn file(path: impl AsRef<Path>) -> Self {
         Self::new(PolicySource::File(path.as_ref().to_owned()))
+    }
+
+    /// The profile of a policy file, or of the built-in policy, that requests are decided under, instead of its first; a file without it is never put in force.
+    /// A [`Policy`] from memory has chosen its own.
+    #[must_use]
+    pub fn profile(mut self, name: impl Into<String>) -> Self {
+        self.profile = Some(name.into());
+        self
     }
 
     /// Addresses and limits.
@@ -162,16 +179,16 @@ impl Builder {
     /// [`StartError`]; then nothing listens.
     pub async fn bind(self) -> Result<Server, StartError> {
         // The stamp is taken before the file is read, so that no change between the two is missed.
-        let map = self.config.policy_map;
+        let (map, profile) = (self.config.policy_map, self.profile);
         let (policy, file) = match self.source {
             PolicySource::BuiltIn => {
-                let built_in = Policy::built_in();
+                let built_in = Policy::built_in_profile(profile.as_deref());
                 (built_in.map_err(|error| LoadError::Format { path: PathBuf::from("(built in)"), error })?, None)
             }
             PolicySource::Given(policy) => (*policy, None),
             PolicySource::File(path) => {
                 let stamp = Stamp::of(&path);
-                (load(&path, map)?, Some((path, stamp)))
+                (load(&path, map, profile.as_deref())?, Some((path, stamp)))
             }
         };
         let meta = policy.meta().clone();
@@ -210,8 +227,8 @@ impl Builder {
             connector: connect::Connector::new(resolver, limits.clone()),
             limits,
         };
-        let watch =
-            file.map(|(path, stamp)| (Reloader { path, map, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
+        let watch = file
+            .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
         // One waiting request is as good as many.
         let (sender, receiver) = mpsc::channel(1);
         Ok(Server {

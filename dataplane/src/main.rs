@@ -38,6 +38,10 @@ async fn run(cli: cli::Cli) -> ExitCode {
         ..Config::default()
     };
     let builder = builder.config(config).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json });
+    let builder = match &cli.profile {
+        Some(name) => builder.profile(name),
+        None => builder,
+    };
     let builder = match &cli.hosts {
         Some(path) => builder.hosts(path),
         None => builder,

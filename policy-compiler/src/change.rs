@@ -3,12 +3,13 @@
 //! Nothing is proposed that was not tried: an edit is made to the layers in memory (or, without layers, to the rules of the blob), the result is compiled, and
 //! the same question is asked again.
 
+use crate::profiles::meta;
 use crate::source::{Role, SourceFile, quote};
 use crate::{Options, compile, diagnostic::Severity, request::Asked};
 use policy_format::net::{is_metadata_address, non_public};
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, Reason, Request,
-    Rule, RuleId, RuleInput, Source, named_by,
+    Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Profiles,
+    Reason, Request, Rule, RuleId, RuleInput, Source, named_by,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -104,7 +105,10 @@ pub enum Origin {
 /// A policy taken apart.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    meta: Meta,
+    /// Of all profiles, in the order of their numbers.
+    profiles: Vec<Meta>,
+    /// The profile that is asked.
+    profile: ProfileId,
     rules: Vec<(RuleInput, Rule)>,
     hooks: Vec<Hook>,
     sources: Vec<Source>,
@@ -120,11 +124,21 @@ impl Parts {
             ids.extend(named_by(policy, &Request { host: &host, ..asked.request(&[]) }).into_iter().map(|named| named.rule));
         }
         let rules: Option<Vec<_>> = ids.into_iter().map(|id| policy.rule(id).and_then(|rule| Some((rule_input(&rule)?, rule)))).collect();
-        Some(Self { meta: policy.meta().clone(), rules: rules?, hooks: policy.hooks().to_vec(), sources: policy.sources().to_vec() })
+        Some(Self {
+            profiles: policy.profiles().to_vec(),
+            profile: asked.profile,
+            rules: rules?,
+            hooks: policy.hooks().to_vec(),
+            sources: policy.sources().to_vec(),
+        })
     }
 
     fn build(&self) -> Option<Blob<Vec<u8>>> {
-        let mut builder = BlobBuilder::new(self.meta.clone());
+        let (first, others) = self.profiles.split_first()?;
+        let mut builder = BlobBuilder::new(first.clone());
+        for meta in others {
+            builder.profile(meta.clone());
+        }
         for (rule, _) in &self.rules {
             builder.rule(rule.clone());
         }
@@ -245,7 +259,7 @@ fn next<B: AsRef<[u8]>>(
 ) -> Result<Step, Change> {
     let (mut progress, mut obstacle): (Option<Step>, Option<Change>) = (None, None);
     for candidate in candidates(origin, policy, asked, addresses, decision) {
-        let (edit, changed, made) = match origin.apply(&candidate, &policy.meta().profile) {
+        let (edit, changed, made) = match origin.apply(&candidate, &meta(policy, asked.profile).profile) {
             Ok(made) => made,
             Err(in_the_way) => {
                 obstacle = obstacle.or(in_the_way);
@@ -284,7 +298,7 @@ fn stuck<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, decision: Decision) ->
         (Host::NumericLookalike(_), _) => {
             "no rule can allow a number that some programs read as an address; ask for the address in full".to_owned()
         }
-        (host, Reason::MitmRequired) if policy.is_hooked(policy_format::ProfileId::default(), host) => {
+        (host, Reason::MitmRequired) if policy.is_hooked(asked.profile, host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".to_owned()
         }
         (_, Reason::ProxyDisabled) => "the network is switched off by something that no single setting changes".to_owned(),
@@ -345,13 +359,13 @@ fn candidates<B: AsRef<[u8]>>(
         Reason::NotAllowed => allow(),
         Reason::MethodNotAllowed | Reason::MitmRequired => {
             let change = match &rule {
-                None => settings(if policy.meta().mode == Mode::Limited { Setting::ModeFull } else { Setting::MitmAuto }),
+                None => settings(if meta(policy, asked.profile).mode == Mode::Limited { Setting::ModeFull } else { Setting::MitmAuto }),
                 Some(rule) => {
                     let to = (rule.access != Access::Deny).then_some(Access::Allow);
                     writable.map(|rule| Candidate::Entry(rule, to)).into_iter().chain(allow()).collect()
                 }
             };
-            let hooked = denied.reason == Reason::MitmRequired && policy.is_hooked(policy_format::ProfileId::default(), host);
+            let hooked = denied.reason == Reason::MitmRequired && policy.is_hooked(asked.profile, host);
             if hooked { Vec::new() } else { change }
         }
         Reason::MitmHookDenied | Reason::PolicyDenied => Vec::new(),
@@ -624,7 +638,8 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                 builder.build().ok()?
             });
             let shown = shown.ok()?.rules().next()?;
-            parts.rules.push((input, shown));
+            let profiles = Profiles::only(parts.profile);
+            parts.rules.push((RuleInput { profiles, ..input }, Rule { profiles, ..shown }));
             let table = format!("[permissions.{}.network.domains]", quote_key(profile));
             let toml = format!("{} = {}", quote(&pattern.to_string()), quote(access.as_str()));
             Edit { layer: *layer, file: source.label, kind: EditKind::Add { table, toml } }
@@ -644,7 +659,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
             Edit { layer: rule.layer, file: rule.label.clone(), kind }
         }
         Candidate::Set(layer, setting) => {
-            setting.apply(&mut parts.meta);
+            setting.apply(parts.profiles.get_mut(usize::from(parts.profile.0))?);
             let (below, key, value) = setting.toml();
             let network = format!("permissions.{}.network", quote_key(profile));
             let table = match below {

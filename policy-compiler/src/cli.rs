@@ -57,9 +57,8 @@ pub(crate) struct Compile {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
 
-    /// Permission profile to compile, instead of `default_permissions`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) profile: Option<String>,
+    #[command(flatten)]
+    pub(crate) profiles: Profiles,
 
     /// Treat warnings as errors
     #[arg(long)]
@@ -70,14 +69,25 @@ pub(crate) struct Compile {
     pub(crate) json: bool,
 }
 
+/// Which permission profiles go into one policy.
+#[derive(Debug, Args)]
+pub(crate) struct Profiles {
+    /// Permission profile to compile, instead of `default_permissions`. Repeatable: the first is the policy's default
+    #[arg(id = "profile", long = "profile", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+
+    /// Compile every profile that the layers define: the default first, the others by name
+    #[arg(long = "all-profiles")]
+    pub(crate) all: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) layers: Layers,
 
-    /// Permission profile to check, instead of `default_permissions`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) profile: Option<String>,
+    #[command(flatten)]
+    pub(crate) profiles: Profiles,
 
     /// Treat warnings as errors
     #[arg(long)]
@@ -219,13 +229,12 @@ pub(crate) struct Subject {
         long,
         value_name = "FILE",
         conflicts_with_all = [
-            "mdm", "mdm_config_base64", "mdm_requirements_base64", "managed", "requirements", "overrides", "user", "project", "discover",
-            "profile"
+            "mdm", "mdm_config_base64", "mdm_requirements_base64", "managed", "requirements", "overrides", "user", "project", "discover"
         ]
     )]
     pub(crate) policy: Option<PathBuf>,
 
-    /// Permission profile to compile, instead of `default_permissions`
+    /// Permission profile to ask, instead of `default_permissions` or the compiled policy's default
     #[arg(long, visible_alias = "as", value_name = "NAME")]
     pub(crate) profile: Option<String>,
 
@@ -308,9 +317,13 @@ pub(crate) struct Inspect {
     #[arg(long)]
     pub(crate) rules: bool,
 
-    /// Print TOML that compiles to an equivalent policy
+    /// Print TOML that compiles to an equivalent policy; of several profiles, the one of --profile
     #[arg(long, conflicts_with_all = ["json", "rules"])]
     pub(crate) toml: bool,
+
+    /// Permission profile to show, instead of all that the policy has
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -321,7 +334,7 @@ pub(crate) struct Diff {
     /// The new policy, likewise
     pub(crate) new: PathBuf,
 
-    /// Permission profile to compile of configurations, instead of `default_permissions`
+    /// Permission profile to compare, of both sides; without it, each side's default is compared, and no other
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
 

@@ -5,9 +5,10 @@
 //! anyway. What cannot be said that way is an error. Port 0, to which nothing connects, is not looked at.
 
 use crate::change::quote_key;
+use crate::profiles::Profile;
 use crate::source::quote;
 use policy_format::{
-    Access, Blob, Hook, Hosts, InjectedHeader, Listeners, Meta, MitmMode, Mode, Network, Pattern, PortRange, Rule, Secret,
+    Access, Blob, Hook, Hosts, InjectedHeader, Listeners, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Rule, Secret,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -35,6 +36,9 @@ pub enum DecompileError {
     /// Too many single ports.
     #[error("the rules for `{0}` and others need more than {MAX_EXPANDED} keys with single ports")]
     TooManyPorts(String),
+    /// Several profiles, which one file cannot say apart: whether the proxy is on at all stands above them.
+    #[error("it has several profiles: {0}\nhelp: name one with `--profile`")]
+    Several(String),
     /// Two entries of a hook for one key.
     #[error("the hook `{hook}` has `{key}` twice")]
     Hook {
@@ -48,19 +52,31 @@ pub enum DecompileError {
 /// The policy as TOML, with a comment for where each rule came from.
 ///
 /// # Errors
-/// [`DecompileError`] when something of it cannot be said in one file: nothing is left out in silence.
+/// [`DecompileError`] when something of it cannot be said in one file: nothing is left out in silence. A policy with several profiles is written one by one
+/// ([`decompile_profile`]).
 pub fn decompile<B: AsRef<[u8]>>(policy: &Blob<B>) -> Result<String, DecompileError> {
-    let meta = policy.meta();
+    match policy.profiles() {
+        [_] => decompile_profile(Profile::new(policy, ProfileId::default())),
+        several => Err(DecompileError::Several(several.iter().map(|meta| format!("`{}`", meta.profile)).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// One profile of a policy as TOML, with a comment for where each rule came from: it compiles to a policy that decides as this profile does.
+///
+/// # Errors
+/// [`DecompileError`] when something of it cannot be said in one file: nothing is left out in silence.
+pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<String, DecompileError> {
+    let meta = profile.meta();
     let table = format!("permissions.{}.network", quote_key(&meta.profile));
-    let mut text = format!("# policy {}\n", policy.digest());
+    let mut text = format!("# policy {}\n", profile.blob().digest());
     line(&mut text, format_args!("default_permissions = {}", quote(&meta.profile)));
     if meta.network == Network::Direct {
         // A profile that is on under a feature that is off.
         text.push_str("\n[features]\nnetwork_proxy = false\n");
     }
     settings(&mut text, meta, &table);
-    domains(&mut text, policy, &table)?;
-    hooks(&mut text, policy.hooks(), &table)?;
+    domains(&mut text, profile, &table)?;
+    hooks(&mut text, profile.hooks(), &table)?;
     Ok(text)
 }
 
@@ -143,13 +159,14 @@ fn list(items: &[String]) -> String {
     format!("[{}]", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", "))
 }
 
-fn domains<B: AsRef<[u8]>>(text: &mut String, policy: &Blob<B>, table: &str) -> Result<(), DecompileError> {
+fn domains<B: AsRef<[u8]>>(text: &mut String, profile: Profile<'_, B>, table: &str) -> Result<(), DecompileError> {
     let mut group: Vec<Rule> = Vec::new();
     let mut expanded = 0;
-    if policy.rule_count() > 0 {
+    let mut rules = profile.rules().peekable();
+    if rules.peek().is_some() {
         line(text, format_args!("\n[{table}.domains]"));
     }
-    for rule in policy.rules() {
+    for rule in rules {
         // Rules for one pattern stand side by side.
         if group.last().is_some_and(|last| last.hosts != rule.hosts) {
             pattern_entries(text, &std::mem::take(&mut group), &mut expanded)?;
@@ -343,7 +360,7 @@ fn comment(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn hooks(text: &mut String, hooks: &[Hook], table: &str) -> Result<(), DecompileError> {
+fn hooks<'a>(text: &mut String, hooks: impl Iterator<Item = &'a Hook>, table: &str) -> Result<(), DecompileError> {
     let mut names = BTreeSet::new();
     for hook in hooks {
         let name = quote_key(&hook.name);

@@ -16,7 +16,7 @@ use std::ops::Range;
 pub const MAX_SHOWN: usize = 50;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
     /// No blob is written.
     Error,
@@ -77,6 +77,7 @@ codes! {
     NoProfile "no-profile" "No permission profile is chosen.",
     UnknownProfile "unknown-profile" "A permission profile that no layer has.",
     ProfileCycle "profile-cycle" "A permission profile extends itself.",
+    ProfilesDiffer "profiles-differ" "Profiles of one policy differ in what a process has once.",
     UnknownPreset "unknown-preset" "A preset that does not exist.",
     UnknownAction "unknown-action" "A hook names an action that no layer has.",
     InvalidAddress "invalid-address" "Not an address to listen on, or not the URL of a proxy.",
@@ -98,7 +99,7 @@ codes! {
 }
 
 /// A stretch of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Which source.
     pub source: SourceId,
@@ -114,7 +115,7 @@ impl Place {
 }
 
 /// A replacement that would help.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Edit {
     /// What to replace.
     pub place: Place,
@@ -123,7 +124,7 @@ pub struct Edit {
 }
 
 /// One thing to say about the sources.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,

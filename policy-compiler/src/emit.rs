@@ -1,25 +1,73 @@
 //! Policy to blob; written beside its place, synced, renamed into it.
 
 use crate::policy::Policy;
-use policy_format::{BlobBuilder, BuildError};
+use policy_format::{BlobBuilder, BuildError, Hook, MAX_HOOKS, ProfileId, Profiles, RuleInput};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The blob of a policy. Same policy, same bytes.
-///
-/// # Errors
-/// [`BuildError`] when the policy is larger than the format can count.
-pub fn lower(policy: Policy) -> Result<Vec<u8>, BuildError> {
-    let (meta, rules, hooks) = policy.into_parts();
-    let mut builder = BlobBuilder::new(meta);
-    for rule in rules {
-        builder.rule(rule);
+/// Policies on their way into one blob: the first is its default profile, the others are profiles beside it. Same policies, same bytes.
+#[derive(Debug)]
+pub struct Lowering {
+    builder: BlobBuilder,
+    hooks: Vec<Hook>,
+}
+
+impl Lowering {
+    /// With the default profile.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let (meta, rules, hooks) = policy.into_parts();
+        let mut lowering = Self { builder: BlobBuilder::new(meta), hooks: Vec::new() };
+        lowering.fill(ProfileId::default(), rules, hooks);
+        lowering
     }
-    for hook in hooks {
-        builder.hook(hook);
+
+    /// Adds a profile. Its rules take less room here than in the policy, which is gone afterwards.
+    pub fn add(&mut self, policy: Policy) {
+        let (meta, rules, hooks) = policy.into_parts();
+        let profile = self.builder.profile(meta);
+        self.fill(profile, rules, hooks);
     }
-    builder.build()
+
+    /// Adds the rules of one profile. Hooks that others have too stand once, as long as the order stays in which each profile tries them.
+    fn fill(&mut self, profile: ProfileId, rules: Vec<RuleInput>, hooks: Vec<Hook>) {
+        let profiles = Profiles::only(profile);
+        for rule in rules {
+            self.builder.rule(RuleInput { profiles, ..rule });
+        }
+        let mut next = 0;
+        for mut hook in hooks {
+            // More than there may be are refused when the blob is written: which are the same does not matter then.
+            let room = MAX_HOOKS.saturating_sub(next);
+            let same = self.hooks.iter_mut().enumerate().skip(next).take(room).find(|(_, there)| {
+                hook.profiles = there.profiles;
+                **there == hook
+            });
+            match same {
+                Some((at, there)) => {
+                    there.profiles = there.profiles.and(profiles);
+                    next = at + 1;
+                }
+                None => {
+                    hook.profiles = profiles;
+                    self.hooks.insert(next, hook);
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// The blob.
+    ///
+    /// # Errors
+    /// [`BuildError`] when the policies are larger than the format can count.
+    pub fn build(mut self) -> Result<Vec<u8>, BuildError> {
+        for hook in self.hooks {
+            self.builder.hook(hook);
+        }
+        self.builder.build()
+    }
 }
 
 /// Replaces the file at `path` whole: readers see the old bytes or the new ones, and after a crash one of the two is there. A symbolic link is followed; what is not

@@ -4,11 +4,13 @@
 
 use crate::change::{Change, Edit, EditKind, Origin, Parts, propose};
 use crate::presets;
+use crate::profiles::{Profile, UnknownProfile, choose, meta};
 use crate::request::Asked;
 use crate::source::SourceFile;
 use policy_format::net::{is_metadata_address, is_metadata_name, non_public};
 use policy_format::{
-    Access, Blob, Decision, Host, MitmMode, Mode, Network, Protocol, Reason, Request, Rule, RuleId, SectionKind, decide, named_by,
+    Access, Blob, Decision, Host, Meta, MitmMode, Mode, Network, ProfileId, Protocol, Reason, Request, Rule, RuleId, SectionKind, decide,
+    named_by,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -22,6 +24,7 @@ const MAX_LINE: usize = 160;
 #[derive(Debug)]
 pub struct Subject {
     policy: Blob<Vec<u8>>,
+    profile: ProfileId,
     origin: Option<Origin>,
 }
 
@@ -29,19 +32,38 @@ impl Subject {
     /// A policy and the layers that it was compiled from, strongest first, with the profile that was asked for.
     #[must_use]
     pub fn with_layers(policy: Blob<Vec<u8>>, sources: Vec<SourceFile>, profile: Option<String>) -> Self {
-        Self { policy, origin: Some(Origin::Layers(sources, profile)) }
+        Self { policy, profile: ProfileId::default(), origin: Some(Origin::Layers(sources, profile)) }
     }
 
-    /// A policy by itself.
+    /// A policy by itself, of which the default profile is asked.
     #[must_use]
     pub fn bare(policy: Blob<Vec<u8>>) -> Self {
-        Self { policy, origin: None }
+        Self { policy, profile: ProfileId::default(), origin: None }
+    }
+
+    /// A policy by itself, of which the profile of that name is asked, or the default.
+    ///
+    /// # Errors
+    /// [`UnknownProfile`] when the policy has none of that name.
+    pub fn bare_profile(policy: Blob<Vec<u8>>, name: Option<&str>) -> Result<Self, UnknownProfile> {
+        Ok(Self { profile: choose(&policy, name)?, policy, origin: None })
     }
 
     /// The policy.
     #[must_use]
     pub fn policy(&self) -> &Blob<Vec<u8>> {
         &self.policy
+    }
+
+    /// The profile that is asked.
+    #[must_use]
+    pub fn profile(&self) -> Profile<'_, Vec<u8>> {
+        Profile::new(&self.policy, self.profile)
+    }
+
+    /// The question, put to the profile that is asked.
+    pub(crate) fn ask(&self, asked: &Asked) -> Asked {
+        Asked { profile: self.profile, ..asked.clone() }
     }
 
     fn sources(&self) -> &[SourceFile] {
@@ -113,7 +135,7 @@ pub struct Explanation {
 /// Explains a policy's answer. `addresses` are what the host resolves to; none when that is not known.
 #[must_use]
 pub fn explain(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explanation {
-    let policy = &subject.policy;
+    let (policy, asked) = (&subject.policy, &subject.ask(asked));
     let addresses = if matches!(asked.host, Host::Name(_)) { addresses } else { &[] };
     let mut explanation = verdict(subject, asked, addresses);
     explanation.change = match &subject.origin {
@@ -129,7 +151,7 @@ pub fn explain(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explan
 /// The explanation without a change: what a failed test shows.
 #[must_use]
 pub fn verdict(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explanation {
-    let policy = &subject.policy;
+    let (policy, asked) = (&subject.policy, &subject.ask(asked));
     let decision = asked.decide(policy, addresses);
     let by_name = decide(policy, &asked.request(&[]));
     let address = if matches!(by_name, Decision::Allow(_)) { deciding_address(policy, asked, addresses) } else { None };
@@ -167,7 +189,9 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
     });
     let metadata = local.is_some_and(is_metadata_address) || host.name().is_some_and(|name| is_metadata_name(name.as_str()));
     let what = match (reason, rule) {
-        (Reason::ProxyDisabled, _) if policy.meta().network == Network::Direct => "the feature is off: clients connect directly".into(),
+        (Reason::ProxyDisabled, _) if meta(policy, asked.profile).network == Network::Direct => {
+            "the feature is off: clients connect directly".into()
+        }
         (Reason::ProxyDisabled, _) => "the network is switched off".into(),
         (Reason::Denied, _) => return address.map(|ip| format!("{host} resolves to {ip}, which is in a denied network")),
         (Reason::NotAllowedLocal, _) if metadata => "a cloud metadata service has to be named exactly".into(),
@@ -184,10 +208,10 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
         (Reason::NotAllowed, _) => "no rule allows it".into(),
         (Reason::MethodNotAllowed, None) => "mode = \"limited\" allows GET, HEAD and OPTIONS only".into(),
         (Reason::MethodNotAllowed, Some(_)) => "the rule is read-only: GET, HEAD and OPTIONS only".into(),
-        (Reason::MitmRequired, None) if policy.is_hooked(policy_format::ProfileId::default(), host) => {
+        (Reason::MitmRequired, None) if policy.is_hooked(asked.profile, host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".into()
         }
-        (Reason::MitmRequired, None) if policy.meta().mode == Mode::Full && policy.meta().mitm.mode == MitmMode::Always => {
+        (Reason::MitmRequired, None) if is_always(meta(policy, asked.profile)) => {
             "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available".into()
         }
         (Reason::MitmRequired, None) => "mode = \"limited\" allows only what can be read, and this cannot".into(),
@@ -199,6 +223,10 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
         (Reason::PolicyDenied, _) => "the policy does not open it".into(),
     };
     Some(what)
+}
+
+fn is_always(meta: &Meta) -> bool {
+    meta.mode == Mode::Full && meta.mitm.mode == MitmMode::Always
 }
 
 /// A rule that names what decided, before it has a standing.
@@ -282,24 +310,24 @@ fn notes(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr], decision: 
         notes.push("the method and path are inside TLS and are not seen".to_owned());
     }
     if matches!(decision, Decision::Allow(_)) && addresses.is_empty() && matches!(asked.host, Host::Name(_)) && !asked.host.is_localhost() {
-        notes.push(address_condition(policy));
+        notes.push(address_condition(Profile::new(policy, asked.profile)));
     }
     notes
 }
 
 /// What still has to hold of the addresses that a name resolves to.
-fn address_condition(policy: &Blob<Vec<u8>>) -> String {
+fn address_condition(profile: Profile<'_, Vec<u8>>) -> String {
     let (mut denied, mut opened) = (false, false);
     // Most policies name no networks; then there is no need to look at every rule.
-    if !policy.section(SectionKind::Networks).is_empty() {
-        for rule in policy.rules() {
+    if !profile.blob().section(SectionKind::Networks).is_empty() {
+        for rule in profile.rules() {
             let network = rule.hosts.starts_with(|c: char| c.is_ascii_digit() || c == ':' || c.is_ascii_hexdigit())
                 && matches!(policy_format::Pattern::parse(&rule.hosts), Ok(pattern) if matches!(pattern.hosts, policy_format::Hosts::Network(_)));
             denied |= network && rule.access == Access::Deny;
             opened |= network && rule.access != Access::Deny;
         }
     }
-    let open = match (policy.meta().allow_local_binding, opened) {
+    let open = match (profile.meta().allow_local_binding, opened) {
         (true, _) => "allowed, if it does not resolve to a cloud metadata service",
         (false, false) => "allowed, if it resolves to public addresses",
         (false, true) => "allowed, if it resolves to public addresses, or to ones that a rule names",

@@ -21,6 +21,7 @@ pub mod merge;
 pub mod migrate;
 pub mod policy;
 pub mod presets;
+pub mod profiles;
 pub mod request;
 pub mod requirements;
 pub mod schema;
@@ -29,10 +30,13 @@ pub mod suffix;
 pub mod testing;
 
 pub use policy_format::Layer;
+pub use profiles::Selection;
 
 use check::{ListSummary, ShowProgress};
 use diagnostic::{Code, Diagnostic, Failure};
-use policy::Policy;
+use emit::Lowering;
+use policy_format::{MAX_PROFILES, Meta};
+use profiles::ProcessPlaces;
 use source::{Role, SourceFile, SourceId};
 
 /// How to compile.
@@ -70,18 +74,31 @@ pub fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compile
 /// # Errors
 /// [`Failure`] with everything that is wrong.
 pub fn compile_showing(sources: Vec<SourceFile>, options: Options<'_>, progress: ShowProgress<'_>) -> Result<Compiled, Failure> {
+    compile_profiles(sources, Selection { named: options.profile.as_slice(), all: false }, options.strict, progress)
+}
+
+/// Compiles several profiles of layers, strongest first, into one blob: each as if it were alone, and rules that several have stored once.
+///
+/// # Errors
+/// [`Failure`] with everything that is wrong.
+pub fn compile_profiles(
+    sources: Vec<SourceFile>,
+    selection: Selection<'_>,
+    strict: bool,
+    progress: ShowProgress<'_>,
+) -> Result<Compiled, Failure> {
     let mut diagnostics = Vec::new();
-    let policy = policy(&sources, options, progress, &mut diagnostics);
+    let lowered = policies(&sources, selection, progress, &mut diagnostics);
     // In the order of the files, not of the stages.
     diagnostics.sort_by_key(|diagnostic| diagnostic.places.first().map(|(place, _)| (place.source, place.span.start)));
-    let strict = options.strict && !diagnostics.is_empty();
+    let strict = strict && !diagnostics.is_empty();
     if strict {
         let message = "warnings are errors here (`--strict`)";
         diagnostics.push(Diagnostic::general(Code::Strict, message));
     }
-    match policy.filter(|_| !strict) {
+    match lowered.filter(|_| !strict) {
         None => Err(Failure { sources, diagnostics }),
-        Some((policy, lists)) => match emit::lower(policy) {
+        Some((lowering, lists)) => match lowering.build() {
             Ok(blob) => Ok(Compiled { blob, sources, lists, diagnostics }),
             Err(error) => {
                 diagnostics.push(Diagnostic::general(Code::TooLarge, error.to_string()));
@@ -91,20 +108,68 @@ pub fn compile_showing(sources: Vec<SourceFile>, options: Options<'_>, progress:
     }
 }
 
-fn policy(
+/// The profiles on their way into one blob, and the domain lists that they read.
+fn policies(
     sources: &[SourceFile],
-    options: Options<'_>,
+    selection: Selection<'_>,
     progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Policy, Vec<ListSummary>)> {
+) -> Option<(Lowering, Vec<ListSummary>)> {
     let numbered = || sources.iter().enumerate().map(|(index, source)| (SourceId(index), source));
     let layers: Option<Vec<_>> =
         numbered().filter(|(_, source)| source.role == Role::Config).map(|(id, source)| schema::read(id, source, diagnostics)).collect();
     let required = numbered().filter(|(_, source)| source.role == Role::Requirements);
     let requirements: Option<Vec<_>> = required.map(|(id, source)| requirements::read(id, source, diagnostics)).collect();
     // A layer that is not TOML would be merged as if it had said nothing; other errors do not keep the rest from being checked.
-    let (layers, requirements) = layers.zip(requirements)?;
-    let mut merged = merge::merge(layers, options.profile, requirements::starts(&requirements), sources, diagnostics);
-    let demanded = requirements::apply(requirements, &mut merged, sources, diagnostics);
-    check::check(merged, demanded, sources, progress, diagnostics)
+    let (mut layers, mut requirements) = layers.zip(requirements)?;
+    let (wanted, mixed) = profiles::wanted(&layers, selection);
+    diagnostics.extend(mixed);
+    if wanted.len() > MAX_PROFILES {
+        let message = format!("there are {} profiles: at most {MAX_PROFILES} fit into one policy", wanted.len());
+        let error = Diagnostic::general(Code::TooLarge, message);
+        diagnostics.push(error.with_help("name those that go into it with `--profile`, and compile others into another policy"));
+        return None;
+    }
+    let last = wanted.len() - 1;
+    let (mut said, mut checked) = (Vec::new(), Vec::new());
+    let mut lowering: Option<Lowering> = None;
+    let mut lists: Vec<ListSummary> = Vec::new();
+    for (at, name) in wanted.into_iter().enumerate() {
+        // The last takes what the others copy: there may be millions of entries.
+        let (layers, requirements) = match at == last {
+            true => (std::mem::take(&mut layers), std::mem::take(&mut requirements)),
+            false => (layers.clone(), requirements.clone()),
+        };
+        // What was wrong with the files counts for every profile.
+        let mut own = diagnostics.clone();
+        let mut merged = merge::merge(layers, name.as_deref(), requirements::starts(&requirements), sources, &mut own);
+        let demanded = requirements::apply(requirements, &mut merged, sources, &mut own);
+        let (name, places) = (merged.profile.clone(), ProcessPlaces::of(merged.network.as_ref()));
+        let policy = check::check(merged, demanded, sources, &mut *progress, &mut own);
+        said.push((name, own.split_off(diagnostics.len())));
+        checked.push(policy.map(|(policy, of_it)| {
+            lists.extend(of_it);
+            let meta = policy.meta().clone();
+            match &mut lowering {
+                Some(lowering) => lowering.add(policy),
+                None => lowering = Some(Lowering::new(policy)),
+            }
+            (meta, places)
+        }));
+    }
+    diagnostics.extend(profiles::join(said));
+    // Of none may anything be wrong.
+    let checked: Vec<(Meta, ProcessPlaces)> = checked.into_iter().collect::<Option<_>>()?;
+    let differences = profiles::differences(&checked);
+    if !differences.is_empty() {
+        diagnostics.extend(differences);
+        return None;
+    }
+    let mut seen = Vec::new();
+    lists.retain(|list| {
+        let is_new = !seen.contains(list);
+        seen.extend(is_new.then(|| list.clone()));
+        is_new
+    });
+    Some((lowering?, lists))
 }

@@ -126,6 +126,30 @@ pub fn merge(
     merged
 }
 
+/// What is compiled where nobody names a profile.
+pub(crate) struct DefaultProfile<'l> {
+    /// Its name, if anything chooses one.
+    pub(crate) name: Option<&'l str>,
+    /// An older sandbox setting that stands in for a profile: no table is compiled then.
+    pub(crate) instead: Option<&'l Place>,
+}
+
+/// What [`merge`] compiles where no profile is named.
+pub(crate) fn default_profile(layers: &[LayerDoc]) -> DefaultProfile<'_> {
+    let sandbox = || {
+        let mode = layers.iter().find_map(|layer| layer.sandbox_mode.as_ref()).map(|mode| &mode.place);
+        mode.or(layers.iter().find_map(|layer| layer.network_access.as_ref()).map(|access| &access.place))
+    };
+    match (layers.iter().find_map(|layer| layer.default_permissions.as_ref()), sandbox()) {
+        (Some(at), _) => DefaultProfile { name: Some(&at.value), instead: None },
+        (None, Some(place)) => DefaultProfile { name: Some(DEFAULT_PROFILE), instead: Some(place) },
+        (None, None) => {
+            let has_base = layers.iter().any(|layer| layer.base.is_some());
+            DefaultProfile { name: has_base.then_some(DEFAULT_PROFILE), instead: None }
+        }
+    }
+}
+
 /// Where a layer says what confines the network.
 fn confining(layer: &LayerDoc) -> impl Iterator<Item = Place> + '_ {
     let profiles = layer.profiles.values().filter(|profile| profile.network.is_some()).map(|profile| profile.place.clone());
@@ -268,13 +292,15 @@ fn missing(name: &str, said_at: Option<Place>, path: &[String], known: &[String]
         None => Diagnostic::general(code, message),
     };
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
-    match nearest_of(name, &names) {
+    let near = nearest_of(name, &names);
+    match near {
         _ if code == Code::ProfileCycle => diagnostic.help = Some("let one of them extend nothing".into()),
         Some(near) if located => diagnostic.did_you_mean(&format!("\"{near}\"")),
         _ if names.is_empty() => diagnostic.help = Some(format!("add a table `[permissions.{name}.network]`")),
         _ => {
             let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            diagnostic.help = Some(format!("these are there: {listed}"));
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            diagnostic.help = Some(format!("these are there: {listed}{near}"));
         }
     }
     diagnostic

@@ -13,7 +13,7 @@
 
 use crate::diagnostic::hide_passwords;
 use policy_format::pattern::parse_port;
-use policy_format::{Blob, Decision, Host, Protocol, Request, decide};
+use policy_format::{Blob, Decision, Host, ProfileId, Protocol, Request, decide};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -32,6 +32,8 @@ const ASTERISK: &str = "*";
 /// A request as somebody put it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
+    /// Under which of the policy's profiles; words alone ask under the default.
+    pub profile: ProfileId,
     /// How the client asks.
     pub protocol: Protocol,
     /// Where it wants to go.
@@ -168,7 +170,7 @@ impl Asked {
     #[must_use]
     pub fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
         Request {
-            profile: policy_format::ProfileId::default(),
+            profile: self.profile,
             protocol: self.protocol,
             host: &self.host,
             port: self.port,
@@ -263,11 +265,11 @@ fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
     };
     let default = if tls { DEFAULT_TUNNEL_PORT } else { DEFAULT_HTTP_PORT };
     let (host, port) = host_and_port(place)?;
-    let port = port.unwrap_or(default);
+    let (port, profile) = (port.unwrap_or(default), ProfileId::default());
     Ok(if tls {
-        Asked { protocol: Protocol::Connect, host, port, method: None, path: None, inside: Some(format!("{method} {path}")) }
+        Asked { profile, protocol: Protocol::Connect, host, port, method: None, path: None, inside: Some(format!("{method} {path}")) }
     } else {
-        Asked { protocol: Protocol::Http, host, port, method: Some(method.to_owned()), path: Some(path.to_owned()), inside: None }
+        Asked { profile, protocol: Protocol::Http, host, port, method: Some(method.to_owned()), path: Some(path.to_owned()), inside: None }
     })
 }
 
@@ -297,7 +299,7 @@ fn tunnel(protocol: Protocol, place: Part<'_>) -> Result<Asked, Wrong> {
         (None, Protocol::Socks5Udp) => return wrong(place, "a datagram needs a port", format!("write `udp {}:53`", place.text)),
         (None, _) => DEFAULT_TUNNEL_PORT,
     };
-    Ok(Asked { protocol, host, port, method: None, path: None, inside: None })
+    Ok(Asked { profile: ProfileId::default(), protocol, host, port, method: None, path: None, inside: None })
 }
 
 /// `host`, `host:port`, an IPv6 address with or without brackets, brackets before a port.

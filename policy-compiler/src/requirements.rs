@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 /// What one requirements file demands.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Requirements {
     enabled: Option<At<bool>>,
     http_port: Option<At<u16>>,

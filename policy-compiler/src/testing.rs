@@ -14,6 +14,7 @@
 use crate::diagnostic::{Code, Diagnostic};
 use crate::explain::{Explanation, Subject, verdict};
 use crate::keys;
+use crate::profiles::Profile;
 use crate::request::{Asked, RequestError, parse_address};
 use crate::schema::Reader;
 use crate::source::{Lines, SourceFile, SourceId};
@@ -283,6 +284,7 @@ pub fn run(subject: &Subject, cases: &[Case]) -> Report {
     let mut report = Report { outcomes: Vec::new(), exercised: HashSet::new() };
     for (index, case) in cases.iter().enumerate() {
         for asked in &case.requests {
+            let asked = &subject.ask(asked);
             let addresses = if matches!(asked.host, Host::Name(_)) { case.resolve.as_slice() } else { &[] };
             let decision = asked.decide(policy, addresses);
             exercise(policy, asked, addresses, decision, &mut report.exercised);
@@ -365,7 +367,7 @@ impl Report {
 
     /// How many rules were exercised.
     #[must_use]
-    pub fn coverage(&self, policy: &Blob<Vec<u8>>) -> Coverage {
+    pub fn coverage(&self, policy: Profile<'_, Vec<u8>>) -> Coverage {
         let mut coverage = Coverage::default();
         for rule in policy.rules() {
             let share = if is_written(&rule) { &mut coverage.written } else { &mut coverage.named };
@@ -376,7 +378,7 @@ impl Report {
     }
 
     /// The rules that people wrote one by one and no request exercised, in the policy's order.
-    pub fn unexercised<'a>(&'a self, policy: &'a Blob<Vec<u8>>) -> impl Iterator<Item = Rule> + 'a {
+    pub fn unexercised<'a>(&'a self, policy: Profile<'a, Vec<u8>>) -> impl Iterator<Item = Rule> + 'a {
         policy.rules().filter(|rule| !self.exercised.contains(&rule.id) && is_written(rule))
     }
 

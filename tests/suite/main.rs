@@ -21,6 +21,8 @@ mod http;
 mod layering;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// Several profiles in one policy file.
+mod profiles;
 /// Rules with conditions, hooks, and what cannot be honoured.
 mod rules;
 /// How a policy file is held in memory: a private copy, or the file itself.

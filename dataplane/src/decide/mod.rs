@@ -34,9 +34,10 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
+    /// As it is put to a policy. Numbers of profiles are the policy's own, so that the question has none: it is asked under the one that each policy has for it.
+    fn request<'a>(&'a self, snapshot: &Snapshot, addresses: &'a [IpAddr]) -> Request<'a> {
         Request {
-            profile: policy_format::ProfileId::default(),
+            profile: snapshot.profile(),
             protocol: self.protocol,
             host: &self.target.host,
             port: self.target.port,
@@ -74,7 +75,7 @@ impl Decider {
     /// Decides on a request as it was made, under the policy that is in force now.
     pub(crate) fn name(&self, question: Question) -> Result<Permit<'_>, Box<Denial>> {
         let snapshot = self.policy.current();
-        match snapshot.decide(&question.request(&[])) {
+        match snapshot.decide(&question.request(&snapshot, &[])) {
             Decision::Allow(_) => Ok(Permit { decider: self, snapshot, question }),
             Decision::Deny(denied) => Err(self.deny(snapshot, question, denied)),
         }
@@ -122,7 +123,7 @@ impl Permit<'_> {
     /// Decides on every address that the name resolved to: one that is not allowed denies them all, so that a name cannot mix in a bad one.
     pub(crate) fn addresses(self, found: &[IpAddr]) -> Result<Route, Box<Denial>> {
         let Self { decider, snapshot, question } = self;
-        let decision = snapshot.decide(&question.request(found));
+        let decision = snapshot.decide(&question.request(&snapshot, found));
         let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(*ip, question.target.port)).collect();
         match decision {
             Decision::Deny(denied) => Err(decider.deny(snapshot, question, denied)),
@@ -159,7 +160,7 @@ impl Route {
             // A policy may have changed between this request's snapshot and the subscription.
             let current = policy.current();
             if current.generation() != generation {
-                let decision = current.decide(&question.request(&[peer.ip()]));
+                let decision = current.decide(&question.request(&current, &[peer.ip()]));
                 // Only tunnels ask, and a tunnel cannot be read.
                 if !matches!(decision, Decision::Allow(allowed) if !allowed.read_only) {
                     return;

@@ -11,7 +11,7 @@ use crate::error::PolicyError;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
-use policy_format::{Blob, MitmMode, Mode};
+use policy_format::{Blob, MitmMode, Mode, ProfileId};
 use shared::Mapped;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -59,6 +59,8 @@ impl Drop for Bytes {
 #[derive(Debug)]
 pub struct Policy {
     blob: Blob<Bytes>,
+    /// The profile that requests are decided under.
+    profile: ProfileId,
     /// The file, where the policy is what is in it rather than what was.
     mapped: Option<Mapped>,
 }
@@ -69,35 +71,55 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if this binary is damaged.
     pub fn built_in() -> Result<Self, PolicyError> {
-        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))))
+        Self::built_in_profile(None)
+    }
+
+    pub(crate) fn built_in_profile(profile: Option<&str>) -> Result<Self, PolicyError> {
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))), profile)
     }
 
     /// The policy that blocks everything.
     pub(crate) fn blocked() -> Result<Self, PolicyError> {
-        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/blocked.bin"))))
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/blocked.bin"))), None)
     }
 
-    /// A policy from memory.
+    /// A policy from memory. Requests are decided under its first profile.
     ///
     /// # Errors
     /// [`PolicyError`] if it is not a valid blob, or asks for what cannot be done.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, PolicyError> {
-        Self::open(Memory::Given(bytes))
+        Self::open(Memory::Given(bytes), None)
     }
 
-    pub(crate) fn from_private(map: PrivateMap) -> Result<Self, PolicyError> {
-        Self::open(Memory::Private(map))
+    /// A policy from memory. Requests are decided under the profile of that name.
+    ///
+    /// # Errors
+    /// [`PolicyError`] if it is not a valid blob, has no such profile, or the profile asks for what cannot be done.
+    pub fn from_bytes_as(bytes: Vec<u8>, profile: &str) -> Result<Self, PolicyError> {
+        Self::open(Memory::Given(bytes), Some(profile))
     }
 
-    pub(crate) fn from_shared(map: Mmap, mapped: Option<Mapped>) -> Result<Self, PolicyError> {
-        Ok(Self { mapped, ..Self::open(Memory::Shared(map))? })
+    pub(crate) fn from_private(map: PrivateMap, profile: Option<&str>) -> Result<Self, PolicyError> {
+        Self::open(Memory::Private(map), profile)
     }
 
-    fn open(memory: Memory) -> Result<Self, PolicyError> {
+    pub(crate) fn from_shared(map: Mmap, mapped: Option<Mapped>, profile: Option<&str>) -> Result<Self, PolicyError> {
+        Ok(Self { mapped, ..Self::open(Memory::Shared(map), profile)? })
+    }
+
+    fn open(memory: Memory, profile: Option<&str>) -> Result<Self, PolicyError> {
         let blob = Blob::open(Bytes(memory))?;
-        match &blob.meta().upstream {
+        let profile = match profile {
+            None => ProfileId::default(),
+            Some(name) => blob.profile(name).ok_or_else(|| PolicyError::Profile {
+                name: name.to_owned(),
+                known: blob.profiles().iter().map(|meta| meta.profile.clone()).collect(),
+            })?,
+        };
+        let policy = Self { blob, profile, mapped: None };
+        match &policy.meta().upstream {
             Some(upstream) => Err(PolicyError::Upstream(upstream.shown())),
-            None => Ok(Self { blob, mapped: None }),
+            None => Ok(policy),
         }
     }
 
@@ -106,10 +128,10 @@ impl Policy {
         self.mapped.as_ref()
     }
 
-    /// Its settings.
+    /// The settings of the profile that requests are decided under.
     #[must_use]
     pub fn meta(&self) -> &policy_format::Meta {
-        self.blob.meta()
+        meta(&self.blob, self.profile)
     }
 
     /// How many rules it has.
@@ -127,13 +149,14 @@ impl Policy {
 #[derive(Debug)]
 pub struct Snapshot {
     blob: Blob<Bytes>,
+    profile: ProfileId,
     mapped: Option<Mapped>,
     generation: u64,
 }
 
 impl Snapshot {
     fn new(policy: Policy, generation: u64) -> Self {
-        Self { blob: policy.blob, mapped: policy.mapped, generation }
+        Self { blob: policy.blob, profile: policy.profile, mapped: policy.mapped, generation }
     }
 
     /// The file, where it can still change the policy.
@@ -158,10 +181,16 @@ impl Snapshot {
         self.blob.digest()
     }
 
-    /// Its settings.
+    /// The profile that requests are decided under. Its number is of this policy: in another one, the profile of that name may have another.
+    #[must_use]
+    pub fn profile(&self) -> ProfileId {
+        self.profile
+    }
+
+    /// The settings of that profile.
     #[must_use]
     pub fn meta(&self) -> &policy_format::Meta {
-        self.blob.meta()
+        meta(&self.blob, self.profile)
     }
 
     /// How many rules it has.
@@ -180,7 +209,9 @@ impl Snapshot {
     #[must_use]
     pub fn shortfalls(&self) -> Vec<&'static str> {
         let meta = self.meta();
-        let intercepts = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || !self.blob.hooks().is_empty();
+        let intercepts = meta.mode == Mode::Limited
+            || meta.mitm.mode == MitmMode::Always
+            || self.blob.hooks().iter().any(|hook| hook.profiles.has(self.profile));
         let all = [
             (meta.enable_socks5_udp, "enable_socks5_udp: SOCKS5 datagrams are refused"),
             (meta.unix_sockets.any(), "unix_sockets: requests to unix sockets are blocked"),
@@ -190,17 +221,22 @@ impl Snapshot {
         all.into_iter().filter(|(asked, _)| *asked).map(|(_, line)| line).collect()
     }
 
-    /// Whether a hook speaks of the host.
+    /// Whether a hook of that profile speaks of the host.
     #[must_use]
     pub fn is_hooked(&self, host: &policy_format::Host) -> bool {
-        self.blob.is_hooked(policy_format::ProfileId::default(), host)
+        self.blob.is_hooked(self.profile, host)
     }
 
-    /// Decides a request.
+    /// Decides a request, under the profile that it names.
     #[must_use]
     pub fn decide(&self, request: &policy_format::Request<'_>) -> policy_format::Decision {
         policy_format::decide(&self.blob, request)
     }
+}
+
+fn meta(blob: &Blob<Bytes>, profile: ProfileId) -> &policy_format::Meta {
+    // It was looked up in this very blob.
+    blob.profiles().get(usize::from(profile.0)).unwrap_or(blob.meta())
 }
 
 /// Gives out the policy in force, and replaces it.

@@ -20,8 +20,8 @@ use tokio::time::MissedTickBehavior;
 /// Between two looks at the file.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Reads and validates a policy file.
-pub(crate) fn load(path: &Path, map: PolicyMap) -> Result<Policy, LoadError> {
+/// Reads and validates a policy file, which must have the profile that is named.
+pub(crate) fn load(path: &Path, map: PolicyMap, profile: Option<&str>) -> Result<Policy, LoadError> {
     let read = |error| LoadError::Read { path: path.to_owned(), error };
     // Opening a pipe would wait for whoever writes to it.
     if !fs::metadata(path).map_err(read)?.is_file() {
@@ -30,10 +30,10 @@ pub(crate) fn load(path: &Path, map: PolicyMap) -> Result<Policy, LoadError> {
     let mut file = File::open(path).map_err(read)?;
     let wrong = |error| LoadError::Format { path: path.to_owned(), error };
     match map {
-        PolicyMap::Private => Policy::from_private(PrivateMap::copy(&mut file).map_err(read)?).map_err(wrong),
+        PolicyMap::Private => Policy::from_private(PrivateMap::copy(&mut file).map_err(read)?, profile).map_err(wrong),
         PolicyMap::Shared => {
             let (map, mapped) = shared::open(path, file)?;
-            let policy = Policy::from_shared(map, mapped).map_err(wrong)?;
+            let policy = Policy::from_shared(map, mapped, profile).map_err(wrong)?;
             // What was verified is what stays only if nobody wrote meanwhile.
             policy.mapped().map_or(Ok(()), shared::Mapped::settled)?;
             Ok(policy)
@@ -73,6 +73,8 @@ impl Stamp {
 pub(crate) struct Reloader {
     pub(crate) path: PathBuf,
     pub(crate) map: PolicyMap,
+    /// The profile that requests are decided under, if one was named: a policy without it is not put in force.
+    pub(crate) profile: Option<String>,
     pub(crate) handle: PolicyHandle,
     pub(crate) observer: Arc<dyn Observer>,
     /// Proxy listeners that are open to other machines: a policy that forbids them is not put in force.
@@ -83,9 +85,9 @@ impl Reloader {
     /// Loads the file and puts it in force, unless it is the policy in force already. `false`: the file could not be read, which may pass by itself (no descriptor or no
     /// memory left, or written meanwhile), so that it has to be tried again.
     pub(crate) async fn reload(&self) -> bool {
-        let (path, map) = (self.path.clone(), self.map);
+        let (path, map, profile) = (self.path.clone(), self.map, self.profile.clone());
         // Reading and hashing a large policy takes a while; requests go on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || load(&path, map)).await;
+        let loaded = tokio::task::spawn_blocking(move || load(&path, map, profile.as_deref())).await;
         let outcome = match loaded {
             Ok(loaded) => loaded.and_then(|policy| self.check_listeners(policy)),
             Err(panic) => Err(LoadError::Read { path: self.path.clone(), error: std::io::Error::other(panic) }),

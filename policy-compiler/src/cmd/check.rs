@@ -1,9 +1,9 @@
 //! `netpolicy check`: compiles without writing anything.
 
-use super::{color, compile, fail, places, print_line, say_rendered};
+use super::{color, compile_named, describe_profiles, fail, places, print_line, profiles_json, say_rendered};
 use crate::cli::{Check, Format};
+use policy_compiler::diagnostic;
 use policy_compiler::source::LayerFiles;
-use policy_compiler::{Options, diagnostic};
 use policy_format::Blob;
 use std::process::ExitCode;
 
@@ -16,24 +16,22 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
         return fail(super::NO_LAYER);
     }
     let format = if arguments.json { Format::Json } else { arguments.format };
-    let (sources, diagnostics, blob) = match compile(sources, Options { profile: arguments.profile.as_deref(), strict: arguments.strict }) {
+    let (sources, diagnostics, blob) = match compile_named(sources, &arguments.profiles, arguments.strict) {
         Ok(compiled) => (compiled.sources, compiled.diagnostics, Some(compiled.blob)),
         Err(failure) => (failure.sources, failure.diagnostics, None),
     };
-    let summary = blob.as_deref().and_then(|blob| Blob::open(blob).ok()).map(|blob| {
-        let (meta, rules) = (blob.meta(), blob.rule_count());
-        (meta.profile.clone(), meta.network, meta.mode, rules)
-    });
+    let summary = blob.as_deref().and_then(|blob| Blob::open(blob).ok());
     let printed = match format {
         Format::Text => {
             if !diagnostics.is_empty() {
                 say_rendered(&diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
             }
             match &summary {
-                Some((profile, network, mode, rules)) => print_line(format_args!(
-                    "ok: profile {}, network {network}, mode {mode}, {rules} {}",
-                    diagnostic::visible(profile),
-                    if *rules == 1 { "rule" } else { "rules" }
+                Some(policy) => print_line(format_args!(
+                    "ok: {}, {} {}",
+                    diagnostic::visible(&describe_profiles(policy)),
+                    policy.rule_count(),
+                    if policy.rule_count() == 1 { "rule" } else { "rules" }
                 )),
                 None => ExitCode::SUCCESS,
             }
@@ -43,10 +41,11 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
             print_line(serde_json::json!({
                 "ok": blob.is_some(),
                 "sources": files,
-                "profile": summary.as_ref().map(|(profile, ..)| profile),
-                "network": summary.as_ref().map(|(_, network, ..)| network.to_string()),
-                "mode": summary.as_ref().map(|(_, _, mode, _)| mode.as_str()),
-                "rules": summary.as_ref().map(|(.., rules)| rules),
+                "profile": summary.as_ref().map(|policy| &policy.meta().profile),
+                "network": summary.as_ref().map(|policy| policy.meta().network.to_string()),
+                "mode": summary.as_ref().map(|policy| policy.meta().mode.as_str()),
+                "profiles": summary.as_ref().map(profiles_json),
+                "rules": summary.as_ref().map(Blob::rule_count),
                 "diagnostics": diagnostic::to_json(&sources, &diagnostics),
             }))
         }

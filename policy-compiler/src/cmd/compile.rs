@@ -1,9 +1,11 @@
 //! `netpolicy compile`.
 
-use super::{NO_LAYER, color, compile, describe, describe_list, fail, places, print_line, say, say_rendered};
+use super::{
+    NO_LAYER, color, compile_named, describe, describe_list, describe_profiles, fail, places, print_line, profiles_json, say, say_rendered,
+};
 use crate::cli::Compile;
 use policy_compiler::source::LayerFiles;
-use policy_compiler::{Compiled, Options, diagnostic, emit};
+use policy_compiler::{Compiled, diagnostic, emit};
 use policy_format::Blob;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -24,7 +26,7 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
     for source in &sources {
         say(format_args!("read {}", describe(source)));
     }
-    let compiled = match compile(sources, Options { profile: arguments.profile.as_deref(), strict: arguments.strict }) {
+    let compiled = match compile_named(sources, &arguments.profiles, arguments.strict) {
         Ok(compiled) => compiled,
         Err(failure) => {
             if arguments.json {
@@ -64,14 +66,11 @@ fn write_stdout(blob: &[u8]) -> std::io::Result<()> {
 }
 
 fn summarise(blob: &Blob<&[u8]>, output: &Path) -> ExitCode {
-    let meta = blob.meta();
     let (bytes, rules) = (blob.as_bytes().len(), blob.rule_count());
     say(format_args!(
-        "wrote {}: profile {}, network {}, mode {}, {rules} {}, {bytes} bytes, digest {}",
+        "wrote {}: {}, {rules} {}, {bytes} bytes, digest {}",
         output.display(),
-        meta.profile,
-        meta.network,
-        meta.mode,
+        describe_profiles(blob),
         if rules == 1 { "rule" } else { "rules" },
         blob.digest(),
     ));
@@ -91,6 +90,7 @@ fn print_json(compiled: &Compiled, blob: &Blob<&[u8]>, output: &Path) -> ExitCod
         "profile": meta.profile,
         "network": meta.network.to_string(),
         "mode": meta.mode.as_str(),
+        "profiles": profiles_json(blob),
         "sources": compiled.sources.iter().map(describe).collect::<Vec<_>>(),
         "lists": compiled.lists.iter().map(describe_list).collect::<Vec<_>>(),
         "diagnostics": diagnostic::to_json(&compiled.sources, &compiled.diagnostics),

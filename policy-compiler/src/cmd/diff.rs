@@ -4,7 +4,10 @@ use super::{compile, fail, say, say_rendered, stream};
 use crate::cli::{Diff as Arguments, FailOn};
 use policy_compiler::Options;
 use policy_compiler::diagnostic::visible;
-use policy_compiler::diff::{Cause, Diff, MAX_SHOWN, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare};
+use policy_compiler::diff::{
+    Cause, Diff, MAX_SHOWN, ProfileNames, Resolution, Shown, ShownRule, Surface, Verdict, Witness, compare_profiles,
+};
+use policy_compiler::profiles::Profile;
 use policy_compiler::source::{LayerFiles, Places};
 use policy_format::{Blob, MAGIC};
 use serde_json::{Value, json};
@@ -14,7 +17,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let (old, new) = match (read(&arguments.old, arguments.profile.as_deref()), read(&arguments.new, arguments.profile.as_deref())) {
+    let profile = arguments.profile.as_deref();
+    let ((old, old_is_whole), (new, new_is_whole)) = match (read(&arguments.old, profile), read(&arguments.new, profile)) {
         (Ok(old), Ok(new)) => (old, new),
         (old, new) => {
             for error in [old.err(), new.err()].into_iter().flatten() {
@@ -23,8 +27,15 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let diff = match compare(&old, &new) {
-        Ok(diff) => diff,
+    let chosen = |policy, path: &Path| Profile::named(policy, profile).map_err(|error| fail(format_args!("`{}`: {error}", path.display())));
+    let (of_old, of_new) = match (chosen(&old, &arguments.old), chosen(&new, &arguments.new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    let diff = match compare_profiles(of_old, of_new) {
+        Ok(diff) if old_is_whole && new_is_whole => diff,
+        // Of a configuration only the profile is compiled that is compared.
+        Ok(diff) => Diff { profiles: ProfileNames::default(), ..diff },
         Err(error) => return fail(error),
     };
     let text = if arguments.json {
@@ -40,13 +51,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     stream(ExitCode::from(u8::from(fails)), |out| out.write_all(text.as_bytes()))
 }
 
-/// A policy as it is, or a configuration, compiled as the user's layer.
-fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
+/// A policy as it is, or a configuration, of which one profile is compiled as the user's layer; and whether all of its profiles are there.
+fn read(path: &Path, profile: Option<&str>) -> Result<(Blob<Vec<u8>>, bool), String> {
     let error = |error: &dyn std::fmt::Display| visible(&format!("error: cannot read `{}`: {error}", path.display())).into_owned();
     let mut start = Vec::new();
     let file = fs::File::open(path).map_err(|why| error(&why))?;
     file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|why| error(&why))?;
-    let bytes = if start == MAGIC {
+    let is_policy = start == MAGIC;
+    let bytes = if is_policy {
         fs::read(path).map_err(|why| error(&why))?
     } else {
         let layers = LayerFiles { user: Some(path.to_owned()), ..LayerFiles::default() };
@@ -61,7 +73,7 @@ fn read(path: &Path, profile: Option<&str>) -> Result<Blob<Vec<u8>>, String> {
         }
         compiled.blob
     };
-    Blob::open(bytes).map_err(|why| error(&why))
+    Blob::open(bytes).map(|blob| (blob, is_policy)).map_err(|why| error(&why))
 }
 
 fn to_json(diff: &Diff) -> Value {
@@ -77,6 +89,7 @@ fn to_json(diff: &Diff) -> Value {
     });
     json!({
         "widens": diff.widens(),
+        "profiles": { "only_old": diff.profiles.only_old, "only_new": diff.profiles.only_new },
         "settings": diff.settings.iter().map(|change| json!({
             "key": change.key,
             "old": change.old,

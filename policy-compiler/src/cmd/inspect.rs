@@ -3,9 +3,10 @@
 use super::{fail, open_policy, rule_json, stream, stream_text};
 use crate::cli::Inspect;
 use policy_compiler::Layer;
-use policy_compiler::decompile::decompile;
+use policy_compiler::decompile::{decompile, decompile_profile};
 use policy_compiler::explain::describe;
-use policy_format::{Access, Blob, HEADER_LEN, Meta, SectionKind};
+use policy_compiler::profiles::{Profile, choose, names};
+use policy_format::{Blob, HEADER_LEN, Hook, Meta, ProfileId, Profiles, Rule, SectionKind};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,34 +17,30 @@ pub(crate) fn run(arguments: Inspect) -> ExitCode {
         Ok(policy) => policy,
         Err(code) => return code,
     };
+    let chosen = match choose(&policy, arguments.profile.as_deref()) {
+        Ok(id) => arguments.profile.is_some().then(|| Profile::new(&policy, id)),
+        Err(error) => return fail(format_args!("`{}`: {error}", arguments.policy.display())),
+    };
     if arguments.toml {
-        return match decompile(&policy) {
+        return match chosen.map_or_else(|| decompile(&policy), decompile_profile) {
             Ok(text) => stream(ExitCode::SUCCESS, |out| out.write_all(text.as_bytes())),
             Err(error) => fail(format_args!("`{}` cannot be written as TOML: {error}", arguments.policy.display())),
         };
     }
+    let shown = Shown { policy: &policy, chosen };
     let write = |out: &mut dyn Write| match (arguments.rules, arguments.json) {
-        (true, true) => policy.rules().try_for_each(|rule| writeln!(out, "{}", rule_json(&rule))),
-        (true, false) => policy.rules().try_for_each(|rule| {
+        (true, true) => shown.rules().try_for_each(|rule| writeln!(out, "{}", shown.rule_json(&rule))),
+        (true, false) => shown.rules().try_for_each(|rule| {
             let reason = if rule.reason.is_empty() { String::new() } else { format!(" ({})", rule.reason.escape_debug()) };
-            writeln!(out, "{}{reason}", describe(&rule))
+            writeln!(out, "{}{reason}{}", describe(&rule), shown.suffix(rule.profiles))
         }),
-        (false, true) => writeln!(out, "{}", summary_json(&policy)),
-        (false, false) => write_summary(out, &policy),
+        (false, true) => writeln!(out, "{}", shown.summary_json()),
+        (false, false) => shown.write_summary(out),
     };
     if arguments.json { stream(ExitCode::SUCCESS, write) } else { stream_text(ExitCode::SUCCESS, write) }
 }
 
 type Policy = Blob<Vec<u8>>;
-
-/// Rules for each layer and access.
-fn counts(policy: &Policy) -> BTreeMap<(Layer, &'static str), (Access, u64)> {
-    let mut counts = BTreeMap::new();
-    for rule in policy.rules() {
-        counts.entry((rule.layer, rule.access.as_str())).or_insert((rule.access, 0)).1 += 1;
-    }
-    counts
-}
 
 fn settings(meta: &Meta) -> Vec<(&'static str, Value)> {
     let listeners = &meta.listeners;
@@ -75,74 +72,179 @@ fn settings(meta: &Meta) -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn summary_json(policy: &Policy) -> Value {
-    let (major, minor) = policy.version();
-    let sections = SectionKind::ALL.map(|kind| json!({ "section": kind.to_string(), "bytes": policy.section(kind).len() }));
-    let settings: serde_json::Map<String, Value> =
-        settings(policy.meta()).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let rules: Vec<Value> = counts(policy)
-        .into_iter()
-        .map(|((layer, access), (_, rules))| json!({ "layer": layer.as_str(), "access": access, "rules": rules }))
-        .collect();
-    let sources = policy.sources().iter().map(|source| json!({ "layer": source.layer.as_str(), "file": source.label }));
-    let hooks = policy.hooks().iter().map(|hook| {
-        json!({
-            "name": hook.name,
-            "host": hook.host,
-            "methods": hook.methods,
-            "path_prefixes": hook.path_prefixes,
-            "layer": hook.source.layer.as_str(),
-            "file": hook.source.label,
-            "line": hook.line,
-        })
-    });
-    json!({
-        "format": format!("{major}.{minor}"),
-        "bytes": policy.as_bytes().len(),
-        "digest": policy.digest().to_string(),
-        "header_bytes": HEADER_LEN,
-        "sections": sections,
-        "settings": settings,
-        "rules": policy.rule_count(),
-        "rules_by_layer": rules,
-        "sources": sources.collect::<Vec<_>>(),
-        "hooks": hooks.collect::<Vec<_>>(),
-    })
+/// What is shown of a policy: all of it, or one profile.
+struct Shown<'a> {
+    policy: &'a Policy,
+    chosen: Option<Profile<'a, Vec<u8>>>,
 }
 
-fn write_summary(out: &mut dyn Write, policy: &Policy) -> io::Result<()> {
-    let (major, minor) = policy.version();
-    let bytes = policy.as_bytes().len();
-    writeln!(out, "format   {major}.{minor}\nbytes    {bytes}\ndigest   {}", policy.digest())?;
-    writeln!(out, "\nsection          bytes      %")?;
-    for kind in SectionKind::ALL {
-        let len = policy.section(kind).len();
-        writeln!(out, "{:<13} {len:>8}  {:>5.1}", kind.to_string(), 100.0 * len as f64 / bytes as f64)?;
+impl Shown<'_> {
+    /// The profiles that are shown, by their numbers.
+    fn profiles(&self) -> Vec<ProfileId> {
+        let all = || (0..).take(self.policy.profiles().len()).map(ProfileId).collect();
+        self.chosen.map_or_else(all, |profile| vec![profile.id()])
     }
-    let content: usize = SectionKind::ALL.into_iter().map(|kind| policy.section(kind).len()).sum();
-    let rest = bytes - content.min(bytes);
-    writeln!(out, "{:<13} {rest:>8}  {:>5.1}", "header, gaps", 100.0 * rest as f64 / bytes as f64)?;
-    writeln!(out, "\nsettings")?;
-    for (key, value) in settings(policy.meta()) {
-        let shown = match &value {
-            Value::String(text) => text.escape_debug().to_string(),
-            Value::Null => "none".to_owned(),
-            value => value.to_string(),
-        };
-        writeln!(out, "  {key} = {shown}")?;
+
+    /// Whether it matters which profile has a rule.
+    fn several(&self) -> bool {
+        self.policy.profiles().len() > 1
     }
-    writeln!(out, "\nrules    {}", policy.rule_count())?;
-    for ((layer, access), (_, rules)) in counts(policy) {
-        writeln!(out, "  {:<8} {access:<10} {rules:>8}", layer.as_str())?;
+
+    fn shows(&self, profiles: Profiles) -> bool {
+        self.chosen.is_none_or(|chosen| profiles.has(chosen.id()))
     }
-    writeln!(out, "\nsources  {}", policy.sources().len())?;
-    for source in policy.sources() {
-        writeln!(out, "  {} {}", source.layer, source.label.escape_debug())?;
+
+    fn rules(&self) -> impl Iterator<Item = Rule> {
+        self.policy.rules().filter(|rule| self.shows(rule.profiles))
     }
-    writeln!(out, "\nhooks    {}", policy.hooks().len())?;
-    for hook in policy.hooks() {
-        let place = format!("{} {}:{}", hook.source.layer, hook.source.label, hook.line);
-        writeln!(out, "  {} {}, {}", hook.name.escape_debug(), hook.host.escape_debug(), place.escape_debug())?;
+
+    fn hooks(&self) -> impl Iterator<Item = &Hook> {
+        self.policy.hooks().iter().filter(|hook| self.shows(hook.profiles))
     }
-    Ok(())
+
+    fn rule_count(&self) -> usize {
+        self.chosen.map_or(self.policy.rule_count() as usize, |chosen| chosen.rules().count())
+    }
+
+    /// Rules for each layer and access.
+    fn counts(&self) -> BTreeMap<(Layer, &'static str), u64> {
+        let mut counts = BTreeMap::new();
+        for rule in self.rules() {
+            *counts.entry((rule.layer, rule.access.as_str())).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// A rule, with the profiles that have it where there are several.
+    fn rule_json(&self, rule: &Rule) -> Value {
+        self.with_profiles(rule_json(rule), rule.profiles)
+    }
+
+    /// The profiles that have a rule or a hook, behind it, where there are several.
+    fn suffix(&self, profiles: Profiles) -> String {
+        match self.several() {
+            true => format!(" [{}]", names(self.policy, profiles).join(", ").escape_debug()),
+            false => String::new(),
+        }
+    }
+
+    fn with_profiles(&self, mut value: Value, profiles: Profiles) -> Value {
+        if let Some(value) = value.as_object_mut().filter(|_| self.several()) {
+            value.insert("profiles".into(), names(self.policy, profiles).into());
+        }
+        value
+    }
+
+    /// The settings of a profile, and how many rules it has.
+    fn profile_json(&self, id: ProfileId) -> Value {
+        let profile = Profile::new(self.policy, id);
+        json!({ "settings": settings_json(profile.meta()), "rules": profile.rules().count() })
+    }
+
+    fn summary_json(&self) -> Value {
+        let policy = self.policy;
+        let (major, minor) = policy.version();
+        let sections = SectionKind::ALL.map(|kind| json!({ "section": kind.to_string(), "bytes": policy.section(kind).len() }));
+        let rules: Vec<Value> = self
+            .counts()
+            .into_iter()
+            .map(|((layer, access), rules)| json!({ "layer": layer.as_str(), "access": access, "rules": rules }))
+            .collect();
+        let sources = policy.sources().iter().map(|source| json!({ "layer": source.layer.as_str(), "file": source.label }));
+        let hooks = self.hooks().map(|hook| {
+            let value = json!({
+                "name": hook.name,
+                "host": hook.host,
+                "methods": hook.methods,
+                "path_prefixes": hook.path_prefixes,
+                "layer": hook.source.layer.as_str(),
+                "file": hook.source.label,
+                "line": hook.line,
+            });
+            self.with_profiles(value, hook.profiles)
+        });
+        json!({
+            "format": format!("{major}.{minor}"),
+            "bytes": policy.as_bytes().len(),
+            "digest": policy.digest().to_string(),
+            "header_bytes": HEADER_LEN,
+            "sections": sections,
+            "settings": settings_json(self.chosen.map_or(policy.meta(), |chosen| chosen.meta())),
+            "profiles": self.profiles().into_iter().map(|id| self.profile_json(id)).collect::<Vec<_>>(),
+            "rules": self.rule_count(),
+            "rules_by_layer": rules,
+            "sources": sources.collect::<Vec<_>>(),
+            "hooks": hooks.collect::<Vec<_>>(),
+        })
+    }
+
+    fn write_summary(&self, out: &mut dyn Write) -> io::Result<()> {
+        let policy = self.policy;
+        let (major, minor) = policy.version();
+        let bytes = policy.as_bytes().len();
+        writeln!(out, "format   {major}.{minor}\nbytes    {bytes}\ndigest   {}", policy.digest())?;
+        writeln!(out, "\nsection          bytes      %")?;
+        for kind in SectionKind::ALL {
+            let len = policy.section(kind).len();
+            writeln!(out, "{:<13} {len:>8}  {:>5.1}", kind.to_string(), 100.0 * len as f64 / bytes as f64)?;
+        }
+        let content: usize = SectionKind::ALL.into_iter().map(|kind| policy.section(kind).len()).sum();
+        let rest = bytes - content.min(bytes);
+        writeln!(out, "{:<13} {rest:>8}  {:>5.1}", "header, gaps", 100.0 * rest as f64 / bytes as f64)?;
+        self.write_settings(out)?;
+        writeln!(out, "\nrules    {}", self.rule_count())?;
+        for ((layer, access), rules) in self.counts() {
+            writeln!(out, "  {:<8} {access:<10} {rules:>8}", layer.as_str())?;
+        }
+        writeln!(out, "\nsources  {}", policy.sources().len())?;
+        for source in policy.sources() {
+            writeln!(out, "  {} {}", source.layer, source.label.escape_debug())?;
+        }
+        writeln!(out, "\nhooks    {}", self.hooks().count())?;
+        for hook in self.hooks() {
+            let place = format!("{} {}:{}", hook.source.layer, hook.source.label, hook.line);
+            let of = self.suffix(hook.profiles);
+            writeln!(out, "  {} {}, {}{of}", hook.name.escape_debug(), hook.host.escape_debug(), place.escape_debug())?;
+        }
+        Ok(())
+    }
+
+    /// The settings of the first profile that is shown, and of each other those that differ.
+    fn write_settings(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut first: Option<Vec<(&'static str, Value)>> = None;
+        for id in self.profiles() {
+            let profile = Profile::new(self.policy, id);
+            let own = settings(profile.meta());
+            match &first {
+                None if self.several() => writeln!(out, "\nsettings of profile {}, {}", shown_name(profile.meta()), rules_of(profile))?,
+                None => writeln!(out, "\nsettings")?,
+                Some(_) => writeln!(out, "\nprofile {}, {}; where it differs:", shown_name(profile.meta()), rules_of(profile))?,
+            }
+            for (key, value) in own.iter().filter(|setting| first.as_ref().is_none_or(|first| !first.contains(setting))) {
+                let shown = match value {
+                    Value::String(text) => text.escape_debug().to_string(),
+                    Value::Null => "none".to_owned(),
+                    value => value.to_string(),
+                };
+                writeln!(out, "  {key} = {shown}")?;
+            }
+            first.get_or_insert(own);
+        }
+        Ok(())
+    }
+}
+
+fn shown_name(meta: &Meta) -> String {
+    meta.profile.escape_debug().to_string()
+}
+
+fn rules_of(profile: Profile<'_, Vec<u8>>) -> String {
+    match profile.rules().count() {
+        1 => "1 rule".to_owned(),
+        rules => format!("{rules} rules"),
+    }
+}
+
+fn settings_json(meta: &Meta) -> serde_json::Map<String, Value> {
+    settings(meta).into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

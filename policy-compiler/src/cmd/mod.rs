@@ -22,7 +22,7 @@ use policy_compiler::diagnostic::{self, Failure, visible};
 use policy_compiler::explain::Subject;
 use policy_compiler::migrate::MAX_INPUT;
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
-use policy_compiler::{Compiled, Options};
+use policy_compiler::{Compiled, Options, Selection};
 use policy_format::Blob;
 use std::fmt::Display;
 use std::fs::File;
@@ -36,8 +36,36 @@ pub(crate) const NO_LAYER: &str =
 
 /// Compiles, with a progress bar for long domain lists.
 pub(crate) fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
+    compile_profiles(sources, Selection { named: options.profile.as_slice(), all: false }, options.strict)
+}
+
+/// Compiles the profiles that the arguments name, with a progress bar for long domain lists.
+pub(crate) fn compile_named(sources: Vec<SourceFile>, profiles: &cli::Profiles, strict: bool) -> Result<Compiled, Failure> {
+    let named: Vec<&str> = profiles.names.iter().map(String::as_str).collect();
+    compile_profiles(sources, Selection { named: &named, all: profiles.all }, strict)
+}
+
+fn compile_profiles(sources: Vec<SourceFile>, selection: Selection<'_>, strict: bool) -> Result<Compiled, Failure> {
     let mut bar = progress::ProgressBar::stderr();
-    policy_compiler::compile_showing(sources, options, &mut |path, progress| bar.update(path, progress))
+    policy_compiler::compile_profiles(sources, selection, strict, &mut |path, progress| bar.update(path, progress))
+}
+
+/// The profiles of a policy in few words: `profile dev, network proxied, mode full`.
+pub(crate) fn describe_profiles<B: AsRef<[u8]>>(blob: &Blob<B>) -> String {
+    let profiles = blob.profiles().iter();
+    match blob.profiles() {
+        [meta] => format!("profile {}, network {}, mode {}", meta.profile, meta.network, meta.mode),
+        several => {
+            let shown = profiles.map(|meta| format!("{} (network {}, mode {})", meta.profile, meta.network, meta.mode));
+            format!("{} profiles, {}", several.len(), shown.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// The profiles of a policy as JSON, the default first.
+pub(crate) fn profiles_json<B: AsRef<[u8]>>(blob: &Blob<B>) -> serde_json::Value {
+    let one = |meta: &policy_format::Meta| serde_json::json!({ "profile": meta.profile, "network": meta.network.to_string(), "mode": meta.mode.as_str() });
+    blob.profiles().iter().map(one).collect()
 }
 
 /// A domain list in one line.
@@ -135,9 +163,14 @@ pub(crate) fn open_policy(path: &Path) -> Result<Blob<Vec<u8>>, ExitCode> {
 /// The policy that is asked: a compiled one, or the layers, compiled in memory. What is wrong is said; of warnings, only how many there are.
 pub(crate) fn subject(arguments: cli::Subject) -> Result<Subject, ExitCode> {
     match arguments.policy {
-        Some(path) => Ok(Subject::bare(open_policy(&path)?)),
+        Some(path) => bare_subject(&path, arguments.profile.as_deref()),
         None => compiled_subject(LayerFiles::from(arguments.layers).read(&places()).map_err(fail)?, arguments.profile),
     }
+}
+
+/// A profile of a compiled policy.
+pub(crate) fn bare_subject(path: &Path, profile: Option<&str>) -> Result<Subject, ExitCode> {
+    Subject::bare_profile(open_policy(path)?, profile).map_err(|error| fail(format_args!("`{}`: {error}", path.display())))
 }
 
 /// The policy that these layers make.

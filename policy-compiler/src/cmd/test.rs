@@ -1,13 +1,13 @@
 //! `netpolicy test`.
 
 use super::explain::explanation_json;
-use super::{color, compiled_subject, fail, open_policy, places, rule_json, say, say_rendered, stream, stream_text};
+use super::{bare_subject, color, compiled_subject, fail, places, rule_json, say, say_rendered, stream, stream_text};
 use crate::cli::Test;
 use policy_compiler::explain::{Subject, describe};
+use policy_compiler::profiles::Profile;
 use policy_compiler::source::{LayerFiles, Role, SourceFile, SourceId};
 use policy_compiler::testing::{self, Case, Coverage, Report};
 use policy_compiler::{Layer, diagnostic};
-use policy_format::Blob;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs::File;
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: Test) -> ExitCode {
     {
         return fail(format_args!("cannot write `{}`: {error}", path.display()));
     }
-    let policy = subject.policy();
+    let policy = subject.profile();
     let coverage = report.coverage(policy);
     let too_little = arguments.fail_under.filter(|percent| coverage.percent() < f64::from(*percent));
     let code = ExitCode::from(u8::from(report.counts().1 > 0 || too_little.is_some()));
@@ -53,7 +53,7 @@ fn read(arguments: &Test) -> Result<(Vec<Case>, Subject), ExitCode> {
     let asked = &arguments.subject;
     if let Some(path) = &asked.policy {
         let cases = read_cases(arguments, || vec![beside(path)])?;
-        return Ok((cases, Subject::bare(open_policy(path)?)));
+        return Ok((cases, bare_subject(path, asked.profile.as_deref())?));
     }
     let layers = LayerFiles::from(asked.layers.clone());
     let sources = layers.read(&places()).map_err(fail)?;
@@ -122,7 +122,7 @@ fn write_report(
     out: &mut dyn Write,
     report: &Report,
     cases: &[Case],
-    policy: &Blob<Vec<u8>>,
+    policy: Profile<'_, Vec<u8>>,
     coverage: Option<Coverage>,
 ) -> io::Result<()> {
     for outcome in &report.outcomes {
@@ -153,7 +153,7 @@ fn write_report(
     writeln!(out, "{passed} passed, {failed} failed")
 }
 
-fn report_json(report: &Report, cases: &[Case], policy: &Blob<Vec<u8>>, coverage: Option<Coverage>) -> Value {
+fn report_json(report: &Report, cases: &[Case], policy: Profile<'_, Vec<u8>>, coverage: Option<Coverage>) -> Value {
     let outcomes = report.outcomes.iter().filter_map(|outcome| {
         let case = cases.get(outcome.case)?;
         let mut value = json!({

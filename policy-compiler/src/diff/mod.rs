@@ -21,18 +21,19 @@ mod traffic;
 
 pub use addresses::{AddressSet, Shown, Teredo};
 pub use hosts::{HostSet, Term, Which};
-pub use report::{Cause, Change, Diff, NameKind, Reach, Resolution, ShownRule, Verdict, Witness};
+pub use report::{Cause, Change, Diff, NameKind, ProfileNames, Reach, Resolution, ShownRule, Verdict, Witness};
 pub use settings::{Direction, SettingChange};
 pub use text::MAX_SHOWN;
 pub use traffic::{Methods, Paths, Plain, Surface};
 
+use crate::profiles::Profile;
 use globs::{Globs, Group, NONE};
 use hosts::{Class, Universe};
 use names::Names;
 use policy_format::net::METADATA_NAMES;
 use policy_format::{
-    Access, Blob, Decision, Denied, Host, Hosts, MitmMode, Network, Pattern, PortRange, Protocol, Request, Rule, RuleId, RuleKind, decide,
-    decide_address, named_by,
+    Access, Blob, Decision, Denied, Host, Hosts, MitmMode, Network, Pattern, PortRange, ProfileId, Protocol, Request, Rule, RuleId,
+    RuleKind,
 };
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -60,14 +61,22 @@ pub enum DiffError {
     Combinations,
 }
 
-/// Compares two policies.
+/// Compares two policies, of each the default profile.
 ///
 /// # Errors
 /// [`DiffError`] when the two are so tangled that an exact comparison would take too long.
 pub fn compare<B: AsRef<[u8]>>(old: &Blob<B>, new: &Blob<B>) -> Result<Diff, DiffError> {
-    let mut diff = Diff { settings: settings::compare(old, new), ..Diff::default() };
+    compare_profiles(Profile::new(old, ProfileId::default()), Profile::new(new, ProfileId::default()))
+}
+
+/// Compares a profile of one policy with a profile of another.
+///
+/// # Errors
+/// [`DiffError`] when the two are so tangled that an exact comparison would take too long.
+pub fn compare_profiles<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> Result<Diff, DiffError> {
+    let mut diff = Diff { settings: settings::compare(old, new), profiles: ProfileNames::compare(old, new), ..Diff::default() };
     // Same bytes, or nothing passes under either.
-    let same = old.digest() == new.digest();
+    let same = old.blob().digest() == new.blob().digest() && old.id() == new.id();
     if same || (old.meta().network != Network::Proxied && new.meta().network != Network::Proxied) {
         return Ok(diff);
     }
@@ -88,7 +97,7 @@ struct Known {
 
 /// One of the two policies.
 struct Side<'a, B> {
-    blob: &'a Blob<B>,
+    blob: Profile<'a, B>,
     /// In the order in which they are listed.
     rules: Vec<Known>,
     /// Where each is, by its number in the blob.
@@ -96,7 +105,7 @@ struct Side<'a, B> {
 }
 
 impl<'a, B: AsRef<[u8]>> Side<'a, B> {
-    fn new(blob: &'a Blob<B>, rules: Vec<Known>) -> Self {
+    fn new(blob: Profile<'a, B>, rules: Vec<Known>) -> Self {
         let places = rules.iter().enumerate().map(|(at, rule)| (rule.id, at)).collect();
         Self { blob, rules, places }
     }
@@ -189,7 +198,7 @@ struct Comparison<'a, B> {
     decisions: usize,
 }
 
-fn read_rules<B: AsRef<[u8]>>(blob: &Blob<B>, terms: &mut Vec<Terms>, numbers: &mut HashMap<Terms, u32>) -> Vec<Known> {
+fn read_rules<B: AsRef<[u8]>>(blob: Profile<'_, B>, terms: &mut Vec<Terms>, numbers: &mut HashMap<Terms, u32>) -> Vec<Known> {
     let mut number = |own: Terms| {
         *numbers.entry(own).or_insert_with_key(|own| {
             terms.push(own.clone());
@@ -224,15 +233,15 @@ fn name_of(rule: &Known) -> Option<&str> {
     }
 }
 
-fn hook_hosts<B: AsRef<[u8]>>(blob: &Blob<B>) -> BTreeSet<&str> {
-    blob.hooks().iter().map(|hook| hook.host.as_str()).collect()
+fn hook_hosts<'a, B: AsRef<[u8]>>(blob: Profile<'a, B>) -> BTreeSet<&'a str> {
+    blob.hooks().map(|hook| hook.host.as_str()).collect()
 }
 
 /// What the denies of a policy say of an IPv4 address, by the numbers of their terms.
 fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSet<u32> {
     let host = Host::Ip(IpAddr::V4(ip));
     let request = Request {
-        profile: policy_format::ProfileId::default(),
+        profile: ProfileId::default(),
         protocol: Protocol::Connect,
         host: &host,
         port: 443,
@@ -240,7 +249,7 @@ fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSe
         path: None,
         addresses: &[],
     };
-    let rules = named_by(side.blob, &request).into_iter().filter(|named| named.rank > 0).filter_map(|named| {
+    let rules = side.blob.named_by(&request).into_iter().filter(|named| named.rank > 0).filter_map(|named| {
         let rule = side.rule(named.rule).filter(|rule| rule.kind == RuleKind::Network)?;
         Some((rule.terms, side.blob.rule(named.rule)?.access))
     });
@@ -248,8 +257,8 @@ fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSe
 }
 
 /// Whether settings that decisions depend on differ.
-fn settings_matter<B: AsRef<[u8]>>(old: &Blob<B>, new: &Blob<B>) -> bool {
-    let of = |blob: &Blob<B>| {
+fn settings_matter<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> bool {
+    let of = |blob: Profile<'_, B>| {
         let meta = blob.meta();
         (meta.network, meta.mode, meta.allow_local_binding, meta.mitm.mode == MitmMode::Always)
     };
@@ -277,7 +286,7 @@ fn glob_groups<B: AsRef<[u8]>>(old: &Side<'_, B>, new: &Side<'_, B>, terms: &[Te
     // For each glob, its programs and what the rules of both policies say of it.
     let mut globs: BTreeMap<String, OwnGlob> = BTreeMap::new();
     for (is_new, side) in [(false, old), (true, new)] {
-        for (id, programs) in side.blob.globs() {
+        for (id, programs) in side.blob.blob().globs() {
             let Some(rule) = side.rule(id) else { continue };
             let entry = globs.entry(rule.hosts.clone()).or_default();
             entry.programs.extend(programs.into_iter().map(<[u8]>::to_vec));
@@ -315,7 +324,7 @@ fn glob_groups<B: AsRef<[u8]>>(old: &Side<'_, B>, new: &Side<'_, B>, terms: &[Te
 }
 
 impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
-    fn new(old: &'a Blob<B>, new: &'a Blob<B>) -> Result<Self, DiffError> {
+    fn new(old: Profile<'a, B>, new: Profile<'a, B>) -> Result<Self, DiffError> {
         let (mut terms, mut numbers) = (Vec::new(), HashMap::new());
         let mut of_old = read_rules(old, &mut terms, &mut numbers);
         let mut of_new = read_rules(new, &mut terms, &mut numbers);
@@ -473,7 +482,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     fn is_dirty(&self, range: &addresses::Range) -> bool {
         let host = Host::Ip(range.example);
         let request = Request {
-            profile: policy_format::ProfileId::default(),
+            profile: ProfileId::default(),
             protocol: Protocol::Connect,
             host: &host,
             port: 443,
@@ -482,7 +491,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
             addresses: &[],
         };
         let changed =
-            |side: &Side<'_, B>| named_by(side.blob, &request).iter().any(|named| side.rule(named.rule).is_some_and(|rule| !rule.shared));
+            |side: &Side<'_, B>| side.blob.named_by(&request).iter().any(|named| side.rule(named.rule).is_some_and(|rule| !rule.shared));
         self.everything || changed(&self.old) || changed(&self.new)
     }
 
@@ -493,7 +502,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let mut changed: Vec<PortRange> = Vec::new();
         for host in hosts.iter().filter(|_| self.conditions) {
             let request = Request {
-                profile: policy_format::ProfileId::default(),
+                profile: ProfileId::default(),
                 protocol: Protocol::Connect,
                 host,
                 port: 443,
@@ -502,7 +511,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 addresses: &[],
             };
             for side in [&self.old, &self.new] {
-                for named in named_by(side.blob, &request) {
+                for named in side.blob.named_by(&request) {
                     rules += 1;
                     let Some(rule) = side.rule(named.rule) else { continue };
                     let Some(terms) = self.terms.get(rule.terms as usize) else { continue };
@@ -550,7 +559,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     fn network_cause(&self, ip: IpAddr) -> CauseId {
         let host = Host::Ip(ip);
         let request = Request {
-            profile: policy_format::ProfileId::default(),
+            profile: ProfileId::default(),
             protocol: Protocol::Connect,
             host: &host,
             port: 443,
@@ -560,7 +569,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         };
         let own = |side: &Side<'_, B>| {
             let is_own = |at: &usize| side.rules.get(*at).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
-            named_by(side.blob, &request).into_iter().filter_map(|named| side.place(named.rule)).find(is_own)
+            side.blob.named_by(&request).into_iter().filter_map(|named| side.place(named.rule)).find(is_own)
         };
         own(&self.new).map(CauseId::Added).or_else(|| own(&self.old).map(CauseId::Removed)).unwrap_or(CauseId::Other)
     }
@@ -573,7 +582,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         for (at, range) in changed.iter().filter_map(|at| Some((*at, space.ports.get(*at)?))) {
             for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
                 let request = request(way, host, range.first, &[]);
-                let (old, new) = (decide(self.old.blob, &request), decide(self.new.blob, &request));
+                let (old, new) = (self.old.blob.decide(&request), self.new.blob.decide(&request));
                 match (old, new) {
                     (Decision::Allow(_), Decision::Allow(_)) => {}
                     (Decision::Deny(old), Decision::Deny(new)) => otherwise |= old.reason != new.reason,
@@ -639,8 +648,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
             method: way.method.clone(),
             path: way.path.clone(),
             address,
-            old: self.old.verdict(decide(self.old.blob, &request)),
-            new: self.new.verdict(decide(self.new.blob, &request)),
+            old: self.old.verdict(self.old.blob.decide(&request)),
+            new: self.new.verdict(self.new.blob.decide(&request)),
         }
     }
 
@@ -694,8 +703,8 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 for (at, ports) in changed.iter().filter_map(|at| Some((*at, space.ports.get(*at)?))) {
                     for (number, way) in space.ways.iter().enumerate().filter(|(_, way)| way.is_possible()) {
                         let request = request(way, &host, ports.first, &[]);
-                        let old = decide_address(self.old.blob, &request, range.example);
-                        let new = decide_address(self.new.blob, &request, range.example);
+                        let old = self.old.blob.decide_address(&request, range.example);
+                        let new = self.new.blob.decide_address(&request, range.example);
                         let rule = |result: Result<(), Denied>| result.err().and_then(|denied| denied.rule);
                         let reach = match (&old, &new) {
                             (Err(_), Ok(())) => Reach::Opened,
@@ -752,7 +761,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 let both = |port: usize, way: usize| {
                     let (Some(range), Some(way)) = (space.ports.get(port), space.ways.get(way)) else { return false };
                     let request = request(way, &host, range.first, &[]);
-                    let allows = |side: &Side<'_, B>| matches!(decide(side.blob, &request), Decision::Allow(_));
+                    let allows = |side: &Side<'_, B>| matches!(side.blob.decide(&request), Decision::Allow(_));
                     way.is_possible() && allows(&self.old) && allows(&self.new)
                 };
                 let surfaces = space.surfaces(both);
@@ -785,7 +794,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
                 for way in space.ways.iter().filter(|way| way.is_possible()) {
                     let addresses = [range.example];
                     let (bare, full) = (request(way, host, ports.first, &[]), request(way, host, ports.first, &addresses));
-                    let allows = |side: &Side<'_, B>, request: &Request<'_>| matches!(decide(side.blob, request), Decision::Allow(_));
+                    let allows = |side: &Side<'_, B>, request: &Request<'_>| matches!(side.blob.decide(request), Decision::Allow(_));
                     let wanted = if reach == Reach::Opened { (false, true) } else { (true, false) };
                     let inside = self.surfaces.get(surfaces).is_some_and(|surfaces| surfaces.iter().any(|surface| surface.holds(&bare)));
                     if inside
@@ -824,7 +833,7 @@ enum Member {
 
 fn request<'a>(way: &'a Way, host: &'a Host, port: u16, addresses: &'a [IpAddr]) -> Request<'a> {
     Request {
-        profile: policy_format::ProfileId::default(),
+        profile: ProfileId::default(),
         protocol: way.protocol,
         host,
         port,

@@ -1,12 +1,15 @@
 //! What a comparison found.
 
 use super::{AddressSet, Direction, HostSet, SettingChange, Shown, Surface};
+use crate::profiles::Profile;
 use policy_format::{Host, Protocol, Request, net};
 use std::net::IpAddr;
 
 /// What changes between two policies.
 #[derive(Debug, Clone, Default)]
 pub struct Diff {
+    /// Profiles that only one of the policies has.
+    pub profiles: ProfileNames,
     /// Settings that changed, in the order of their keys.
     pub settings: Vec<SettingChange>,
     /// What is newly reachable, and what no longer is: for requests whose names are not resolved yet.
@@ -15,6 +18,31 @@ pub struct Diff {
     pub resolutions: Vec<Resolution>,
     /// Kinds of hosts some requests to which are blocked under both policies, but for different reasons.
     pub blocked_otherwise: usize,
+}
+
+/// The names of profiles that only one of two policies has. A profile that is compared is none of them: that it has another name is a setting that changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProfileNames {
+    /// Only in the old one, in its order.
+    pub only_old: Vec<String>,
+    /// Only in the new one, in its order.
+    pub only_new: Vec<String>,
+}
+
+impl ProfileNames {
+    pub(super) fn compare<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> Self {
+        let without = |of: Profile<'_, B>, others: Profile<'_, B>| -> Vec<String> {
+            let names = of.blob().profiles().iter().map(|meta| &meta.profile).filter(|name| **name != of.meta().profile);
+            names.filter(|name| others.blob().profile(name).is_none()).cloned().collect()
+        };
+        Self { only_old: without(old, new), only_new: without(new, old) }
+    }
+
+    /// Whether both have the same.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.only_old.is_empty() && self.only_new.is_empty()
+    }
 }
 
 /// Whether something became reachable.
@@ -138,7 +166,7 @@ impl Diff {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.changes.is_empty() && self.resolutions.is_empty()
+        self.profiles.is_empty() && self.settings.is_empty() && self.changes.is_empty() && self.resolutions.is_empty()
     }
 
     /// Whether anything opened, or a setting became looser.

@@ -1,6 +1,7 @@
 //! Settings that changed, and in which direction.
 
-use policy_format::{Blob, Hook, Hosts, InjectedHeader, Meta, Network, Pattern, Upstream};
+use crate::profiles::Profile;
+use policy_format::{Hook, Hosts, InjectedHeader, Meta, Network, Pattern, Upstream};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
@@ -58,7 +59,7 @@ pub struct SettingChange {
 use Direction::{Looser, Neutral, Tighter};
 
 /// The settings that differ.
-pub(super) fn compare<B: AsRef<[u8]>>(old: &Blob<B>, new: &Blob<B>) -> Vec<SettingChange> {
+pub(super) fn compare<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> Vec<SettingChange> {
     let mut changes = Changes(Vec::new());
     compare_meta(old.meta(), new.meta(), &mut changes);
     compare_hooks(old.hooks(), new.hooks(), &mut changes);
@@ -198,8 +199,8 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn all(hooks: &[Hook]) -> Vec<Known<'_>> {
-        hooks.iter().map(|hook| Known { hook, hosts: Pattern::parse(&hook.host).ok().map(|pattern| pattern.hosts) }).collect()
+    fn all<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<Known<'a>> {
+        hooks.map(|hook| Known { hook, hosts: Pattern::parse(&hook.host).ok().map(|pattern| pattern.hosts) }).collect()
     }
 
     fn meets(&self, other: &Known<'_>) -> bool {
@@ -221,8 +222,9 @@ struct Hooks<'a> {
 }
 
 impl<'a> Hooks<'a> {
-    fn new(hooks: &'a [Hook]) -> Self {
-        Self { known: Known::all(hooks), places: hooks.iter().enumerate().map(|(at, hook)| (hook.name.as_str(), at)).collect() }
+    fn new(hooks: impl Iterator<Item = &'a Hook>) -> Self {
+        let known = Known::all(hooks);
+        Self { places: known.iter().enumerate().map(|(at, known)| (known.hook.name.as_str(), at)).collect(), known }
     }
 
     fn named(&self, name: &str) -> Option<&Known<'a>> {
@@ -235,7 +237,7 @@ impl<'a> Hooks<'a> {
     }
 }
 
-fn compare_hooks(old: &[Hook], new: &[Hook], changes: &mut Changes) {
+fn compare_hooks<'a>(old: impl Iterator<Item = &'a Hook>, new: impl Iterator<Item = &'a Hook>, changes: &mut Changes) {
     let (old, new) = (Hooks::new(old), Hooks::new(new));
     for gone in old.known.iter().filter(|known| new.named(&known.hook.name).is_none()) {
         // Without it, its hosts must still have a hook, and what it matched must not go on to a hook after it, which does other things.
@@ -340,7 +342,7 @@ mod tests {
 
     fn directions(old: &[Hook], new: &[Hook]) -> Vec<Direction> {
         let mut changes = Changes(Vec::new());
-        compare_hooks(old, new, &mut changes);
+        compare_hooks(old.iter(), new.iter(), &mut changes);
         changes.0.into_iter().map(|change| change.direction).collect()
     }
 

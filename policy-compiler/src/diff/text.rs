@@ -90,6 +90,12 @@ impl Diff {
     #[must_use]
     pub fn render(&self, limit: usize) -> String {
         let mut out = String::new();
+        for (names, which) in [(&self.profiles.only_old, "old"), (&self.profiles.only_new, "new")] {
+            if !names.is_empty() {
+                let noun = if names.len() == 1 { "a profile" } else { "profiles" };
+                line(&mut out, format_args!("only the {which} policy has {noun} {}, which this does not compare", few(names)));
+            }
+        }
         if !self.settings.is_empty() {
             out.push_str("settings:\n");
             for change in &self.settings {
@@ -128,7 +134,7 @@ impl Diff {
         if self.blocked_otherwise > 0 {
             line(&mut out, format_args!("blocked for another reason than before: {} of hosts", counted(self.blocked_otherwise, "kind")));
         }
-        if self.is_empty() {
+        if self.settings.is_empty() && self.changes.is_empty() && self.resolutions.is_empty() {
             line(&mut out, format_args!("no difference in what may be reached, nor in settings"));
         }
         out

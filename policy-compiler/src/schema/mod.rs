@@ -42,7 +42,7 @@ pub struct At<T> {
 }
 
 /// What a layer of settings said.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LayerDoc {
     /// `default_permissions`.
     pub default_permissions: Option<At<String>>,
