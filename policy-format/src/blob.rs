@@ -239,7 +239,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     pub fn rule_ids(&self) -> impl Iterator<Item = RuleId> {
         let listed = self.listed_count();
         let trie = self.trie();
-        let alone = (0..trie.slots()).filter_map(move |slot| trie.has_one_rule(slot).then(|| RuleId(listed.saturating_add(slot))));
+        let alone = (0..trie.slots()).filter(move |slot| trie.has_one_rule(*slot)).map(move |slot| RuleId(listed.saturating_add(slot)));
         (0..listed).map(RuleId).chain(alone)
     }
 

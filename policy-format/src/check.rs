@@ -115,14 +115,14 @@ impl<B: AsRef<[u8]>> Blob<B> {
             .fold((None, 0), |(first, count), (index, _)| (first.or(Some(index)), count + 1));
         let mut next = first.unwrap_or(0);
         let end = next + of_names;
-        let (trie, several) = (self.trie(), self.trie().several());
-        let checked = trie.check(|node| {
-            if node.terms != several {
-                return self.terms(node.terms).map(|_| ()).ok_or("terms out of range");
-            }
+        let terms = record_count::<TERMS_LEN>(self.section(SectionKind::Terms)).unwrap_or(0);
+        let several = self.trie().check(terms).map_err(|(section, offset, what)| FormatError::Section { section, offset, what })?;
+        for node in several {
             // Names that have several follow one another there as they do here.
+            let offset = u64::from(node.line) * RULE_LEN as u64;
+            let wrong = |what| FormatError::Section { section: SectionKind::Rules, offset, what };
             if node.line as usize != next {
-                return Err("its rules are not where they belong");
+                return Err(wrong("rules of a name are not where they belong"));
             }
             let mut kinds = 0;
             while let Some(rule) = self.listed(RuleId(u32::try_from(next).unwrap_or(u32::MAX))).filter(|rule| rule.anchor == node.slot)
@@ -131,9 +131,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
                 kinds |= rule.kind as u8;
                 next += 1;
             }
-            if kinds == node.kinds { Ok(()) } else { Err("its rules are of other kinds") }
-        });
-        checked.map_err(|(section, offset, what)| FormatError::Section { section, offset, what })?;
+            if kinds != node.kinds {
+                return Err(wrong("rules of a name are of other kinds"));
+            }
+        }
         if next != end {
             let offset = (next * RULE_LEN) as u64;
             return Err(FormatError::Section { section: SectionKind::Rules, offset, what: "a rule of a name that is not there" });

@@ -70,6 +70,7 @@ mod rules;
 #[cfg(feature = "build")]
 mod ruleset;
 mod trie;
+mod trie_check;
 #[cfg(feature = "build")]
 mod trie_writer;
 

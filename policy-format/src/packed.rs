@@ -22,7 +22,7 @@ pub(crate) struct Packed([u8; 40]);
 
 impl Packed {
     #[inline]
-    fn new(words: [u64; 3]) -> Self {
+    pub(crate) fn new(words: [u64; 3]) -> Self {
         let mut bytes = [0; 40];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
@@ -76,6 +76,46 @@ impl Packed {
     }
 }
 
+/// Up to 32 packed characters, spelt out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spelt {
+    /// At its end; zeros before them.
+    pub(crate) text: [u8; TAIL],
+    pub(crate) chars: usize,
+    /// Which bytes of `text` are dots.
+    pub(crate) dots: u32,
+}
+
+impl Spelt {
+    /// `None` if something in it is no character of a name.
+    pub(crate) fn new([low, middle, high]: [u64; 3]) -> Option<Self> {
+        const SIX_BYTES: u64 = (1 << 48) - 1;
+        let parts = [high >> 16, (middle >> 32 | high << 32) & SIX_BYTES, (low >> 48 | middle << 16) & SIX_BYTES, low & SIX_BYTES];
+        let zeros = if high != 0 {
+            high.leading_zeros()
+        } else if middle != 0 {
+            64 + middle.leading_zeros()
+        } else {
+            128 + low.leading_zeros()
+        };
+        let chars = (192 - zeros as usize).div_ceil(BITS);
+        let (mut text, mut dots, mut known) = ([0; TAIL], 0, 0);
+        for (at, (to, part)) in text.as_chunks_mut::<8>().0.iter_mut().zip(parts).enumerate() {
+            let word = unpack(part).swap_bytes();
+            // Bytes from `first` up to `last`, all below 0x80: the high bit of each.
+            let within = |first: u64, last: u64| (word + (0x80 - first) * LOWEST) & !(word + (0x7f - last) * LOWEST) & LOWEST << 7;
+            known += (within(0x61, 0x7a) | within(0x30, 0x39) | within(0x2d, 0x2e) | within(0x5f, 0x5f)).count_ones() as usize;
+            // The eight high bits side by side.
+            dots |= ((within(0x2e, 0x2e) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * at);
+            *to = word.to_le_bytes();
+        }
+        let dots = u32::try_from(dots).ok()?;
+        (known == chars).then_some(Self { text, chars, dots })
+    }
+}
+
+const LOWEST: u64 = 0x0101_0101_0101_0101;
+
 impl Default for Packed {
     fn default() -> Self {
         Self([0; 40])
@@ -83,6 +123,7 @@ impl Default for Packed {
 }
 
 /// The bits of the last so many characters. Tables, because shifts by other than constants are slow where numbers have more bits than registers.
+#[expect(clippy::indexing_slicing, reason = "worked out when this is compiled")]
 const LAST: [[u64; 3]; TAIL + 1] = {
     let mut masks = [[0; 3]; TAIL + 1];
     let mut bit = 0;
@@ -103,6 +144,7 @@ pub(crate) const MAX_SUFFIX: usize = 20;
 /// The bits of the last so many characters of a suffix.
 #[inline(always)]
 pub(crate) fn suffix_bits(chars: usize) -> u128 {
+    #[expect(clippy::indexing_slicing, reason = "worked out when this is compiled")]
     const BITS_OF: [u128; 32] = {
         let mut masks = [0; 32];
         let mut chars = 0;
@@ -118,6 +160,7 @@ pub(crate) fn suffix_bits(chars: usize) -> u128 {
 /// The lowest so many bytes, at most 24, of sixteen and of the eight after them.
 #[inline(always)]
 pub(crate) fn low_bytes(bytes: usize) -> (u128, u64) {
+    #[expect(clippy::indexing_slicing, reason = "worked out when this is compiled")]
     const LOW: [(u128, u64); 32] = {
         let mut masks = [(u128::MAX, u64::MAX); 32];
         let mut bytes = 0;
@@ -260,6 +303,19 @@ mod tests {
 
     #[cfg(feature = "build")]
     proptest::proptest! {
+        #[test]
+        fn short_texts_are_spelt_out(text in "[a-z0-9._-]{1,32}", noise in proptest::array::uniform3(proptest::num::u64::ANY)) {
+            let spelt = Spelt::new(Packed::tail(text.as_bytes()).words()).unwrap();
+            proptest::prop_assert_eq!(&spelt.text[TAIL - spelt.chars..], text.as_bytes());
+            for (at, byte) in spelt.text.iter().enumerate() {
+                proptest::prop_assert_eq!(spelt.dots >> at & 1 == 1, *byte == b'.');
+            }
+            // What is no text is refused, and what is not refused packs to what it was.
+            if let Some(odd) = Spelt::new(noise) {
+                proptest::prop_assert_eq!(Packed::tail(&odd.text[TAIL - odd.chars..]).words(), noise);
+            }
+        }
+
         #[test]
         fn what_is_packed_is_what_was_there(text in "[a-z0-9._-]{0,260}", other in "[a-z0-9._-]{0,40}") {
             let mut packed = Vec::new();

@@ -34,9 +34,8 @@
 //! The key comes from the content, so that builds are reproducible; who can ask cannot make the table longer, and who writes rules
 //! that collide gets another key (see `trie_writer.rs`).
 
-use crate::header::SectionKind;
 use crate::host::{MAX_LABEL, MAX_NAME, Name};
-use crate::packed::{self, MAX_SUFFIX, Packed, TAIL, low_bytes, suffix_bits, whole_bytes};
+use crate::packed::{self, Packed, TAIL, low_bytes, suffix_bits, whole_bytes};
 use crate::reader::{array, byte, bytes, u32_at, u64_at, u128_at};
 use crate::rules::RuleKind;
 use std::ops::Range;
@@ -61,7 +60,7 @@ pub(crate) const MAX_PROBE: u8 = 64;
 /// Bits of a record's flags: which names a rule of its node speaks of.
 const EXACT: u8 = RuleKind::Exact as u8;
 const SUBDOMAINS: u8 = RuleKind::Subdomains as u8;
-const KINDS: u8 = RuleKind::ApexAndSubdomains as u8;
+pub(crate) const KINDS: u8 = RuleKind::ApexAndSubdomains as u8;
 /// Bit of the first depth in a record's flags; there are six.
 pub(crate) const DEPTHS: u32 = 2;
 pub(crate) const LAST_DEPTH: u32 = 5;
@@ -223,14 +222,18 @@ impl Keys {
 
     /// Of a normalised name whose last label and last two labels begin there.
     pub(crate) fn new(text: &[u8], top: usize, base: usize) -> Self {
-        let tail = Packed::tail(text);
+        Self::from_tail(Packed::tail(text), text.len(), top, base)
+    }
+
+    /// Of a normalised name of which that is known.
+    pub(crate) fn from_tail(tail: Packed, len: usize, top: usize, base: usize) -> Self {
         // A name has at most 253 bytes.
         let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-        Self { tail, base_tail: tail.last((text.len() - base).min(TAIL)), len: short(text.len()), top: short(top), base: short(base) }
+        Self { tail, base_tail: tail.last((len - base).min(TAIL)), len: short(len), top: short(top), base: short(base) }
     }
 
     /// Of text that may be a normalised name or not.
-    fn checked(text: &[u8]) -> Option<Self> {
+    pub(crate) fn checked(text: &[u8]) -> Option<Self> {
         let mut labels = text.split(|byte| *byte == b'.');
         labels.all(|label| (1..=MAX_LABEL).contains(&label.len())).then(|| Self::of(text))
     }
@@ -243,12 +246,12 @@ impl Labels<'_> {
     }
 
     #[inline]
-    fn base(&self) -> usize {
+    pub(crate) fn base(&self) -> usize {
         usize::from(self.keys.base)
     }
 
     #[inline]
-    fn top(&self) -> usize {
+    pub(crate) fn top(&self) -> usize {
         usize::from(self.keys.top)
     }
 }
@@ -275,8 +278,8 @@ pub(crate) struct Node {
 /// A view of the trie within a blob.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trie<'a> {
-    header: &'a Header,
-    blob: &'a [u8],
+    pub(crate) header: &'a Header,
+    pub(crate) blob: &'a [u8],
 }
 
 /// What a probe finds.
@@ -303,7 +306,7 @@ impl<'a> Trie<'a> {
 
     /// A walk that asks of the whole name's node to be of one of the `whole` kinds.
     #[inline(always)]
-    fn walk_for(&self, name: &Labels<'_>, whole: u8, found: &mut impl FnMut(usize, Node)) {
+    pub(crate) fn walk_for(&self, name: &Labels<'_>, whole: u8, found: &mut impl FnMut(usize, Node)) {
         if self.header.single && name.top() > 0 {
             self.single(name, found);
         }
@@ -357,7 +360,8 @@ impl<'a> Trie<'a> {
         let tags = u64::from(tag(hash)) * LOWEST;
         let mut hit = Hit::default();
         let mut index = home(hash, self.header.homes) as usize;
-        for _ in 0..self.header.probe {
+        let end = index + usize::from(self.header.probe);
+        while index < end {
             let Some(group) = self.group(index) else { return hit };
             let word = |at: usize| array::<8>(group, at).map_or(0, u64::from_le_bytes);
             // Thirteen tags are eight and five.
@@ -385,13 +389,13 @@ impl<'a> Trie<'a> {
     }
 
     #[inline(always)]
-    fn group(&self, index: usize) -> Option<&'a [u8; GROUP_LEN]> {
+    pub(crate) fn group(&self, index: usize) -> Option<&'a [u8; GROUP_LEN]> {
         let [groups, ..] = &self.header.places;
         self.blob.get(groups.start + index * GROUP_LEN..)?.first_chunk()
     }
 
     #[inline(always)]
-    fn record(&self, group: &[u8; GROUP_LEN], place: usize) -> Option<Record<'a>> {
+    pub(crate) fn record(&self, group: &[u8; GROUP_LEN], place: usize) -> Option<Record<'a>> {
         let begin = usize::from(byte(group, ENDS_AT - 1 + place)?);
         let end = usize::from(byte(group, ENDS_AT + place)?);
         let [_, records, _] = &self.header.places;
@@ -400,7 +404,7 @@ impl<'a> Trie<'a> {
     }
 
     #[inline(always)]
-    fn node(&self, slot: usize, head: u64) -> Node {
+    pub(crate) fn node(&self, slot: usize, head: u64) -> Node {
         let ([terms, line], fields) = (self.header.fields, head >> 8);
         Node {
             slot: low_half(slot as u64),
@@ -441,7 +445,7 @@ impl<'a> Trie<'a> {
 
     /// A suffix, and its characters.
     #[inline(always)]
-    fn suffix(&self, number: u8) -> (u128, usize) {
+    pub(crate) fn suffix(&self, number: u8) -> (u128, usize) {
         let [.., suffixes] = &self.header.places;
         let suffix = u128_at(self.blob, suffixes.start + usize::from(number) * SUFFIX_LEN).unwrap_or(0);
         // Not more than 31, so that nothing that it leads to has to be checked; 20 is the most that is right.
@@ -451,20 +455,20 @@ impl<'a> Trie<'a> {
 
 /// A record in place.
 #[derive(Clone, Copy)]
-struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Its beginning; beyond its length come other bytes.
-    window: &'a [u8; PAD],
-    at: usize,
-    len: usize,
+    pub(crate) window: &'a [u8; PAD],
+    pub(crate) at: usize,
+    pub(crate) len: usize,
 }
 
 impl Record<'_> {
     #[inline(always)]
-    fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         u64_at(self.window, 0).unwrap_or(0)
     }
 
-    fn flags(&self) -> u8 {
+    pub(crate) fn flags(&self) -> u8 {
         self.head().to_le_bytes()[0]
     }
 }
@@ -472,7 +476,7 @@ impl Record<'_> {
 /// The group where a hash would like to be: below `homes`.
 #[inline]
 pub(crate) fn home(hash: u64, homes: u32) -> u32 {
-    low_half(low_word(u128::from(hash) * u128::from(homes) >> 64))
+    low_half(low_word((u128::from(hash) * u128::from(homes)) >> 64))
 }
 
 #[inline]
@@ -498,13 +502,13 @@ pub(crate) fn fold(a: u64, b: u64) -> u64 {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-fn low_word(number: u128) -> u64 {
+pub(crate) fn low_word(number: u128) -> u64 {
     number as u64
 }
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-fn low_half(number: u64) -> u32 {
+pub(crate) fn low_half(number: u64) -> u32 {
     number as u32
 }
 
@@ -553,85 +557,6 @@ impl<'a> Trie<'a> {
 
     /// Slots that there are, free ones included.
     pub(crate) fn slots(&self) -> u32 {
-        self.header.groups.saturating_mul(SLOTS as u32)
-    }
-
-    /// Checks everything: that records lie one after the other, that every name is one and stands where a lookup finds it. Calls `each` for every node with a rule.
-    pub(crate) fn check(&self, mut each: impl FnMut(Node) -> Result<(), &'static str>) -> Result<(), (SectionKind, u64, &'static str)> {
-        let mut records = 0_usize;
-        let mut rules = 0_u32;
-        for index in 0..self.header.groups as usize {
-            let wrong = |what| (SectionKind::Trie, (HEADER_LEN + index * GROUP_LEN) as u64, what);
-            let group = self.group(index).ok_or(wrong("cut"))?;
-            let first = array(group, RECORDS_AT).map_or(0, u32::from_le_bytes);
-            if first as usize != records || byte(group, SLOTS) != Some(0) || byte(group, FLAGS_AT).is_none_or(|flags| flags > OVERFLOW) {
-                return Err(wrong("a group is not what follows the one before it"));
-            }
-            let used = group.iter().take(SLOTS).take_while(|tag| **tag != 0).count();
-            let mut end = 0;
-            for slot in 0..SLOTS {
-                let last = byte(group, ENDS_AT + slot).unwrap_or(0);
-                if slot >= used {
-                    if last != 0 || byte(group, slot) != Some(0) {
-                        return Err(wrong("a free slot has something in it"));
-                    }
-                    continue;
-                }
-                if last <= end {
-                    return Err(wrong("a record ends before it begins"));
-                }
-                end = last;
-                let record = self.record(group, slot).ok_or(wrong("a record lies outside"))?;
-                if record.flags() & KINDS == 0 {
-                    if record.len != 1 {
-                        return Err(wrong("a base without a rule has more than its depths"));
-                    }
-                    continue;
-                }
-                let number = low_half((index * SLOTS + slot) as u64);
-                let mut room = [0; MAX_NAME];
-                let (node, name) = self.slot(number, &mut room).ok_or(wrong("a record is no name"))?;
-                let keys = Keys::checked(name).ok_or(wrong("a record is no name"))?;
-                let name = &Labels { text: name, keys: &keys };
-                if record.flags() >> DEPTHS != 0 && name.base() > 0 {
-                    return Err(wrong("a node that is no base has depths"));
-                }
-                let mut there = name.top() > 0 || self.header.single;
-                if there {
-                    there = false;
-                    self.walk_for(name, KINDS, &mut |_, found: Node| there |= found.slot == number);
-                }
-                if !there {
-                    return Err(wrong("a lookup does not find a name that is there"));
-                }
-                each(node).map_err(wrong)?;
-                rules += u32::from(node.terms != self.header.several);
-            }
-            records += usize::from(end);
-        }
-        let end = |what| (SectionKind::Records, records as u64, what);
-        let [_, section, suffixes] = &self.header.places;
-        let pad = self.blob.get(section.start + records..section.end);
-        if pad.is_none_or(|pad| pad.len() != PAD || pad.iter().any(|byte| *byte != 0)) {
-            return Err(end("records do not end where the section does"));
-        }
-        if rules != self.header.rules {
-            return Err((SectionKind::Trie, 44, "the number of rules"));
-        }
-        let suffixes = self.blob.get(suffixes.clone()).unwrap_or_default().as_chunks::<SUFFIX_LEN>().0;
-        for (index, suffix) in (0_u64..).zip(suffixes) {
-            let wrong = (SectionKind::Suffixes, index * SUFFIX_LEN as u64, "a suffix is no text");
-            let (text, chars) = self.suffix(u8::try_from(index).unwrap_or(0));
-            let text = (text & ((1 << SUFFIX_TEXT) - 1)).to_le_bytes();
-            let packed = text.get(..packed::bytes_for(chars)).filter(|_| chars <= MAX_SUFFIX).ok_or(wrong)?;
-            let start = packed::read_before(packed, &mut [0; MAX_NAME], MAX_NAME).ok_or(wrong)?;
-            if MAX_NAME - start != chars
-                || (index == 0 && *suffix != [0; SUFFIX_LEN])
-                || text.iter().skip(packed.len()).any(|byte| *byte != 0)
-            {
-                return Err(wrong);
-            }
-        }
-        Ok(())
+        u32::try_from(SLOTS).map_or(0, |slots| self.header.groups.saturating_mul(slots))
     }
 }

@@ -10,7 +10,7 @@ use crate::rules::{Access, RuleKind, RuleRecord};
 use crate::ruleset::{Named, RuleSet};
 use crate::trie::{
     DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, OVERFLOW, PAD, RECORDS_AT, SLOTS,
-    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, tag,
+    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, tag,
 };
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -310,7 +310,7 @@ impl Hasher for Folded {
 
     fn write_u128(&mut self, number: u128) {
         self.write_u64((number >> 64) as u64);
-        self.write_u64((number & u128::from(u64::MAX)) as u64);
+        self.write_u64(low_word(number));
     }
 }
 
