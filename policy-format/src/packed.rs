@@ -33,9 +33,10 @@ impl Packed {
     /// Of the last characters of a name: all of it, if it is no longer than [`TAIL`].
     pub(crate) fn tail(name: &[u8]) -> Self {
         let mut last = [0; TAIL];
-        match name.last_chunk::<TAIL>() {
-            Some(whole) => last = *whole,
-            None => last.iter_mut().rev().zip(name.iter().rev()).for_each(|(to, from)| *to = *from),
+        match (name.last_chunk::<TAIL>(), last.get_mut(TAIL.saturating_sub(name.len())..)) {
+            (Some(whole), _) => last = *whole,
+            (None, Some(end)) => end.copy_from_slice(name),
+            (None, None) => {}
         }
         // The first chunk has the first characters, which go into the highest bits.
         let mut parts = [0; 4];

@@ -59,7 +59,7 @@ const SHORT: usize = 24;
 pub(crate) const MAX_PROBE: u8 = 64;
 /// Bits of a record's flags: which names a rule of its node speaks of.
 const EXACT: u8 = RuleKind::Exact as u8;
-const SUBDOMAINS: u8 = RuleKind::Subdomains as u8;
+pub(crate) const SUBDOMAINS: u8 = RuleKind::Subdomains as u8;
 pub(crate) const KINDS: u8 = RuleKind::ApexAndSubdomains as u8;
 /// Bit of the first depth in a record's flags; there are six.
 pub(crate) const DEPTHS: u32 = 2;
@@ -258,7 +258,7 @@ impl Labels<'_> {
 
 /// Where the label begins that ends at `end`.
 #[inline]
-fn label_start(text: &[u8], end: usize) -> usize {
+pub(crate) fn label_start(text: &[u8], end: usize) -> usize {
     text.get(..end).unwrap_or_default().iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1)
 }
 
@@ -284,12 +284,12 @@ pub(crate) struct Trie<'a> {
 
 /// What a probe finds.
 #[derive(Clone, Copy, Default)]
-struct Hit {
+pub(crate) struct Hit {
     /// At which depths below there are rules: too many if another node has the same tag, never too few.
-    depths: u8,
-    slot: usize,
+    pub(crate) depths: u8,
+    pub(crate) slot: usize,
     /// The beginning of the node's record; 0 if there is no such node.
-    head: u64,
+    pub(crate) head: u64,
 }
 
 impl<'a> Trie<'a> {
@@ -301,21 +301,16 @@ impl<'a> Trie<'a> {
     /// Calls `found` for every node that speaks of the name, the shortest first, with the length of the node's name.
     #[inline(always)]
     pub(crate) fn walk(&self, name: &Name, mut found: impl FnMut(usize, Node)) {
-        self.walk_for(&name.labels(), EXACT, &mut found);
-    }
-
-    /// A walk that asks of the whole name's node to be of one of the `whole` kinds.
-    #[inline(always)]
-    pub(crate) fn walk_for(&self, name: &Labels<'_>, whole: u8, found: &mut impl FnMut(usize, Node)) {
+        let (name, found) = (&name.labels(), &mut found);
         if self.header.single && name.top() > 0 {
             self.single(name, found);
         }
         let hash = self.header.key.base(name);
         let start = name.base();
-        let hit = self.probe(name, start, &name.keys.base_tail, hash, if start == 0 { whole } else { SUBDOMAINS });
+        let hit = self.probe(name, start, &name.keys.base_tail, hash, if start == 0 { EXACT } else { SUBDOMAINS });
         self.tell(name, start, hit, found);
         if start > 0 && hit.depths != 0 {
-            self.deeper(name, hash, hit.depths, whole, found);
+            self.deeper(name, hash, hit.depths, found);
         }
     }
 
@@ -335,7 +330,7 @@ impl<'a> Trie<'a> {
     }
 
     #[inline(never)]
-    fn deeper(&self, name: &Labels<'_>, base: u64, depths: u8, whole: u8, found: &mut impl FnMut(usize, Node)) {
+    fn deeper(&self, name: &Labels<'_>, base: u64, depths: u8, found: &mut impl FnMut(usize, Node)) {
         let (mut start, mut state, mut depth) = (name.base(), base, 0);
         let (mut known, mut here) = (self.header.depths, depths);
         while start > 0 && known != 0 && here != 0 {
@@ -343,7 +338,7 @@ impl<'a> Trie<'a> {
             let wanted;
             (state, wanted) = self.header.key.longer(name, state, next, start);
             if here & 1 == 1 && known & 1 == 1 {
-                let hit = self.probe(name, next, &wanted, state, if next == 0 { whole } else { SUBDOMAINS });
+                let hit = self.probe(name, next, &wanted, state, if next == 0 { EXACT } else { SUBDOMAINS });
                 self.tell(name, next, hit, found);
             }
             known >>= 1;
@@ -356,7 +351,7 @@ impl<'a> Trie<'a> {
     /// Looks for the node of what begins at `start`, whose last characters are `wanted`: there is one at most. Inlined, because how far the processor can look ahead, to
     /// the next question while memory has not answered the last, is counted in instructions.
     #[inline(always)]
-    fn probe(&self, name: &Labels<'_>, start: usize, wanted: &Packed, hash: u64, needed: u8) -> Hit {
+    pub(crate) fn probe(&self, name: &Labels<'_>, start: usize, wanted: &Packed, hash: u64, needed: u8) -> Hit {
         let tags = u64::from(tag(hash)) * LOWEST;
         let mut hit = Hit::default();
         let mut index = home(hash, self.header.homes) as usize;

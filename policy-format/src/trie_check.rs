@@ -8,8 +8,8 @@ use crate::host::MAX_NAME;
 use crate::packed::{self, MAX_SUFFIX, Packed, Spelt, TAIL, low_bytes, suffix_bits, whole_bytes};
 use crate::reader::{array, byte, u64_at, u128_at};
 use crate::trie::{
-    DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, KINDS, Keys, Labels, Node, OVERFLOW, PAD, RECORDS_AT, Record, SLOTS, SUFFIX_LEN,
-    SUFFIX_TEXT, Trie, low_half, low_word,
+    DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, KINDS, Keys, LAST_DEPTH, Labels, Node, OVERFLOW, PAD, RECORDS_AT, Record, SLOTS,
+    SUBDOMAINS, SUFFIX_LEN, SUFFIX_TEXT, Trie, label_start, low_half, low_word,
 };
 use std::num::NonZero;
 use std::ops::Range;
@@ -131,14 +131,25 @@ impl Trie<'_> {
 
     /// Whether lookups of a name, and of names below it, come to a slot: they ask the same probes, but for single labels.
     fn finds(&self, name: &Labels<'_>, record: Record<'_>, slot: u32) -> Result<bool, &'static str> {
-        if record.flags() >> DEPTHS != 0 && name.base() > 0 {
+        let key = &self.header.key;
+        let base = key.base(name);
+        if name.base() == 0 {
+            let hit = self.probe(name, 0, &name.keys.base_tail, base, KINDS);
+            return Ok(hit.head != 0 && low_half(hit.slot as u64) == slot && (name.top() > 0 || self.header.single));
+        }
+        if record.flags() >> DEPTHS != 0 {
             return Err("a node that is no base has depths");
         }
-        let mut there = false;
-        if name.top() > 0 || self.header.single {
-            self.walk_for(name, KINDS, &mut |_, found: Node| there |= found.slot == slot);
+        let (mut state, mut start, mut depth, mut wanted) = (base, name.base(), 0, name.keys.base_tail);
+        while start > 0 {
+            let next = label_start(name.text, start - 1);
+            (state, wanted) = key.longer(name, state, next, start);
+            (start, depth) = (next, depth + 1);
         }
-        Ok(there)
+        let depths = self.probe(name, name.base(), &name.keys.base_tail, base, SUBDOMAINS).depths;
+        let announced = depths >> (depth - 1).min(LAST_DEPTH) & 1 == 1 && self.header.depths >> (depth - 1) & 1 == 1;
+        let hit = self.probe(name, 0, &wanted, state, KINDS);
+        Ok(announced && hit.head != 0 && low_half(hit.slot as u64) == slot)
     }
 
     /// A name of up to [`TAIL`] characters, and what lookups ask of it, which is `None` if it is no name. `None` for a longer one.
