@@ -11,8 +11,10 @@ use std::path::Path;
 /// # Errors
 /// [`BuildError`] when the policy is larger than the format can count.
 pub fn lower(policy: Policy) -> Result<Vec<u8>, BuildError> {
-    let (meta, rules, hooks) = policy.into_parts();
+    let (meta, rules, listed, hooks) = policy.into_parts();
     let mut builder = BlobBuilder::new(meta);
+    // The many first: what comes first is taken as it is.
+    builder.rules(listed);
     for rule in rules {
         builder.rule(rule);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use policy_format::{Hosts, RuleKind};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -8,8 +9,8 @@ fn said(format: ListFormat, line: &[u8]) -> String {
     let kind = parse_line(format, line, &mut |hosts, exception| {
         let mark = if exception { "@@" } else { "" };
         words.push(match hosts {
-            Hosts::Exact(_) => format!("{mark}={hosts}"),
-            Hosts::Glob(_) => format!("{mark}glob {hosts}"),
+            HostsRef::Name(RuleKind::Exact, _) => format!("{mark}={hosts}"),
+            HostsRef::Glob(_) => format!("{mark}glob {hosts}"),
             _ => format!("{mark}{hosts}"),
         });
     });
@@ -68,15 +69,18 @@ fn formats_have_names() {
 
 #[test]
 fn plain_names_say_what_the_pattern_says() {
-    for name in ["Example.COM.", "a_b.example", "192.0.2.7", "127.1", "a..b", ".a", "-", "x"] {
+    let names = ["Example.COM.", "a_b.example", "192.0.2.7", "127.1", "a..b", ".a", "-", "x", "", ".", "bü.test"];
+    for name in names.iter().flat_map(|name| ["", "*.", "**."].map(|wildcard| format!("{wildcard}{name}"))).filter(|line| !line.is_empty())
+    {
+        let name = name.as_str();
         let mut found = Err(LineError::NoName);
-        let kind = parse_line(ListFormat::Domains, name.as_bytes(), &mut |hosts, _| found = Ok(hosts));
+        let kind = parse_line(ListFormat::Domains, name.as_bytes(), &mut |hosts, _| found = Ok(hosts.to_string()));
         let long_way = policy_format::Pattern::parse(name).map(|pattern| match pattern.hosts {
             Hosts::Exact(name) => Hosts::ApexAndSubdomains(name),
             other => other,
         });
         match long_way {
-            Ok(hosts) => assert_eq!(found, Ok(hosts), "{name}"),
+            Ok(hosts) => assert_eq!(found, Ok(hosts.to_string()), "{name}"),
             Err(error) => assert_eq!(kind.unwrap_err().to_string(), error.to_string(), "{name}"),
         }
     }
