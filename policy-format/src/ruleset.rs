@@ -369,3 +369,35 @@ impl RuleSet {
         &self.others
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::Pattern;
+    use crate::records::Layer;
+
+    #[test]
+    fn what_is_pushed_is_there_in_its_place() {
+        let mut set = RuleSet::new();
+        let terms = set.terms(Terms::plain(Access::Deny, Source { layer: Layer::User, label: "list".into() })).unwrap();
+        let texts = ["10.0.0.0/8", "a.test", "*", "**.b.test", "x*.c.test", "*.d.test"];
+        let all: Vec<Hosts> = texts.iter().map(|text| Pattern::parse(text).unwrap().hosts).collect();
+        for (line, hosts) in (1..).zip(&all) {
+            set.push(hosts, terms, line).unwrap();
+        }
+        let shown = |set: &RuleSet| set.iter().map(|rule| format!("{} {}", rule.line, rule.hosts)).collect::<Vec<_>>();
+        let expected = ["2 a.test", "4 **.b.test", "6 *.d.test", "1 10.0.0.0/8", "3 *", "5 x*.c.test"];
+        assert_eq!((shown(&set), set.names(), set.len()), (expected.map(str::to_owned).to_vec(), 3, 6));
+        for (index, rule) in set.iter().enumerate() {
+            assert_eq!(set.get(index).map(|same| (same.hosts, same.line)), Some((rule.hosts, rule.line)), "{index}");
+            assert_eq!(rule.hosts, HostsRef::from(&all[rule.line as usize - 1]));
+        }
+        assert!(set.get(6).is_none());
+        // Rules of one set are as good as patterns.
+        let mut copy = RuleSet::new();
+        let terms = copy.terms(Terms::plain(Access::Allow, Source { layer: Layer::User, label: "copy".into() })).unwrap();
+        set.iter().try_for_each(|rule| copy.push_ref(rule.hosts, terms, rule.line)).unwrap();
+        assert_eq!(shown(&copy), shown(&set));
+        assert!(copy.iter().all(|rule| rule.terms.access == Access::Allow));
+    }
+}

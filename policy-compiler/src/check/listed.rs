@@ -1,6 +1,7 @@
 //! The rules of domain lists, millions of them in little memory, and which of them speak of given hosts.
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use policy_format::glob::Glob;
 use policy_format::net::Network;
 use policy_format::{Access, BuildError, HostsRef, MAX_GLOBS, RuleKind, RuleRef, RuleSet, Source, Terms, TermsId};
@@ -22,6 +23,13 @@ pub(super) struct Listed {
 struct Slot {
     hash: u32,
     place: u32,
+}
+
+impl Slot {
+    fn new(hash: u32, place: usize) -> Self {
+        // There are no more rules than bytes of text in a list, which 32 bits count.
+        Self { hash, place: u32::try_from(place).unwrap_or(u32::MAX) }
+    }
 }
 
 impl Listed {
@@ -53,11 +61,13 @@ impl Listed {
     }
 
     fn add_hashed(&mut self, hash: u32, hosts: HostsRef<'_>, line: u32) -> Result<(), BuildError> {
-        if self.find_hashed(hash, hosts).is_none() {
-            self.rules.push_ref(hosts, self.terms, line)?;
-            let names = self.rules.names();
-            let (table, count) = if is_name(hosts) { (&mut self.names, names) } else { (&mut self.others, self.rules.len() - names) };
-            insert(table, hash, count - 1);
+        let Self { rules, names, others, terms, .. } = self;
+        let (table, first, count) =
+            if is_name(hosts) { (names, 0, rules.names()) } else { (others, rules.names(), rules.len() - rules.names()) };
+        let same = |slot: &Slot| slot.hash == hash && rules.get(first + slot.place as usize).is_some_and(|rule| rule.hosts == hosts);
+        if let Entry::Vacant(free) = table.entry(spread(hash), same, |slot| spread(slot.hash)) {
+            rules.push_ref(hosts, *terms, line)?;
+            free.insert(Slot::new(hash, count));
         }
         Ok(())
     }
@@ -74,9 +84,9 @@ impl Listed {
         for (index, rule) in self.rules.iter().enumerate() {
             let hash = hash(&self.hasher, rule.hosts);
             match index.checked_sub(names) {
-                None => insert(&mut self.names, hash, index),
-                Some(index) => insert(&mut self.others, hash, index),
-            }
+                None => self.names.insert_unique(spread(hash), Slot::new(hash, index), |slot| spread(slot.hash)),
+                Some(index) => self.others.insert_unique(spread(hash), Slot::new(hash, index), |slot| spread(slot.hash)),
+            };
         }
     }
 
@@ -111,12 +121,6 @@ impl Listed {
         let around = (0..=inner.prefix()).filter_map(|prefix| Network::new(inner.addr(), prefix));
         self.rules.get(around.filter_map(|network| self.find(HostsRef::Network(network))).min()?)
     }
-}
-
-fn insert(table: &mut HashTable<Slot>, hash: u32, place: usize) {
-    // There are no more rules than bytes of text in a list, which 32 bits count.
-    let place = u32::try_from(place).unwrap_or(u32::MAX);
-    table.insert_unique(spread(hash), Slot { hash, place }, |slot| spread(slot.hash));
 }
 
 fn is_name(hosts: HostsRef<'_>) -> bool {

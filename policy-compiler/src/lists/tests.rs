@@ -127,20 +127,25 @@ fn bad_lines_are_shown_short_and_without_controls() {
 
 #[test]
 fn long_lines_are_bad_wherever_chunks_end() {
-    // The chunks have 64 KiB: lines before, across and behind their ends, some of them many chunks long.
-    for before in [0, 60_000, 65_530, 65_536] {
-        for long in [MAX_LINE, MAX_LINE + 1, 70_000, 200_000] {
-            let text = format!("{}\n{}\nlast.example\n", "#".repeat(before), "#".repeat(long));
-            let (entries, report) = read_all("list", text.as_bytes());
-            let report = report.unwrap();
-            let bad: Vec<_> = report.bad.iter().map(|bad| (bad.line, bad.why)).collect();
-            let numbers = [(1, before > MAX_LINE), (2, long > MAX_LINE)];
-            let expected: Vec<_> = numbers.into_iter().filter(|(_, bad)| *bad).map(|(line, _)| (line, LineError::TooLong)).collect();
-            assert_eq!(bad, expected, "{before} {long}");
-            assert_eq!(entries, [(3, "**.last.example".to_owned())]);
-            assert!(report.bad.iter().all(|bad| bad.text.chars().count() == SHOWN_TEXT + 1));
+    // Lines before, across and behind the ends of pieces that are read and of chunks that are cut, some of them several chunks long.
+    for before in [0, 60_000, 65_536, CHUNK - 6, CHUNK] {
+        for long in [MAX_LINE, MAX_LINE + 1, 70_000, 2 * CHUNK + 1] {
+            for mark in ["", "\u{feff}"] {
+                let text = format!("{mark}{}\n{}\nlast.example\n", "#".repeat(before), "#".repeat(long));
+                let (entries, report) = read_all("list", text.as_bytes());
+                let report = report.unwrap();
+                let bad: Vec<_> = report.bad.iter().map(|bad| (bad.line, bad.why)).collect();
+                let numbers = [(1, before > MAX_LINE), (2, long > MAX_LINE)];
+                let expected: Vec<_> = numbers.into_iter().filter(|(_, bad)| *bad).map(|(line, _)| (line, LineError::TooLong)).collect();
+                assert_eq!(bad, expected, "{before} {long}");
+                assert_eq!(entries, [(3, "**.last.example".to_owned())]);
+                assert!(report.bad.iter().all(|bad| bad.text.chars().count() == SHOWN_TEXT + 1));
+            }
         }
     }
+    // The longest line that is none too long keeps its mark out of the count.
+    let (_, report) = read_all("list", format!("\u{feff}{}", "#".repeat(MAX_LINE)).as_bytes());
+    assert_eq!(report.unwrap().bad_count, 0);
     let (_, report) = read_all("list", &[b'a'; 70_000]);
     let report = report.unwrap();
     assert_eq!((report.lines, report.bad_count, report.bad[0].why), (1, 1, LineError::TooLong));
