@@ -1,24 +1,18 @@
 //! The policy blob as a structure of this bench: how it is built from rules, and how it is asked. What changes with the library's API is here and nowhere else.
 
 use crate::structures::{Answer, Lookup};
-use netpolicy_benches::domains::{Rules, allows, value};
+use netpolicy_benches::domains::{Rules, value};
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Host, Layer, Meta, Pattern, Protocol, Request, RuleId, RuleInput, SectionKind, Source, decide,
-    named_by,
+    Access, Blob, BlobBuilder, Closest, Decision, Host, Layer, Meta, Pattern, ProfileId, Protocol, Request, RuleId, RuleSet, SectionKind,
+    Source, Terms, decide,
 };
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::rc::Rc;
-
-/// The most specific rule of each access that names a host, by its name alone.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Closest {
-    allow: Option<RuleId>,
-    deny: Option<RuleId>,
-}
 
 /// A policy of nothing but the rules.
 pub(crate) struct Policy {
-    blob: Blob<Box<[u8]>>,
+    blob: Blob<Aligned>,
     /// Values of the rules by their numbers in the blob, read out of it when they are first wanted.
     values: OnceCell<Vec<u32>>,
 }
@@ -26,30 +20,38 @@ pub(crate) struct Policy {
 impl Policy {
     /// Builds and opens. An attribute is the text of a rule's reason; a rule's line is its place in the set.
     pub(crate) fn new(rules: &Rules) -> Self {
-        let mut builder = BlobBuilder::new(Meta::default());
+        let (mut set, mut known) = (RuleSet::new(), HashMap::new());
         let source = Source { layer: Layer::User, label: "rules.txt".into() };
         for (line, rule) in (1..).zip(rules.iter()) {
             let pattern = Pattern::parse(&format!("{}{}", rule.reach.prefix(), rule.name)).unwrap();
             let access = if rule.allow { Access::Allow } else { Access::Deny };
-            builder.rule(RuleInput { reason: rule.attribute.to_string(), ..RuleInput::new(pattern, access, source.clone(), line) });
+            let terms = *known.entry((access, rule.attribute)).or_insert_with(|| {
+                set.terms(Terms { reason: rule.attribute.to_string(), ..Terms::plain(access, source.clone()) }).unwrap()
+            });
+            set.push(&pattern.hosts, terms, line).unwrap();
         }
-        Self { blob: Blob::open(builder.build().unwrap().into_boxed_slice()).unwrap(), values: OnceCell::new() }
+        let mut builder = BlobBuilder::new(Meta::default());
+        builder.rules(set);
+        let blob = Aligned::new(builder.build().unwrap());
+        Self { blob: Blob::open(blob).unwrap(), values: OnceCell::new() }
     }
 
     /// The lookup that is measured.
+    #[inline]
     fn closest(&self, host: &Host) -> Closest {
-        let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
-        let mut closest = Closest::default();
-        // The closest come first.
-        for named in named_by(&self.blob, &request) {
-            let place = if allows(self.value(Some(named.rule))) { &mut closest.allow } else { &mut closest.deny };
-            place.get_or_insert(named.rule);
-        }
-        closest
+        host.name().map(|name| self.blob.closest(name)).unwrap_or_default()
     }
 
     fn decide(&self, host: &Host) -> Option<RuleId> {
-        let request = Request { protocol: Protocol::Connect, host, port: 443, method: None, path: None, addresses: &[] };
+        let request = Request {
+            profile: ProfileId::default(),
+            protocol: Protocol::Connect,
+            host,
+            port: 443,
+            method: None,
+            path: None,
+            addresses: &[],
+        };
         match decide(&self.blob, &request) {
             Decision::Allow(allowed) => Some(allowed.rule),
             Decision::Deny(denied) => denied.rule,
@@ -59,8 +61,9 @@ impl Policy {
     /// What the rule is in the set: its access and its reason as the blob has them.
     fn value(&self, id: Option<RuleId>) -> u32 {
         let values = self.values.get_or_init(|| {
-            let mut values = vec![0; self.blob.rule_count() as usize];
-            for rule in self.blob.rules() {
+            let last = self.blob.rule_ids().map(|id| id.0).max().unwrap_or(0);
+            let mut values = vec![0; last as usize + 1];
+            for rule in self.blob.rule_ids().map(|id| self.blob.rule(id).unwrap()) {
                 values[rule.id.0 as usize] = value(rule.reason.parse().unwrap(), rule.access == Access::Allow);
             }
             values
@@ -72,6 +75,30 @@ impl Policy {
     pub(crate) fn sections(&self) -> Vec<(String, usize)> {
         let sections = SectionKind::ALL.into_iter().map(|kind| (kind.to_string(), self.blob.section(kind).len()));
         sections.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+}
+
+/// Bytes at the beginning of a cache line, as a map of a file has them.
+struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new(mut bytes: Vec<u8>) -> Self {
+        const LINE: usize = 64;
+        let len = bytes.len();
+        bytes.reserve_exact(LINE);
+        let start = bytes.as_ptr().align_offset(LINE);
+        bytes.resize(len + start, 0);
+        bytes.copy_within(..len, start);
+        Self { bytes, start }
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.start..]
     }
 }
 

@@ -94,13 +94,22 @@ fn a_decision_allocates_nothing() {
     let addresses: [IpAddr; 4] = ["198.18.0.1", "10.20.0.1", "192.0.2.1", "2001:4860::1"].map(|address| address.parse().unwrap());
     for (text, expected) in CASES {
         let host = host(text);
-        let plain = Request { protocol: Protocol::Http, host: &host, port: 443, method: Some("GET"), path: Some("/v1/x"), addresses: &[] };
+        let plain = Request {
+            profile: policy_format::ProfileId::default(),
+            protocol: Protocol::Http,
+            host: &host,
+            port: 443,
+            method: Some("GET"),
+            path: Some("/v1/x"),
+            addresses: &[],
+        };
         assert_eq!(decided(&count(&policy, &plain).1), expected, "{text}");
         for protocol in [Protocol::Http, Protocol::Connect, Protocol::Socks5Tcp, Protocol::Socks5Udp] {
             for (method, path) in [(Some("GET"), Some("/v1/x")), (Some("POST"), Some("/other")), (None, None)] {
                 for port in [443, 3000, 8080, 1] {
                     for addresses in [&[][..], &addresses] {
-                        let request = Request { protocol, host: &host, port, method, path, addresses };
+                        let request =
+                            Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path, addresses };
                         let (allocations, decision) = count(&policy, &request);
                         assert_eq!(allocations, 0, "{request:?}: {decision:?}");
                     }
@@ -114,7 +123,15 @@ fn a_decision_allocates_nothing() {
 fn nor_does_one_among_many_rules_or_on_a_crafted_name() {
     let policy = Blob::open(blob(&netpolicy_benches::layer(&patterns(1_000)))).unwrap();
     for host in patterns(1_000).iter().map(|pattern| host(pattern.trim_start_matches("**."))).chain([hostile(), hostile_and_deep()]) {
-        let request = Request { protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+        let request = Request {
+            profile: policy_format::ProfileId::default(),
+            protocol: Protocol::Connect,
+            host: &host,
+            port: 443,
+            method: None,
+            path: None,
+            addresses: &[],
+        };
         assert_eq!(count(&policy, &request).0, 0, "{host}");
     }
 }

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use policy_compiler::lists::{LineKind, ListFormat, parse_line};
-use policy_format::{Hosts, Pattern};
+use policy_format::{HostsRef, Pattern};
 
 fuzz_target!(|line: &[u8]| {
     for format in ListFormat::ALL {
@@ -11,9 +11,9 @@ fuzz_target!(|line: &[u8]| {
         let kind = parse_line(format, line, &mut |hosts, exception| {
             entries += 1;
             assert!(!exception || format == ListFormat::Adblock, "{format:?}: an exception");
-            assert_ne!(hosts, Hosts::Any, "{format:?}: every host");
+            assert_ne!(hosts, HostsRef::Any, "{format:?}: every host");
             let pattern = Pattern::parse(&hosts.to_string()).expect("what was read can be written");
-            assert_eq!((pattern.hosts, pattern.port), (hosts, None), "{format:?}");
+            assert_eq!((HostsRef::from(&pattern.hosts), pattern.port), (hosts, None), "{format:?}");
         });
         match kind {
             Ok(LineKind::Entries) => assert!(entries > 0, "{format:?}: no entry"),

@@ -1,7 +1,7 @@
 //! Policy to blob; written beside its place, synced, renamed into it.
 
 use crate::policy::Policy;
-use policy_format::{BlobBuilder, BuildError, Hook, MAX_HOOKS, ProfileId, Profiles, RuleInput};
+use policy_format::{BlobBuilder, BuildError, Hook, MAX_HOOKS, ProfileId, Profiles, RuleInput, RuleSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -17,22 +17,25 @@ impl Lowering {
     /// With the default profile.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        let (meta, rules, hooks) = policy.into_parts();
+        let (meta, rules, listed, hooks) = policy.into_parts();
         let mut lowering = Self { builder: BlobBuilder::new(meta), hooks: Vec::new() };
-        lowering.fill(ProfileId::default(), rules, hooks);
+        lowering.fill(ProfileId::default(), rules, listed, hooks);
         lowering
     }
 
     /// Adds a profile. Its rules take less room here than in the policy, which is gone afterwards.
     pub fn add(&mut self, policy: Policy) {
-        let (meta, rules, hooks) = policy.into_parts();
+        let (meta, rules, listed, hooks) = policy.into_parts();
         let profile = self.builder.profile(meta);
-        self.fill(profile, rules, hooks);
+        self.fill(profile, rules, listed, hooks);
     }
 
     /// Adds the rules of one profile. Hooks that others have too stand once, as long as the order stays in which each profile tries them.
-    fn fill(&mut self, profile: ProfileId, rules: Vec<RuleInput>, hooks: Vec<Hook>) {
+    fn fill(&mut self, profile: ProfileId, rules: Vec<RuleInput>, mut listed: RuleSet, hooks: Vec<Hook>) {
         let profiles = Profiles::only(profile);
+        listed.set_profiles(profiles);
+        // The many first: what comes first is taken as it is.
+        self.builder.rules(listed);
         for rule in rules {
             self.builder.rule(RuleInput { profiles, ..rule });
         }

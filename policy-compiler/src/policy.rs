@@ -1,18 +1,19 @@
 //! `Policy`: the type that cannot be wrong. Only `check.rs` makes one.
 
-use policy_format::{Hook, Meta, RuleInput};
+use policy_format::{Hook, Meta, RuleInput, RuleSet};
 
 /// A checked policy: settings, and rules with their origins.
 #[derive(Debug, Clone)]
 pub struct Policy {
     meta: Meta,
     rules: Vec<RuleInput>,
+    listed: RuleSet,
     hooks: Vec<Hook>,
 }
 
 impl Policy {
-    pub(crate) fn new(meta: Meta, rules: Vec<RuleInput>, hooks: Vec<Hook>) -> Self {
-        Self { meta, rules, hooks }
+    pub(crate) fn new(meta: Meta, rules: Vec<RuleInput>, listed: RuleSet, hooks: Vec<Hook>) -> Self {
+        Self { meta, rules, listed, hooks }
     }
 
     /// Settings.
@@ -21,10 +22,16 @@ impl Policy {
         &self.meta
     }
 
-    /// Rules.
+    /// Rules of layers, of presets, and those that requirements demand.
     #[must_use]
     pub fn rules(&self) -> &[RuleInput] {
         &self.rules
+    }
+
+    /// Rules of domain lists.
+    #[must_use]
+    pub fn listed(&self) -> &RuleSet {
+        &self.listed
     }
 
     /// Hooks, in the order in which they are tried.
@@ -33,7 +40,7 @@ impl Policy {
         &self.hooks
     }
 
-    pub(crate) fn into_parts(self) -> (Meta, Vec<RuleInput>, Vec<Hook>) {
-        (self.meta, self.rules, self.hooks)
+    pub(crate) fn into_parts(self) -> (Meta, Vec<RuleInput>, RuleSet, Vec<Hook>) {
+        (self.meta, self.rules, self.listed, self.hooks)
     }
 }

@@ -210,3 +210,176 @@ fn the_lists_of_a_project_share_a_bound() {
     assert!(errors.len() == 1 && errors[0].contains("b.txt"), "{said:?}");
     assert!(errors[0].ends_with("| the lists of the project layer have at most 268435456 bytes of text together"), "{said:?}");
 }
+
+/// `count` lines in no order of their own: names, what is below names, addresses, globs, and some of them twice.
+fn many(count: u32) -> Vec<String> {
+    let line = |number: u32| match number % 50 {
+        0 => format!("10.{}.{}.0/24", number / 256 % 256, number % 256),
+        1 => format!("=Exact-{number}.site-{}.test", number % 997),
+        2 => format!("*.below-{number}.test"),
+        3 if number < 5000 => format!("ads*-{number}.test"),
+        4 => format!("**.host-{}.site-{}.test", number + 4, (number + 4) % 997),
+        5 => format!("Host-{}.SITE-{}.test.", number + 4, (number + 4) % 997),
+        _ => format!("host-{number}.site-{}.test", number % 997),
+    };
+    (0..count).map(|number| line(number.wrapping_mul(48_271) % count)).collect()
+}
+
+fn without_line(rules: &[String]) -> Vec<&str> {
+    let mut rules: Vec<_> = rules.iter().map(|rule| rule.rsplit_once(':').unwrap().0).collect();
+    rules.sort_unstable();
+    rules
+}
+
+/// So long a list is taken apart by several threads, and built by several.
+#[test]
+fn the_order_of_a_long_list_changes_nothing_but_its_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lines = many(70_000);
+    let list = "{ path = \"l.txt\", format = \"domains\", access = \"deny\" }";
+    let read = |lines: &[String]| {
+        fs::write(dir.path().join("l.txt"), lines.join("\n")).unwrap();
+        compiled(dir.path(), list, true)
+    };
+    let (rules, said) = read(&lines);
+    assert_eq!(said, Vec::<String>::new());
+    assert!(rules == read(&lines).0, "the same list, the same rules");
+
+    // Each rule is in the first line that says it.
+    let mut first = std::collections::HashMap::new();
+    for (line, number) in lines.iter().zip(1..) {
+        let hosts = match (line.strip_prefix('='), line.contains(['*', '/'])) {
+            (Some(exact), _) => exact.to_owned(),
+            (None, true) => line.clone(),
+            (None, false) => format!("**.{}", line.trim_end_matches('.')),
+        };
+        first.entry(hosts.to_lowercase()).or_insert(number);
+    }
+    let mut expected: Vec<_> = first.iter().map(|(hosts, line)| format!("deny {hosts} @ managed list l.txt:{line}")).collect();
+    let mut found = rules.clone();
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert!(expected == found && rules.len() < lines.len(), "{} of {} rules", found.len(), expected.len());
+
+    lines.reverse();
+    lines.rotate_left(12_345);
+    assert!(without_line(&rules) == without_line(&read(&lines).0));
+}
+
+#[test]
+fn two_runs_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("l.txt"), many(70_000).join("\n")).unwrap();
+    let text = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\ndomain_lists = [{ path = \"l.txt\", format = \"domains\", access = \"deny\" }]\n";
+    let blob = || {
+        let source = SourceFile::from_text(Layer::User, Role::Config, "config.toml", text.to_owned()).in_folder(dir.path());
+        compile(vec![source], Options::default()).unwrap().blob
+    };
+    assert!(blob() == blob());
+}
+
+#[test]
+fn many_exceptions_take_their_entries_out() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of every ten sites one is excepted whole, and of another one a host that was denied by itself.
+    let line = |n: u32| match n % 10 {
+        0 => format!("||site-{n}.test^\n@@||site-{n}.test^\n||x.site-{n}.test^\n"),
+        1 => format!("@@||host.site-{n}.test^\n||host.site-{n}.test^\n||other.site-{n}.test^\n"),
+        _ => format!("||site-{n}.test^\n"),
+    };
+    let text: String = (0..20_000).map(line).collect();
+    fs::write(dir.path().join("l.txt"), &text).unwrap();
+    let (denied, said) = compiled(dir.path(), "{ path = \"l.txt\", format = \"adblock\", access = \"deny\" }", true);
+    assert_eq!((denied.len(), said), (18_000, vec![]));
+    let about = |n: u32| denied.iter().filter(|rule| rule.contains(&format!("site-{n}.test "))).count();
+    assert_eq!([about(0), about(1), about(2), about(19_990)], [0, 1, 1, 0]);
+    let (allowed, _) = compiled(dir.path(), "{ path = \"l.txt\", format = \"adblock\", access = \"allow\" }", true);
+    assert_eq!(without_line(&allowed).iter().filter(|rule| rule.starts_with("allow ")).count(), 18_000);
+    assert_eq!(without_line(&allowed).iter().filter(|rule| rule.starts_with("deny ")).count(), 4000);
+    // An exception too narrow to be taken out is said, the first of them.
+    fs::write(dir.path().join("l.txt"), format!("{text}@@||a.site-2.test^\n@@||10.0.0.1^\n||10.0.0.0^\n@@||b.site-3.test^\n")).unwrap();
+    let (_, said) = compiled(dir.path(), "{ path = \"l.txt\", format = \"adblock\", access = \"deny\" }", false);
+    assert!(said.len() == 1 && said[0].contains("such as `**.a.site-2.test` in line 28001"), "{said:?}");
+}
+
+#[test]
+fn lists_that_say_the_same_both_keep_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.txt"), "a.test\n*.a.test\nA.test.\n").unwrap();
+    fs::write(dir.path().join("b.txt"), "address=/a.test/\naddress=/b.test/a.test/\n").unwrap();
+    fs::write(dir.path().join("c.txt"), "||a.test^\n0.0.0.0 a.test a.test\n").unwrap();
+    let list = |path: &str, format: &str| format!("{{ path = \"{path}\", format = \"{format}\", access = \"deny\" }}");
+    let all = [list("c.txt", "adblock"), list("a.txt", "domains"), list("b.txt", "dnsmasq")];
+    let (mut rules, said) = compiled(dir.path(), &all.join(", "), true);
+    rules.sort_unstable();
+    assert_eq!(said, Vec::<String>::new());
+    assert_eq!(
+        rules,
+        [
+            "deny **.a.test @ managed list a.txt:1",
+            "deny **.a.test @ managed list b.txt:1",
+            "deny **.a.test @ managed list c.txt:1",
+            "deny **.b.test @ managed list b.txt:2",
+            "deny *.a.test @ managed list a.txt:2",
+            "deny a.test @ managed list c.txt:2",
+        ]
+    );
+    let (mut again, _) = compiled(dir.path(), &[&all[2], &all[0], &all[1]].map(String::as_str).join(", "), true);
+    again.sort_unstable();
+    assert_eq!(again, rules, "the order of lists changes nothing");
+}
+
+/// What is said of rules and hooks that a list decides over.
+#[test]
+fn rules_and_hooks_are_held_against_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("deny.txt"), "# denied\nads.test\n10.0.0.0/8\nx*.glob.test\n").unwrap();
+    fs::write(dir.path().join("allow.txt"), "hooked.test\n192.0.2.0/24\n").unwrap();
+    let text = r#"
+default_permissions = "w"
+[permissions.w.network]
+enabled = true
+domain_lists = [
+    { path = "allow.txt", format = "domains", access = "allow" },
+    { path = "deny.txt", format = "domains", access = "deny" },
+]
+[permissions.w.network.domains]
+"www.ads.test" = "allow"
+"10.1.2.3" = "allow"
+"xy.glob.test" = "allow"
+"fine.test" = "allow"
+[permissions.w.network.mitm.actions.strip]
+strip_request_headers = ["x"]
+[permissions.w.network.mitm.hooks.a]
+host = "api.hooked.test"
+methods = ["GET"]
+path_prefixes = ["/"]
+action = ["strip"]
+[permissions.w.network.mitm.hooks.b]
+host = "192.0.2.7"
+methods = ["GET"]
+path_prefixes = ["/"]
+action = ["strip"]
+[permissions.w.network.mitm.hooks.c]
+host = "idle.test"
+methods = ["GET"]
+path_prefixes = ["/"]
+action = ["strip"]
+"#;
+    let source = SourceFile::from_text(Layer::User, Role::Config, "config.toml", text.to_owned()).in_folder(dir.path());
+    let said = match compile(vec![source], Options::default()) {
+        Ok(compiled) => compiled.diagnostics,
+        Err(failure) => failure.diagnostics,
+    };
+    let said: Vec<_> = said.iter().map(|said| format!("{} | {}", said.message, said.help.as_deref().unwrap_or_default())).collect();
+    for (start, help) in [
+        ("`www.ads.test` is allowed here and never acts: `**.ads.test` denies all of it", "the deny is in line 2 of list deny.txt"),
+        ("`10.1.2.3` is allowed here and never acts: `10.0.0.0/8` denies all of it", "the deny is in line 3 of list deny.txt"),
+        ("`xy.glob.test` is allowed here and never acts: `x*.glob.test` denies all of it", "the deny is in line 4 of list deny.txt"),
+    ] {
+        assert!(said.contains(&format!("{start} | {help}")), "{start}: {said:#?}");
+    }
+    assert_eq!(said.iter().filter(|said| said.contains("never acts")).count(), 3, "{said:#?}");
+    let idle: Vec<_> = said.iter().filter(|said| said.contains("nothing to look at")).collect();
+    assert!(idle.len() == 1 && idle[0].starts_with("no rule allows `idle.test`"), "{said:#?}");
+}

@@ -33,6 +33,17 @@ pub struct Name {
     bytes: [u8; MAX_NAME],
 }
 
+/// A normalised host whose name lies elsewhere: what [`Host::parse_into`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostRef<'b> {
+    /// A domain name.
+    Name(&'b str),
+    /// An address literal.
+    Ip(IpAddr),
+    /// See [`Host::NumericLookalike`].
+    NumericLookalike(&'b str),
+}
+
 /// Why something is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
@@ -68,6 +79,30 @@ impl Host {
     /// # Errors
     /// [`HostError`] for what no client can mean.
     pub fn parse(text: &str) -> Result<Self, HostError> {
+        let ascii = match Self::address_or_ascii(text)? {
+            AddressOrAscii::Address(ip) => return Ok(Self::Ip(ip)),
+            AddressOrAscii::Ascii(ascii) => ascii,
+        };
+        let name = Name::new(&ascii)?;
+        Ok(if ends_in_a_number(name.as_str()) { Self::NumericLookalike(name) } else { Self::Name(name) })
+    }
+
+    /// What [`Self::parse`] says, with the name in `buffer` and nothing worked out for lookups: for those who read millions of names and ask nothing of them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_into<'b>(text: &str, buffer: &'b mut [u8; MAX_NAME]) -> Result<HostRef<'b>, HostError> {
+        let ascii = match Self::address_or_ascii(text)? {
+            AddressOrAscii::Address(ip) => return Ok(HostRef::Ip(ip)),
+            AddressOrAscii::Ascii(ascii) => ascii,
+        };
+        normalise(&ascii, buffer)?;
+        let name = buffer.get(..ascii.len()).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
+        Ok(if ends_in_a_number(name) { HostRef::NumericLookalike(name) } else { HostRef::Name(name) })
+    }
+
+    /// An address, or the ASCII text of what may be a name, without a trailing dot.
+    fn address_or_ascii(text: &str) -> Result<AddressOrAscii<'_>, HostError> {
         let text = text.trim_matches([' ', '\t']);
         if text.is_empty() {
             return Err(HostError::Empty);
@@ -78,16 +113,25 @@ impl Host {
         if text.contains(':') {
             return parse_ipv6(text);
         }
-        let ascii = to_ascii(text)?;
-        let name = ascii.strip_suffix('.').unwrap_or(&ascii);
-        if name.is_empty() {
+        let ascii = match to_ascii(text)? {
+            Cow::Borrowed(text) => Cow::Borrowed(text.strip_suffix('.').unwrap_or(text)),
+            Cow::Owned(mut text) => {
+                if text.ends_with('.') {
+                    text.pop();
+                }
+                Cow::Owned(text)
+            }
+        };
+        if ascii.is_empty() {
             return Err(HostError::Empty);
         }
-        if let Ok(ip) = name.parse::<Ipv4Addr>() {
-            return Ok(Self::Ip(IpAddr::V4(ip)));
+        // Nearly no name begins like an address.
+        if ascii.starts_with(|first: char| first.is_ascii_digit())
+            && let Ok(ip) = ascii.parse::<Ipv4Addr>()
+        {
+            return Ok(AddressOrAscii::Address(IpAddr::V4(ip)));
         }
-        let name = Name::new(name)?;
-        Ok(if ends_in_a_number(name.as_str()) { Self::NumericLookalike(name) } else { Self::Name(name) })
+        Ok(AddressOrAscii::Ascii(ascii))
     }
 
     /// The name, unless the host is an address.
@@ -106,26 +150,16 @@ impl Host {
     }
 }
 
+enum AddressOrAscii<'t> {
+    Address(IpAddr),
+    Ascii(Cow<'t, str>),
+}
+
 impl Name {
     /// Checks and lower-cases ASCII text without a trailing dot.
     pub(crate) fn new(text: &str) -> Result<Self, HostError> {
-        if text.len() > MAX_NAME {
-            return Err(HostError::NameTooLong);
-        }
         let mut bytes = [0; MAX_NAME];
-        let (mut top, mut base) = (0, 0);
-        let mut start = 0;
-        for (at, (to, from)) in (0..).zip(bytes.iter_mut().zip(text.bytes())) {
-            *to = from.to_ascii_lowercase();
-            if from == b'.' {
-                check_label(at - start)?;
-                start = at + 1;
-                (base, top) = (top, start);
-            } else if !is_name_byte(from) {
-                return Err(HostError::Character(text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or_default()));
-            }
-        }
-        check_label(text.len() - start)?;
+        let (top, base) = normalise(text, &mut bytes)?;
         let keys = Keys::new(bytes.get(..text.len()).unwrap_or_default(), top, base);
         Ok(Self { keys, bytes })
     }
@@ -155,6 +189,28 @@ impl Name {
     }
 }
 
+/// Checks ASCII text without a trailing dot, and writes it in lower case; says where its last label and its last two labels begin.
+#[inline]
+fn normalise(text: &str, bytes: &mut [u8; MAX_NAME]) -> Result<(usize, usize), HostError> {
+    if text.len() > MAX_NAME {
+        return Err(HostError::NameTooLong);
+    }
+    let (mut top, mut base) = (0, 0);
+    let mut start = 0;
+    for (at, (to, from)) in (0..).zip(bytes.iter_mut().zip(text.bytes())) {
+        *to = from.to_ascii_lowercase();
+        if from == b'.' {
+            check_label(at - start)?;
+            start = at + 1;
+            (base, top) = (top, start);
+        } else if !is_name_byte(from) {
+            return Err(HostError::Character(text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or_default()));
+        }
+    }
+    check_label(text.len() - start)?;
+    Ok((top, base))
+}
+
 fn check_label(len: usize) -> Result<(), HostError> {
     match len {
         0 => Err(HostError::EmptyLabel),
@@ -167,9 +223,9 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
-fn parse_ipv6(text: &str) -> Result<Host, HostError> {
+fn parse_ipv6(text: &str) -> Result<AddressOrAscii<'_>, HostError> {
     match text.parse::<Ipv6Addr>() {
-        Ok(ip) => Ok(Host::Ip(IpAddr::V6(ip))),
+        Ok(ip) => Ok(AddressOrAscii::Address(IpAddr::V6(ip))),
         Err(_) if text.contains('%') => Err(HostError::Zone),
         Err(_) => Err(HostError::Ipv6),
     }
@@ -237,6 +293,15 @@ mod tests {
         }
     }
 
+    fn shown_into(text: &str) -> String {
+        match Host::parse_into(text, &mut [b'x'; MAX_NAME]) {
+            Ok(HostRef::Name(name)) => format!("name {name}"),
+            Ok(HostRef::Ip(ip)) => format!("ip {ip}"),
+            Ok(HostRef::NumericLookalike(name)) => format!("number {name}"),
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
     #[test]
     fn normalises_every_spelling_to_one() {
         let long_label = "a".repeat(64);
@@ -280,6 +345,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(shown(text), expected, "{text:?}");
+            assert_eq!(shown_into(text), expected, "{text:?}");
         }
     }
 
@@ -293,6 +359,11 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn both_ways_of_parsing_say_the_same(text in "\\PC{0,40}|[a-zA-Z0-9.:_-]{0,300}") {
+            proptest::prop_assert_eq!(shown(&text), shown_into(&text));
+        }
+
         #[test]
         fn normalising_twice_changes_nothing(text in "\\PC{0,40}") {
             if let Ok(host) = Host::parse(&text) {

@@ -81,7 +81,7 @@ pub use decide::{NamedBy, READING, decide, decide_address, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
 pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};
-pub use host::{Host, HostError, MAX_LABEL, MAX_NAME, Name};
+pub use host::{Host, HostError, HostRef, MAX_LABEL, MAX_NAME, Name};
 pub use pattern::{Hosts, Pattern, PatternError, PatternErrorKind};
 pub use records::{
     Hook, InjectedHeader, Layer, Listeners, MAX_HOOKS, MAX_PROFILES, Meta, Mitm, MitmMode, Mode, Network, ProfileId, Profiles, Secret,

@@ -4,7 +4,6 @@
 
 use crate::build::BuildError;
 use crate::glob::Glob;
-use crate::host::Name;
 use crate::net::Network;
 use crate::pattern::Hosts;
 use crate::records::{Profiles, Source};
@@ -133,6 +132,34 @@ pub enum HostsRef<'a> {
     Glob(&'a Glob),
 }
 
+impl<'a> From<&'a Hosts> for HostsRef<'a> {
+    fn from(hosts: &'a Hosts) -> Self {
+        match hosts {
+            Hosts::Any => Self::Any,
+            Hosts::Exact(name) => Self::Name(RuleKind::Exact, name.as_str()),
+            Hosts::Subdomains(name) => Self::Name(RuleKind::Subdomains, name.as_str()),
+            Hosts::ApexAndSubdomains(name) => Self::Name(RuleKind::ApexAndSubdomains, name.as_str()),
+            Hosts::Network(network) => Self::Network(*network),
+            Hosts::Glob(glob) => Self::Glob(glob),
+        }
+    }
+}
+
+impl fmt::Display for HostsRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, text) = match self {
+            Self::Any => ("", "*"),
+            Self::Name(RuleKind::Subdomains, name) => ("*.", *name),
+            Self::Name(RuleKind::ApexAndSubdomains, name) => ("**.", *name),
+            Self::Name(_, name) => ("", *name),
+            Self::Network(network) => return network.fmt(f),
+            Self::Glob(glob) => ("", glob.text()),
+        };
+        f.write_str(before)?;
+        f.write_str(text)
+    }
+}
+
 impl RuleSet {
     /// No rules.
     #[must_use]
@@ -173,19 +200,25 @@ impl RuleSet {
     /// # Errors
     /// [`BuildError::TooMany`] bytes in all names together.
     pub fn push(&mut self, hosts: &Hosts, terms: TermsId, line: u32) -> Result<(), BuildError> {
+        self.push_ref(hosts.into(), terms, line)
+    }
+
+    /// [`Self::push`] for hosts that were checked before: a name has to be as a [`Name`](crate::Name) or a rule of a set has it.
+    ///
+    /// # Errors
+    /// [`BuildError::TooMany`] bytes in all names together.
+    pub fn push_ref(&mut self, hosts: HostsRef<'_>, terms: TermsId, line: u32) -> Result<(), BuildError> {
         let hosts = match hosts {
-            Hosts::Exact(name) => return self.push_name(RuleKind::Exact, name, terms, line),
-            Hosts::Subdomains(name) => return self.push_name(RuleKind::Subdomains, name, terms, line),
-            Hosts::ApexAndSubdomains(name) => return self.push_name(RuleKind::ApexAndSubdomains, name, terms, line),
-            Hosts::Any => Unnamed::Any,
-            Hosts::Network(network) => Unnamed::Network(*network),
-            Hosts::Glob(glob) => Unnamed::Glob(glob.clone()),
+            HostsRef::Name(kind, name) => return self.push_name(kind, name, terms, line),
+            HostsRef::Any => Unnamed::Any,
+            HostsRef::Network(network) => Unnamed::Network(network),
+            HostsRef::Glob(glob) => Unnamed::Glob(glob.clone()),
         };
         self.others.push(Other { hosts, terms: terms.0, line });
         Ok(())
     }
 
-    fn push_name(&mut self, kind: RuleKind, name: &Name, terms: TermsId, line: u32) -> Result<(), BuildError> {
+    fn push_name(&mut self, kind: RuleKind, name: &str, terms: TermsId, line: u32) -> Result<(), BuildError> {
         let too_many = BuildError::TooMany { what: "bytes in names", limit: u32::MAX as usize };
         let at = u32::try_from(self.text.len()).map_err(|_| too_many)?;
         // A name has at most 253 bytes.
@@ -217,21 +250,47 @@ impl RuleSet {
         Ok(())
     }
 
+    /// Gives all rules to these profiles, and to no others.
+    pub fn set_profiles(&mut self, profiles: Profiles) {
+        self.known.clear();
+        for (terms, id) in self.terms.iter_mut().zip(0..) {
+            terms.profiles = profiles;
+            self.known.insert(terms.clone(), TermsId(id));
+        }
+    }
+
     /// Every rule: first those for names, in the order in which they were added, then the others.
     pub fn iter(&self) -> impl Iterator<Item = RuleRef<'_>> {
-        let named = self.named.iter().filter_map(|rule| {
-            let hosts = HostsRef::Name(RuleKind::from_number(rule.kind)?, std::str::from_utf8(self.name(rule)).ok()?);
-            Some(RuleRef { hosts, terms: self.terms_of(rule.terms)?, line: rule.line })
-        });
-        let others = self.others.iter().filter_map(|rule| {
-            let hosts = match &rule.hosts {
-                Unnamed::Any => HostsRef::Any,
-                Unnamed::Network(network) => HostsRef::Network(*network),
-                Unnamed::Glob(glob) => HostsRef::Glob(glob),
-            };
-            Some(RuleRef { hosts, terms: self.terms_of(rule.terms)?, line: rule.line })
-        });
-        named.chain(others)
+        self.named.iter().filter_map(|rule| self.named_ref(rule)).chain(self.others.iter().filter_map(|rule| self.other_ref(rule)))
+    }
+
+    /// How many rules are for names.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.named.len()
+    }
+
+    /// A rule by its place in the order of [`Self::iter`].
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<RuleRef<'_>> {
+        match index.checked_sub(self.named.len()) {
+            None => self.named_ref(self.named.get(index)?),
+            Some(index) => self.other_ref(self.others.get(index)?),
+        }
+    }
+
+    fn named_ref(&self, rule: &Named) -> Option<RuleRef<'_>> {
+        let hosts = HostsRef::Name(RuleKind::from_number(rule.kind)?, std::str::from_utf8(self.name(rule)).ok()?);
+        Some(RuleRef { hosts, terms: self.terms_of(rule.terms)?, line: rule.line })
+    }
+
+    fn other_ref<'a>(&'a self, rule: &'a Other) -> Option<RuleRef<'a>> {
+        let hosts = match &rule.hosts {
+            Unnamed::Any => HostsRef::Any,
+            Unnamed::Network(network) => HostsRef::Network(*network),
+            Unnamed::Glob(glob) => HostsRef::Glob(glob),
+        };
+        Some(RuleRef { hosts, terms: self.terms_of(rule.terms)?, line: rule.line })
     }
 
     /// Keeps the rules for which `keep` says so; it is asked in the order of [`Self::iter`].
@@ -317,5 +376,37 @@ impl RuleSet {
 
     pub(crate) fn others(&self) -> &[Other] {
         &self.others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::Pattern;
+    use crate::records::Layer;
+
+    #[test]
+    fn what_is_pushed_is_there_in_its_place() {
+        let mut set = RuleSet::new();
+        let terms = set.terms(Terms::plain(Access::Deny, Source { layer: Layer::User, label: "list".into() })).unwrap();
+        let texts = ["10.0.0.0/8", "a.test", "*", "**.b.test", "x*.c.test", "*.d.test"];
+        let all: Vec<Hosts> = texts.iter().map(|text| Pattern::parse(text).unwrap().hosts).collect();
+        for (line, hosts) in (1..).zip(&all) {
+            set.push(hosts, terms, line).unwrap();
+        }
+        let shown = |set: &RuleSet| set.iter().map(|rule| format!("{} {}", rule.line, rule.hosts)).collect::<Vec<_>>();
+        let expected = ["2 a.test", "4 **.b.test", "6 *.d.test", "1 10.0.0.0/8", "3 *", "5 x*.c.test"];
+        assert_eq!((shown(&set), set.names(), set.len()), (expected.map(str::to_owned).to_vec(), 3, 6));
+        for (index, rule) in set.iter().enumerate() {
+            assert_eq!(set.get(index).map(|same| (same.hosts, same.line)), Some((rule.hosts, rule.line)), "{index}");
+            assert_eq!(rule.hosts, HostsRef::from(&all[rule.line as usize - 1]));
+        }
+        assert!(set.get(6).is_none());
+        // Rules of one set are as good as patterns.
+        let mut copy = RuleSet::new();
+        let terms = copy.terms(Terms::plain(Access::Allow, Source { layer: Layer::User, label: "copy".into() })).unwrap();
+        set.iter().try_for_each(|rule| copy.push_ref(rule.hosts, terms, rule.line)).unwrap();
+        assert_eq!(shown(&copy), shown(&set));
+        assert!(copy.iter().all(|rule| rule.terms.access == Access::Allow));
     }
 }

@@ -1,8 +1,9 @@
 //! Which deny takes all of what a rule allows.
 
+use super::listed::{Listed, Lists, suffixes};
 use policy_format::glob::Glob;
 use policy_format::net::Network;
-use policy_format::{Access, Hosts, Name, PortRange, RuleInput};
+use policy_format::{Access, Hosts, HostsRef, Name, PortRange, RuleInput, RuleRef};
 use std::collections::{BTreeMap, HashMap};
 
 /// Globs that are tried on every name that is allowed.
@@ -16,10 +17,22 @@ pub(super) struct Denies<'r> {
     named: HashMap<&'r str, Vec<(&'r Hosts, Ports)>>,
     networks: HashMap<Network, Ports>,
     globs: BTreeMap<&'r str, (&'r Glob, Ports)>,
+    /// Those of domain lists, which hold for every port.
+    listed: Lists<'r>,
+}
+
+/// A deny that takes all of what a rule allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cover<'r> {
+    /// One of the rules, by its index.
+    Rule(usize),
+    /// A rule of a list.
+    Listed(RuleRef<'r>),
 }
 
 impl<'r> Denies<'r> {
-    pub(super) fn new(rules: &'r [RuleInput]) -> Self {
+    /// Those of rules, and of lists that come after them.
+    pub(super) fn new(rules: &'r [RuleInput], lists: &'r [Listed]) -> Self {
         let mut denies = Self::default();
         let unconditional = |rule: &RuleInput| rule.access == Access::Deny && rule.methods.is_empty() && rule.paths.is_empty();
         for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| unconditional(rule)) {
@@ -31,6 +44,8 @@ impl<'r> Denies<'r> {
         denies.named.values_mut().flatten().for_each(|(_, ports)| ports.sort());
         denies.networks.values_mut().for_each(Ports::sort);
         denies.globs.values_mut().for_each(|(_, ports)| ports.sort());
+        let room = MAX_GLOBS - denies.globs.len();
+        denies.listed = Lists::new(lists.iter().filter(|list| list.access() == Access::Deny), room);
         denies
     }
 
@@ -55,18 +70,24 @@ impl<'r> Denies<'r> {
         }
     }
 
-    /// A deny that takes all of what `rule` allows, as an index of the rules that these were made of.
-    pub(super) fn cover(&self, rule: &RuleInput) -> Option<usize> {
-        let ports = rule.ports.as_slice();
-        let (by_name, other) = match &rule.hosts {
-            Hosts::Exact(name) | Hosts::Subdomains(name) | Hosts::ApexAndSubdomains(name) => {
-                (suffixes(name).find_map(|suffix| self.named(suffix, rule)), self.by_globs(&rule.hosts, ports))
+    /// A deny that takes all of what `rule` allows: of those for names the nearest, otherwise the first.
+    pub(super) fn cover(&self, rule: &RuleInput) -> Option<Cover<'r>> {
+        let (ports, hosts) = (rule.ports.as_slice(), HostsRef::from(&rule.hosts));
+        let (by_name, other) = match (&rule.hosts, hosts) {
+            (_, HostsRef::Name(kind, name)) => {
+                let around = |suffix: &str| {
+                    let listed = || self.listed.around_name(suffix, kind, suffix.len() == name.len()).map(Cover::Listed);
+                    self.named(suffix, rule).map(Cover::Rule).or_else(listed)
+                };
+                (suffixes(name).find_map(around), self.by_globs(&rule.hosts, ports))
             }
-            Hosts::Glob(glob) => (None, self.globs.get(glob.text()).and_then(|(_, denied)| denied.cover(ports))),
-            Hosts::Network(network) => (None, self.by_networks(network, ports)),
-            Hosts::Any => (None, None),
+            (Hosts::Glob(glob), _) => (None, self.globs.get(glob.text()).and_then(|(_, denied)| denied.cover(ports))),
+            (Hosts::Network(network), _) => (None, self.by_networks(network, ports)),
+            _ => (None, None),
         };
-        by_name.or_else(|| other.into_iter().chain(self.any.cover(ports)).min())
+        by_name
+            .or_else(|| other.into_iter().chain(self.any.cover(ports)).min().map(Cover::Rule))
+            .or_else(|| self.listed.around_other(hosts).map(Cover::Listed))
     }
 
     fn named(&self, suffix: &str, rule: &RuleInput) -> Option<usize> {
@@ -125,11 +146,6 @@ impl Ports {
     }
 }
 
-/// `a.b.c`, `b.c`, `c`.
-fn suffixes(name: &Name) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(name.as_str()), |rest| rest.split_once('.').map(|(_, parent)| parent))
-}
-
 /// Whether the first set of names lies within the second.
 fn names_within(inner: &Hosts, outer: &Hosts) -> bool {
     let below = |child: &Name, parent: &Name| child.as_str().strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'));
@@ -153,11 +169,18 @@ mod tests {
         texts.into_iter().map(|text| RuleInput::new(Pattern::parse(text.as_ref()).unwrap(), access, source(), 0)).collect()
     }
 
+    fn cover(denies: &Denies<'_>, rule: &RuleInput) -> Option<usize> {
+        denies.cover(rule).map(|cover| match cover {
+            Cover::Rule(index) => index,
+            Cover::Listed(deny) => panic!("{}", deny.hosts),
+        })
+    }
+
     #[test]
     fn finds_the_deny_around_a_rule() {
         let denied =
             rules(Access::Deny, ["**.a.test", "*.b.test", "x.c.test:80", "10.0.0.0/8", "10.1.0.0/16:443", "ad*.d.test", "2001:db8::/32"]);
-        let denies = Denies::new(&denied);
+        let denies = Denies::new(&denied, &[]);
         for (text, expected) in [
             ("a.test", Some(0)),
             ("*.a.test:7", Some(0)),
@@ -177,11 +200,59 @@ mod tests {
             ("::1", None),
             ("*", None),
         ] {
-            assert_eq!(denies.cover(&rules(Access::Allow, [text])[0]), expected, "{text}");
+            assert_eq!(cover(&denies, &rules(Access::Allow, [text])[0]), expected, "{text}");
         }
         let all = rules(Access::Deny, ["*:443", "*"]);
-        assert_eq!(Denies::new(&all).cover(&rules(Access::Allow, ["x.test:443"])[0]), Some(0));
-        assert_eq!(Denies::new(&all).cover(&rules(Access::Allow, ["*"])[0]), Some(1));
+        assert_eq!(cover(&Denies::new(&all, &[]), &rules(Access::Allow, ["x.test:443"])[0]), Some(0));
+        assert_eq!(cover(&Denies::new(&all, &[]), &rules(Access::Allow, ["*"])[0]), Some(1));
+    }
+
+    /// Of denies for names the nearest counts, in rules or lists, and of others the first; rules come before lists, and lists in their order.
+    #[test]
+    fn rules_come_before_lists_and_near_names_before_far_ones() {
+        let denied = rules(Access::Deny, ["**.a.test", "b.test:80", "10.0.0.0/8:80", "y*.e.test", "*:7"]);
+        let list = |access, texts: &[&str]| {
+            let mut list = Listed::new(access, Source { layer: Layer::User, label: "list".into() }).unwrap();
+            for (line, text) in (1..).zip(texts) {
+                list.add(HostsRef::from(&Pattern::parse(text).unwrap().hosts), line).unwrap();
+            }
+            list
+        };
+        let lists = [
+            list(Access::Allow, &["**.allowed.test"]),
+            list(Access::Deny, &["**.x.a.test", "*.a.test", "b.test", "10.1.0.0/16", "x*.e.test", "*.c.test"]),
+            list(Access::Deny, &["**.b.test", "10.0.0.0/8", "xy*.e.test", "**.test", "c.test"]),
+        ];
+        let denies = Denies::new(&denied, &lists);
+        for (text, expected) in [
+            ("y.a.test", "rule 0"),
+            ("y.x.a.test", "**.x.a.test"),
+            ("b.test:80", "rule 1"),
+            ("b.test", "b.test"),
+            ("*.b.test", "**.b.test"),
+            ("10.1.1.1:80", "rule 2"),
+            ("10.1.1.1", "10.1.0.0/16"),
+            ("10.2.1.1", "10.0.0.0/8"),
+            ("11.0.0.1", "nothing"),
+            // Names before globs.
+            ("xyz.e.test", "**.test"),
+            ("xyz.e.test:7", "**.test"),
+            ("c.test", "c.test"),
+            ("**.c.test", "**.test"),
+            ("z.c.test", "*.c.test"),
+            ("x*.e.test", "x*.e.test"),
+            ("y*.e.test", "rule 3"),
+            ("allowed.test", "**.test"),
+            ("elsewhere.example:7", "rule 4"),
+            ("elsewhere.example", "nothing"),
+        ] {
+            let found = match denies.cover(&rules(Access::Allow, [text])[0]) {
+                None => "nothing".to_owned(),
+                Some(Cover::Rule(index)) => format!("rule {index}"),
+                Some(Cover::Listed(deny)) => deny.hosts.to_string(),
+            };
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     #[test]
@@ -211,10 +282,10 @@ mod tests {
             Access::Deny,
             (1..=count).map(|port| format!("**.a.test:{port}")).chain((1..=count).map(|port| format!("10.0.0.0/8:{port}"))),
         );
-        let denies = Denies::new(&denied);
+        let denies = Denies::new(&denied, &[]);
         for (name, first) in [("x.a.test", 0), ("10.1.2.3", usize::from(count))] {
             let asked = rules(Access::Allow, (1..=count + 1).map(|port| format!("{name}:{port}")));
-            let found: Vec<_> = asked.iter().map(|rule| denies.cover(rule)).collect();
+            let found: Vec<_> = asked.iter().map(|rule| cover(&denies, rule)).collect();
             let expected: Vec<_> = (0..usize::from(count)).map(|index| Some(first + index)).chain([None]).collect();
             assert_eq!(found, expected);
         }

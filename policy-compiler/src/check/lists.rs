@@ -1,13 +1,12 @@
 //! Domain lists to rules.
 
-use super::denies::Denies;
+use super::listed::{Listed, Lists};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::lists::{self, LineError, ListEntry, ListError, ListFormat, ListReport, MAX_BYTES, Progress};
 use crate::schema::{At, ListDoc};
 use crate::source::SourceFile;
-use policy_format::{Access, HostError, Hosts, Layer, PatternErrorKind, Profiles, RuleInput, Source};
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use policy_format::{Access, BuildError, HostError, Layer, PatternErrorKind, RuleRef, Source};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Lists that a policy may name: a list has room for millions of hosts, and each is read from its beginning to its end.
@@ -33,20 +32,19 @@ pub struct ListSummary {
     pub report: ListReport,
 }
 
-/// Reads every list and adds its rules. A list that cannot be read is an error: a policy without it would be another policy.
-pub(super) fn add(
+/// Reads every list, and says what rules they have. A list that cannot be read is an error: a policy without it would be another policy.
+pub(super) fn read(
     docs: &[ListDoc],
     sources: &[SourceFile],
     progress: ShowProgress<'_>,
-    rules: &mut Vec<RuleInput>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<ListSummary> {
-    let mut summaries = Vec::new();
+) -> (Vec<Listed>, Vec<ListSummary>) {
+    let (mut listed, mut summaries) = (Vec::new(), Vec::new());
     if let Some(doc) = docs.get(MAX_LISTS) {
         let message = format!("there are {} domain lists, and a policy has at most {MAX_LISTS}", docs.len());
         let error = Diagnostic::error(Code::TooLarge, message, doc.path.place.clone()).with_label("the first one too many");
         diagnostics.push(error.with_help("put the hosts of several lists into one file"));
-        return summaries;
+        return (listed, summaries);
     }
     let mut known = HashSet::new();
     let mut used = 0_u64;
@@ -68,7 +66,10 @@ pub(super) fn add(
             Ok(report) => {
                 used = used.saturating_add(report.bytes);
                 judge(doc, source.layer, &report, diagnostics);
-                list.finish(rules, diagnostics);
+                match list.finish(source.layer, diagnostics) {
+                    Ok(lists) => listed.extend(lists),
+                    Err(error) => diagnostics.push(Diagnostic::error(Code::TooLarge, error.to_string(), doc.path.place.clone())),
+                }
                 summaries.push(ListSummary { path, format: doc.format, access: doc.access, report });
             }
             Err(error) => {
@@ -80,7 +81,7 @@ pub(super) fn add(
             }
         }
     }
-    summaries
+    (listed, summaries)
 }
 
 fn unreadable(error: &ListError, path: &At<String>) -> Diagnostic {
@@ -161,87 +162,62 @@ fn without_text(why: LineError) -> String {
 /// The entries of one list, each once: the first line that says it.
 struct Entries<'d> {
     doc: &'d ListDoc,
-    origin: Source,
-    kept: Vec<RuleInput>,
-    exceptions: Vec<(u32, Hosts)>,
-    hasher: RandomState,
-    /// By hash: indices of `kept` and of `exceptions`. Of two hosts with one hash, the second is kept as often as it is said.
-    kept_at: HashMap<u64, usize>,
-    excepted_at: HashMap<u64, usize>,
+    /// Rules and exceptions, or what kept one from being added.
+    found: Result<Found, BuildError>,
+}
+
+struct Found {
+    kept: Listed,
+    exceptions: Listed,
 }
 
 impl<'d> Entries<'d> {
     fn new(doc: &'d ListDoc, origin: Source) -> Self {
-        let (kept_at, excepted_at) = (HashMap::new(), HashMap::new());
-        Self { doc, origin, kept: Vec::new(), exceptions: Vec::new(), hasher: RandomState::new(), kept_at, excepted_at }
+        let listed = |access| Listed::new(access, origin.clone());
+        // What an allow list excepts is denied.
+        let found = listed(doc.access).and_then(|kept| Ok(Found { kept, exceptions: listed(Access::Deny)? }));
+        Self { doc, found }
     }
 
-    fn add(&mut self, entry: ListEntry) {
-        let hash = hash(&self.hasher, &entry.hosts);
-        if entry.exception {
-            let at = *self.excepted_at.entry(hash).or_insert(self.exceptions.len());
-            if self.exceptions.get(at).is_none_or(|(_, hosts)| *hosts != entry.hosts) {
-                self.exceptions.push((entry.line, entry.hosts));
-            }
-        } else {
-            let at = *self.kept_at.entry(hash).or_insert(self.kept.len());
-            if self.kept.get(at).is_none_or(|rule| rule.hosts != entry.hosts) {
-                self.kept.push(self.rule(entry.hosts, self.doc.access, entry.line));
-            }
-        }
-    }
-
-    fn rule(&self, hosts: Hosts, access: Access, line: u32) -> RuleInput {
-        let (ports, methods, paths) = (Vec::new(), Vec::new(), Vec::new());
-        RuleInput {
-            hosts,
-            ports,
-            access,
-            methods,
-            paths,
-            reason: String::new(),
-            source: self.origin.clone(),
-            line,
-            profiles: Profiles::default(),
+    fn add(&mut self, entry: ListEntry<'_>) {
+        let Ok(Found { kept, exceptions }) = &mut self.found else { return };
+        let to = if entry.exception { exceptions } else { kept };
+        if let Err(error) = to.add(entry.hosts, entry.line) {
+            self.found = Err(error);
         }
     }
 
     /// Takes out what the list itself excepts. An exception within a wider entry cannot be taken out of it: a deny has no holes. Of an allow list it is a deny.
-    fn finish(mut self, rules: &mut Vec<RuleInput>, diagnostics: &mut Vec<Diagnostic>) {
-        let exceptions = std::mem::take(&mut self.exceptions);
-        let mut exceptions: Vec<RuleInput> = exceptions.into_iter().map(|(line, hosts)| self.rule(hosts, Access::Deny, line)).collect();
-        if !exceptions.is_empty() {
-            let excepted = Denies::new(&exceptions);
-            self.kept.retain(|rule| excepted.cover(rule).is_none());
-            if self.doc.access != Access::Deny {
-                rules.append(&mut exceptions);
-            } else {
-                let denied = Denies::new(&self.kept);
-                if let Some(exception) = exceptions.iter().find(|exception| denied.cover(exception).is_some()) {
-                    let message =
-                        format!("exceptions of the list `{}` lie within wider entries and stay denied", self.doc.path.value.escape_debug());
-                    let warning = Diagnostic::warning(Code::NoEffect, message, self.doc.path.place.clone());
-                    let which = match self.origin.layer {
-                        Layer::Project => format!("line {}", exception.line),
-                        _ => format!("`{}` in line {}", exception.hosts, exception.line),
-                    };
-                    let help = format!("such as {which}: a deny has no holes");
-                    diagnostics.push(warning.with_help(help));
-                }
-            }
+    fn finish(self, layer: Layer, diagnostics: &mut Vec<Diagnostic>) -> Result<Vec<Listed>, BuildError> {
+        let Found { mut kept, exceptions } = self.found?;
+        if exceptions.rules().is_empty() {
+            return Ok(vec![kept]);
         }
-        rules.append(&mut self.kept);
+        let excepted = Lists::all([&exceptions]);
+        let keep: Vec<bool> = kept.rules().iter().map(|rule| excepted.around(rule.hosts).is_none()).collect();
+        kept.retain(&keep);
+        if self.doc.access != Access::Deny {
+            return Ok(vec![exceptions, kept]);
+        }
+        let denied = Lists::all([&kept]);
+        if let Some(exception) = first_within(&exceptions, &denied) {
+            let message =
+                format!("exceptions of the list `{}` lie within wider entries and stay denied", self.doc.path.value.escape_debug());
+            let warning = Diagnostic::warning(Code::NoEffect, message, self.doc.path.place.clone());
+            let which = match layer {
+                Layer::Project => format!("line {}", exception.line),
+                _ => format!("`{}` in line {}", exception.hosts, exception.line),
+            };
+            diagnostics.push(warning.with_help(format!("such as {which}: a deny has no holes")));
+        }
+        Ok(vec![kept])
     }
 }
 
-fn hash(hasher: &RandomState, hosts: &Hosts) -> u64 {
-    let (kind, text) = match hosts {
-        Hosts::Network(network) => return hasher.hash_one(network),
-        Hosts::Any => (0_u8, &[][..]),
-        Hosts::Exact(name) => (1, name.as_bytes()),
-        Hosts::Subdomains(name) => (2, name.as_bytes()),
-        Hosts::ApexAndSubdomains(name) => (3, name.as_bytes()),
-        Hosts::Glob(glob) => (4, glob.text().as_bytes()),
-    };
-    hasher.hash_one((kind, text))
+/// The first line of which the hosts lie within those of `around`.
+fn first_within<'l>(list: &'l Listed, around: &Lists<'_>) -> Option<RuleRef<'l>> {
+    let (rules, names) = (list.rules(), list.rules().names());
+    let first =
+        |mut places: std::ops::Range<usize>| places.find_map(|index| rules.get(index).filter(|rule| around.around(rule.hosts).is_some()));
+    [first(0..names), first(names..rules.len())].into_iter().flatten().min_by_key(|rule| rule.line)
 }

@@ -1,6 +1,7 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
 mod denies;
+mod listed;
 mod listeners;
 mod lists;
 mod mitm;
@@ -40,7 +41,7 @@ pub fn check(
     if state == Network::Direct {
         goes_around(&merged, &network, sources, diagnostics);
     }
-    let (rules, lists) = rules::rules(&network, demanded, sources, &lines, progress, diagnostics);
+    let (rules, listed, lists) = rules::rules(&network, demanded, sources, &lines, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
     let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, &lines, diagnostics);
     let default = Meta::default();
@@ -76,7 +77,7 @@ pub fn check(
             .push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()).with_help("set `credential_broker = true`, or remove it"));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    (!failed).then(|| (Policy::new(meta, rules, hooks), lists))
+    (!failed).then(|| (Policy::new(meta, rules, listed, hooks), lists))
 }
 
 fn or(value: &Option<At<bool>>, default: bool) -> bool {

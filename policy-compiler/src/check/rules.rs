@@ -1,16 +1,17 @@
 //! Rules of the layers, of presets and of domain lists, those that requirements demand, and which of them never act.
 
-use super::denies::Denies;
+use super::denies::{Cover, Denies};
+use super::listed::{Listed, Lists};
 use super::lists::{self, ListSummary, ShowProgress};
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 use crate::presets::{self, PRESETS};
 use crate::schema::{At, DomainEntry, NetworkDoc, nearest_of};
 use crate::source::{Lines, SourceFile};
 use crate::suffix::{self, Width};
-use policy_format::{Access, Host, Hosts, Layer, MAX_HOOKS, MAX_NAME, Mode, Profiles, READING, RuleInput, Source};
+use policy_format::{Access, Host, Hosts, HostsRef, Layer, MAX_HOOKS, MAX_NAME, Mode, Profiles, READING, RuleInput, RuleSet, Source};
 use std::collections::HashMap;
 
-/// All rules.
+/// All rules: those of layers and presets, and those of lists.
 pub(super) fn rules(
     network: &NetworkDoc,
     demanded: Vec<DomainEntry>,
@@ -18,7 +19,7 @@ pub(super) fn rules(
     lines: &Lines,
     progress: ShowProgress<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> (Vec<RuleInput>, Vec<ListSummary>) {
+) -> (Vec<RuleInput>, RuleSet, Vec<ListSummary>) {
     let mut rules = Vec::with_capacity(network.domains.len() + demanded.len());
     // Which rule is which entry, for what is said about it.
     let mut places: Vec<Place> = Vec::new();
@@ -40,14 +41,21 @@ pub(super) fn rules(
     }
     add_presets(network, sources, &mut rules, diagnostics);
     let lists = network.domain_lists.as_ref().map(|lists| lists.value.as_slice()).unwrap_or_default();
-    let lists = lists::add(lists, sources, progress, &mut rules, diagnostics);
+    let (listed, summaries) = lists::read(lists, sources, progress, diagnostics);
     // What is wrong may be what covers a rule: first things first.
     if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
-        never_acting(&rules, &places, network, diagnostics);
-        idle_hooks(&rules, network, diagnostics);
+        never_acting(&rules, &listed, &places, network, diagnostics);
+        idle_hooks(&rules, &listed, network, diagnostics);
     }
     wide_wildcards(&rules, &places, diagnostics);
-    (rules, lists)
+    let mut all = RuleSet::new();
+    for list in listed {
+        if let Err(error) = all.append(list.into_rules()) {
+            diagnostics.push(Diagnostic::general(Code::TooLarge, error.to_string()));
+            break;
+        }
+    }
+    (rules, all, summaries)
 }
 
 /// A preset's patterns, except those of which a layer that is at least as strong as the preset's says something itself.
@@ -117,8 +125,8 @@ fn wide_wildcards(rules: &[RuleInput], places: &[Place], diagnostics: &mut Vec<D
 }
 
 /// Warns of entries that never decide anything: allows of which a deny takes all, and names that nobody can send.
-fn never_acting(rules: &[RuleInput], places: &[Place], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
-    let denies = Denies::new(rules);
+fn never_acting(rules: &[RuleInput], lists: &[Listed], places: &[Place], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
+    let denies = Denies::new(rules, lists);
     let limited = network.mode.as_ref().is_some_and(|mode| mode.value == Mode::Limited);
     let local = network.allow_local_binding.as_ref().is_some_and(|local| local.value);
     for (rule, place) in rules.iter().zip(places) {
@@ -145,15 +153,21 @@ fn never_acting(rules: &[RuleInput], places: &[Place], network: &NetworkDoc, dia
             let message = format!("`{}` never acts: names below localhost have to be named exactly", rule.hosts);
             diagnostics.push(never(message).with_help("name each, such as \"app.localhost\", or set `allow_local_binding = true`"));
         }
-        let Some(index) = denies.cover(rule) else { continue };
-        let Some(deny) = rules.get(index) else { continue };
-        let absolute = if deny.source.layer < rule.source.layer { format!(" of the {} layer", deny.source.layer) } else { String::new() };
-        let mut warning = never(format!("`{}` is allowed here and never acts: `{}`{absolute} denies all of it", rule.hosts, deny.hosts));
-        match places.get(index) {
+        let Some(cover) = denies.cover(rule) else { continue };
+        let (deny, source, line, place) = match cover {
+            Cover::Rule(index) => {
+                let Some(deny) = rules.get(index) else { continue };
+                (HostsRef::from(&deny.hosts), &deny.source, deny.line, places.get(index))
+            }
+            Cover::Listed(deny) => (deny.hosts, &deny.terms.source, deny.line, None),
+        };
+        let absolute = if source.layer < rule.source.layer { format!(" of the {} layer", source.layer) } else { String::new() };
+        let mut warning = never(format!("`{}` is allowed here and never acts: `{deny}`{absolute} denies all of it", rule.hosts));
+        match place {
             Some(place) => {
                 warning = warning.and(place.clone(), "denied here").with_help("remove it: a deny that matches beats every allow")
             }
-            None => warning.help = Some(format!("the deny is in line {} of {}", deny.line, deny.source.label)),
+            None => warning.help = Some(format!("the deny is in line {line} of {}", source.label)),
         }
         diagnostics.push(warning);
     }
@@ -168,20 +182,23 @@ fn is_below_localhost(hosts: &Hosts) -> bool {
 }
 
 /// Warns of hooks whose host no rule allows: nothing gets as far as them.
-fn idle_hooks(rules: &[RuleInput], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
+fn idle_hooks(rules: &[RuleInput], lists: &[Listed], network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) {
     // A policy without rules says that by itself.
-    if rules.is_empty() {
+    if rules.is_empty() && lists.iter().all(|list| list.rules().is_empty()) {
         return;
     }
+    let allowing = Lists::all(lists.iter().filter(|list| list.access() != Access::Deny));
     // More than a policy may have are an error of their own.
     for hook in network.mitm.hooks.iter().take(MAX_HOOKS) {
-        let host = match &hook.host.value.hosts {
+        let hosts = &hook.host.value.hosts;
+        let host = match hosts {
             Hosts::Exact(name) => Host::Name(*name),
             Hosts::Network(network) => Host::Ip(network.addr()),
             // Of a wildcard, one name may be allowed.
             Hosts::Any | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_) | Hosts::Glob(_) => continue,
         };
-        if !rules.iter().any(|rule| rule.access != Access::Deny && rule.hosts.matches(&host)) {
+        let allowed = rules.iter().any(|rule| rule.access != Access::Deny && rule.hosts.matches(&host));
+        if !allowed && allowing.around(hosts.into()).is_none() {
             let message = format!("no rule allows `{host}`: its hook `{}` has nothing to look at", hook.name.value);
             let warning = Diagnostic::warning(Code::NoEffect, message, hook.host.place.clone());
             diagnostics

@@ -2,7 +2,7 @@
 
 use super::{ListFormat, MAX_LINE};
 use policy_format::net::Network;
-use policy_format::{Host, HostError, Hosts, Name, Pattern, PatternErrorKind};
+use policy_format::{Host, HostError, HostRef, Hosts, HostsRef, MAX_NAME, Name, Pattern, PatternErrorKind, RuleKind};
 use std::net::IpAddr;
 
 /// What a line is.
@@ -62,7 +62,7 @@ pub enum LineError {
 }
 
 type Parsed = Result<LineKind, LineError>;
-type Each<'a> = dyn FnMut(Hosts, bool) + 'a;
+type Each<'a> = dyn FnMut(HostsRef<'_>, bool) + 'a;
 
 /// Reads one line, with or without its end, and gives what it says to `each`: which hosts, and whether they are an exception.
 ///
@@ -137,7 +137,7 @@ type Each<'a> = dyn FnMut(Hosts, bool) + 'a;
 ///
 /// # Errors
 /// [`LineError`] if the line is none of its format. `each` may have been called for the good part of it.
-pub fn parse_line(format: ListFormat, line: &[u8], each: &mut dyn FnMut(Hosts, bool)) -> Result<LineKind, LineError> {
+pub fn parse_line(format: ListFormat, line: &[u8], each: &mut dyn FnMut(HostsRef<'_>, bool)) -> Result<LineKind, LineError> {
     if line.len() > MAX_LINE {
         return Err(LineError::TooLong);
     }
@@ -158,20 +158,39 @@ fn domains(text: &str, each: &mut Each<'_>) -> Parsed {
     if text.is_empty() {
         return Ok(LineKind::Skipped);
     }
+    if plain_name(text, each)? {
+        return Ok(LineKind::Entries);
+    }
     let hosts = match text.strip_prefix('=') {
         Some(name) => match pattern(name)? {
             exact @ (Hosts::Exact(_) | Hosts::Network(_)) => exact,
             _ => return Err(LineError::NotExact),
         },
-        // Nearly every line of a long list; the way over the pattern gives the same and takes longer.
-        None if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) => host_and_below(text)?,
         None => match pattern(text)? {
             Hosts::Exact(name) => Hosts::ApexAndSubdomains(name),
             other => other,
         },
     };
-    each(hosts, false);
+    each((&hosts).into(), false);
     Ok(LineKind::Entries)
+}
+
+/// Nearly every line of a long list: a name, or what is below it. The way over the pattern gives the same and takes longer; `false` says that it has to be taken.
+fn plain_name(text: &str, each: &mut Each<'_>) -> Result<bool, LineError> {
+    let (kind, name) = match text.strip_prefix("*.") {
+        Some(name) => (RuleKind::Subdomains, name),
+        None => (RuleKind::ApexAndSubdomains, text.strip_prefix("**.").unwrap_or(text)),
+    };
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+        return Ok(false);
+    }
+    match Host::parse_into(name, &mut [0; MAX_NAME]).map_err(LineError::Host)? {
+        HostRef::Name(name) => each(HostsRef::Name(kind, name), false),
+        HostRef::Ip(_) if name.len() < text.len() => return Err(LineError::Pattern(PatternErrorKind::WildcardInAddress)),
+        HostRef::Ip(address) => each(HostsRef::Network(Network::single(address)), false),
+        HostRef::NumericLookalike(_) => return Err(LineError::Pattern(PatternErrorKind::NumericLookalike)),
+    }
+    Ok(true)
 }
 
 fn hosts(text: &str, each: &mut Each<'_>) -> Parsed {
@@ -192,7 +211,7 @@ fn hosts(text: &str, each: &mut Each<'_>) -> Parsed {
         }
         match name(field) {
             Ok(name) => {
-                each(Hosts::Exact(name), false);
+                each(HostsRef::Name(RuleKind::Exact, name.as_str()), false);
                 kind = Ok(LineKind::Entries);
             }
             Err(error) => first_error = first_error.or(Some(error)),
@@ -235,7 +254,7 @@ fn adblock(text: &str, each: &mut Each<'_>) -> Parsed {
     match whole_hosts(rule)? {
         None => Ok(LineKind::Ignored),
         Some(hosts) => {
-            each(hosts, exception);
+            each((&hosts).into(), exception);
             Ok(LineKind::Entries)
         }
     }
@@ -316,7 +335,7 @@ fn dnsmasq(text: &str, each: &mut Each<'_>) -> Parsed {
     for domain in domains.split('/').map(str::trim).filter(|domain| !domain.is_empty()) {
         match dnsmasq_domain(domain) {
             Ok(hosts) => {
-                each(hosts, false);
+                each((&hosts).into(), false);
                 kind = LineKind::Entries;
             }
             Err(error) => first_error = first_error.or(Some(error)),

@@ -1,6 +1,7 @@
 //! Domain lists: files of up to millions of hosts, in the formats that block lists are published in.
 //!
-//! A list is read as a stream, line by line, and nothing of it is kept here: every entry goes to the caller as it is found. A line is one of four things.
+//! A list is read as a stream, line by line, and nothing of it is kept here: every entry goes to the caller as it is found. The lines of a long list are taken apart
+//! on other threads ([`batch`]), which changes nothing of what is given, nor of its order. A line is one of four things.
 //! It gives entries; it is blank or a comment (*skipped*); it is a proper rule of its format that says nothing about whole hosts, such as one that hides a part
 //! of a page (*ignored*); or it is *bad*. Bad lines never end the reading: they are counted, and the first few are kept with their numbers and what is wrong.
 //!
@@ -21,13 +22,15 @@
 //!
 //! [`MAX_LINE`] bytes a line, [`MAX_BYTES`] bytes of text, [`MAX_LINES`] lines, and [`MAX_WINDOW`] bytes that a decoder may look back.
 
+mod batch;
 mod decode;
 mod formats;
 
 pub use formats::{LineError, LineKind, parse_line};
 
+use batch::{Chunk, Threads};
 use decode::{Counted, Encoding};
-use policy_format::Hosts;
+use policy_format::HostsRef;
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufRead};
@@ -96,12 +99,12 @@ pub struct Progress {
 }
 
 /// What a line of a list says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListEntry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListEntry<'a> {
     /// The line, from 1.
     pub line: u32,
-    /// Which hosts. Never [`Hosts::Any`].
-    pub hosts: Hosts,
+    /// Which hosts, normalised. Never [`HostsRef::Any`].
+    pub hosts: HostsRef<'a>,
     /// Whether the list says that these hosts are *not* meant (`@@` in ad-block lists).
     pub exception: bool,
 }
@@ -206,7 +209,7 @@ pub fn read(
     path: &Path,
     format: ListFormat,
     progress: &mut dyn FnMut(Progress),
-    each: &mut dyn FnMut(ListEntry),
+    each: &mut dyn FnMut(ListEntry<'_>),
 ) -> Result<ListReport, ListError> {
     read_at_most(MAX_BYTES, path, format, progress, each)
 }
@@ -220,7 +223,7 @@ pub fn read_at_most(
     path: &Path,
     format: ListFormat,
     progress: &mut dyn FnMut(Progress),
-    each: &mut dyn FnMut(ListEntry),
+    each: &mut dyn FnMut(ListEntry<'_>),
 ) -> Result<ListReport, ListError> {
     read_within(path, format, Limits { bytes: bytes.min(MAX_BYTES), lines: MAX_LINES }, progress, each)
 }
@@ -236,7 +239,7 @@ fn read_within(
     format: ListFormat,
     limits: Limits,
     progress: &mut dyn FnMut(Progress),
-    each: &mut dyn FnMut(ListEntry),
+    each: &mut dyn FnMut(ListEntry<'_>),
 ) -> Result<ListReport, ListError> {
     let shown = || path.display().to_string();
     let (file, total) = open(path)?;
@@ -246,32 +249,30 @@ fn read_within(
         .decoder(Counted::new(file, Rc::clone(&used)))
         .ok_or_else(|| ListError::NotBuilt { path: shown(), encoding: encoding.as_str() })?;
 
-    let mut lines = Lines { format, limit: limits.lines, report: ListReport::default(), carry: Vec::new(), overlong: false, each };
-    let (mut bytes, mut reported) = (0_u64, 0_u64);
-    loop {
-        let chunk = match source.fill_buf() {
-            Ok([]) => break,
-            Ok(chunk) => chunk,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                let (line, byte) = (lines.report.lines, used.get());
-                return Err(ListError::Read { path: shown(), encoding: encoding.as_str(), line, byte, error });
-            }
-        };
-        let count = chunk.len();
-        bytes += count as u64;
-        if bytes > limits.bytes {
-            return Err(ListError::TooLarge { path: shown(), limit: limits.bytes, line: lines.report.lines });
-        }
-        lines.feed(chunk).map_err(|TooManyLines| ListError::TooManyLines { path: shown(), limit: limits.lines })?;
-        source.consume(count);
-        if used.get() >= reported + PROGRESS_STEP {
-            reported = used.get();
-            progress(Progress { read: reported, total });
-        }
-    }
-    let mut report = lines.finish().map_err(|TooManyLines| ListError::TooManyLines { path: shown(), limit: limits.lines })?;
-    report.bytes = bytes;
+    let (mut report, mut reported) = (ListReport::default(), 0);
+    let mut reading = Reading { limits, lines: 0, bytes: 0, buffer: Vec::new(), overlong: false };
+    let read = batch::in_order(
+        Threads::for_bytes(total),
+        format,
+        |give| {
+            reading.all(source.as_mut(), give, &mut || {
+                let used = used.get();
+                if used >= reported + PROGRESS_STEP {
+                    reported = used;
+                    progress(Progress { read: used, total });
+                }
+            })?;
+            reading.give_rest(give)
+        },
+        |batch| batch.give(&mut report, each),
+    );
+    let line = reading.lines;
+    read.map_err(|stopped| match stopped {
+        Stopped::Failed(error) => ListError::Read { path: shown(), encoding: encoding.as_str(), line, byte: used.get(), error },
+        Stopped::TooLarge => ListError::TooLarge { path: shown(), limit: limits.bytes, line },
+        Stopped::TooManyLines => ListError::TooManyLines { path: shown(), limit: limits.lines },
+    })?;
+    report.bytes = reading.bytes;
     progress(Progress { read: used.get(), total });
     Ok(report)
 }
@@ -290,96 +291,99 @@ fn open(path: &Path) -> Result<(File, u64), ListError> {
     Ok((file, metadata.len()))
 }
 
-struct TooManyLines;
-
-/// Cuts chunks into lines. Lines that lie in one chunk, nearly all of them, are not copied.
-struct Lines<'a> {
-    format: ListFormat,
-    limit: u32,
-    report: ListReport,
-    /// The beginning of a line that goes on in the next chunk.
-    carry: Vec<u8>,
-    /// Whether that line is too long already; `carry` then has enough of it to be shown.
-    overlong: bool,
-    each: &'a mut dyn FnMut(ListEntry),
+/// Why the reading stopped before the end.
+enum Stopped {
+    Failed(io::Error),
+    TooLarge,
+    TooManyLines,
 }
 
-impl Lines<'_> {
-    fn feed(&mut self, mut chunk: &[u8]) -> Result<(), TooManyLines> {
-        while let Some((head, tail)) = memchr::memchr(b'\n', chunk).and_then(|at| chunk.split_at_checked(at)) {
-            if self.carry.is_empty() {
-                self.line(head)?;
-            } else {
-                self.keep(head);
-                self.complete()?;
+/// Bytes that are cut into lines together.
+const CHUNK: usize = 256 << 10;
+/// What is kept of a line that is too long: so much that it still is without a byte order mark.
+const OVERLONG: usize = MAX_LINE + BOM.len() + 1;
+
+/// Cuts a text into chunks of whole lines.
+struct Reading {
+    limits: Limits,
+    /// Lines that were given.
+    lines: u32,
+    /// Bytes that were read.
+    bytes: u64,
+    /// What was read and not yet given.
+    buffer: Vec<u8>,
+    /// Whether the line at the end of the buffer is too long, and what follows of it is thrown away.
+    overlong: bool,
+}
+
+impl Reading {
+    /// Gives all that has an end; what follows the last end stays in the buffer. `step` is called now and then.
+    fn all(&mut self, source: &mut dyn BufRead, give: &mut dyn FnMut(Chunk), step: &mut dyn FnMut()) -> Result<(), Stopped> {
+        loop {
+            let piece = match source.fill_buf() {
+                Ok([]) => return self.give_whole_lines(give),
+                Ok(piece) => piece,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return self.give_whole_lines(give).and(Err(Stopped::Failed(error))),
+            };
+            let count = piece.len();
+            self.bytes += count as u64;
+            if self.bytes > self.limits.bytes {
+                return self.give_whole_lines(give).and(Err(Stopped::TooLarge));
             }
-            chunk = tail.get(1..).unwrap_or_default();
-        }
-        self.keep(chunk);
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<ListReport, TooManyLines> {
-        if !self.carry.is_empty() {
-            self.complete()?;
-        }
-        Ok(self.report)
-    }
-
-    fn keep(&mut self, part: &[u8]) {
-        self.overlong |= self.carry.len() + part.len() > MAX_LINE;
-        if !self.overlong {
-            self.carry.extend_from_slice(part);
-        } else if self.carry.len() < MAX_LINE {
-            let room = MAX_LINE - self.carry.len();
-            self.carry.extend(part.iter().take(room));
+            self.keep(piece);
+            source.consume(count);
+            if self.buffer.len() >= CHUNK {
+                self.give_whole_lines(give)?;
+            }
+            step();
         }
     }
 
-    fn complete(&mut self) -> Result<(), TooManyLines> {
-        let mut line = std::mem::take(&mut self.carry);
-        if self.overlong {
+    fn keep(&mut self, piece: &[u8]) {
+        let end = if self.overlong { memchr::memchr(b'\n', piece) } else { Some(0) };
+        if let Some(rest) = end.and_then(|at| piece.get(at..)) {
             self.overlong = false;
-            self.count()?;
-            self.bad(&line, LineError::TooLong);
-        } else {
-            self.line(&line)?;
+            self.buffer.extend_from_slice(rest);
         }
-        line.clear();
-        self.carry = line;
-        Ok(())
     }
 
-    fn count(&mut self) -> Result<u32, TooManyLines> {
-        if self.report.lines >= self.limit {
-            return Err(TooManyLines);
+    fn give_whole_lines(&mut self, give: &mut dyn FnMut(Chunk)) -> Result<(), Stopped> {
+        if let Some(end) = memchr::memrchr(b'\n', &self.buffer) {
+            let mut next = Vec::with_capacity(CHUNK + CHUNK / 4);
+            next.extend_from_slice(self.buffer.get(end + 1..).unwrap_or_default());
+            let mut text = std::mem::replace(&mut self.buffer, next);
+            text.truncate(end);
+            self.give(text, give)?;
         }
-        self.report.lines += 1;
-        Ok(self.report.lines)
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), TooManyLines> {
-        let number = self.count()?;
-        let line = if number == 1 { line.strip_prefix(BOM).unwrap_or(line) } else { line };
-        let (each, entries) = (&mut self.each, &mut self.report.entries);
-        let kind = parse_line(self.format, line, &mut |hosts, exception| {
-            *entries += 1;
-            each(ListEntry { line: number, hosts, exception });
-        });
-        match kind {
-            Ok(LineKind::Entries) => {}
-            Ok(LineKind::Skipped) => self.report.skipped += 1,
-            Ok(LineKind::Ignored) => self.report.ignored += 1,
-            Err(why) => self.bad(line, why),
+        if self.buffer.len() > OVERLONG {
+            self.buffer.truncate(OVERLONG);
+            self.overlong = true;
         }
         Ok(())
     }
 
-    fn bad(&mut self, line: &[u8], why: LineError) {
-        self.report.bad_count += 1;
-        if self.report.bad.len() < MAX_SHOWN {
-            self.report.bad.push(BadLine { line: self.report.lines, text: printable(line), why });
+    /// Gives the last line, if it has no end.
+    fn give_rest(&mut self, give: &mut dyn FnMut(Chunk)) -> Result<(), Stopped> {
+        let text = std::mem::take(&mut self.buffer);
+        if text.is_empty() { Ok(()) } else { self.give(text, give) }
+    }
+
+    /// Gives lines, of which the last is without its end, and no more of them than there may be.
+    fn give(&mut self, mut text: Vec<u8>, give: &mut dyn FnMut(Chunk)) -> Result<(), Stopped> {
+        let ends = memchr::memchr_iter(b'\n', &text).count();
+        let room = self.limits.lines - self.lines;
+        let fits = u32::try_from(ends).ok().and_then(|ends| ends.checked_add(1)).filter(|lines| *lines <= room);
+        if fits.is_none() {
+            let end = (room as usize).checked_sub(1).and_then(|last| memchr::memchr_iter(b'\n', &text).nth(last));
+            text.truncate(end.unwrap_or(0));
         }
+        let lines = fits.unwrap_or(room);
+        if lines > 0 {
+            give(Chunk { text, before: self.lines });
+            self.lines += lines;
+        }
+        fits.map(|_| ()).ok_or(Stopped::TooManyLines)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use policy_format::{Hosts, RuleKind};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -8,8 +9,8 @@ fn said(format: ListFormat, line: &[u8]) -> String {
     let kind = parse_line(format, line, &mut |hosts, exception| {
         let mark = if exception { "@@" } else { "" };
         words.push(match hosts {
-            Hosts::Exact(_) => format!("{mark}={hosts}"),
-            Hosts::Glob(_) => format!("{mark}glob {hosts}"),
+            HostsRef::Name(RuleKind::Exact, _) => format!("{mark}={hosts}"),
+            HostsRef::Glob(_) => format!("{mark}glob {hosts}"),
             _ => format!("{mark}{hosts}"),
         });
     });
@@ -68,15 +69,18 @@ fn formats_have_names() {
 
 #[test]
 fn plain_names_say_what_the_pattern_says() {
-    for name in ["Example.COM.", "a_b.example", "192.0.2.7", "127.1", "a..b", ".a", "-", "x"] {
+    let names = ["Example.COM.", "a_b.example", "192.0.2.7", "127.1", "a..b", ".a", "-", "x", "", ".", "bü.test"];
+    for name in names.iter().flat_map(|name| ["", "*.", "**."].map(|wildcard| format!("{wildcard}{name}"))).filter(|line| !line.is_empty())
+    {
+        let name = name.as_str();
         let mut found = Err(LineError::NoName);
-        let kind = parse_line(ListFormat::Domains, name.as_bytes(), &mut |hosts, _| found = Ok(hosts));
+        let kind = parse_line(ListFormat::Domains, name.as_bytes(), &mut |hosts, _| found = Ok(hosts.to_string()));
         let long_way = policy_format::Pattern::parse(name).map(|pattern| match pattern.hosts {
             Hosts::Exact(name) => Hosts::ApexAndSubdomains(name),
             other => other,
         });
         match long_way {
-            Ok(hosts) => assert_eq!(found, Ok(hosts), "{name}"),
+            Ok(hosts) => assert_eq!(found, Ok(hosts.to_string()), "{name}"),
             Err(error) => assert_eq!(kind.unwrap_err().to_string(), error.to_string(), "{name}"),
         }
     }
@@ -123,20 +127,25 @@ fn bad_lines_are_shown_short_and_without_controls() {
 
 #[test]
 fn long_lines_are_bad_wherever_chunks_end() {
-    // The chunks have 64 KiB: lines before, across and behind their ends, some of them many chunks long.
-    for before in [0, 60_000, 65_530, 65_536] {
-        for long in [MAX_LINE, MAX_LINE + 1, 70_000, 200_000] {
-            let text = format!("{}\n{}\nlast.example\n", "#".repeat(before), "#".repeat(long));
-            let (entries, report) = read_all("list", text.as_bytes());
-            let report = report.unwrap();
-            let bad: Vec<_> = report.bad.iter().map(|bad| (bad.line, bad.why)).collect();
-            let numbers = [(1, before > MAX_LINE), (2, long > MAX_LINE)];
-            let expected: Vec<_> = numbers.into_iter().filter(|(_, bad)| *bad).map(|(line, _)| (line, LineError::TooLong)).collect();
-            assert_eq!(bad, expected, "{before} {long}");
-            assert_eq!(entries, [(3, "**.last.example".to_owned())]);
-            assert!(report.bad.iter().all(|bad| bad.text.chars().count() == SHOWN_TEXT + 1));
+    // Lines before, across and behind the ends of pieces that are read and of chunks that are cut, some of them several chunks long.
+    for before in [0, 60_000, 65_536, CHUNK - 6, CHUNK] {
+        for long in [MAX_LINE, MAX_LINE + 1, 70_000, 2 * CHUNK + 1] {
+            for mark in ["", "\u{feff}"] {
+                let text = format!("{mark}{}\n{}\nlast.example\n", "#".repeat(before), "#".repeat(long));
+                let (entries, report) = read_all("list", text.as_bytes());
+                let report = report.unwrap();
+                let bad: Vec<_> = report.bad.iter().map(|bad| (bad.line, bad.why)).collect();
+                let numbers = [(1, before > MAX_LINE), (2, long > MAX_LINE)];
+                let expected: Vec<_> = numbers.into_iter().filter(|(_, bad)| *bad).map(|(line, _)| (line, LineError::TooLong)).collect();
+                assert_eq!(bad, expected, "{before} {long}");
+                assert_eq!(entries, [(3, "**.last.example".to_owned())]);
+                assert!(report.bad.iter().all(|bad| bad.text.chars().count() == SHOWN_TEXT + 1));
+            }
         }
     }
+    // The longest line that is none too long keeps its mark out of the count.
+    let (_, report) = read_all("list", format!("\u{feff}{}", "#".repeat(MAX_LINE)).as_bytes());
+    assert_eq!(report.unwrap().bad_count, 0);
     let (_, report) = read_all("list", &[b'a'; 70_000]);
     let report = report.unwrap();
     assert_eq!((report.lines, report.bad_count, report.bad[0].why), (1, 1, LineError::TooLong));
