@@ -422,8 +422,9 @@ impl<'s> Placing<'s> {
         let Some(slot) = slot else { return Ok(false) };
         if members.len() > 1 {
             // The closest come last, and of equals the strongest layer's.
-            members.sort_unstable_by_key(|member| {
-                (Reverse(member.rule.kind), member.info.access, Reverse(member.info.layer), member.rule.line, member.info.index)
+            members.sort_unstable_by_key(|Member { rule, info, .. }| {
+                let exact = rule.kind == RuleKind::Exact as u8;
+                (exact, info.access, Reverse(info.layer), rule.line, rule.kind, info.index)
             });
             for member in members {
                 let kind = RuleKind::from_number(member.rule.kind).unwrap_or(RuleKind::Exact);

@@ -113,7 +113,7 @@ fn what_happens_to_the_file_under_load_reaches_no_request() {
     let mut domains: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "deny")).collect();
     domains.push(("a.test", "allow"));
     let good = compile(&policy(LOCAL, &domains));
-    assert!(good.len() > 100_000);
+    assert!(good.len() > 16 * 4096);
     fs::write(&file, &good).unwrap();
     let origin = Origin::start();
     let mut proxy = start(dir.path(), &file);
