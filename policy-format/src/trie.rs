@@ -165,26 +165,26 @@ impl Key {
         if chars <= TAIL { state } else { self.absorb(state, name.text.get(name.top()..name.len() - TAIL).unwrap_or_default()) }
     }
 
-    /// The hash of what begins at `start`, and its last characters, from the hash of what begins one label further right, at `after`.
+    /// The hash of what begins at `start`, from the hash of what begins one label further right, at `after`; and into `packed` what it is, if it is no longer than that.
     #[inline]
-    pub(crate) fn longer(&self, name: &Labels<'_>, state: u64, start: usize, after: usize) -> (u64, Packed) {
+    pub(crate) fn longer(&self, name: &Labels<'_>, state: u64, start: usize, after: usize, packed: &mut Packed) -> u64 {
         let len = name.len();
         if len - start <= TAIL {
-            let text = name.keys.tail.last(len - start);
-            return (self.packed(&text), text);
+            *packed = name.keys.tail.last(len - start);
+            return self.packed(packed);
         }
         let (state, end) = if len - after <= TAIL { (self.packed(&name.keys.tail), len - TAIL) } else { (state, after) };
-        (self.absorb(state, name.text.get(start..end).unwrap_or_default()), name.keys.tail)
+        self.absorb(state, name.text.get(start..end).unwrap_or_default())
     }
 
     /// The hashes of a whole name and of its base, and how many labels it has beyond that.
     #[cfg(feature = "build")]
     pub(crate) fn name(&self, name: &Labels<'_>) -> (u64, u64, u32) {
         let base = self.base(name);
-        let (mut state, mut start, mut depth) = (base, name.base(), 0);
+        let (mut state, mut start, mut depth, mut packed) = (base, name.base(), 0, Packed::default());
         while start > 0 {
             let next = label_start(name.text, start - 1);
-            state = self.longer(name, state, next, start).0;
+            state = self.longer(name, state, next, start, &mut packed);
             (start, depth) = (next, depth + 1);
         }
         (state, base, depth)
@@ -332,12 +332,15 @@ impl<'a> Trie<'a> {
     #[inline(never)]
     fn deeper(&self, name: &Labels<'_>, base: u64, depths: u8, found: &mut impl FnMut(usize, Node)) {
         let (mut start, mut state, mut depth) = (name.base(), base, 0);
-        let (mut known, mut here) = (self.header.depths, depths);
+        let (mut known, mut here, mut wanted) = (self.header.depths, depths, Packed::default());
         while start > 0 && known != 0 && here != 0 {
             let next = label_start(name.text, start - 1);
-            let wanted;
-            (state, wanted) = self.header.key.longer(name, state, next, start);
-            if here & 1 == 1 && known & 1 == 1 {
+            let asked = here & 1 == 1 && known & 1 == 1;
+            // Of longer texts the hash is made of those of shorter ones.
+            if asked || name.len() - next > TAIL {
+                state = self.header.key.longer(name, state, next, start, &mut wanted);
+            }
+            if asked {
                 let hit = self.probe(name, next, &wanted, state, if next == 0 { EXACT } else { SUBDOMAINS });
                 self.tell(name, next, hit, found);
             }

@@ -143,7 +143,7 @@ impl Trie<'_> {
         let (mut state, mut start, mut depth, mut wanted) = (base, name.base(), 0, name.keys.base_tail);
         while start > 0 {
             let next = label_start(name.text, start - 1);
-            (state, wanted) = key.longer(name, state, next, start);
+            state = key.longer(name, state, next, start, &mut wanted);
             (start, depth) = (next, depth + 1);
         }
         let depths = self.probe(name, name.base(), &name.keys.base_tail, base, SUBDOMAINS).depths;
