@@ -9,8 +9,8 @@ use crate::request::Asked;
 use crate::source::SourceFile;
 use policy_format::net::{is_metadata_address, is_metadata_name, non_public};
 use policy_format::{
-    Access, Blob, Decision, Host, Meta, MitmMode, Mode, Network, ProfileId, Protocol, Reason, Request, Rule, RuleId, SectionKind, decide,
-    named_by,
+    Access, Blob, Decision, Host, Meta, MitmMode, Mode, Network, ProfileId, Protocol, Reason, Request, Rule, RuleId, RuleKind, SectionKind,
+    decide, named_by,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -320,9 +320,8 @@ fn address_condition(profile: Profile<'_, Vec<u8>>) -> String {
     let (mut denied, mut opened) = (false, false);
     // Most policies name no networks; then there is no need to look at every rule.
     if !profile.blob().section(SectionKind::Networks).is_empty() {
-        for rule in profile.rules() {
-            let network = rule.hosts.starts_with(|c: char| c.is_ascii_digit() || c == ':' || c.is_ascii_hexdigit())
-                && matches!(policy_format::Pattern::parse(&rule.hosts), Ok(pattern) if matches!(pattern.hosts, policy_format::Hosts::Network(_)));
+        for rule in profile.unsorted_rules() {
+            let network = rule.kind == RuleKind::Network;
             denied |= network && rule.access == Access::Deny;
             opened |= network && rule.access != Access::Deny;
         }

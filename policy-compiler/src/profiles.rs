@@ -151,6 +151,18 @@ impl<'a, B: AsRef<[u8]>> Profile<'a, B> {
         self.blob.rules().filter(move |rule| rule.profiles.has(id))
     }
 
+    /// Its rules in no order, which is cheaper.
+    pub fn unsorted_rules(&self) -> impl Iterator<Item = Rule> + use<'a, B> {
+        let (id, blob) = (self.id, self.blob);
+        blob.rule_ids().filter_map(|rule| blob.rule(rule)).filter(move |rule| rule.profiles.has(id))
+    }
+
+    /// How many rules it has.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        if self.blob.profiles().len() == 1 { self.blob.rule_count() as usize } else { self.unsorted_rules().count() }
+    }
+
     /// A rule of the blob.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<Rule> {

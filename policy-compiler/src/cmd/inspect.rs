@@ -103,13 +103,14 @@ impl Shown<'_> {
     }
 
     fn rule_count(&self) -> usize {
-        self.chosen.map_or(self.policy.rule_count() as usize, |chosen| chosen.rules().count())
+        self.chosen.map_or(self.policy.rule_count() as usize, |chosen| chosen.rule_count())
     }
 
     /// Rules for each layer and access.
     fn counts(&self) -> BTreeMap<(Layer, &'static str), u64> {
         let mut counts = BTreeMap::new();
-        for rule in self.rules() {
+        let unsorted = self.policy.rule_ids().filter_map(|id| self.policy.rule(id));
+        for rule in unsorted.filter(|rule| self.shows(rule.profiles)) {
             *counts.entry((rule.layer, rule.access.as_str())).or_insert(0) += 1;
         }
         counts
@@ -138,7 +139,7 @@ impl Shown<'_> {
     /// The settings of a profile, and how many rules it has.
     fn profile_json(&self, id: ProfileId) -> Value {
         let profile = Profile::new(self.policy, id);
-        json!({ "settings": settings_json(profile.meta()), "rules": profile.rules().count() })
+        json!({ "settings": settings_json(profile.meta()), "rules": profile.rule_count() })
     }
 
     fn summary_json(&self) -> Value {
