@@ -8,6 +8,7 @@ use crate::packed::{self, MAX_SUFFIX, whole_bytes};
 use crate::records::Layer;
 use crate::rules::{Access, RuleKind, RuleRecord};
 use crate::ruleset::{Named, RuleSet};
+use crate::threads;
 use crate::trie::{
     DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, OVERFLOW, PAD, RECORDS_AT, SLOTS,
     SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, tag,
@@ -15,7 +16,6 @@ use crate::trie::{
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::num::NonZero;
 
 /// Keys that are tried.
 const ATTEMPTS: u32 = 16;
@@ -158,22 +158,9 @@ impl Survey {
 
 /// Shares slices of the rules among threads; each is told the number of its first rule.
 fn spread<T: Send>(rules: &[Named], work: impl Fn(u32, &[Named]) -> T + Sync) -> Vec<T> {
-    if rules.len() < PARALLEL {
-        return vec![work(0, rules)];
-    }
-    let each = rules.len().div_ceil(threads());
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts = (0_usize..).zip(rules.chunks(each));
-        let running: Vec<_> =
-            parts.map(|(part, rules)| scope.spawn(move || work(u32::try_from(part * each).unwrap_or(u32::MAX), rules))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    threads::in_parts(rules.len(), PARALLEL, |part| {
+        work(u32::try_from(part.start).unwrap_or(u32::MAX), rules.get(part).unwrap_or_default())
     })
-}
-
-/// More than a few threads wait for memory.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).min(8)
 }
 
 /// What is to be placed, in the order of hashes.
@@ -193,7 +180,7 @@ fn entries(set: &RuleSet, key: &Key) -> Vec<Entry> {
     let mut parts = parts.into_iter();
     let mut entries = parts.next().unwrap_or_default();
     parts.for_each(|part| entries.extend(part));
-    sort(&mut entries, threads());
+    sort(&mut entries, threads::count());
     entries
 }
 
@@ -204,10 +191,15 @@ fn sort(entries: &mut [Entry], threads: usize) {
     let middle = entries.len() / 2;
     entries.select_nth_unstable_by_key(middle, |entry| entry.hash);
     let (low, high) = entries.split_at_mut(middle);
-    std::thread::scope(|scope| {
-        scope.spawn(|| sort(low, threads / 2));
+    let shared = std::thread::scope(|scope| {
+        let other = std::thread::Builder::new().spawn_scoped(scope, || sort(low, threads / 2));
         sort(high, threads - threads / 2);
+        other.is_ok()
     });
+    // The system had no thread to give.
+    if !shared {
+        sort(low, 1);
+    }
 }
 
 /// How many nodes there are, and rules of nodes that have several.
