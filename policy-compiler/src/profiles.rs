@@ -186,7 +186,7 @@ impl<'a, B: AsRef<[u8]>> Profile<'a, B> {
 
 /// The settings of a profile, which the blob must have.
 pub(crate) fn meta<B: AsRef<[u8]>>(blob: &Blob<B>, id: ProfileId) -> &Meta {
-    blob.profiles().get(usize::from(id.0)).unwrap_or(blob.meta())
+    blob.profile_meta(id).unwrap_or(blob.meta())
 }
 
 /// The names of some profiles of a blob.

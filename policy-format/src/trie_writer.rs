@@ -11,7 +11,7 @@ use crate::ruleset::{Named, RuleSet};
 use crate::threads;
 use crate::trie::{
     DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, OVERFLOW, PAD, RECORDS_AT, SLOTS,
-    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, tag,
+    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, name_at, several, tag,
 };
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -66,19 +66,10 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
         let runs = Runs::of(&entries);
         let last = count(listed as usize + runs.several, "rules", u32::MAX as usize)?;
         let index = terms.iter().map(|terms| terms.index).max().unwrap_or(0);
-        let mut header = Header {
-            key,
-            homes: 1,
-            groups: 0,
-            probe: 1,
-            // All ones mean several rules.
-            terms: if index < 0xff { 1 } else { 2 },
-            line: bytes_of(survey.line.max(last)),
-            single: survey.single,
-            several: if index < 0xff { 0xff } else { 0xffff },
-            ..Header::default()
-        };
-        let head = 2 + usize::from(header.terms) + usize::from(header.line);
+        let (terms_len, line_len) = (if u32::from(index) < several(1) { 1 } else { 2 }, bytes_of(survey.line.max(last)));
+        let several = several(terms_len);
+        let mut header = Header { key, probe: 1, terms: terms_len, line: line_len, single: survey.single, several, ..Header::default() };
+        let head = name_at(terms_len, line_len);
         header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, head), set.named().len())?;
         if let Some(written) = Placing::new(set, terms, &suffixes, header, listed).place(&entries)? {
             return Ok(written);
