@@ -308,6 +308,11 @@ impl RuleSet {
 
     /// Makes one rule of those that several profiles have: the same hosts, terms and line.
     pub(crate) fn merge_profiles(&mut self) -> Result<(), BuildError> {
+        self.merge_named()?;
+        self.merge_others()
+    }
+
+    fn merge_named(&mut self) -> Result<(), BuildError> {
         let mut named: Vec<u32> = (0..u32::try_from(self.named.len()).unwrap_or(u32::MAX)).collect();
         let rule = |index: &u32| self.named.get(*index as usize).copied();
         let key = |index: &u32| {
@@ -331,8 +336,14 @@ impl RuleSet {
                 rule.terms = terms.0;
             }
         }
+        let mut kept = kept.into_iter();
+        self.named.retain(|_| kept.next().unwrap_or(true));
+        Ok(())
+    }
+
+    /// There are few of these, and of equals the terms differ in their profiles only.
+    fn merge_others(&mut self) -> Result<(), BuildError> {
         let mut others: Vec<Other> = Vec::with_capacity(self.others.len());
-        // There are few of these, and of equals the terms differ in their profiles only.
         let mut known: HashMap<(String, u32, Terms), usize> = HashMap::new();
         for rule in std::mem::take(&mut self.others) {
             let Some(terms) = self.terms_of(rule.terms).cloned() else { continue };
@@ -348,8 +359,6 @@ impl RuleSet {
             }
         }
         self.others = others;
-        let mut kept = kept.into_iter();
-        self.named.retain(|_| kept.next().unwrap_or(true));
         Ok(())
     }
 

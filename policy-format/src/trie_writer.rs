@@ -339,14 +339,7 @@ impl<'s> Placing<'s> {
         let mut depths = 0;
         let mut rest = entries;
         while !rest.is_empty() {
-            // A batch ends where a node does.
-            let mut len = BATCH.min(rest.len());
-            while let (Some(last), Some(next)) = (len.checked_sub(1).and_then(|at| rest.get(at)), rest.get(len))
-                && last.hash == next.hash
-            {
-                len += 1;
-            }
-            let (now, later) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            let (now, later) = split_batch(rest);
             rest = later;
             batch.clear();
             names.clear();
@@ -470,6 +463,17 @@ impl<'s> Placing<'s> {
         self.records.resize(self.records.len() + PAD, 0);
         Ok(Written { trie, records: self.records, suffixes: self.suffixes.write(), several: self.several })
     }
+}
+
+/// The next entries to place, and those after them. A batch ends where a node does.
+fn split_batch(entries: &[Entry]) -> (&[Entry], &[Entry]) {
+    let mut len = BATCH.min(entries.len());
+    while let (Some(last), Some(next)) = (len.checked_sub(1).and_then(|at| entries.get(at)), entries.get(len))
+        && last.hash == next.hash
+    {
+        len += 1;
+    }
+    entries.split_at_checked(len).unwrap_or((entries, &[]))
 }
 
 fn set(group: &mut [u8; GROUP_LEN], at: usize, value: u8) {
