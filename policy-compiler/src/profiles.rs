@@ -1,7 +1,7 @@
 //! Several permission profiles in one blob: which go into it, what they must agree on, and which of them is asked.
 //!
 //! A profile is compiled as if it were the only one. What belongs to the process that runs the blob rather than to a profile must be the same in all profiles that run
-//! ([`PROCESS`]): requests of several profiles may pass through one process, and it opens its listeners once.
+//! (`PROCESS`): requests of several profiles may pass through one process, and it opens its listeners once.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge;
