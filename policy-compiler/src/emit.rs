@@ -49,7 +49,7 @@ impl Lowering {
             });
             match same {
                 Some((at, there)) => {
-                    there.profiles = there.profiles.and(profiles);
+                    there.profiles = there.profiles.union(profiles);
                     next = at + 1;
                 }
                 None => {

@@ -1,7 +1,7 @@
 //! Several permission profiles in one blob: which go into it, what they must agree on, and which of them is asked.
 //!
 //! A profile is compiled as if it were the only one. What belongs to the process that runs the blob rather than to a profile must be the same in all profiles that run
-//! ([`PROCESS`]): requests of several profiles may pass through one process, and it opens its listeners once.
+//! (`PROCESS`): requests of several profiles may pass through one process, and it opens its listeners once.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge;
@@ -198,7 +198,7 @@ impl<'a, B: AsRef<[u8]>> Profile<'a, B> {
 
 /// The settings of a profile, which the blob must have.
 pub(crate) fn meta<B: AsRef<[u8]>>(blob: &Blob<B>, id: ProfileId) -> &Meta {
-    blob.profiles().get(usize::from(id.0)).unwrap_or(blob.meta())
+    blob.profile_meta(id).unwrap_or(blob.meta())
 }
 
 /// The names of some profiles of a blob.

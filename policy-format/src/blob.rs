@@ -1,6 +1,6 @@
 //! `Blob`: the container over any bytes. It validates all of them once, then lends views.
 //!
-//! Order of validation: header, section table and what lookups rely on (constant time, nothing else may be touched before), digest (so that damage is called
+//! Order of validation: header, section table and the header of the trie (constant time, nothing else may be touched before), digest (so that damage is called
 //! damage), cold records, then every record of every section (`check.rs`). A lookup nevertheless checks bounds: memory safety does not rest on validation.
 
 use crate::addresses::Addresses;
@@ -46,7 +46,7 @@ pub(crate) struct NamedRule {
     pub(crate) terms: u32,
 }
 
-/// The closest rules for a name.
+/// The closest rules for a name: what [`Blob::closest`] finds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Closest {
     /// Of those that allow, read-only ones included.
@@ -173,7 +173,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// Settings of the first profile: the one that is meant where none is named.
     #[must_use]
     pub fn meta(&self) -> &Meta {
-        // `open` made sure that there is one.
+        // `open_sealed` made sure that there is one.
         self.profiles.first().unwrap_or(&NO_PROFILE)
     }
 
@@ -189,7 +189,9 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.profiles.iter().zip(0..).find(|(meta, _)| meta.profile == name).map(|(_, number)| ProfileId(number))
     }
 
-    pub(crate) fn profile_meta(&self, profile: ProfileId) -> Option<&Meta> {
+    /// Settings of a profile; `None` when there is no such number.
+    #[must_use]
+    pub fn profile_meta(&self, profile: ProfileId) -> Option<&Meta> {
         self.profiles.get(usize::from(profile.0))
     }
 
@@ -315,7 +317,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         })
     }
 
-    /// The closest rules that name a host by name, whatever they say of ports, methods, paths and profiles.
+    /// The closest rules that name a host exactly or by a suffix, whatever they say of ports, methods, paths and profiles. Rules for globs and `*` are not among
+    /// them. For measurements, and for whoever has but one question; [`crate::decide()`] is what a policy means.
     #[must_use]
     #[inline]
     pub fn closest(&self, name: &Name) -> Closest {
@@ -328,7 +331,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         closest
     }
 
-    /// Every glob: its rule, and its programs ([`glob::ops`]), any of which may match.
+    /// Every glob: its rule, and its programs ([`crate::glob::ops`]), any of which may match.
     pub fn globs(&self) -> impl Iterator<Item = (RuleId, Vec<&[u8]>)> {
         (0..self.glob_count()).map_while(|index| self.glob(index)).map(|glob| (glob.rule, glob.programs().collect()))
     }

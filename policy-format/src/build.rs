@@ -7,7 +7,7 @@ use crate::addresses;
 use crate::automaton;
 use crate::conditions;
 use crate::glob::{self, Glob, OWNER_LEN};
-use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MINOR, REQUIRED, SectionKind};
+use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MAX_SECTIONS, MINOR, REQUIRED, SectionKind};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
 use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
@@ -167,7 +167,7 @@ impl Sections {
     fn new(profiles: &[Meta], rules: RuleSet, hooks: &[Hook]) -> Result<Self, BuildError> {
         let encode = |error: postcard::Error| BuildError::Encode(error.to_string());
         let terms = TermsTable::new(&rules)?;
-        let mut others: Vec<(OtherKey<'_>, &Other, TermsInfo)> = rules
+        let mut others: Vec<OtherRule<'_>> = rules
             .others()
             .iter()
             .filter_map(|rule| Some((OtherKey::new(&rule.hosts), rule, *terms.of.get(usize::from(rule.terms))?)))
@@ -189,30 +189,14 @@ impl Sections {
         count(globs.len(), "globs", MAX_GLOBS)?;
         let programs: Vec<&[u8]> = globs.iter().flat_map(|(_, glob)| glob.programs()).map(Vec::as_slice).collect();
         let addresses = addresses::write(&networks)?;
-        let mut network_of_rule = addresses.network_of_rule.iter().copied();
-        let mut glob_of_rule = 0..;
-        let mut records = Vec::with_capacity((others.len() + trie.several.len()) * RULE_LEN);
-        for (at, (_, rule, info)) in others.iter().enumerate() {
-            if at == any {
-                trie.several.iter().for_each(|rule| rule.write(&mut records));
-            }
-            let (kind, anchor) = match &rule.hosts {
-                Unnamed::Any => (RuleKind::Any, 0),
-                Unnamed::Network(_) => (RuleKind::Network, network_of_rule.next().unwrap_or(0)),
-                Unnamed::Glob(_) => (RuleKind::Glob, glob_of_rule.next().unwrap_or(0)),
-            };
-            RuleRecord { anchor, line: rule.line, terms: info.index, kind }.write(&mut records);
-        }
-        if any == others.len() {
-            trie.several.iter().for_each(|rule| rule.write(&mut records));
-        }
+        let listed = write_listed(&others, any, &trie.several, &addresses.network_of_rule);
 
         let contents = [
             (SectionKind::Meta, postcard::to_allocvec(profiles).map_err(encode)?),
             (SectionKind::Trie, trie.trie),
             (SectionKind::Records, trie.records),
             (SectionKind::Suffixes, trie.suffixes),
-            (SectionKind::Rules, records),
+            (SectionKind::Rules, listed),
             (SectionKind::Terms, terms.records),
             (SectionKind::Ports, terms.ports),
             (SectionKind::Ipv4, addresses.v4),
@@ -242,7 +226,7 @@ impl Sections {
             offset += content.len();
         }
         out.reserve_exact(offset - out.len());
-        let sections = count(self.contents.len(), "sections", 64)?;
+        let sections = count(self.contents.len(), "sections", MAX_SECTIONS as usize)?;
         // Each is given back as soon as it is copied: they may be large.
         for content in self.contents.into_values() {
             out.resize(out.len().next_multiple_of(ALIGN), 0);
@@ -282,6 +266,28 @@ impl<'a> OtherKey<'a> {
             Unnamed::Glob(glob) => Self::Glob(glob.text()),
         }
     }
+}
+
+/// A rule for anything but names, with its place in the order and its terms.
+type OtherRule<'a> = (OtherKey<'a>, &'a Other, TermsInfo);
+
+/// Section `rules`: those for `*`, which are the first `any`, those of names that have several, then the others.
+fn write_listed(others: &[OtherRule<'_>], any: usize, several: &[RuleRecord], network_of_rule: &[u32]) -> Vec<u8> {
+    let (for_any, after) = others.split_at_checked(any).unwrap_or((others, &[]));
+    let mut section = Vec::with_capacity((others.len() + several.len()) * RULE_LEN);
+    let (mut networks, mut globs) = (network_of_rule.iter().copied(), 0..);
+    let mut record = |(_, rule, info): &OtherRule<'_>| {
+        let (kind, anchor) = match &rule.hosts {
+            Unnamed::Any => (RuleKind::Any, 0),
+            Unnamed::Network(_) => (RuleKind::Network, networks.next().unwrap_or(0)),
+            Unnamed::Glob(_) => (RuleKind::Glob, globs.next().unwrap_or(0)),
+        };
+        RuleRecord { anchor, line: rule.line, terms: info.index, kind }
+    };
+    for_any.iter().for_each(|rule| record(rule).write(&mut section));
+    several.iter().for_each(|rule| rule.write(&mut section));
+    after.iter().for_each(|rule| record(rule).write(&mut section));
+    section
 }
 
 /// The terms that rules have, each stored once, in their own order.
@@ -336,7 +342,7 @@ impl<'a> TermsTable<'a> {
     }
 }
 
-/// Globs: counts, offsets, whose each program is, and the records (see `lib.rs`).
+/// Section `globs`: counts, offsets, whose each program is, and the records.
 fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
     let limit = u32::MAX as usize;
     let short =

@@ -13,7 +13,7 @@ use crate::reader::{record_count, u32_at};
 use crate::rules::{Access, PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
 
 impl<B: AsRef<[u8]>> Blob<B> {
-    /// Validates every record of every section.
+    /// Validates every record of every section. A large trie is shared among threads, eight at most, which are gone when this is done.
     ///
     /// # Errors
     /// [`FormatError`] with the section and offset that is wrong. Time and memory are bounded by the length of the data.

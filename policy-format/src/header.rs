@@ -183,7 +183,11 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
     let Some(content) = content_len(data).filter(|_| signatures <= MAX_SIGNATURES) else {
         return Err(FormatError::Table { entry: 0, what: "more bytes of signatures than there may be" });
     };
+    Ok(Layout { minor, digest: Digest(digest), sections: read_table(data, count, content, minor)? })
+}
 
+/// Where each section begins and ends, from `count` entries; sections lie before `content`.
+fn read_table(data: &[u8], count: u32, content: usize, minor: u16) -> Result<[(usize, usize); SectionKind::ALL.len()], FormatError> {
     let mut sections: [Option<(usize, usize)>; SectionKind::ALL.len()] = [None; SectionKind::ALL.len()];
     let mut floor = HEADER_LEN + ENTRY_LEN * count as usize;
     for entry in 0..count {
@@ -214,7 +218,7 @@ pub(crate) fn read(data: &[u8]) -> Result<Layout, FormatError> {
     for (kind, (slot, section)) in SectionKind::ALL.into_iter().zip(found.iter_mut().zip(sections)) {
         *slot = section.ok_or(FormatError::SectionCount(kind))?;
     }
-    Ok(Layout { minor, digest: Digest(digest), sections: found })
+    Ok(found)
 }
 
 /// Bytes before the signatures; `None` when there is no header, or less content than that.

@@ -69,6 +69,7 @@ mod request;
 mod rules;
 #[cfg(feature = "build")]
 mod ruleset;
+mod threads;
 mod trie;
 mod trie_check;
 #[cfg(feature = "build")]

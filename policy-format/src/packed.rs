@@ -115,7 +115,8 @@ impl Spelt {
     }
 }
 
-const LOWEST: u64 = 0x0101_0101_0101_0101;
+/// The lowest bit of every byte.
+pub(crate) const LOWEST: u64 = 0x0101_0101_0101_0101;
 
 impl Default for Packed {
     fn default() -> Self {
@@ -197,9 +198,9 @@ fn unpack(bits: u64) -> u64 {
     let codes = pairs & 0x003f_003f_003f_003f | (pairs & 0x0fc0_0fc0_0fc0_0fc0) << 2;
     // 0x40 for letters and `_`, 0x20 for the others, nothing where there is no character; then `_`, which would be DEL, is one bit less.
     let letters = codes & 0x2020_2020_2020_2020;
-    let some = (codes | codes >> 1 | codes >> 2 | codes >> 3 | codes >> 4) & 0x0101_0101_0101_0101;
+    let some = (codes | codes >> 1 | codes >> 2 | codes >> 3 | codes >> 4) & LOWEST;
     let bytes = codes | letters << 1 | (some << 5 & !letters);
-    let all = codes & codes >> 1 & codes >> 2 & codes >> 3 & codes >> 4 & codes >> 5 & 0x0101_0101_0101_0101;
+    let all = codes & codes >> 1 & codes >> 2 & codes >> 3 & codes >> 4 & codes >> 5 & LOWEST;
     bytes & !(all << 5)
 }
 

@@ -11,12 +11,12 @@ pub const MAX_PROFILES: usize = 64;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileId(pub u8);
 
-/// Some profiles of a blob.
+/// A set of profiles of a blob: bit *n* is set if the profile with number *n* is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Profiles(pub u64);
 
 impl Profiles {
-    /// One profile.
+    /// Only this one; no profile for a number that no blob has.
     #[must_use]
     pub fn only(profile: ProfileId) -> Self {
         Self(1_u64.checked_shl(u32::from(profile.0)).unwrap_or(0))
@@ -28,9 +28,9 @@ impl Profiles {
         self.0 & Self::only(profile).0 != 0
     }
 
-    /// These and others.
+    /// These, and the others too.
     #[must_use]
-    pub fn and(self, others: Self) -> Self {
+    pub fn union(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 }

@@ -15,7 +15,8 @@
 //! ports, 4 bytes: u16 first, u16 last           16 u64 profiles    bit n: profile n has the rule
 //! ```
 //!
-//! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section.
+//! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section. Rules for one name are in the order in which
+//! later ones are closer: exact ones last, then by access, then the strongest layer's last. The order is the writer's (`trie_writer.rs`), and no check asks for it.
 
 use crate::reader::{record, u16_at, u32_at, u64_at};
 use crate::records::Profiles;
@@ -73,7 +74,8 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// How a rule names its hosts.
+/// How a rule names its hosts. Of those that name a name, bit 0 says that they speak of the name itself, and bit 1 that they speak of what is below it; records of the trie
+/// have these two bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum RuleKind {

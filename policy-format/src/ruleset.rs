@@ -1,6 +1,7 @@
 //! `RuleSet`: rules on their way into a blob, millions of them in little memory.
 //!
-//! A rule for a name takes 12 bytes and its name; what rules say beyond their hosts and lines is kept once.
+//! A rule for a name takes 12 bytes and its name; what rules say beyond their hosts and lines, their [`Terms`], is kept once: [`RuleSet::terms`] gives them a number, and
+//! [`RuleSet::push`] adds a rule that has them.
 
 use crate::build::BuildError;
 use crate::glob::Glob;
@@ -53,14 +54,14 @@ impl Terms {
     }
 }
 
-/// Terms within a [`RuleSet`].
+/// Number of terms within a [`RuleSet`]; it means nothing in another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TermsId(pub(crate) u16);
 
 /// Distinct terms that a policy may have.
 const MAX_TERMS: usize = u16::MAX as usize;
 
-/// Rules in little memory.
+/// Rules in little memory: for domain lists. A few rules are added to a [`crate::BlobBuilder`] one by one.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
     terms: Vec<Terms>,
@@ -266,7 +267,7 @@ impl RuleSet {
 
     /// How many rules are for names.
     #[must_use]
-    pub fn names(&self) -> usize {
+    pub fn name_count(&self) -> usize {
         self.named.len()
     }
 
@@ -307,6 +308,11 @@ impl RuleSet {
 
     /// Makes one rule of those that several profiles have: the same hosts, terms and line.
     pub(crate) fn merge_profiles(&mut self) -> Result<(), BuildError> {
+        self.merge_named()?;
+        self.merge_others()
+    }
+
+    fn merge_named(&mut self) -> Result<(), BuildError> {
         let mut named: Vec<u32> = (0..u32::try_from(self.named.len()).unwrap_or(u32::MAX)).collect();
         let rule = |index: &u32| self.named.get(*index as usize).copied();
         let key = |index: &u32| {
@@ -317,7 +323,7 @@ impl RuleSet {
         let mut kept = vec![true; self.named.len()];
         for same in named.chunk_by(|a, b| key(a) == key(b)).filter(|same| same.len() > 1) {
             let all = same.iter().filter_map(|index| self.terms_of(rule(index)?.terms));
-            let profiles = all.clone().fold(Profiles(0), |all, terms| all.and(terms.profiles));
+            let profiles = all.clone().fold(Profiles(0), |all, terms| all.union(terms.profiles));
             let (Some(terms), Some((first, others))) = (all.clone().next(), same.split_first()) else { continue };
             merged.push((*first, Terms { profiles, ..terms.clone() }));
             for index in others {
@@ -330,14 +336,20 @@ impl RuleSet {
                 rule.terms = terms.0;
             }
         }
+        let mut kept = kept.into_iter();
+        self.named.retain(|_| kept.next().unwrap_or(true));
+        Ok(())
+    }
+
+    /// There are few of these, and of equals the terms differ in their profiles only.
+    fn merge_others(&mut self) -> Result<(), BuildError> {
         let mut others: Vec<Other> = Vec::with_capacity(self.others.len());
-        // There are few of these, and of equals the terms differ in their profiles only.
         let mut known: HashMap<(String, u32, Terms), usize> = HashMap::new();
         for rule in std::mem::take(&mut self.others) {
             let Some(terms) = self.terms_of(rule.terms).cloned() else { continue };
             let bare = Terms { profiles: Profiles(0), ..terms.clone() };
             let at = *known.entry((rule.hosts.to_string(), rule.line, bare)).or_insert(others.len());
-            let there = others.get(at).and_then(|other| self.terms_of(other.terms)).map(|there| there.profiles.and(terms.profiles));
+            let there = others.get(at).and_then(|other| self.terms_of(other.terms)).map(|there| there.profiles.union(terms.profiles));
             match there {
                 Some(profiles) => {
                     let id = self.terms(Terms { profiles, ..terms })?.0;
@@ -347,8 +359,6 @@ impl RuleSet {
             }
         }
         self.others = others;
-        let mut kept = kept.into_iter();
-        self.named.retain(|_| kept.next().unwrap_or(true));
         Ok(())
     }
 
@@ -396,7 +406,7 @@ mod tests {
         }
         let shown = |set: &RuleSet| set.iter().map(|rule| format!("{} {}", rule.line, rule.hosts)).collect::<Vec<_>>();
         let expected = ["2 a.test", "4 **.b.test", "6 *.d.test", "1 10.0.0.0/8", "3 *", "5 x*.c.test"];
-        assert_eq!((shown(&set), set.names(), set.len()), (expected.map(str::to_owned).to_vec(), 3, 6));
+        assert_eq!((shown(&set), set.name_count(), set.len()), (expected.map(str::to_owned).to_vec(), 3, 6));
         for (index, rule) in set.iter().enumerate() {
             assert_eq!(set.get(index).map(|same| (same.hosts, same.line)), Some((rule.hosts, rule.line)), "{index}");
             assert_eq!(rule.hosts, HostsRef::from(&all[rule.line as usize - 1]));

@@ -35,7 +35,7 @@
 //! that collide gets another key (see `trie_writer.rs`).
 
 use crate::host::{MAX_LABEL, MAX_NAME, Name};
-use crate::packed::{self, Packed, TAIL, low_bytes, suffix_bits, whole_bytes};
+use crate::packed::{self, LOWEST, Packed, TAIL, low_bytes, suffix_bits, whole_bytes};
 use crate::reader::{array, byte, bytes, u32_at, u64_at, u128_at};
 use crate::rules::RuleKind;
 use std::ops::Range;
@@ -107,8 +107,8 @@ impl Header {
             rules: u32_at(section, 44)?,
             depths: u128_at(section, 48)?,
             places: [trie.start.checked_add(HEADER_LEN)?..trie.end, records.clone(), suffixes.clone()],
-            several: if byte(section, 41)? == 1 { 0xff } else { 0xffff },
-            name_at: 2 + usize::from(byte(section, 41)?) + usize::from(byte(section, 42)?),
+            several: several(byte(section, 41)?),
+            name_at: name_at(byte(section, 41)?, byte(section, 42)?),
             line_at: 8 * u32::from(byte(section, 41)?),
             fields: [41, 42].map(|at| byte(section, at).map_or(0, |bytes| low_word(low_bytes(usize::from(bytes)).0))),
         };
@@ -123,6 +123,16 @@ impl Header {
             && suffixes.len() == SUFFIXES * SUFFIX_LEN;
         right.then_some(header)
     }
+}
+
+/// The index of terms that means several rules, where an index has so many bytes: all ones.
+pub(crate) fn several(terms: u8) -> u32 {
+    if terms == 1 { 0xff } else { 0xffff }
+}
+
+/// Where the name begins in a record: after flags, terms, line and the number of a suffix.
+pub(crate) fn name_at(terms: u8, line: u8) -> usize {
+    2 + usize::from(terms) + usize::from(line)
 }
 
 /// The key of the hash.
@@ -482,9 +492,6 @@ pub(crate) fn tag(hash: u64) -> u8 {
     hash.to_le_bytes()[0].max(1)
 }
 
-/// The lowest bit of every byte.
-const LOWEST: u64 = 0x0101_0101_0101_0101;
-
 /// The high bit of every byte that is zero; also of a byte above one that is, if it is 1. Who asks compares whole names anyway.
 #[inline(always)]
 fn zero_bytes(word: u64) -> u64 {
@@ -539,18 +546,12 @@ impl<'a> Trie<'a> {
         Some((self.node(slot as usize, record.head()), room.get(start..)?))
     }
 
-    /// What the terms of a node with several rules are.
-    #[inline]
-    pub(crate) fn several(&self) -> u32 {
-        self.header.several
-    }
-
     /// Whether there is a node with one rule in a slot.
     pub(crate) fn has_one_rule(&self, slot: u32) -> bool {
         let (index, place) = (slot as usize / SLOTS, slot as usize % SLOTS);
         let group = self.group(index).filter(|group| byte(*group, place) != Some(0));
         let record = group.and_then(|group| self.record(group, place));
-        record.is_some_and(|record| record.flags() & KINDS != 0 && self.node(slot as usize, record.head()).terms != self.several())
+        record.is_some_and(|record| record.flags() & KINDS != 0 && self.node(slot as usize, record.head()).terms != self.header.several)
     }
 
     /// Slots that there are, free ones included.

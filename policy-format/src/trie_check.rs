@@ -7,11 +7,11 @@ use crate::header::SectionKind;
 use crate::host::MAX_NAME;
 use crate::packed::{self, MAX_SUFFIX, Packed, Spelt, TAIL, low_bytes, suffix_bits, whole_bytes};
 use crate::reader::{array, byte, u64_at, u128_at};
+use crate::threads;
 use crate::trie::{
     DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, KINDS, Keys, LAST_DEPTH, Labels, Node, OVERFLOW, PAD, RECORDS_AT, Record, SLOTS,
     SUBDOMAINS, SUFFIX_LEN, SUFFIX_TEXT, Trie, label_start, low_half, low_word,
 };
-use std::num::NonZero;
 use std::ops::Range;
 
 /// From how many groups on the work is shared.
@@ -34,20 +34,8 @@ impl Trie<'_> {
     /// Checks everything, for a policy with so many terms; gives the nodes that have several rules, in their order.
     pub(crate) fn check(&self, terms: u32) -> Result<Vec<Node>, Wrong> {
         self.check_suffixes()?;
-        let groups = self.header.groups as usize;
-        let threads = if groups < PARALLEL { 1 } else { std::thread::available_parallelism().map_or(1, NonZero::get).min(8) };
-        let each = groups.div_ceil(threads).max(1);
-        let parts = (0..groups).step_by(each).map(|first| first..groups.min(first + each));
-        let parts: Vec<Result<Part, Wrong>> = if threads == 1 {
-            parts.map(|part| self.check_groups(part, terms)).collect()
-        } else {
-            std::thread::scope(|scope| {
-                let running: Vec<_> = parts.map(|part| scope.spawn(move || self.check_groups(part, terms))).collect();
-                running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-            })
-        };
         let (mut end, mut rules, mut several) = (0, 0_u32, Vec::new());
-        for part in parts {
+        for part in threads::in_parts(self.header.groups as usize, PARALLEL, |groups| self.check_groups(groups, terms)) {
             let part = part?;
             if part.records.start != end {
                 return Err((SectionKind::Records, end as u64, "records do not follow one another"));

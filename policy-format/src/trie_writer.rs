@@ -8,14 +8,14 @@ use crate::packed::{self, MAX_SUFFIX, whole_bytes};
 use crate::records::Layer;
 use crate::rules::{Access, RuleKind, RuleRecord};
 use crate::ruleset::{Named, RuleSet};
+use crate::threads;
 use crate::trie::{
     DEPTHS, ENDS_AT, FLAGS_AT, GROUP_LEN, HEADER_LEN, Header, Key, Keys, LAST_DEPTH, Labels, MAX_PROBE, OVERFLOW, PAD, RECORDS_AT, SLOTS,
-    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, tag,
+    SUFFIX_LEN, SUFFIX_TEXT, SUFFIXES, fold, home, low_word, name_at, several, tag,
 };
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::num::NonZero;
 
 /// Keys that are tried.
 const ATTEMPTS: u32 = 16;
@@ -66,19 +66,10 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
         let runs = Runs::of(&entries);
         let last = count(listed as usize + runs.several, "rules", u32::MAX as usize)?;
         let index = terms.iter().map(|terms| terms.index).max().unwrap_or(0);
-        let mut header = Header {
-            key,
-            homes: 1,
-            groups: 0,
-            probe: 1,
-            // All ones mean several rules.
-            terms: if index < 0xff { 1 } else { 2 },
-            line: bytes_of(survey.line.max(last)),
-            single: survey.single,
-            several: if index < 0xff { 0xff } else { 0xffff },
-            ..Header::default()
-        };
-        let head = 2 + usize::from(header.terms) + usize::from(header.line);
+        let (terms_len, line_len) = (if u32::from(index) < several(1) { 1 } else { 2 }, bytes_of(survey.line.max(last)));
+        let several = several(terms_len);
+        let mut header = Header { key, probe: 1, terms: terms_len, line: line_len, single: survey.single, several, ..Header::default() };
+        let head = name_at(terms_len, line_len);
         header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, head), set.named().len())?;
         if let Some(written) = Placing::new(set, terms, &suffixes, header, listed).place(&entries)? {
             return Ok(written);
@@ -158,22 +149,9 @@ impl Survey {
 
 /// Shares slices of the rules among threads; each is told the number of its first rule.
 fn spread<T: Send>(rules: &[Named], work: impl Fn(u32, &[Named]) -> T + Sync) -> Vec<T> {
-    if rules.len() < PARALLEL {
-        return vec![work(0, rules)];
-    }
-    let each = rules.len().div_ceil(threads());
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts = (0_usize..).zip(rules.chunks(each));
-        let running: Vec<_> =
-            parts.map(|(part, rules)| scope.spawn(move || work(u32::try_from(part * each).unwrap_or(u32::MAX), rules))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    threads::in_parts(rules.len(), PARALLEL, |part| {
+        work(u32::try_from(part.start).unwrap_or(u32::MAX), rules.get(part).unwrap_or_default())
     })
-}
-
-/// More than a few threads wait for memory.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).min(8)
 }
 
 /// What is to be placed, in the order of hashes.
@@ -193,7 +171,7 @@ fn entries(set: &RuleSet, key: &Key) -> Vec<Entry> {
     let mut parts = parts.into_iter();
     let mut entries = parts.next().unwrap_or_default();
     parts.for_each(|part| entries.extend(part));
-    sort(&mut entries, threads());
+    sort(&mut entries, threads::count());
     entries
 }
 
@@ -204,10 +182,15 @@ fn sort(entries: &mut [Entry], threads: usize) {
     let middle = entries.len() / 2;
     entries.select_nth_unstable_by_key(middle, |entry| entry.hash);
     let (low, high) = entries.split_at_mut(middle);
-    std::thread::scope(|scope| {
-        scope.spawn(|| sort(low, threads / 2));
+    let shared = std::thread::scope(|scope| {
+        let other = std::thread::Builder::new().spawn_scoped(scope, || sort(low, threads / 2));
         sort(high, threads - threads / 2);
+        other.is_ok()
     });
+    // The system had no thread to give.
+    if !shared {
+        sort(low, 1);
+    }
 }
 
 /// How many nodes there are, and rules of nodes that have several.
@@ -356,14 +339,7 @@ impl<'s> Placing<'s> {
         let mut depths = 0;
         let mut rest = entries;
         while !rest.is_empty() {
-            // A batch ends where a node does.
-            let mut len = BATCH.min(rest.len());
-            while let (Some(last), Some(next)) = (len.checked_sub(1).and_then(|at| rest.get(at)), rest.get(len))
-                && last.hash == next.hash
-            {
-                len += 1;
-            }
-            let (now, later) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            let (now, later) = split_batch(rest);
             rest = later;
             batch.clear();
             names.clear();
@@ -487,6 +463,17 @@ impl<'s> Placing<'s> {
         self.records.resize(self.records.len() + PAD, 0);
         Ok(Written { trie, records: self.records, suffixes: self.suffixes.write(), several: self.several })
     }
+}
+
+/// The next entries to place, and those after them. A batch ends where a node does.
+fn split_batch(entries: &[Entry]) -> (&[Entry], &[Entry]) {
+    let mut len = BATCH.min(entries.len());
+    while let (Some(last), Some(next)) = (len.checked_sub(1).and_then(|at| entries.get(at)), entries.get(len))
+        && last.hash == next.hash
+    {
+        len += 1;
+    }
+    entries.split_at_checked(len).unwrap_or((entries, &[]))
 }
 
 fn set(group: &mut [u8; GROUP_LEN], at: usize, value: u8) {

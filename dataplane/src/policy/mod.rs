@@ -236,7 +236,7 @@ impl Snapshot {
 
 fn meta(blob: &Blob<Bytes>, profile: ProfileId) -> &policy_format::Meta {
     // It was looked up in this very blob.
-    blob.profiles().get(usize::from(profile.0)).unwrap_or(blob.meta())
+    blob.profile_meta(profile).unwrap_or(blob.meta())
 }
 
 /// Gives out the policy in force, and replaces it.

@@ -63,7 +63,7 @@ impl Listed {
     fn add_hashed(&mut self, hash: u32, hosts: HostsRef<'_>, line: u32) -> Result<(), BuildError> {
         let Self { rules, names, others, terms, .. } = self;
         let (table, first, count) =
-            if is_name(hosts) { (names, 0, rules.names()) } else { (others, rules.names(), rules.len() - rules.names()) };
+            if is_name(hosts) { (names, 0, rules.name_count()) } else { (others, rules.name_count(), rules.len() - rules.name_count()) };
         let same = |slot: &Slot| slot.hash == hash && rules.get(first + slot.place as usize).is_some_and(|rule| rule.hosts == hosts);
         if let Entry::Vacant(free) = table.entry(spread(hash), same, |slot| spread(slot.hash)) {
             rules.push_ref(hosts, *terms, line)?;
@@ -80,7 +80,7 @@ impl Listed {
         self.rules.retain(|index| keep.get(index).copied().unwrap_or(true));
         self.names.clear();
         self.others.clear();
-        let names = self.rules.names();
+        let names = self.rules.name_count();
         for (index, rule) in self.rules.iter().enumerate() {
             let hash = hash(&self.hasher, rule.hosts);
             match index.checked_sub(names) {
@@ -96,7 +96,7 @@ impl Listed {
     }
 
     fn find_hashed(&self, hash: u32, hosts: HostsRef<'_>) -> Option<usize> {
-        let (table, first) = if is_name(hosts) { (&self.names, 0) } else { (&self.others, self.rules.names()) };
+        let (table, first) = if is_name(hosts) { (&self.names, 0) } else { (&self.others, self.rules.name_count()) };
         let rule = |slot: &Slot| self.rules.get(first + slot.place as usize);
         let found = table.find(spread(hash), |slot| slot.hash == hash && rule(slot).is_some_and(|rule| rule.hosts == hosts));
         found.map(|slot| first + slot.place as usize)
@@ -104,7 +104,7 @@ impl Listed {
 
     /// The rules for anything but names, with their places.
     fn others(&self) -> impl Iterator<Item = RuleRef<'_>> {
-        (self.rules.names()..self.rules.len()).filter_map(|index| self.rules.get(index))
+        (self.rules.name_count()..self.rules.len()).filter_map(|index| self.rules.get(index))
     }
 
     /// The first rule for a name that has in it what `kind` says of a name: `suffix` is that name, or one that it is below.

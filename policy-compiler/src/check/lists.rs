@@ -216,7 +216,7 @@ impl<'d> Entries<'d> {
 
 /// The first line of which the hosts lie within those of `around`.
 fn first_within<'l>(list: &'l Listed, around: &Lists<'_>) -> Option<RuleRef<'l>> {
-    let (rules, names) = (list.rules(), list.rules().names());
+    let (rules, names) = (list.rules(), list.rules().name_count());
     let first =
         |mut places: std::ops::Range<usize>| places.find_map(|index| rules.get(index).filter(|rule| around.around(rule.hosts).is_some()));
     [first(0..names), first(names..rules.len())].into_iter().flatten().min_by_key(|rule| rule.line)

@@ -1,7 +1,7 @@
 //! Domain lists: files of up to millions of hosts, in the formats that block lists are published in.
 //!
 //! A list is read as a stream, line by line, and nothing of it is kept here: every entry goes to the caller as it is found. The lines of a long list are taken apart
-//! on other threads ([`batch`]), which changes nothing of what is given, nor of its order. A line is one of four things.
+//! on other threads (`batch.rs`), which changes nothing of what is given, nor of its order. A line is one of four things.
 //! It gives entries; it is blank or a comment (*skipped*); it is a proper rule of its format that says nothing about whole hosts, such as one that hides a part
 //! of a page (*ignored*); or it is *bad*. Bad lines never end the reading: they are counted, and the first few are kept with their numbers and what is wrong.
 //!
