@@ -93,3 +93,31 @@ fn names_that_are_cut_alike_do_not_collide() {
     assert!(names.iter().all(|name| allows(&blob, name)));
     assert_eq!(blob.rule_count(), 2);
 }
+
+#[test]
+fn a_glob_is_what_its_text_says() {
+    let blob = Blob::open(build(&[("good*.a.test", Access::Allow)])).unwrap();
+    let (globs, len) = (place(&blob, SectionKind::Globs), blob.section(SectionKind::Globs).len());
+    let text = blob.section(SectionKind::Globs).windows(4).position(|bytes| bytes == b"good").unwrap();
+    let program = blob.section(SectionKind::Globs).windows(4).rposition(|bytes| bytes == b"good").unwrap();
+    assert!(text < program && program < len);
+    for at in [text, program] {
+        let blob = Blob::open(build(&[("good*.a.test", Access::Allow)])).unwrap();
+        let error = Blob::open(changed(blob, |bytes| bytes[globs + at..][..4].copy_from_slice(b"evil"))).unwrap_err();
+        assert!(
+            matches!(error, FormatError::Section { section: SectionKind::Globs, what: "a glob's rule, text or program", .. }),
+            "{error}"
+        );
+    }
+}
+
+/// `?` after `*`, too often for an automaton: the program stands once with its glob and once where it is matched.
+#[test]
+fn a_program_that_stands_alone_is_its_globs() {
+    let glob = format!("{}-*.a.test", "?".repeat(40));
+    let build = || Blob::open(build(&[(glob.as_str(), Access::Deny)])).unwrap();
+    let at = place(&build(), SectionKind::Automata) + build().section(SectionKind::Automata).len() - 3;
+    let error = Blob::open(changed(build(), |bytes| bytes[at] = b'x')).unwrap_err();
+    let what = "a program that stands alone is not what its glob says";
+    assert!(matches!(error, FormatError::Section { section: SectionKind::Automata, what: found, .. } if found == what), "{error}");
+}
