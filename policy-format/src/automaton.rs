@@ -142,7 +142,7 @@ impl<'a> Automata<'a> {
     }
 
     /// Where each program that stands alone is, its number and itself.
-    fn alone(self) -> impl Iterator<Item = (usize, u32, &'a [u8])> {
+    pub(crate) fn alone(self) -> impl Iterator<Item = (usize, u32, &'a [u8])> {
         // Only read when there are some: to know where they start, all lengths have to be added.
         let behind = self.slices().try_fold(0_usize, |_, (at, slice)| Some(at - self.at + slice?.len()));
         let mut at = behind.filter(|_| self.alone > 0).unwrap_or(self.rest.len());

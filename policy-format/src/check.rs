@@ -158,8 +158,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
             }
             end += len as u64;
             let rule = self.listed(glob.rule).is_some_and(|rule| rule.kind == RuleKind::Glob && rule.anchor == index);
-            let programs = glob.programs().filter(|program| glob::is_valid(program)).count();
-            if !rule || programs != usize::from(glob.programs) || !glob.text.is_ascii() {
+            // What is shown is the text, and what is matched is the programs.
+            let text = std::str::from_utf8(glob.text).ok().filter(|text| text.len() <= glob::MAX_TEXT);
+            let parsed = text.and_then(|text| glob::Glob::parse(text).ok());
+            let same = parsed.is_some_and(|parsed| {
+                parsed.programs().len() == usize::from(glob.programs) && glob.programs().eq(parsed.programs().iter().map(Vec::as_slice))
+            });
+            if !rule || !same {
                 return Err(wrong("a glob's rule, text or program"));
             }
             let owners = glob.programs().map(|program| Some((glob.rule, u16::try_from(glob::literal_bytes(program)).ok()?)));
@@ -181,6 +186,13 @@ impl<B: AsRef<[u8]>> Blob<B> {
         if section.is_empty() != (self.glob_programs() == 0) {
             return Err(wrong((0, "automata without globs, or globs without automata")));
         }
-        automata.check(self.glob_programs()).map_err(wrong)
+        automata.check(self.glob_programs()).map_err(wrong)?;
+        // Programs that stand alone are those of globs; where each is, what is shown is what is matched.
+        let programs: Vec<&[u8]> = (0..self.glob_count()).filter_map(|index| self.glob(index)).flat_map(|glob| glob.programs()).collect();
+        let known = |number| usize::try_from(number).ok().and_then(|number: usize| programs.get(number).copied());
+        match automata.alone().find(|(_, number, program)| known(*number) != Some(program)) {
+            Some((at, ..)) => Err(wrong((at, "a program that stands alone is not what its glob says"))),
+            None => Ok(()),
+        }
     }
 }

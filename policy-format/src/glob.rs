@@ -14,6 +14,9 @@ use crate::pattern::PatternErrorKind;
 /// Alternatives that the braces of one glob may expand to.
 pub const MAX_ALTERNATIVES: usize = 256;
 
+/// Bytes in the text of the longest glob: what patterns may have, and a `**.` before it.
+pub(crate) const MAX_TEXT: usize = 2 * MAX_NAME + 3;
+
 /// Bytes in the record that says whose a program is: the rule, and how many bytes the program fixes.
 pub(crate) const OWNER_LEN: usize = 6;
 
@@ -88,23 +91,28 @@ impl Glob {
     }
 }
 
-/// Expands the first brace group and, with it, all that follow and nest.
+/// Groups of braces that are looked at while one glob is expanded: alternatives have fewer, unless groups have only one each.
+const MAX_GROUPS: usize = 4 * MAX_ALTERNATIVES;
+
+/// Expands the first brace group and, with it, all that follow and nest. Groups without an alternative, such as `{a}`, add no text but work: their number is bounded.
 fn expand(text: &[u8]) -> Result<Vec<Vec<u8>>, PatternErrorKind> {
     let mut done = Vec::new();
     let mut open = vec![text.to_vec()];
+    let mut groups = 0;
     while let Some(item) = open.pop() {
         match first_group(&item)? {
             None => done.push(item),
             Some((start, end, commas)) => {
+                groups += 1;
                 let mut from = start + 1;
                 for to in commas.into_iter().chain([end]) {
                     let parts = [item.get(..start), item.get(from..to), item.get(end + 1..)];
-                    open.push(parts.into_iter().flatten().flatten().copied().collect());
+                    open.push(parts.map(Option::unwrap_or_default).concat());
                     from = to + 1;
                 }
             }
         }
-        if done.len() + open.len() > MAX_ALTERNATIVES {
+        if done.len() + open.len() > MAX_ALTERNATIVES || groups > MAX_GROUPS {
             return Err(PatternErrorKind::TooManyAlternatives);
         }
     }
@@ -400,6 +408,11 @@ mod tests {
     fn refuses_what_grows_without_end() {
         let bomb = format!("{}.test", "{a,b}".repeat(12));
         assert_eq!(Glob::parse(&bomb), Err(PatternErrorKind::TooManyAlternatives));
+        // 256 alternatives, each of which would be taken apart 200 times.
+        let bomb = format!("{}{}x.test", "{a,b}".repeat(8), "{}".repeat(200));
+        assert_eq!(Glob::parse(&bomb), Err(PatternErrorKind::TooManyAlternatives));
+        let most = format!("{}{}x.test", "{}".repeat(200), "{a,b}".repeat(8));
+        assert_eq!(Glob::parse(&most).unwrap().programs().len(), 256);
     }
 
     #[test]

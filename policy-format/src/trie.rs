@@ -28,7 +28,7 @@
 //! `fold(a, b)` is the exclusive or of the halves of the product of two words. A text of up to 32 characters is one number of 192 bits (see
 //! `packed.rs`): words `w0`, `w1`, `w2`, lowest first, and its hash is `fold(fold(w0 ^ k0, w1 ^ k1) ^ k2, w2 ^ k3)`. Of a longer text, that is the state of its last 32
 //! characters; what is before them is absorbed from the right, in pieces that end at the beginning of the last two labels and of every label before those.
-//! A piece is absorbed from the left, eight bytes of text at a time: `state = fold(state ^ word ^ k2, k3 ^ bytes)`, `word` little-endian, filled up with zeros. The home of a hash is the
+//! A piece is absorbed from the left, eight bytes of text at a time: `state = fold(state ^ word ^ k2, k3 ^ bytes)`, `word` little-endian, filled up with zeros, `bytes` those of the whole piece. The home of a hash is the
 //! high half of its product with `homes`; its tag is its lowest byte, or 1 if that is 0.
 //!
 //! The key comes from the content, so that builds are reproducible; who can ask cannot make the table longer, and who writes rules
@@ -146,15 +146,17 @@ impl Key {
         fold(fold(low ^ a, middle ^ b) ^ c, high ^ d)
     }
 
+    /// Every step has the bytes of the whole piece in it, so that it is plain where pieces end: `xxxxxxxxyyyyyyy.` is not what `xxxxxxxx` and then `yyyyyyy.` is.
     fn absorb(&self, state: u64, piece: &[u8]) -> u64 {
         let [_, _, c, d] = self.0;
+        let length = d ^ piece.len() as u64;
         let (words, rest) = piece.as_chunks::<8>();
-        let state = words.iter().fold(state, |state, word| fold(state ^ u64::from_le_bytes(*word) ^ c, d ^ 8));
+        let state = words.iter().fold(state, |state, word| fold(state ^ u64::from_le_bytes(*word) ^ c, length));
         if rest.is_empty() {
             return state;
         }
         let word = rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        fold(state ^ word ^ c, d ^ rest.len() as u64)
+        fold(state ^ word ^ c, length)
     }
 
     /// The hash of the last two labels of a name, or of its only one.

@@ -66,6 +66,10 @@ impl Trie<'_> {
             if first as usize != part.records.end || byte(group, SLOTS) != Some(0) || last_flags.is_none() {
                 return Err(wrong("a group is not what follows the one before it"));
             }
+            // What a lookup would look at next is no group, and nobody has checked it.
+            if last_flags == Some(OVERFLOW) && index + 1 == self.header.groups as usize {
+                return Err(wrong("the last group sends lookups on"));
+            }
             let used = group.iter().take(SLOTS).take_while(|tag| **tag != 0).count();
             let mut end = 0;
             for place in 0..SLOTS {
