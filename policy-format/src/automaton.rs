@@ -38,6 +38,8 @@ pub(crate) use write::write;
 pub(crate) const MAX_AUTOMATA: usize = 64;
 /// Programs that are in no automaton.
 pub(crate) const MAX_ALONE: usize = 4096;
+/// Bytes of all of them: each may be tried at every byte of a name, so that this bounds the time of a lookup, to about a millisecond.
+pub(crate) const MAX_ALONE_BYTES: usize = 8 << 10;
 /// Bytes before an automaton's classes.
 const HEADER_LEN: usize = 8;
 /// Bytes, and so classes at most.
@@ -121,6 +123,9 @@ impl<'a> Automata<'a> {
             }
             last = Some(number);
             end = at + ALONE_LEN + program.len();
+        }
+        if self.alone().map(|(.., program)| program.len()).sum::<usize>() > MAX_ALONE_BYTES {
+            return Err((self.at, "more bytes of programs that stand alone than there may be"));
         }
         if self.alone().count() != self.alone || end != self.at + self.rest.len() {
             return Err((end, "programs that stand alone are cut, or something follows them"));

@@ -13,7 +13,7 @@ use crate::host::{Host, MAX_NAME, Name};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
 use crate::reader::{bytes, record, record_count, u16_at, u32_at};
-use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
+use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
@@ -516,6 +516,9 @@ fn hooked(hooks: &[Hook]) -> Result<Vec<Hosts>, FormatError> {
 
 fn decode<T: DeserializeOwned>(data: &[u8], layout: &Layout, kind: SectionKind) -> Result<T, FormatError> {
     let wrong = FormatError::Section { section: kind, offset: 0, what: "not the record that belongs here" };
+    if layout.range(kind).len() > MAX_RECORDS {
+        return Err(FormatError::Section { section: kind, offset: 0, what: "more bytes than there may be" });
+    }
     match postcard::take_from_bytes(data.get(layout.range(kind)).unwrap_or_default()) {
         Ok((value, [])) => Ok(value),
         _ => Err(wrong),

@@ -10,7 +10,7 @@ use crate::glob::{self, Glob, OWNER_LEN};
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MAX_SECTIONS, MINOR, REQUIRED, SectionKind};
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
-use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, Meta, ProfileId, Profiles, Source};
+use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleKind, RuleRecord, TermsRecord};
 use crate::ruleset::{Other, RuleSet, Terms, Unnamed};
 use crate::trie_writer::{self, TermsInfo};
@@ -77,12 +77,14 @@ pub enum BuildError {
     },
     /// Globs that the tables which match them have no room for.
     #[error(
-        "the policy's globs are too many or too varied to be matched together: {found} alternatives are left to be tried one by one on every name, and at most {limit} may be; write fewer globs, or globs with fewer `*`, `?` and braces"
+        "the policy's globs are too many or too varied to be matched together: {found} alternatives of {bytes} bytes are left to be tried one by one on every name, and at most {limit} bytes may be; write fewer globs, or globs with fewer `*`, `?` and braces"
     )]
     Globs {
         /// Alternatives of globs that no automaton holds.
         found: usize,
-        /// How many may be left.
+        /// Their bytes.
+        bytes: usize,
+        /// How many bytes may be left.
         limit: usize,
     },
     /// A settings record that could not be encoded.
@@ -165,7 +167,6 @@ struct Sections {
 
 impl Sections {
     fn new(profiles: &[Meta], rules: RuleSet, hooks: &[Hook]) -> Result<Self, BuildError> {
-        let encode = |error: postcard::Error| BuildError::Encode(error.to_string());
         let terms = TermsTable::new(&rules)?;
         let mut others: Vec<OtherRule<'_>> = rules
             .others()
@@ -192,7 +193,7 @@ impl Sections {
         let listed = write_listed(&others, any, &trie.several, &addresses.network_of_rule);
 
         let contents = [
-            (SectionKind::Meta, postcard::to_allocvec(profiles).map_err(encode)?),
+            (SectionKind::Meta, records(profiles)?),
             (SectionKind::Trie, trie.trie),
             (SectionKind::Records, trie.records),
             (SectionKind::Suffixes, trie.suffixes),
@@ -205,9 +206,9 @@ impl Sections {
             (SectionKind::Networks, addresses.networks),
             (SectionKind::Globs, write_globs(&globs)?),
             (SectionKind::Automata, automaton::write(&programs)?),
-            (SectionKind::Sources, postcard::to_allocvec(&terms.sources).map_err(encode)?),
+            (SectionKind::Sources, records(&terms.sources)?),
             (SectionKind::Conditions, terms.conditions),
-            (SectionKind::Hooks, postcard::to_allocvec(hooks).map_err(encode)?),
+            (SectionKind::Hooks, records(hooks)?),
         ];
         Ok(Self { contents: contents.into_iter().map(|(kind, content)| (kind as u32, content)).collect() })
     }
@@ -371,5 +372,12 @@ fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
     }
     section.extend(owners);
     section.extend(records);
+    Ok(section)
+}
+
+/// A section in postcard.
+fn records<T: serde::Serialize + ?Sized>(records: &T) -> Result<Vec<u8>, BuildError> {
+    let section = postcard::to_allocvec(records).map_err(|error| BuildError::Encode(error.to_string()))?;
+    count(section.len(), "bytes of settings, sources or hooks", MAX_RECORDS)?;
     Ok(section)
 }

@@ -11,6 +11,7 @@ use crate::glob::{self, OWNER_LEN};
 use crate::header::SectionKind;
 use crate::reader::{record_count, u32_at};
 use crate::rules::{Access, PORTS_LEN, RULE_LEN, RuleId, RuleKind, TERMS_LEN, TermsRecord, port_ranges};
+use std::cmp::Reverse;
 
 impl<B: AsRef<[u8]>> Blob<B> {
     /// Validates every record of every section. A large trie is shared among threads, eight at most, which are gone when this is done.
@@ -22,9 +23,21 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.check_terms()?;
         self.check_rules()?;
         self.check_names()?;
+        self.check_hooks()?;
         self.addresses().check(self.section(SectionKind::Rules))?;
         self.check_globs()?;
         self.check_automata()
+    }
+
+    fn check_hooks(&self) -> Result<(), FormatError> {
+        let known = self.known_profiles();
+        let wrong = self.hooks().iter().any(|hook| hook.profiles.0 == 0 || hook.profiles.0 & !known != 0);
+        if wrong { Err(FormatError::Section { section: SectionKind::Hooks, offset: 0, what: "profiles" }) } else { Ok(()) }
+    }
+
+    /// The bits of the profiles that there are.
+    fn known_profiles(&self) -> u64 {
+        u64::MAX.checked_shr(64_u32.saturating_sub(u32::try_from(self.profiles().len()).unwrap_or(64))).unwrap_or(0)
     }
 
     /// Records stand back to back, so that each is looked at once however many terms share it.
@@ -55,7 +68,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let wrong = |section, index: u32, len: usize, what| FormatError::Section { section, offset: u64::from(index) * len as u64, what };
         let count = record_count::<TERMS_LEN>(section).filter(|count| *count < u32::from(u16::MAX) + 1);
         let ports = record_count::<PORTS_LEN>(self.ports()).ok_or(wrong(SectionKind::Ports, 0, 0, "length"))?;
-        let known = u64::MAX.checked_shr(64_u32.saturating_sub(u32::try_from(self.profiles().len()).unwrap_or(64))).unwrap_or(0);
+        let known = self.known_profiles();
         let mut last = Access::Allow;
         for index in 0..count.ok_or(wrong(SectionKind::Terms, 0, 0, "length"))? {
             let wrong = |what| wrong(SectionKind::Terms, index, TERMS_LEN, what);
@@ -124,12 +137,19 @@ impl<B: AsRef<[u8]>> Blob<B> {
             if node.line as usize != next {
                 return Err(wrong("rules of a name are not where they belong"));
             }
-            let mut kinds = 0;
+            let (mut kinds, mut last) = (0, None);
             while let Some(rule) = self.listed(RuleId(u32::try_from(next).unwrap_or(u32::MAX))).filter(|rule| rule.anchor == node.slot)
                 && next < end
             {
                 kinds |= rule.kind as u8;
                 next += 1;
+                // As the writer has them: the closest last, and of equals the strongest layer's.
+                let terms = self.terms(u32::from(rule.terms)).ok_or(wrong("terms out of range"))?;
+                let layer = self.sources().get(usize::from(terms.source)).map(|source| Reverse(source.layer));
+                let order = (rule.kind == RuleKind::Exact, terms.access, layer, rule.line, rule.kind as u8, rule.terms);
+                if last.replace(order).is_some_and(|last| last > order) {
+                    return Err(wrong("rules of a name are not in order"));
+                }
             }
             if kinds != node.kinds {
                 return Err(wrong("rules of a name are of other kinds"));
@@ -193,6 +213,17 @@ impl<B: AsRef<[u8]>> Blob<B> {
         match automata.alone().find(|(_, number, program)| known(*number) != Some(program)) {
             Some((at, ..)) => Err(wrong((at, "a program that stands alone is not what its glob says"))),
             None => Ok(()),
+        }?;
+        // Whether the automata match what the globs say is not proved: that would take as long as to write them. But a glob matches what is written for it here.
+        for (number, program) in (0..).zip(&programs) {
+            for name in [b"".as_slice(), b"x"].into_iter().filter_map(|run| glob::example(program, run)) {
+                let mut found = false;
+                automata.for_each_match(&name, |matched| found |= matched == number);
+                if !found {
+                    return Err(wrong((0, "the automata do not match what a glob says")));
+                }
+            }
         }
+        Ok(())
     }
 }

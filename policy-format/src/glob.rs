@@ -305,6 +305,20 @@ pub fn ops(program: &[u8]) -> impl Iterator<Item = Op<'_>> {
     })
 }
 
+/// A name that a program matches, with `run` for every run of bytes; `None` if it would be too long for a name, or if no byte of names is in a class.
+pub(crate) fn example(program: &[u8], run: &[u8]) -> Option<Vec<u8>> {
+    let mut name = Vec::new();
+    for op in ops(program) {
+        match op {
+            Op::AnyRun => name.extend_from_slice(run),
+            Op::AnyOne => name.push(b'x'),
+            Op::Literal(byte) => name.push(byte),
+            class @ Op::Class(..) => name.push((b'-'..=b'z').find(|byte| class.takes(*byte))?),
+        }
+    }
+    (name.len() <= MAX_NAME).then_some(name)
+}
+
 struct Step<'a> {
     op: Op<'a>,
     next: usize,

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+/// Bytes that each of the sections in postcard may have: records in memory take more than their bytes do.
+pub(crate) const MAX_RECORDS: usize = 16 << 20;
+
 /// Profiles that a blob may have.
 pub const MAX_PROFILES: usize = 64;
 

@@ -10,7 +10,7 @@
 //!  0 4 x u64 key of the hash                            0 13 x u8 tags of its slots; 0: free, and all after it
 //! 32 u32 homes    groups that a hash may name          13 u8     0
 //! 36 u32 groups   that there are                       14 13 x u8 where each slot's record ends, from `records`
-//! 40 u8  probe    groups to look at, 1 to 64           27 u32    records: where the first record begins in section `records`
+//! 40 u8  probe    groups to look at, 1 to 16           27 u32    records: where the first record begins in section `records`
 //! 41 u8  terms    bytes of an index of terms, 1 or 2   31 u8     bit 0: a node whose home this is, or is before it, lies further on
 //! 42 u8  line     bytes of a line, 0 to 4
 //! 43 u8  bit 0: there are rules for single labels      record
@@ -56,7 +56,7 @@ pub(crate) const SUFFIX_TEXT: u32 = 120;
 /// Bytes of a name that are looked at with the beginning of its record.
 const SHORT: usize = 24;
 /// Groups that a lookup may have to look at.
-pub(crate) const MAX_PROBE: u8 = 64;
+pub(crate) const MAX_PROBE: u8 = 16;
 /// Bits of a record's flags: which names a rule of its node speaks of.
 const EXACT: u8 = RuleKind::Exact as u8;
 pub(crate) const SUBDOMAINS: u8 = RuleKind::Subdomains as u8;

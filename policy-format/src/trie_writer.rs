@@ -19,6 +19,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// Keys that are tried.
 const ATTEMPTS: u32 = 16;
+/// By how many powers of two the table grows over the attempts.
+const MOST_ROOM: u32 = 4;
 /// Nodes that a hundred groups have on average: fuller groups overflow more often.
 const FILL: u64 = 78 * SLOTS as u64;
 /// Bytes of records that a group has on average; 255 fit.
@@ -61,7 +63,7 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
     let survey = Survey::of(set);
     let suffixes = Suffixes::choose(set, &survey.sample);
     for attempt in 0..ATTEMPTS {
-        let key = survey.key(attempt);
+        let key = survey.key(set, attempt);
         let entries = entries(set, &key);
         let runs = Runs::of(&entries);
         let last = count(listed as usize + runs.several, "rules", u32::MAX as usize)?;
@@ -70,7 +72,9 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
         let several = several(terms_len);
         let mut header = Header { key, probe: 1, terms: terms_len, line: line_len, single: survey.single, several, ..Header::default() };
         let head = name_at(terms_len, line_len);
-        header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, head), set.named().len())?;
+        // Names that lie too close together, such as very long ones, get more room.
+        let room = 1 << attempt.min(MOST_ROOM);
+        header.homes = homes(&runs, suffixes.bytes(set, &survey.sample, head), set.named().len(), room)?;
         if let Some(written) = Placing::new(set, terms, &suffixes, header, listed).place(&entries)? {
             return Ok(written);
         }
@@ -79,10 +83,11 @@ pub(crate) fn write(set: &RuleSet, terms: &[TermsInfo], listed: u32) -> Result<W
 }
 
 /// Enough groups that few overflow, of slots or of bytes.
-fn homes(runs: &Runs, record_bytes: u64, rules: usize) -> Result<u32, BuildError> {
+fn homes(runs: &Runs, record_bytes: u64, rules: usize, room: u64) -> Result<u32, BuildError> {
     let bytes = record_bytes + (runs.nodes.saturating_sub(rules)) as u64;
     let by_slots = (runs.nodes as u64 * 100).div_ceil(FILL);
-    count(usize::try_from(by_slots.max(bytes.div_ceil(FILL_BYTES)).max(1)).unwrap_or(usize::MAX), "names", u32::MAX as usize / SLOTS - 64)
+    let homes = by_slots.max(bytes.div_ceil(FILL_BYTES)).max(1).saturating_mul(room);
+    count(usize::try_from(homes).unwrap_or(usize::MAX), "names", u32::MAX as usize / SLOTS - 64)
 }
 
 /// Bytes that a number needs.
@@ -132,12 +137,21 @@ impl Survey {
         })
     }
 
-    /// The key of an attempt. Whoever writes the rules can foresee it, but would have to write them so that they collide under every one of them.
-    fn key(&self, attempt: u32) -> Key {
+    /// The key of an attempt: the first is made of sums, which are cheap and which whoever writes the names could bring about; the others are made of the names
+    /// themselves. They can be foreseen too, but none can be chosen.
+    fn key(&self, set: &RuleSet, attempt: u32) -> Key {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"netpolicy trie key");
         for number in [u64::from(attempt), self.names, self.sums[0], self.sums[1]] {
             hasher.update(&number.to_le_bytes());
+        }
+        if attempt > 0 {
+            let mut names: Vec<&[u8]> = set.named().iter().map(|rule| set.name(rule)).collect();
+            names.sort_unstable();
+            for name in names {
+                hasher.update(name);
+                hasher.update(&[0]);
+            }
         }
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(hasher.finalize().as_bytes().as_chunks::<8>().0) {

@@ -121,3 +121,41 @@ fn a_program_that_stands_alone_is_its_globs() {
     let what = "a program that stands alone is not what its glob says";
     assert!(matches!(error, FormatError::Section { section: SectionKind::Automata, what: found, .. } if found == what), "{error}");
 }
+
+/// Names so long that a group has room for one: the table gets more room until they lie apart.
+#[test]
+fn very_long_names_find_room() {
+    let long = |n: usize| format!("{n:063}.{}.{}.{}", "b".repeat(63), "c".repeat(63), "d".repeat(50));
+    let mut builder = BlobBuilder::new(Meta::default());
+    for n in 0..4_000 {
+        let source = Source { layer: Layer::User, label: "config.toml".into() };
+        builder.rule(RuleInput::new(Pattern::parse(&format!("x{}", &long(n)[1..])).unwrap(), Access::Allow, source, 1));
+    }
+    let blob = Blob::open(builder.build().unwrap()).unwrap();
+    assert_eq!(blob.rule_count(), 4_000);
+}
+
+/// The automata of a glob are not proved to match what it says, but one that matches nothing is found out.
+#[test]
+fn automata_that_match_nothing_are_refused() {
+    let blob = Blob::open(build(&[("**.a.test", Access::Allow), ("evil*.a.test", Access::Deny)])).unwrap();
+    let mut bytes = blob.as_bytes().to_vec();
+    // Counts and a length, the automaton's own counts, and then what class each byte is of.
+    let classes = place(&blob, SectionKind::Automata) + 8 + 4 + 8;
+    bytes[classes..classes + 256].fill(0);
+    reseal(&mut bytes);
+    assert!(matches!(Blob::open(bytes), Err(FormatError::Section { section: SectionKind::Automata, .. })));
+}
+
+/// Rules of one name are listed with the one that decides last: another order would report another rule.
+#[test]
+fn rules_of_one_name_stand_in_order() {
+    let blob = Blob::open(build(&[("**.a.test", Access::Allow), ("**.a.test", Access::ReadOnly)])).unwrap();
+    let mut bytes = blob.as_bytes().to_vec();
+    let rules = place(&blob, SectionKind::Rules);
+    let (first, second) = (bytes[rules..rules + 12].to_vec(), bytes[rules + 12..rules + 24].to_vec());
+    bytes[rules..rules + 12].copy_from_slice(&second);
+    bytes[rules + 12..rules + 24].copy_from_slice(&first);
+    reseal(&mut bytes);
+    assert!(matches!(Blob::open(bytes), Err(FormatError::Section { section: SectionKind::Rules, .. })));
+}

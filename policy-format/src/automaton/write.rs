@@ -8,7 +8,7 @@
 //! Where that fails (globs that share their end and have two `*` multiply; `?` after `*` doubles) the set is cut into halves until each half fits.
 //! All bounds count steps and states, not time, so that they say the same on every machine.
 
-use super::{BYTES, MAX_ALONE, MAX_AUTOMATA};
+use super::{BYTES, MAX_ALONE, MAX_ALONE_BYTES, MAX_AUTOMATA};
 use crate::build::BuildError;
 use crate::glob::{Op, ops};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -146,8 +146,9 @@ impl Plan {
     }
 
     fn section(mut self, programs: &[&[u8]]) -> Result<Vec<u8>, BuildError> {
-        let too_large = BuildError::Globs { found: self.alone.len(), limit: MAX_ALONE };
-        if self.alone.len() > MAX_ALONE {
+        let alone_bytes = self.alone.iter().filter_map(|number| programs.get(*number as usize)).map(|program| program.len()).sum();
+        let too_large = BuildError::Globs { found: self.alone.len(), bytes: alone_bytes, limit: MAX_ALONE_BYTES };
+        if self.alone.len() > MAX_ALONE || alone_bytes > MAX_ALONE_BYTES {
             return Err(too_large);
         }
         self.alone.sort_unstable();
@@ -432,13 +433,21 @@ mod tests {
 
     #[test]
     fn too_many_that_no_automaton_can_hold_are_an_error_that_says_so() {
-        let programs = vec![b"?a*".as_slice(); MAX_ALONE + 1];
         let plan = |count: u32| Plan { alone: (0..count).rev().collect(), ..Plan::default() };
-        let error = plan(4097).section(&programs).unwrap_err();
-        assert_eq!(error, BuildError::Globs { found: 4097, limit: 4096 });
+        let short = vec![b"a".as_slice(); MAX_ALONE + 1];
+        let error = plan(4097).section(&short).unwrap_err();
+        assert_eq!(error, BuildError::Globs { found: 4097, bytes: 4097, limit: MAX_ALONE_BYTES });
         assert!(error.to_string().contains("write fewer globs, or globs with fewer"), "{error}");
-        let section = plan(4096).section(&programs).unwrap();
+        let section = plan(4096).section(&short).unwrap();
         assert_eq!(super::super::Automata::open(&section).unwrap().check(4096), Ok(()));
+        // What bounds them is their bytes.
+        let long = vec![b"?a*x".as_slice(); MAX_ALONE];
+        assert_eq!(
+            plan(2049).section(&long).unwrap_err(),
+            BuildError::Globs { found: 2049, bytes: MAX_ALONE_BYTES + 4, limit: MAX_ALONE_BYTES }
+        );
+        let section = plan(2048).section(&long).unwrap();
+        assert_eq!(super::super::Automata::open(&section).unwrap().check(2048), Ok(()));
     }
 
     #[test]
