@@ -15,6 +15,9 @@
 //! ports, 4 bytes: u16 first, u16 last           16 u64 profiles    bit n: profile n has the rule
 //! ```
 //!
+//! Terms stand in order of access: those that deny come last. Rules stand by kind: `*`, names, networks, globs; of one name 3 before 2 before 1, then, like those of
+//! every anchor, by access, by layer with the weakest first, and by line, so that the last that matches is the closest.
+//!
 //! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section.
 
 use crate::reader::{record, u16_at, u32_at, u64_at};

@@ -19,8 +19,8 @@
 //!                 labels longer than their base         1 terms: index of `terms`; all ones: several rules
 //!                                                         line: of the source; of several: the first in section `rules`
 //! section `records`: records, then 32 zeros               u8 number of the text that the name ends in
-//! section `suffixes`: 256 x 16 bytes: a text of up to      what comes before it, packed (see `packed.rs`), lowest byte first
-//!   20 characters, packed; the last byte: its bits
+//! section `suffixes`: 256 x 16 bytes: a text of up to      the packed name (see `packed.rs`), lowest byte first, without
+//!   20 characters, packed; the last byte: how many they      the bytes that the characters of that text fill whole
 //! ```
 //!
 //! # Hash
