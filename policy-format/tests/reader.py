@@ -10,17 +10,14 @@ import functools, ipaddress, re, struct, sys
 WORD, LAYERS, ACCESS = 2**64 - 1, ["mdm", "managed", "cli", "user", "project"], ["allow", "read-only", "deny"]
 CODES = {byte & 0x1F | (byte & 0x40) >> 1: chr(byte) for byte in b"abcdefghijklmnopqrstuvwxyz0123456789-._"}
 
-def number(data, at, size):
-    return int.from_bytes(data[at : at + size], "little")
+number = lambda data, at, size: int.from_bytes(data[at : at + size], "little")
+fold = lambda a, b: a * b & WORD ^ a * b >> 64
+pack = lambda text: sum((byte & 0x1F | (byte & 0x40) >> 1) << 6 * at for at, byte in enumerate(reversed(text.encode())))
+unpack = lambda packed: "".join(CODES[packed >> 6 * at & 0x3F] for at in reversed(range(-(-packed.bit_length() // 6))))
+
 def varint(data, at):
     more, after = varint(data, at + 1) if data[at] & 0x80 else (0, at + 1)
     return data[at] & 0x7F | more << 7, after
-def fold(a, b):
-    return a * b & WORD ^ a * b >> 64
-def pack(text):
-    return sum((byte & 0x1F | (byte & 0x40) >> 1) << 6 * at for at, byte in enumerate(reversed(text.encode())))
-def unpack(packed):
-    return "".join(CODES[packed >> 6 * at & 0x3F] for at in reversed(range(-(-packed.bit_length() // 6))))
 
 @functools.cache
 def expression(program):
@@ -40,8 +37,7 @@ def expression(program):
 class Blob:
     def __init__(self, data):
         magic, major, minor, count, length, signatures = struct.unpack_from("<8sHHIQQ", data)
-        lengths = length == len(data) and count <= 64 and signatures <= min(65536, length - 64)
-        if (magic, major, lengths) != (b"\x89NPB\r\n\x1a\n", 1, True):
+        if magic != b"\x89NPB\r\n\x1a\n" or major != 1 or length != len(data) or count > 64 or signatures > min(65536, length - 64):
             raise ValueError(f"no policy blob, or cut, or of format {major}.{minor}")
         sections, floor = {}, 64 + 32 * count
         for kind, flags, start, size, zero in struct.iter_unpack("<IIQQQ", data[64:floor]):
