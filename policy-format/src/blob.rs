@@ -328,7 +328,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         closest
     }
 
-    /// Every glob: its rule, and its programs ([`glob::ops`]), any of which may match.
+    /// Every glob: its rule, and its programs ([`crate::glob::ops`]), any of which may match.
     pub fn globs(&self) -> impl Iterator<Item = (RuleId, Vec<&[u8]>)> {
         (0..self.glob_count()).map_while(|index| self.glob(index)).map(|glob| (glob.rule, glob.programs().collect()))
     }

@@ -19,7 +19,7 @@ def varint(data, at):
     more, after = varint(data, at + 1) if data[at] & 0x80 else (0, at + 1)
     return data[at] & 0x7F | more << 7, after
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def expression(program):
     """A program as a regular expression, and how many bytes it fixes."""
     pattern, literals, at = b"", 0, 0
