@@ -343,7 +343,7 @@ impl<'a> TermsTable<'a> {
     }
 }
 
-/// Section `globs`: counts, offsets, whose each program is, and the records.
+/// Globs: counts, offsets, whose each program is, and the records (see `glob.rs`).
 fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
     let limit = u32::MAX as usize;
     let short =

@@ -7,6 +7,16 @@
 //! A program is a byte string: `*` and `?` as themselves, a class as `[`, a flag byte (1: negated), a count byte and that many pairs of first and last
 //! byte, everything else a literal byte of a name. Matching is the usual two-pointer walk that goes back to the last `*` only: at most
 //! (bytes of the program) × (bytes of the name) steps. A policy's programs are matched all at once, by the automata that `automaton.rs` makes of them.
+//!
+//! ```text
+//! section `globs`                                record
+//!  0 u32    globs                                 0 u32 number of its rule
+//!  4 u32    programs of all globs                 4 u16 bytes of text
+//!  8 u32 ×  where each glob's record begins       6 u16 programs
+//!    6 × for each program: u32 number of its      8     text, as it was written, normalised
+//!      rule, u16 bytes that it fixes                    programs, each u16 bytes and itself
+//!    records, back to back
+//! ```
 
 use crate::host::{HostError, MAX_LABEL, MAX_NAME};
 use crate::pattern::PatternErrorKind;

@@ -42,7 +42,7 @@
 //! # Versions
 //!
 //! A reader accepts its own major version. A section that it does not know is skipped if optional and refused if required. The same policy gives the
-//! same bytes on every machine: there are no times, paths or map order inside.
+//! same bytes on every machine: there are no times, paths or map order inside. Signatures are room that is kept: nothing writes or checks them yet.
 #![cfg_attr(not(test), warn(missing_docs))]
 
 mod addresses;

@@ -269,10 +269,8 @@ fn suggest(text: &str) -> Option<String> {
 /// Splits `:port` off. A bare IPv6 address has more than one colon and no port.
 fn split_port(body: &str) -> Result<(&str, Option<u16>), Range<usize>> {
     let colon = match body.rfind(']') {
-        Some(bracket) => match body.get(bracket + 1..) {
-            Some(rest) if rest.starts_with(':') => Some(bracket + 1),
-            _ => None,
-        },
+        // After the bracket of an IPv6 address, or anywhere after that of a class.
+        Some(bracket) => body.get(bracket + 1..).and_then(|rest| Some(bracket + 1 + rest.find(':')?)),
         None if body.matches(':').count() == 1 => body.find(':'),
         None => None,
     };
@@ -417,6 +415,8 @@ mod tests {
             ("0.0.0.0/0", "net 0.0.0.0/0"),
             ("{a,b}.example.com", "glob {a,b}.example.com"),
             ("[ab].example.com", "glob [ab].example.com"),
+            ("x[ab].example.com:8443", "glob x[ab].example.com:8443"),
+            ("x.[a-c]:443", "glob x.[a-c]:443"),
         ];
         for (text, expected) in cases {
             assert_eq!(shown(text), expected, "{text:?}");
@@ -425,7 +425,9 @@ mod tests {
 
     #[test]
     fn a_pattern_shown_is_the_same_pattern() {
-        for text in ["*", "*:1", "a.b", "*.a.b:80", "**.a.b", "x*.a", "10.0.0.0/8", "10.0.0.1:53", "[::1]:53", "::1", "2001:db8::/32"] {
+        for text in
+            ["*", "*:1", "a.b", "*.a.b:80", "**.a.b", "x*.a", "10.0.0.0/8", "10.0.0.1:53", "[::1]:53", "::1", "2001:db8::/32", "[ab]x.a:80"]
+        {
             let pattern = Pattern::parse(text).unwrap();
             assert_eq!(Pattern::parse(&pattern.to_string()).unwrap(), pattern, "{text}");
         }

@@ -187,7 +187,7 @@ pub const MAX_HOOKS: usize = 1024;
 pub struct Hook {
     /// Its name.
     pub name: String,
-    /// The hosts, as a pattern: a name, `*.name` or `**.name`.
+    /// The hosts, as a pattern: a name, `*.name`, `**.name`, an address or a network.
     pub host: String,
     /// Methods, upper case.
     pub methods: Vec<String>,

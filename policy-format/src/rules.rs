@@ -15,8 +15,10 @@
 //! ports, 4 bytes: u16 first, u16 last           16 u64 profiles    bit n: profile n has the rule
 //! ```
 //!
-//! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section. Rules for one name are in the order in which
-//! later ones are closer: exact ones last, then by access, then the strongest layer's last. The order is the writer's (`trie_writer.rs`), and no check asks for it.
+//! Terms stand in order of access: those that deny come last. Rules stand by kind: `*`, names, networks, globs; of one name the exact ones last, then, like those of
+//! every anchor, by access, by layer with the weakest first, by line, and by kind, so that the last that matches is the closest.
+//!
+//! A rule's number is its index in section `rules`; of a rule in the trie, its slot and the number of rules in that section.
 
 use crate::reader::{record, u16_at, u32_at, u64_at};
 use crate::records::Profiles;

@@ -19,8 +19,8 @@
 //!                 labels longer than their base         1 terms: index of `terms`; all ones: several rules
 //!                                                         line: of the source; of several: the first in section `rules`
 //! section `records`: records, then 32 zeros               u8 number of the text that the name ends in
-//! section `suffixes`: 256 x 16 bytes: a text of up to      what comes before it, packed (see `packed.rs`), lowest byte first
-//!   20 characters, packed; the last byte: its bits
+//! section `suffixes`: 256 x 16 bytes: a text of up to      the packed name (see `packed.rs`), lowest byte first, without
+//!   20 characters, packed; the last byte: how many they      the bytes that the characters of that text fill whole
 //! ```
 //!
 //! # Hash
@@ -28,8 +28,8 @@
 //! `fold(a, b)` is the exclusive or of the halves of the product of two words. A text of up to 32 characters is one number of 192 bits (see
 //! `packed.rs`): words `w0`, `w1`, `w2`, lowest first, and its hash is `fold(fold(w0 ^ k0, w1 ^ k1) ^ k2, w2 ^ k3)`. Of a longer text, that is the state of its last 32
 //! characters; what is before them is absorbed from the right, in pieces that end at the beginning of the last two labels and of every label before those.
-//! A piece is absorbed from the left, eight bytes of text at a time: `state = fold(state ^ word ^ k2, k3 ^ bytes)`, `word` little-endian, filled up with zeros, `bytes` those of the whole piece. The home of a hash is the
-//! high half of its product with `homes`; its tag is its lowest byte, or 1 if that is 0.
+//! A piece is absorbed from the left, eight bytes of text at a time: `state = fold(state ^ word ^ k2, k3 ^ length)`, `word` little-endian, filled up with zeros, `length`
+//! the bytes of the whole piece. The home of a hash is the high half of its product with `homes`; its tag is its lowest byte, or 1 if that is 0.
 //!
 //! The key comes from the content, so that builds are reproducible; who can ask cannot make the table longer, and who writes rules
 //! that collide gets another key (see `trie_writer.rs`).

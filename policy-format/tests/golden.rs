@@ -1,0 +1,310 @@
+//! Blobs that were written once and are read for ever. `tests/golden/README.md` says what each file is.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
+
+use policy_format::{
+    Access, Blob, BlobBuilder, Decision, Hook, Host, InjectedHeader, Layer, Listeners, Meta, Mitm, MitmMode, Mode, Network, Pattern,
+    PortRange, ProfileId, Profiles, Protocol, Request, Rule, RuleInput, Secret, Source, UnixSockets, Upstream, decide,
+};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folder whose blobs are what the writer writes today. A writer that writes other bytes on purpose gets a new one, and the old ones stay as they are.
+const WRITTEN: &str = "v1.0";
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+/// What one `.rules` file says.
+#[derive(Default)]
+struct Input {
+    profiles: Vec<Meta>,
+    hooks: Vec<Hook>,
+    rules: Vec<RuleInput>,
+    asked: Vec<String>,
+}
+
+/// The words after a line's first, as keys and values.
+struct Keys<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Keys<'a> {
+    fn of(words: &'a [&'a str]) -> Self {
+        Self(words.iter().map(|word| word.split_once('=').unwrap_or_else(|| panic!("`{word}` is no key and value"))).collect())
+    }
+
+    fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.all(key).next()
+    }
+
+    fn is(&self, key: &str) -> bool {
+        self.get(key) == Some("true")
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.get(key).map(str::to_owned)
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        self.get(key).into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect()
+    }
+
+    fn profiles(&self) -> Profiles {
+        let number = |text: &str| Profiles::only(ProfileId(text.parse().unwrap()));
+        self.get("profiles").map_or_else(Profiles::default, |list| list.split(',').map(number).fold(Profiles(0), Profiles::union))
+    }
+}
+
+/// Nothing is left to defaults, which may be others one day.
+fn meta(name: &str, keys: &Keys<'_>) -> Meta {
+    let address = |key: &str, default: &str| keys.get(key).unwrap_or(default).parse().unwrap();
+    Meta {
+        profile: name.to_owned(),
+        network: match keys.get("network") {
+            None | Some("proxied") => Network::Proxied,
+            Some("blocked") => Network::Blocked,
+            Some("direct") => Network::Direct,
+            Some(other) => panic!("network {other}"),
+        },
+        mode: if keys.get("mode") == Some("limited") { Mode::Limited } else { Mode::Full },
+        allow_local_binding: keys.is("local"),
+        listeners: Listeners {
+            http: address("http", "127.0.0.1:3128"),
+            socks: (keys.get("socks") != Some("off")).then(|| address("socks", "127.0.0.1:8081")),
+            admin: address("admin", "127.0.0.1:8080"),
+        },
+        dangerously_allow_non_loopback_proxy: keys.is("non_loopback_proxy"),
+        dangerously_allow_non_loopback_admin: keys.is("non_loopback_admin"),
+        enable_socks5_udp: keys.is("udp"),
+        allow_upstream_proxy: keys.get("upstream") != Some("false"),
+        upstream: keys.text("proxy").map(|url| Upstream { url, no_proxy: keys.list("no_proxy") }),
+        unix_sockets: UnixSockets { allow: keys.list("unix"), dangerously_allow_all: keys.is("unix_all") },
+        mitm: Mitm {
+            mode: if keys.get("mitm") == Some("always") { MitmMode::Always } else { MitmMode::Auto },
+            bypass: keys.list("bypass"),
+            ca_cert_path: keys.text("ca_cert"),
+            ca_key_path: keys.text("ca_key"),
+            max_body_bytes: keys.get("max_body").map(|text| text.parse().unwrap()),
+        },
+        credential_broker: keys.is("broker"),
+        dangerously_allow_plaintext_credential_injection: keys.is("plaintext"),
+    }
+}
+
+fn hook(name: &str, keys: &Keys<'_>, source: Source, line: u32) -> Hook {
+    let fields = |key: &str| {
+        let field = |text: &str| {
+            let (name, values) = text.split_once(':').unwrap();
+            (name.to_owned(), values.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect())
+        };
+        keys.all(key).map(field).collect()
+    };
+    let injected = |text: &str| {
+        let [name, kind, place, prefix] = text.split(':').collect::<Vec<_>>()[..] else { panic!("inject={text}") };
+        let secret = if kind == "env" { Secret::Env(place.to_owned()) } else { Secret::File(place.to_owned()) };
+        InjectedHeader { name: name.to_owned(), secret, prefix: prefix.replace('_', " ") }
+    };
+    Hook {
+        name: name.to_owned(),
+        host: keys.text("host").unwrap(),
+        methods: keys.list("methods"),
+        path_prefixes: keys.list("paths"),
+        query: fields("query"),
+        headers: fields("headers"),
+        strip_request_headers: keys.list("strip"),
+        inject_request_headers: keys.all("inject").map(injected).collect(),
+        strip_response_headers: keys.list("strip_response"),
+        source,
+        line,
+        profiles: keys.profiles(),
+    }
+}
+
+fn rule(access: Access, pattern: &str, keys: &Keys<'_>, source: Source, line: u32) -> RuleInput {
+    let pattern = Pattern::parse(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+    let mut rule = RuleInput::new(pattern, access, source, line);
+    for range in keys.list("ports") {
+        let (first, last) = range.split_once('-').unwrap_or((&range, &range));
+        rule.ports.push(PortRange { first: first.parse().unwrap(), last: last.parse().unwrap() });
+    }
+    let reason = keys.get("reason").unwrap_or_default().replace('_', " ");
+    RuleInput { methods: keys.list("methods"), paths: keys.list("paths"), reason, profiles: keys.profiles(), ..rule }
+}
+
+impl Input {
+    fn read(path: &Path) -> Self {
+        let mut input = Self::default();
+        let mut source = Source { layer: Layer::User, label: "config.toml".into() };
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for (line, text) in (1..).zip(text.lines()) {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            match words[..] {
+                [] | ["#", ..] => {}
+                ["profile", name, ref keys @ ..] => input.profiles.push(meta(name, &Keys::of(keys))),
+                ["source", layer, label] => {
+                    let layer = [Layer::Mdm, Layer::Managed, Layer::Cli, Layer::User, Layer::Project]
+                        .into_iter()
+                        .find(|known| known.as_str() == layer)
+                        .unwrap();
+                    source = Source { layer, label: label.to_owned() };
+                }
+                ["hook", name, ref keys @ ..] => input.hooks.push(hook(name, &Keys::of(keys), source.clone(), line)),
+                ["ask", ..] => input.asked.push(text.to_owned()),
+                [access, pattern, ref keys @ ..] => {
+                    let access = [Access::Allow, Access::ReadOnly, Access::Deny]
+                        .into_iter()
+                        .find(|known| known.as_str() == access)
+                        .unwrap_or_else(|| panic!("{}:{line}: {text}", path.display()));
+                    input.rules.push(rule(access, pattern, &Keys::of(keys), source.clone(), line));
+                }
+                [_] => panic!("{}:{line}: {text}", path.display()),
+            }
+        }
+        input
+    }
+
+    fn build(&self) -> Vec<u8> {
+        let mut profiles = self.profiles.iter().cloned();
+        let mut builder = BlobBuilder::new(profiles.next().unwrap());
+        for meta in profiles {
+            builder.profile(meta);
+        }
+        for rule in &self.rules {
+            builder.rule(rule.clone());
+        }
+        for hook in &self.hooks {
+            builder.hook(hook.clone());
+        }
+        builder.build().unwrap()
+    }
+}
+
+/// A rule with all that it says.
+fn spelt_out(rule: &Rule) -> String {
+    let mut text = format!("{} {rule}", rule.access);
+    for (key, list) in [("methods", &rule.methods), ("paths", &rule.paths)] {
+        if !list.is_empty() {
+            write!(text, " {key} {}", list.join(",")).unwrap();
+        }
+    }
+    if !rule.reason.is_empty() {
+        write!(text, " reason `{}`", rule.reason).unwrap();
+    }
+    write!(text, " profiles {:#b}, {}", rule.profiles.0, rule.place()).unwrap();
+    text
+}
+
+/// `ask PROFILE METHOD HOST:PORT[/PATH]`, and the answer.
+fn answer(blob: &Blob<Vec<u8>>, asked: &str) -> String {
+    let [_, profile, method, target] = asked.split(' ').collect::<Vec<_>>()[..] else { panic!("{asked}") };
+    let (authority, path) = target.find('/').map_or((target, None), |at| (&target[..at], Some(&target[at..])));
+    let (host, port) = authority.rsplit_once(':').unwrap();
+    let host = Host::parse(host).unwrap();
+    let tunnel = method == "CONNECT";
+    let request = Request {
+        profile: ProfileId(profile.parse().unwrap()),
+        protocol: if tunnel { Protocol::Connect } else { Protocol::Http },
+        host: &host,
+        port: port.parse().unwrap(),
+        method: (!tunnel).then_some(method),
+        path,
+        addresses: &[],
+    };
+    let place = |rule| blob.rule(rule).map(|rule| format!("{rule}, {}", rule.place())).unwrap();
+    match decide(blob, &request) {
+        Decision::Allow(allowed) => format!("allow{}: {}", if allowed.read_only { " to read" } else { "" }, place(allowed.rule)),
+        Decision::Deny(denied) => format!("{}{}", denied.reason, denied.rule.map_or_else(String::new, |rule| format!(": {}", place(rule)))),
+    }
+}
+
+/// All that a blob says: what stands in the `.expected` file.
+fn said(blob: &Blob<Vec<u8>>, asked: &[String]) -> String {
+    let mut text = format!("digest {}\n{} rules\n", blob.digest(), blob.rule_count());
+    for rule in blob.rules() {
+        writeln!(text, "{}", spelt_out(&rule)).unwrap();
+    }
+    for asked in asked {
+        writeln!(text, "{asked} -> {}", answer(blob, asked)).unwrap();
+    }
+    text
+}
+
+/// The `.rules` files of all folders.
+fn inputs() -> Vec<PathBuf> {
+    let mut inputs: Vec<PathBuf> = fs::read_dir(golden())
+        .unwrap()
+        .map(|folder| folder.unwrap().path())
+        .filter(|path| path.is_dir())
+        .flat_map(|folder| fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rules"))
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+#[test]
+fn every_blob_that_was_ever_written_says_what_it_said() {
+    let inputs = inputs();
+    assert!(inputs.len() >= 4, "the golden blobs are gone");
+    for path in inputs {
+        let input = Input::read(&path);
+        let blob = Blob::open(fs::read(path.with_extension("bin")).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}: blobs of this version are to be read for ever", path.display()));
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        let said = said(&blob, &input.asked);
+        for (line, (said, expected)) in (1..).zip(said.lines().zip(expected.lines())) {
+            assert_eq!(said, expected, "{}, line {line} of what is expected", path.display());
+        }
+        assert_eq!(said.lines().count(), expected.lines().count(), "{}", path.display());
+        assert_eq!((blob.profiles(), blob.hooks()), (&input.profiles[..], &input.hooks[..]), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_writer_writes_what_it_wrote() {
+    for path in inputs().into_iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with(WRITTEN))) {
+        let (built, kept) = (Input::read(&path).build(), fs::read(path.with_extension("bin")).unwrap());
+        let differs = built.iter().zip(&kept).position(|(built, kept)| built != kept);
+        assert!(
+            built == kept,
+            "{}: the writer now writes other bytes ({} instead of {}, the first difference at {differs:?}). If that is an accident, mend the writer: the same \
+             policy gives the same bytes. If it is on purpose, leave this folder as it is, and follow `tests/golden/README.md` to add one",
+            path.display(),
+            built.len(),
+            kept.len(),
+        );
+    }
+}
+
+/// The fuzzers begin with a blob that has something in every section.
+#[test]
+fn the_seed_of_the_fuzzers_is_a_blob_of_today() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/blob/sample");
+    let everything = golden().join(WRITTEN).join("everything.bin");
+    assert!(
+        fs::read(sample).unwrap() == fs::read(&everything).unwrap(),
+        "fuzz/seeds/blob/sample is a copy of {}: copy it again",
+        everything.display()
+    );
+}
+
+/// Writes what is not there yet; a file that is there stays as it is.
+#[test]
+#[ignore = "writes files: for a new folder, or a new blob in the present one"]
+fn write_golden_blobs_that_are_missing() {
+    for path in inputs().into_iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with(WRITTEN))) {
+        let input = Input::read(&path);
+        let bytes = input.build();
+        for (extension, content) in [("bin", bytes.clone()), ("expected", said(&Blob::open(bytes).unwrap(), &input.asked).into_bytes())] {
+            let file = path.with_extension(extension);
+            if !file.exists() {
+                fs::write(&file, content).unwrap();
+            }
+        }
+    }
+}
