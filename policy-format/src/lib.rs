@@ -23,7 +23,7 @@
 //! | 1 | meta | settings of the profiles, postcard | [`Meta`] |
 //! | 2 | trie | the domain trie: header, and groups of 13 nodes | `trie.rs` |
 //! | 3 | records | its records: names, with their rules | `trie.rs` |
-//! | 4 | suffixes | 256 texts that many names end in | `trie.rs` |
+//! | 4 | suffixes | up to 256 texts that many names end in | `trie.rs` |
 //! | 5 | rules | 12 bytes: rules that are not alone with a name | `rules.rs` |
 //! | 6 | terms | 24 bytes: access, ports, conditions, source and profiles, shared by rules | `rules.rs` |
 //! | 7 | ports | 4 bytes: first and last port | `rules.rs` |

@@ -19,8 +19,8 @@
 //!                 labels longer than their base         1 terms: index of `terms`; all ones: several rules
 //!                                                         line: of the source; of several: the first in section `rules`
 //! section `records`: records, then 32 zeros               u8 number of the text that the name ends in
-//! section `suffixes`: 256 x 16 bytes: a text of up to      the packed name (see `packed.rs`), lowest byte first, without
-//!   20 characters, packed; the last byte: how many they      the bytes that the characters of that text fill whole
+//! section `suffixes`: 1 to 256 x 16 bytes: up to 20      the packed name (see `packed.rs`), lowest byte first, without
+//!   characters, packed; the last byte: how many           the bytes that the characters of that text fill whole
 //! ```
 //!
 //! # Hash
@@ -120,7 +120,8 @@ impl Header {
             && header.line <= 4
             && flags <= 1
             && records.len() >= PAD
-            && suffixes.len() == SUFFIXES * SUFFIX_LEN;
+            && suffixes.len().is_multiple_of(SUFFIX_LEN)
+            && (1..=SUFFIXES).contains(&(suffixes.len() / SUFFIX_LEN));
         right.then_some(header)
     }
 }

@@ -97,6 +97,11 @@ impl Trie<'_> {
             return if record.len == 1 { Ok(()) } else { Err("a base without a rule has more than its depths") };
         }
         let number = low_half(slot as u64);
+        let [.., suffixes] = &self.header.places;
+        let suffix = byte(record.window, self.header.name_at - 1).map_or(0, usize::from);
+        if suffix * SUFFIX_LEN >= suffixes.len() {
+            return Err("a suffix out of range");
+        }
         let found = if let Some((spelt, keys)) = self.short(record) {
             let keys = keys.ok_or(NO_NAME)?;
             let text = spelt.text.get(TAIL - spelt.chars..).ok_or(NO_NAME)?;

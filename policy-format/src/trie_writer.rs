@@ -241,7 +241,11 @@ impl Suffixes {
                 *counts.entry(suffix).or_default() += 1;
             }
         }
-        let mut best: Vec<(Reverse<u64>, u128)> = counts.into_iter().map(|(text, n)| (Reverse(n * chars(text) as u64), text)).collect();
+        // Only those that save more than they take.
+        let of_all = |n: u64| n * (set.named().len() as u64) / (sample.len() as u64).max(1);
+        let saves = |text: u128, n: u64| of_all(n) * whole_bytes(chars(text)) as u64;
+        let worth = counts.into_iter().filter(|(text, n)| saves(*text, *n) > 2 * SUFFIX_LEN as u64);
+        let mut best: Vec<(Reverse<u64>, u128)> = worth.map(|(text, n)| (Reverse(n * chars(text) as u64), text)).collect();
         best.sort_unstable();
         let texts: Vec<u128> = std::iter::once(0).chain(best.into_iter().map(|(_, text)| text).take(SUFFIXES - 1)).collect();
         let numbers = texts.iter().copied().zip(0..=u8::MAX).skip(1).collect();
@@ -262,9 +266,7 @@ impl Suffixes {
     }
 
     fn write(&self) -> Vec<u8> {
-        let mut section: Vec<u8> = self.texts.iter().flat_map(|text| text.to_le_bytes()).collect();
-        section.resize(SUFFIXES * SUFFIX_LEN, 0);
-        section
+        self.texts.iter().flat_map(|text| text.to_le_bytes()).collect()
     }
 }
 
