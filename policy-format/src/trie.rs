@@ -411,7 +411,9 @@ impl<'a> Trie<'a> {
         let end = usize::from(byte(group, ENDS_AT + place)?);
         let [_, records, _] = &self.header.places;
         let at = records.start + u32_at(group, RECORDS_AT)? as usize + begin;
-        Some(Record { window: self.blob.get(at..)?.first_chunk()?, at, len: end.wrapping_sub(begin) })
+        // A free slot, which has the tag 0, may look like one with the tag 1: it has no record.
+        let len = end.checked_sub(begin).filter(|len| *len > 0)?;
+        Some(Record { window: self.blob.get(at..)?.first_chunk()?, at, len })
     }
 
     #[inline(always)]

@@ -30,6 +30,18 @@ struct Part {
     several: Vec<Node>,
 }
 
+/// Bases that are asked for at once.
+const BASES: usize = 512;
+
+/// The base of a name of up to [`TAIL`] characters, which has to announce it.
+struct Base {
+    hash: u64,
+    /// One less than the labels that the name has more.
+    depth: u32,
+    /// Of the name.
+    keys: Keys,
+}
+
 impl Trie<'_> {
     /// Checks everything, for a policy with so many terms; gives the nodes that have several rules, in their order.
     pub(crate) fn check(&self, terms: u32) -> Result<Vec<Node>, Wrong> {
@@ -58,6 +70,9 @@ impl Trie<'_> {
     fn check_groups(&self, groups: Range<usize>, terms: u32) -> Result<Part, Wrong> {
         let first = self.group(groups.start).and_then(|group| array(group, RECORDS_AT)).map_or(0, u32::from_le_bytes) as usize;
         let mut part = Part { records: first..first, rules: 0, several: Vec::new() };
+        let mut bases = Vec::with_capacity(BASES);
+        let mut unannounced = None;
+        let last_group = groups.end;
         for index in groups {
             let wrong = |what| (SectionKind::Trie, (HEADER_LEN + index * GROUP_LEN) as u64, what);
             let group = self.group(index).ok_or(wrong("cut"))?;
@@ -82,15 +97,31 @@ impl Trie<'_> {
                     return Err(wrong("a record ends before it begins"));
                 } else {
                     end = last;
-                    self.check_slot(group, index * SLOTS + place, terms, &mut part).map_err(wrong)?;
+                    self.check_slot(group, index * SLOTS + place, terms, &mut part, &mut bases).map_err(wrong)?;
                 }
             }
             part.records.end += usize::from(end);
+            if bases.len() + SLOTS > BASES || index + 1 == last_group {
+                unannounced = unannounced.or_else(|| bases.iter().find(|base| !self.announces(base)).map(|_| index));
+                bases.clear();
+            }
         }
-        Ok(part)
+        match unannounced {
+            Some(index) => {
+                Err((SectionKind::Trie, (HEADER_LEN + index * GROUP_LEN) as u64, "a base here or before does not announce a name"))
+            }
+            None => Ok(part),
+        }
     }
 
-    fn check_slot(&self, group: &[u8; GROUP_LEN], slot: usize, terms: u32, part: &mut Part) -> Result<(), &'static str> {
+    fn check_slot(
+        &self,
+        group: &[u8; GROUP_LEN],
+        slot: usize,
+        terms: u32,
+        part: &mut Part,
+        bases: &mut Vec<Base>,
+    ) -> Result<(), &'static str> {
         const NO_NAME: &str = "a record is no name";
         let record = self.record(group, slot % SLOTS).ok_or("a record lies outside")?;
         if record.flags() & KINDS == 0 {
@@ -105,12 +136,12 @@ impl Trie<'_> {
         let found = if let Some((spelt, keys)) = self.short(record) {
             let keys = keys.ok_or(NO_NAME)?;
             let text = spelt.text.get(TAIL - spelt.chars..).ok_or(NO_NAME)?;
-            self.finds(&Labels { text, keys: &keys }, record, number)?
+            self.finds(&Labels { text, keys: &keys }, record, number, bases)?
         } else {
             let mut room = [0; MAX_NAME];
             let (_, name) = self.slot(number, &mut room).ok_or(NO_NAME)?;
             let keys = Keys::checked(name).ok_or(NO_NAME)?;
-            self.finds(&Labels { text: name, keys: &keys }, record, number)?
+            self.finds(&Labels { text: name, keys: &keys }, record, number, bases)?
         };
         if !found {
             return Err("a lookup does not find a name that is there");
@@ -127,7 +158,8 @@ impl Trie<'_> {
     }
 
     /// Whether lookups of a name, and of names below it, come to a slot: they ask the same probes, but for single labels.
-    fn finds(&self, name: &Labels<'_>, record: Record<'_>, slot: u32) -> Result<bool, &'static str> {
+    /// Bases lie all over memory: those of short names are left for later, when many can be asked for at once.
+    fn finds(&self, name: &Labels<'_>, record: Record<'_>, slot: u32, bases: &mut Vec<Base>) -> Result<bool, &'static str> {
         let key = &self.header.key;
         let base = key.base(name);
         if name.base() == 0 {
@@ -143,10 +175,24 @@ impl Trie<'_> {
             state = key.longer(name, state, next, start, &mut wanted);
             (start, depth) = (next, depth + 1);
         }
-        let depths = self.probe(name, name.base(), &name.keys.base_tail, base, SUBDOMAINS).depths;
-        let announced = depths >> (depth - 1).min(LAST_DEPTH) & 1 == 1 && self.header.depths >> (depth - 1) & 1 == 1;
+        let base = Base { hash: base, depth: depth - 1, keys: *name.keys };
+        let announced = if name.text.len() > TAIL {
+            self.probe(name, name.base(), &name.keys.base_tail, base.hash, SUBDOMAINS).depths >> base.depth.min(LAST_DEPTH) & 1 == 1
+        } else {
+            bases.push(base);
+            true
+        };
+        let announced = announced && self.header.depths >> (depth - 1) & 1 == 1;
         let hit = self.probe(name, 0, &wanted, state, KINDS);
         Ok(announced && hit.head != 0 && low_half(hit.slot as u64) == slot)
+    }
+
+    /// Whether a base says that there are rules at a depth below it.
+    #[inline(always)]
+    fn announces(&self, base: &Base) -> bool {
+        let name = Labels { text: &[], keys: &base.keys };
+        let hit = self.probe(&name, name.base(), &base.keys.base_tail, base.hash, SUBDOMAINS);
+        hit.depths >> base.depth.min(LAST_DEPTH) & 1 == 1
     }
 
     /// A name of up to [`TAIL`] characters, and what lookups ask of it, which is `None` if it is no name. `None` for a longer one.
