@@ -71,6 +71,11 @@ impl Policy {
         id.map_or(0, |id| values[id.0 as usize])
     }
 
+    /// Bytes of the blob.
+    pub(crate) fn len(&self) -> usize {
+        self.blob.as_bytes().len()
+    }
+
     /// What the sections of the blob take, in bytes; the empty ones are left out.
     pub(crate) fn sections(&self) -> Vec<(String, usize)> {
         let sections = SectionKind::ALL.into_iter().map(|kind| (kind.to_string(), self.blob.section(kind).len()));
@@ -85,13 +90,12 @@ struct Aligned {
 }
 
 impl Aligned {
-    fn new(mut bytes: Vec<u8>) -> Self {
+    fn new(blob: Vec<u8>) -> Self {
         const LINE: usize = 64;
-        let len = bytes.len();
-        bytes.reserve_exact(LINE);
+        let mut bytes: Vec<u8> = Vec::with_capacity(blob.len() + LINE);
         let start = bytes.as_ptr().align_offset(LINE);
-        bytes.resize(len + start, 0);
-        bytes.copy_within(..len, start);
+        bytes.resize(start, 0);
+        bytes.extend(blob);
         Self { bytes, start }
     }
 }
