@@ -25,6 +25,14 @@ pub struct Request<'a> {
     pub addresses: &'a [IpAddr],
 }
 
+impl<'a> Request<'a> {
+    /// A tunnel by CONNECT, under the first profile, to a host that was not resolved.
+    #[must_use]
+    pub fn connect(host: &'a Host, port: u16) -> Self {
+        Self { profile: ProfileId::default(), protocol: Protocol::Connect, host, port, method: None, path: None, addresses: &[] }
+    }
+}
+
 /// How a client asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {

@@ -240,15 +240,7 @@ fn hook_hosts<'a, B: AsRef<[u8]>>(blob: Profile<'a, B>) -> BTreeSet<&'a str> {
 /// What the denies of a policy say of an IPv4 address, by the numbers of their terms.
 fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSet<u32> {
     let host = Host::Ip(IpAddr::V4(ip));
-    let request = Request {
-        profile: ProfileId::default(),
-        protocol: Protocol::Connect,
-        host: &host,
-        port: 443,
-        method: None,
-        path: None,
-        addresses: &[],
-    };
+    let request = Request::connect(&host, 443);
     let rules = side.blob.named_by(&request).into_iter().filter(|named| named.rank > 0).filter_map(|named| {
         let rule = side.rule(named.rule).filter(|rule| rule.kind == RuleKind::Network)?;
         Some((rule.terms, side.blob.rule(named.rule)?.access))
@@ -481,15 +473,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     /// Whether decisions on a range can differ.
     fn is_dirty(&self, range: &addresses::Range) -> bool {
         let host = Host::Ip(range.example);
-        let request = Request {
-            profile: ProfileId::default(),
-            protocol: Protocol::Connect,
-            host: &host,
-            port: 443,
-            method: None,
-            path: None,
-            addresses: &[],
-        };
+        let request = Request::connect(&host, 443);
         let changed =
             |side: &Side<'_, B>| side.blob.named_by(&request).iter().any(|named| side.rule(named.rule).is_some_and(|rule| !rule.shared));
         self.everything || changed(&self.old) || changed(&self.new)
@@ -501,15 +485,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         let mut rules = 0;
         let mut changed: Vec<PortRange> = Vec::new();
         for host in hosts.iter().filter(|_| self.conditions) {
-            let request = Request {
-                profile: ProfileId::default(),
-                protocol: Protocol::Connect,
-                host,
-                port: 443,
-                method: None,
-                path: None,
-                addresses: &[],
-            };
+            let request = Request::connect(host, 443);
             for side in [&self.old, &self.new] {
                 for named in side.blob.named_by(&request) {
                     rules += 1;
@@ -558,15 +534,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
     /// The rule for a network of an address that only one policy has: what opens an address is not named in the answer.
     fn network_cause(&self, ip: IpAddr) -> CauseId {
         let host = Host::Ip(ip);
-        let request = Request {
-            profile: ProfileId::default(),
-            protocol: Protocol::Connect,
-            host: &host,
-            port: 443,
-            method: None,
-            path: None,
-            addresses: &[],
-        };
+        let request = Request::connect(&host, 443);
         let own = |side: &Side<'_, B>| {
             let is_own = |at: &usize| side.rules.get(*at).is_some_and(|rule| !rule.shared && rule.kind == RuleKind::Network);
             side.blob.named_by(&request).into_iter().filter_map(|named| side.place(named.rule)).find(is_own)
