@@ -142,7 +142,7 @@ pub(crate) struct Key(pub(crate) [u64; 4]);
 
 impl Key {
     #[inline]
-    fn packed(&self, text: &Packed) -> u64 {
+    pub(crate) fn packed(&self, text: &Packed) -> u64 {
         let ([a, b, c, d], [low, middle, high]) = (self.0, text.words());
         fold(fold(low ^ a, middle ^ b) ^ c, high ^ d)
     }
@@ -194,6 +194,11 @@ impl Key {
     #[cfg(feature = "build")]
     pub(crate) fn name(&self, name: &Labels<'_>) -> (u64, u64, u32) {
         let base = self.base(name);
+        if name.len() <= TAIL {
+            // Nothing is absorbed: the whole name is one number.
+            let dots = name.text.iter().filter(|byte| **byte == b'.').count();
+            return (self.packed(&name.keys.tail), base, low_half(dots.saturating_sub(1) as u64));
+        }
         let (mut state, mut start, mut depth, mut packed) = (base, name.base(), 0, Packed::default());
         while start > 0 {
             let next = label_start(name.text, start - 1);

@@ -136,12 +136,12 @@ impl Trie<'_> {
         let found = if let Some((spelt, keys)) = self.short(record) {
             let keys = keys.ok_or(NO_NAME)?;
             let text = spelt.text.get(TAIL - spelt.chars..).ok_or(NO_NAME)?;
-            self.finds(&Labels { text, keys: &keys }, record, number, bases)?
+            self.finds(&Labels { text, keys: &keys }, Some(spelt.dots), record, number, bases)?
         } else {
             let mut room = [0; MAX_NAME];
             let (_, name) = self.slot(number, &mut room).ok_or(NO_NAME)?;
             let keys = Keys::checked(name).ok_or(NO_NAME)?;
-            self.finds(&Labels { text: name, keys: &keys }, record, number, bases)?
+            self.finds(&Labels { text: name, keys: &keys }, None, record, number, bases)?
         };
         if !found {
             return Err("a lookup does not find a name that is there");
@@ -158,8 +158,16 @@ impl Trie<'_> {
     }
 
     /// Whether lookups of a name, and of names below it, come to a slot: they ask the same probes, but for single labels.
+    /// `dots` are known of names of up to [`TAIL`] characters.
     /// Bases lie all over memory: those of short names are left for later, when many can be asked for at once.
-    fn finds(&self, name: &Labels<'_>, record: Record<'_>, slot: u32, bases: &mut Vec<Base>) -> Result<bool, &'static str> {
+    fn finds(
+        &self,
+        name: &Labels<'_>,
+        dots: Option<u32>,
+        record: Record<'_>,
+        slot: u32,
+        bases: &mut Vec<Base>,
+    ) -> Result<bool, &'static str> {
         let key = &self.header.key;
         let base = key.base(name);
         if name.base() == 0 {
@@ -170,6 +178,10 @@ impl Trie<'_> {
             return Err("a node that is no base has depths");
         }
         let (mut state, mut start, mut depth, mut wanted) = (base, name.base(), 0, name.keys.base_tail);
+        if let Some(dots) = dots {
+            // Nothing is absorbed: the whole name is one number.
+            (state, start, depth, wanted) = (key.packed(&name.keys.tail), 0, dots.count_ones() - 1, name.keys.tail);
+        }
         while start > 0 {
             let next = label_start(name.text, start - 1);
             state = key.longer(name, state, next, start, &mut wanted);
