@@ -1,7 +1,7 @@
 //! Argument types of `netproxy-dp`.
 
 use clap::{Parser, ValueEnum};
-use netproxy::PolicyMap;
+use netproxy::{Limit, LimitOverride, Limits, PolicyMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -43,9 +43,21 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) drain: u64,
 
+    /// A limit instead of the policy's, such as `connect_timeout=5s`; may be repeated. `--limit help` lists them
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]
+    pub(crate) limits: Vec<LimitOverride>,
+
     /// Print addresses and reloads as JSON, one object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn limit(text: &str) -> Result<LimitOverride, String> {
+    if text == "help" {
+        let line = |limit: &Limit| format!("\n  {} [{}]: {}", limit.name, limit.shown(limit.default), limit.doc);
+        return Err(format!("these are the limits and their defaults:{}", Limits::ALL.iter().map(line).collect::<String>()));
+    }
+    text.parse().map_err(|error: netproxy::LimitError| error.to_string())
 }
 
 /// How the policy file is held in memory.

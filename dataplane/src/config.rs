@@ -1,7 +1,7 @@
-//! `Config`: addresses, limits, deadlines. Every field has a sane default, and none can switch a bound off: what is out of range is brought into it.
+//! `Config`: what is not the policy's business, and what is said over it.
 
+use policy_format::{LimitOverride, Limits};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 /// How to run. The listening addresses are the policy's unless they are set here.
 #[derive(Debug, Clone, Default)]
@@ -14,8 +14,8 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// How a policy file is held in memory.
     pub policy_map: PolicyMap,
-    /// What clients and origins may use up.
-    pub limits: Limits,
+    /// Limits that are not the policy's.
+    pub limits: Vec<LimitOverride>,
 }
 
 /// How a policy file is held in memory.
@@ -31,61 +31,10 @@ pub enum PolicyMap {
     Shared,
 }
 
-/// What a peer may use up: bytes, time, counts.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Client connections at once, as far as there are descriptors for them and their upstreams. More wait in the listener's queue.
-    pub connections: usize,
-    /// Bytes of a request or response head, its first line included.
-    pub head_bytes: usize,
-    /// Header fields in a head.
-    pub head_fields: usize,
-    /// From accepting a connection, or from the first byte of a later request, to the end of its head or handshake.
-    pub head: Duration,
-    /// Between two requests on one connection.
-    pub keep_alive: Duration,
-    /// For looking a name up.
-    pub resolve: Duration,
-    /// For connecting, all addresses of a name together.
-    pub connect: Duration,
-    /// From the head of a request to the head of its final response, the request's body included. Long, because uploads, long polls and model answers are.
-    pub response: Duration,
-    /// Without a byte in either direction, in a body or a tunnel.
-    pub idle: Duration,
-    /// How long a client that is told of its mistake may take to read it.
-    pub linger: Duration,
-    /// Lookups at once.
-    pub lookups: usize,
-    /// Addresses of a name that are tried.
-    pub addresses: usize,
-    /// Interim (1xx) responses before the final one.
-    pub interim_responses: usize,
-}
-
-impl Limits {
-    /// Within what can be counted and waited for.
-    pub(crate) fn clamped(mut self) -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        let counts = [&mut self.connections, &mut self.head_bytes, &mut self.head_fields, &mut self.lookups, &mut self.addresses];
-        for count in counts {
-            *count = (*count).clamp(1, 1 << 24);
-        }
-        let times = [
-            &mut self.head,
-            &mut self.keep_alive,
-            &mut self.resolve,
-            &mut self.connect,
-            &mut self.response,
-            &mut self.idle,
-            &mut self.linger,
-        ];
-        for time in times {
-            *time = (*time).min(DAY);
-        }
-        if let Some(descriptors) = descriptors() {
-            self.connections = self.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
-        }
-        self
+/// Within what the system gives: no more connections than there are descriptors for them and their upstreams.
+pub(crate) fn within_descriptors(limits: &mut Limits) {
+    if let Some(descriptors) = descriptors() {
+        limits.connections = limits.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
     }
 }
 
@@ -104,24 +53,4 @@ fn descriptors() -> Option<usize> {
     }
     #[cfg(not(unix))]
     None
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 16 * 1024,
-            head_bytes: 64 * 1024,
-            head_fields: 128,
-            head: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(75),
-            resolve: Duration::from_secs(10),
-            connect: Duration::from_secs(15),
-            response: Duration::from_secs(15 * 60),
-            idle: Duration::from_secs(30 * 60),
-            linger: Duration::from_secs(2),
-            lookups: 64,
-            addresses: 16,
-            interim_responses: 32,
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! One connection from first byte to last: the five stages on one screen.
 
-use crate::config::Limits;
 use crate::connect::{ConnectError, Connector, UpstreamError};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
@@ -14,8 +13,9 @@ use crate::relay::tunnel::tunnel;
 use crate::reply;
 use crate::shutdown::Shutdown;
 use crate::stream::Buffered;
-use policy_format::{Protocol, Reason};
+use policy_format::{Limits, Protocol, Reason};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,15 +24,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(crate) struct Shared {
     pub(crate) decider: Decider,
     pub(crate) connector: Connector,
-    pub(crate) limits: Limits,
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
 pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: &Shared, shutdown: Shutdown) {
     let _ = stream.set_nodelay(true);
-    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, shutdown };
+    let limits = shared.decider.limits();
+    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
     let first = tokio::select! {
-        first = timeout(shared.limits.head, async { connection.client.reader().more().await }) => first,
+        first = timeout(connection.limits.head_timeout, async { connection.client.reader().more().await }) => first,
         () = connection.shutdown.started() => return,
     };
     // Who says nothing is answered nothing.
@@ -49,6 +49,8 @@ struct Connection<'s> {
     client: Buffered,
     address: SocketAddr,
     shared: &'s Shared,
+    /// Those of the policy that the request was decided under.
+    limits: Arc<Limits>,
     shutdown: Shutdown,
 }
 
@@ -89,18 +91,18 @@ impl Connection<'_> {
 
     /// The next request head; `None` when no more will come.
     async fn read_head(&mut self) -> Option<Result<RequestHead, BadRequest>> {
-        let limits = &self.shared.limits;
+        let limits = &self.limits;
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
             tokio::select! {
-                read = timeout(limits.keep_alive, async { self.client.reader().more().await }) => match read {
+                read = timeout(limits.keep_alive_timeout, async { self.client.reader().more().await }) => match read {
                     Ok(Ok(1..)) => {}
                     _ => return None,
                 },
                 () = self.shutdown.started() => return None,
             }
         }
-        let deadline = Instant::now() + limits.head;
+        let deadline = Instant::now() + limits.head_timeout;
         let mut seen = 0;
         loop {
             let blank = http::leading_blank(&self.client.buffer);
@@ -155,7 +157,7 @@ impl Connection<'_> {
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
-            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.shared.limits).await {
+            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.limits).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         *idle = Some(Idle { target: head.target.clone(), stream: upstream });
@@ -197,7 +199,7 @@ impl Connection<'_> {
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
     async fn socks5(mut self) {
-        let deadline = Instant::now() + self.shared.limits.head;
+        let deadline = Instant::now() + self.limits.head_timeout;
         let Ok(Some(request)) = timeout_at(deadline, self.socks5_request()).await else { return };
         let target = match request {
             Ok(target) => target,
@@ -256,7 +258,7 @@ impl Connection<'_> {
     async fn tunnel(&mut self, mut upstream: Buffered, route: Route) {
         let Ok(peer) = upstream.stream.peer_addr() else { return };
         let revoked = route.revoked(self.shared.decider.policy(), peer);
-        tunnel(&mut self.client, &mut upstream, self.shared.limits.idle, revoked).await;
+        tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
     }
 
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
@@ -284,7 +286,7 @@ impl Connection<'_> {
 
     /// Says something short. A client that does not read it in time is given up.
     async fn say(&mut self, bytes: &[u8]) -> bool {
-        matches!(timeout(self.shared.limits.linger, self.client.stream.write_all(bytes)).await, Ok(Ok(())))
+        matches!(timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await, Ok(Ok(())))
     }
 
     async fn mismatch(mut self, mismatch: Mismatch) {
@@ -307,7 +309,7 @@ impl Connection<'_> {
                 }
             }
         };
-        let _ = timeout(self.shared.limits.linger, goodbye).await;
+        let _ = timeout(self.limits.linger_timeout, goodbye).await;
     }
 }
 

@@ -28,10 +28,11 @@ mod shutdown;
 mod stream;
 
 pub use audit::event::{Decided, Observer, Reload};
-pub use config::{Config, Limits, PolicyMap};
+pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
+pub use policy_format::{Limit, LimitError, LimitOverride, Limits};
 
 use audit::event::Silent;
 use connection::Shared;
@@ -209,7 +210,8 @@ impl Builder {
         let (admin, admin_address) = bind("admin", "--admin-listen", wanted.admin).await?;
         let addresses = Listeners { http: http_address, socks5: socks5_address, admin: admin_address };
 
-        let limits = self.config.limits.clamped();
+        let policy = PolicyHandle::new(policy, self.config.limits);
+        let limits = Arc::clone(policy.current().limits());
         let resolver = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
             (None, None) => Arc::new(SystemResolver::new(limits.lookups)),
@@ -218,14 +220,12 @@ impl Builder {
                 Arc::new(resolver.map_err(|what| StartError::Hosts { path, what })?)
             }
         };
-        let policy = PolicyHandle::new(policy);
         let own = [Some(addresses.http), addresses.socks5, Some(addresses.admin)].into_iter().flatten().collect();
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let shared = Shared {
             decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own),
-            connector: connect::Connector::new(resolver, limits.clone()),
-            limits,
+            connector: connect::Connector::new(resolver),
         };
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
@@ -291,7 +291,7 @@ impl Server {
     /// Serves until `stop` ends; then accepts no more, lets open exchanges finish within the drain time, and returns. Dropping the future stops accepting at once.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let (trigger, shutdown) = shutdown::new();
-        let connections = self.shared.limits.connections;
+        let connections = self.policy.current().limits().connections;
         let permits = Arc::new(Semaphore::new(connections));
         let mut tasks = tokio::task::JoinSet::new();
         let services = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];

@@ -15,6 +15,7 @@ use crate::pattern::{Hosts, Pattern};
 use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
+use crate::settings::Settings;
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -31,6 +32,7 @@ pub struct Blob<B> {
     /// The terms from this one on deny.
     first_deny: u32,
     profiles: Vec<Meta>,
+    settings: Vec<Settings>,
     sources: Vec<Source>,
     hooks: Vec<Hook>,
     hooked: Vec<Hosts>,
@@ -167,7 +169,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let hooked = hooked(&hooks)?;
         let first_deny = first_deny(bytes.get(layout.range(SectionKind::Terms)).unwrap_or_default());
         let listed = record_count::<RULE_LEN>(bytes.get(layout.range(SectionKind::Rules)).unwrap_or_default()).unwrap_or(0);
-        Ok(Self { layout, trie, listed, first_deny, profiles, sources, hooks, hooked, data })
+        let settings = vec![Settings::default(); profiles.len()];
+        Ok(Self { layout, trie, listed, first_deny, profiles, settings, sources, hooks, hooked, data })
     }
 
     /// Settings of the first profile: the one that is meant where none is named.
@@ -193,6 +196,12 @@ impl<B: AsRef<[u8]>> Blob<B> {
     #[must_use]
     pub fn profile_meta(&self, profile: ProfileId) -> Option<&Meta> {
         self.profiles.get(usize::from(profile.0))
+    }
+
+    /// What a profile says beyond its rules; `None` when there is no such number.
+    #[must_use]
+    pub fn settings(&self, profile: ProfileId) -> Option<&Settings> {
+        self.settings.get(usize::from(profile.0))
     }
 
     /// The policy's name for machines.

@@ -69,6 +69,7 @@ mod request;
 mod rules;
 #[cfg(feature = "build")]
 mod ruleset;
+mod settings;
 mod threads;
 mod trie;
 mod trie_check;
@@ -92,3 +93,4 @@ pub use request::{Protocol, Request};
 pub use rules::{Access, PortRange, RuleId, RuleKind};
 #[cfg(feature = "build")]
 pub use ruleset::{HostsRef, RuleRef, RuleSet, Terms, TermsId};
+pub use settings::{Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni, UpstreamRule};

@@ -1,7 +1,7 @@
 //! The library in this process.
 
 use crate::compile;
-use netproxy::{Builder, Config, Decided, Limits, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
+use netproxy::{Builder, Config, Decided, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
 use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
@@ -85,12 +85,12 @@ impl Proxy {
     /// A proxy with a policy from TOML, and names that resolve as said.
     #[must_use]
     pub fn start(toml: &str, names: &Names) -> Self {
-        Self::with_limits(toml, names, Limits::default())
+        Self::with_limits(toml, names, &[])
     }
 
-    /// The same with other limits.
+    /// The same with other limits, each as `NAME=VALUE`.
     #[must_use]
-    pub fn with_limits(toml: &str, names: &Names, limits: Limits) -> Self {
+    pub fn with_limits(toml: &str, names: &Names, limits: &[&str]) -> Self {
         let policy = Policy::from_bytes(compile(toml)).unwrap();
         Self::run(Builder::policy(policy).resolver(names.clone()), limits)
     }
@@ -98,10 +98,11 @@ impl Proxy {
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {
-        Self::run(Builder::file(path).resolver(names.clone()), Limits::default())
+        Self::run(Builder::file(path).resolver(names.clone()), &[])
     }
 
-    fn run(builder: Builder, limits: Limits) -> Self {
+    fn run(builder: Builder, limits: &[&str]) -> Self {
+        let limits = limits.iter().map(|limit| limit.parse::<LimitOverride>().unwrap()).collect();
         let free = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits, ..Config::default() };
         let decisions = Decisions::default();

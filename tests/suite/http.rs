@@ -1,9 +1,7 @@
 //! HTTP on the wire: what is refused, what is forwarded, and how.
 
 use harness::{Client, Names, Origin, Proxy, client::get, policy};
-use netproxy::Limits;
 use std::io::Write;
-use std::time::Duration;
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -298,11 +296,11 @@ fn unix_sockets_are_not_open() {
 #[test]
 fn nothing_waits_past_its_deadline() {
     // One limit is short at a time, so that a slow machine meets no other one.
-    let with = |limits: Limits| Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names(), limits);
+    let with = |limit: &str| Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names(), &[limit]);
     let silent = Origin::raw(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
     let authority = format!("a.test:{}", silent.port());
 
-    let proxy = with(Limits { head: Duration::from_secs(2), ..Limits::default() });
+    let proxy = with("head_timeout=2s");
     let (mut nothing, mut greeting, mut head) =
         (Client::connect(proxy.http()), Client::connect(proxy.socks5()), Client::connect(proxy.http()));
     greeting.send([5, 1]);
@@ -311,16 +309,16 @@ fn nothing_waits_past_its_deadline() {
     assert_eq!(greeting.rest(), Vec::<u8>::new(), "half a greeting");
     assert_eq!(head.answer().status, 408, "half a head");
 
-    let proxy = with(Limits { response: Duration::from_millis(100), ..Limits::default() });
+    let proxy = with("response_timeout=100ms");
     let answer = Client::connect(proxy.http()).send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n")).answer();
     assert_eq!((answer.status, answer.header("x-proxy-error")), (504, Some("upstream-response-timeout")));
 
-    let proxy = with(Limits { idle: Duration::from_millis(100), ..Limits::default() });
+    let proxy = with("idle_timeout=100ms");
     let mut tunnel = Client::connect(proxy.http());
     assert_eq!(tunnel.tunnel(&authority).status, 200);
     assert_eq!(tunnel.rest(), Vec::<u8>::new(), "an idle tunnel");
 
-    let proxy = with(Limits { keep_alive: Duration::from_millis(100), ..Limits::default() });
+    let proxy = with("keep_alive_timeout=100ms");
     let mut client = Client::connect(proxy.http());
     assert_eq!(client.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").answer().status, 403);
     assert_eq!(client.rest(), Vec::<u8>::new(), "an idle connection");

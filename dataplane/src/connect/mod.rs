@@ -3,11 +3,10 @@
 pub(crate) mod dial;
 pub(crate) mod resolve;
 
-use crate::config::Limits;
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
 use crate::stream::Buffered;
-use policy_format::Host;
+use policy_format::{Host, Limits};
 use resolve::Resolve;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use std::sync::Arc;
 /// Opens upstream streams.
 pub(crate) struct Connector {
     resolver: Arc<dyn Resolve>,
-    limits: Limits,
 }
 
 /// Why there is no upstream stream.
@@ -83,14 +81,15 @@ impl From<Box<Denial>> for ConnectError {
 }
 
 impl Connector {
-    pub(crate) fn new(resolver: Arc<dyn Resolve>, limits: Limits) -> Self {
-        Self { resolver, limits }
+    pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
+        Self { resolver }
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses.
     pub(crate) async fn connect(&self, permit: Permit<'_>) -> Result<(Buffered, Route), ConnectError> {
-        let route = self.route(permit).await?;
-        let stream = dial::dial(&route, self.limits.connect).await.map_err(ConnectError::Upstream)?;
+        let limits = permit.limits();
+        let route = self.route(permit, &limits).await?;
+        let stream = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
         Ok((Buffered::new(stream), route))
@@ -104,16 +103,16 @@ impl Connector {
         }
     }
 
-    async fn route(&self, permit: Permit<'_>) -> Result<Route, ConnectError> {
+    async fn route(&self, permit: Permit<'_>, limits: &Limits) -> Result<Route, ConnectError> {
         let addresses = match &permit.target().host {
             Host::Ip(ip) => vec![*ip],
             host if host.is_localhost() => resolve::LOOPBACK.to_vec(),
             Host::Name(name) | Host::NumericLookalike(name) => {
-                let looked_up = tokio::time::timeout(self.limits.resolve, self.resolver.resolve(name.as_str())).await;
+                let looked_up = tokio::time::timeout(limits.resolve_timeout, self.resolver.resolve(name.as_str())).await;
                 let mut found = looked_up
                     .map_err(|_| ConnectError::Upstream(UpstreamError::ResolveTimeout))?
                     .map_err(|error| ConnectError::Upstream(resolve_error(&error)))?;
-                found.truncate(self.limits.addresses);
+                found.truncate(limits.addresses);
                 found
             }
         };

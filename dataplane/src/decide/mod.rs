@@ -9,7 +9,7 @@ use crate::audit::event::{Decided, Observer};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use deny::Denial;
-use policy_format::{Decision, Denied, Protocol, Reason, Request};
+use policy_format::{Decision, Denied, Limits, Protocol, Reason, Request};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -68,6 +68,11 @@ impl Decider {
         Self { policy, observer, own }
     }
 
+    /// The limits of the policy that is in force.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(self.policy.current().limits())
+    }
+
     pub(crate) fn policy(&self) -> &PolicyHandle {
         &self.policy
     }
@@ -118,6 +123,11 @@ impl Decider {
 impl Permit<'_> {
     pub(crate) fn target(&self) -> &Target {
         &self.question.target
+    }
+
+    /// The limits of the policy that gave this permit.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(self.snapshot.limits())
     }
 
     /// Decides on every address that the name resolved to: one that is not allowed denies them all, so that a name cannot mix in a bad one.

@@ -7,13 +7,14 @@ pub(crate) mod mapped;
 pub(crate) mod reload;
 pub(crate) mod shared;
 
+use crate::config::within_descriptors;
 use crate::error::PolicyError;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
-use policy_format::{Blob, MitmMode, Mode, ProfileId};
+use policy_format::{Blob, LimitOverride, Limits, MitmMode, Mode, ProfileId, Settings};
 use shared::Mapped;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Where the bytes of a policy are.
@@ -151,12 +152,16 @@ pub struct Snapshot {
     blob: Blob<Bytes>,
     profile: ProfileId,
     mapped: Option<Mapped>,
+    limits: Arc<Limits>,
     generation: u64,
 }
 
 impl Snapshot {
-    fn new(policy: Policy, generation: u64) -> Self {
-        Self { blob: policy.blob, profile: policy.profile, mapped: policy.mapped, generation }
+    fn new(policy: Policy, overrides: &[LimitOverride], generation: u64) -> Self {
+        let mut limits = settings(&policy.blob, policy.profile).limits.clone();
+        limits.apply(overrides);
+        within_descriptors(&mut limits);
+        Self { blob: policy.blob, profile: policy.profile, mapped: policy.mapped, limits: Arc::new(limits), generation }
     }
 
     /// The file, where it can still change the policy.
@@ -191,6 +196,18 @@ impl Snapshot {
     #[must_use]
     pub fn meta(&self) -> &policy_format::Meta {
         meta(&self.blob, self.profile)
+    }
+
+    /// What that profile says beyond its rules. Limits may have been set from outside: see [`Self::limits`].
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        settings(&self.blob, self.profile)
+    }
+
+    /// What peers may use up: what that profile says, and over it what the [`Config`](crate::Config) says.
+    #[must_use]
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     /// How many rules it has.
@@ -239,6 +256,11 @@ fn meta(blob: &Blob<Bytes>, profile: ProfileId) -> &policy_format::Meta {
     blob.profile_meta(profile).unwrap_or(blob.meta())
 }
 
+fn settings(blob: &Blob<Bytes>, profile: ProfileId) -> &Settings {
+    static DEFAULT: LazyLock<Settings> = LazyLock::new(Settings::default);
+    blob.settings(profile).unwrap_or(&DEFAULT)
+}
+
 /// Gives out the policy in force, and replaces it.
 #[derive(Debug, Clone)]
 pub struct PolicyHandle(Arc<Inner>);
@@ -246,14 +268,20 @@ pub struct PolicyHandle(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     current: ArcSwap<Snapshot>,
+    overrides: Vec<LimitOverride>,
     generation: watch::Sender<u64>,
     last_error: Mutex<Option<String>>,
 }
 
 impl PolicyHandle {
-    pub(crate) fn new(policy: Policy) -> Self {
-        let snapshot = Snapshot::new(policy, 1);
-        Self(Arc::new(Inner { current: ArcSwap::from_pointee(snapshot), generation: watch::Sender::new(1), last_error: Mutex::new(None) }))
+    pub(crate) fn new(policy: Policy, overrides: Vec<LimitOverride>) -> Self {
+        let snapshot = Snapshot::new(policy, &overrides, 1);
+        Self(Arc::new(Inner {
+            current: ArcSwap::from_pointee(snapshot),
+            overrides,
+            generation: watch::Sender::new(1),
+            last_error: Mutex::new(None),
+        }))
     }
 
     /// The policy in force now.
@@ -269,7 +297,7 @@ impl PolicyHandle {
         self.0.generation.send_modify(|last| {
             *last += 1;
             generation = *last;
-            self.0.current.store(Arc::new(Snapshot::new(policy, generation)));
+            self.0.current.store(Arc::new(Snapshot::new(policy, &self.0.overrides, generation)));
         });
         generation
     }

@@ -2,11 +2,11 @@
 //!
 //! Bodies are streamed. A response may come before its request has ended: then it is passed on, and the connections end with it (RFC 9112, section 9.5).
 
-use crate::config::Limits;
 use crate::connect::UpstreamError;
 use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
 use crate::stream::{Buffered, Reader};
 use bytes::Buf;
+use policy_format::Limits;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
@@ -146,7 +146,7 @@ impl Response<'_> {
     async fn relay(&mut self, from: &mut Reader<'_>, to: &mut WriteHalf<'_>) -> Result<Exchanged, ExchangeError> {
         let mut interim = 0;
         // One deadline for all heads: interim ones do not stretch it.
-        let deadline = Instant::now() + self.limits.response;
+        let deadline = Instant::now() + self.limits.response_timeout;
         loop {
             let response = self.read_head(from, deadline).await?;
             match response.status {
@@ -258,7 +258,7 @@ async fn copy_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, ch
 async fn copy_length(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, length: u64, limits: &Limits) -> Result<(), CopyError> {
     let mut left = length;
     while left > 0 {
-        if from.buffer.is_empty() && from.more_body(limits.idle).await.map_err(|_| CopyError::Read)? == 0 {
+        if from.buffer.is_empty() && from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
             return Err(CopyError::Read);
         }
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(from.buffer.len());
@@ -273,7 +273,7 @@ async fn copy_until_close(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, limits:
     loop {
         write(to, from.buffer, limits).await?;
         from.buffer.clear();
-        if from.more_body(limits.idle).await.map_err(|_| CopyError::Read)? == 0 {
+        if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
             return Ok(());
         }
     }
@@ -309,7 +309,7 @@ async fn copy_chunks(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, chunked: boo
             Chunk::More => {
                 // What is whole goes on before more is waited for: nothing is held back.
                 flush(to, &mut out, limits).await?;
-                if from.more_body(limits.idle).await.map_err(|_| CopyError::Read)? == 0 {
+                if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
                     return Err(CopyError::Read);
                 }
             }
@@ -331,6 +331,7 @@ async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], limits: &Limits) -> Result<
     if bytes.is_empty() {
         return Ok(());
     }
-    let written: io::Result<()> = timeout(limits.idle, to.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let written: io::Result<()> =
+        timeout(limits.idle_timeout, to.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     written.map_err(|_| CopyError::Write)
 }
