@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the shutdown starts.
-pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, mut shutdown: Shutdown) {
+pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, shutdown: Shutdown) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -37,7 +37,7 @@ pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, mut shutd
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (policy, mut shutdown) = (policy.clone(), shutdown.clone());
+        let (policy, shutdown) = (policy.clone(), shutdown.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let response = answer(&request, &policy);

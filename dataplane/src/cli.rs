@@ -3,6 +3,7 @@
 use clap::{Parser, ValueEnum};
 use netproxy::{Limit, LimitOverride, Limits, PolicyMap};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// Enforces a compiled network policy for HTTP, CONNECT and SOCKS5 clients.
@@ -38,6 +39,10 @@ pub(crate) struct Cli {
     /// Names in hosts(5) format that come before the system's resolver; the policy decides on their addresses too
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts: Option<PathBuf>,
+
+    /// Threads that serve connections [default: as many as may run at once]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) workers: Option<NonZero<usize>>,
 
     /// Seconds that open exchanges may take to finish after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]

@@ -2,6 +2,7 @@
 
 use policy_format::{LimitOverride, Limits};
 use std::net::SocketAddr;
+use std::num::NonZero;
 
 /// How to run. The listening addresses are the policy's unless they are set here.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +13,8 @@ pub struct Config {
     pub socks_listen: Option<SocketAddr>,
     /// Admin address instead of the policy's.
     pub admin_listen: Option<SocketAddr>,
+    /// Threads that serve connections; as many as may run at once, if it is not set.
+    pub workers: Option<NonZero<usize>>,
     /// How a policy file is held in memory.
     pub policy_map: PolicyMap,
     /// Limits that are not the policy's.

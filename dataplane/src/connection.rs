@@ -1,47 +1,42 @@
 //! One connection from first byte to last: the five stages on one screen.
 
-use crate::connect::{ConnectError, Connector, UpstreamError};
+use crate::connect::{ConnectError, Connector, UpstreamError, pool};
 use crate::decide::deny::Denial;
-use crate::decide::{Decider, Question, Route};
+use crate::decide::{Decider, Guard, Question, Route};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
 use crate::parse::socks5::{self, Parsed, Reply};
 use crate::parse::target::Target;
-use crate::relay::http::{ExchangeError, Exchanged, exchange};
-use crate::relay::tunnel::tunnel;
+use crate::patience::Patience;
+use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, exchange};
+use crate::relay::tunnel::Tunnel;
 use crate::reply;
 use crate::shutdown::Shutdown;
-use crate::stream::Buffered;
+use crate::signal::Ear;
+use crate::stream::{Buffered, Stream};
+use bytes::Buf;
 use policy_format::{Limits, Protocol, Reason};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// What all connections use.
 pub(crate) struct Shared {
-    pub(crate) decider: Decider,
+    pub(crate) decider: Arc<Decider>,
     pub(crate) connector: Connector,
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
-pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: &Shared, shutdown: Shutdown) {
-    let _ = stream.set_nodelay(true);
-    let limits = shared.decider.limits();
-    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
-    let first = tokio::select! {
-        first = timeout(connection.limits.head_timeout, async { connection.client.reader().more().await }) => first,
-        () = connection.shutdown.started() => return,
-    };
-    // Who says nothing is answered nothing.
-    let Ok(Ok(1..)) = first else { return };
-    let spoken = detect::spoken(connection.client.buffer.first().copied().unwrap_or_default());
-    match (detect::mismatch(service, spoken), service) {
-        (None, Service::Http) => connection.http().await,
-        (None, Service::Socks5) => connection.socks5().await,
-        (Some(mismatch), _) => connection.mismatch(mismatch).await,
+pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: Arc<Shared>, shutdown: Shutdown) {
+    // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
+    let set_up = Box::pin(async move { Connection::new(stream, client, &shared, shutdown).run(service).await });
+    if let Some(tunnel) = set_up.await {
+        tunnel.await;
     }
 }
 
@@ -52,6 +47,11 @@ struct Connection<'s> {
     /// Those of the policy that the request was decided under.
     limits: Arc<Limits>,
     shutdown: Shutdown,
+    ear: Ear,
+    patience: Patience,
+    flows: Flows,
+    /// The connection of the last request.
+    idle: Option<Idle>,
 }
 
 /// An upstream connection that may serve the next request.
@@ -60,116 +60,171 @@ struct Idle {
     stream: Buffered,
 }
 
-/// Whether the client's connection goes on.
-#[derive(PartialEq, Eq)]
+/// What becomes of the client's connection.
 enum Next {
     Request,
     Close,
+    /// Bytes both ways.
+    Tunnel(Buffered, Box<Guard>),
 }
 
-impl Connection<'_> {
+impl<'s> Connection<'s> {
+    fn new(stream: TcpStream, address: SocketAddr, shared: &'s Shared, shutdown: Shutdown) -> Self {
+        let _ = stream.set_nodelay(true);
+        let limits = shared.decider.limits();
+        let ear = shutdown.ear();
+        let patience = Patience::new(limits.head_timeout);
+        let client = Buffered::new(Stream::Tcp(stream));
+        Self { client, address, shared, limits, shutdown, ear, patience, flows: Flows::new(), idle: None }
+    }
+
+    /// From the first byte to the last, or to a tunnel.
+    async fn run(mut self, service: Service) -> Option<Tunnel> {
+        // Who says nothing is answered nothing.
+        let Wait::Some = self.wait(true).await else { return None };
+        let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
+        match (detect::mismatch(service, spoken), service) {
+            (None, Service::Http) => self.http().await,
+            (None, Service::Socks5) => self.socks5().await,
+            (Some(mismatch), _) => {
+                self.mismatch(mismatch).await;
+                None
+            }
+        }
+    }
+
+    /// Waits for bytes of the client until patience is over; for a shutdown too, if it may end the connection here.
+    async fn wait(&mut self, until_shutdown: bool) -> Wait {
+        let Self { client, patience, ear, shutdown, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_more(cx) {
+                return Poll::Ready(if matches!(read, Ok(1..)) { Wait::Some } else { Wait::End });
+            }
+            if until_shutdown {
+                // The bell first: a shutdown that starts after this look rings.
+                while ear.poll_rung(cx).is_ready() {}
+                if shutdown.has_started() {
+                    return Poll::Ready(Wait::End);
+                }
+            }
+            patience.poll_over(cx).map(|()| Wait::TooLong)
+        })
+        .await
+    }
+
     /// HTTP: requests one after the other.
-    async fn http(mut self) {
-        let mut idle = None;
+    async fn http(mut self) -> Option<Tunnel> {
         while let Some(head) = self.read_head().await {
             let next = match head {
-                Ok(head) if head.ask == Ask::Connect => {
-                    self.connect(&head).await;
-                    Next::Close
-                }
-                Ok(head) => self.forward(&head, &mut idle).await,
+                Ok(head) if head.ask == Ask::Connect => self.connect(&head).await,
+                Ok(head) => self.forward(&head).await,
                 Err(bad) => {
                     self.say_and_close(&reply::bad_request(bad)).await;
                     Next::Close
                 }
             };
-            if next == Next::Close || self.shutdown.has_started() {
-                return;
+            match next {
+                Next::Request if !self.shutdown.has_started() => {}
+                Next::Request | Next::Close => break,
+                Next::Tunnel(upstream, guard) => return Some(Tunnel::new(self.client, upstream, *guard, &self.limits)),
             }
         }
+        if let Some(Idle { target, stream }) = self.idle.take() {
+            pool::put(&target, stream, &self.limits);
+        }
+        None
     }
 
     /// The next request head; `None` when no more will come.
     async fn read_head(&mut self) -> Option<Result<RequestHead, BadRequest>> {
-        let limits = &self.limits;
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
-            tokio::select! {
-                read = timeout(limits.keep_alive_timeout, async { self.client.reader().more().await }) => match read {
-                    Ok(Ok(1..)) => {}
-                    _ => return None,
-                },
-                () = self.shutdown.started() => return None,
-            }
+            self.patience.set(self.limits.keep_alive_timeout);
+            let Wait::Some = self.wait(true).await else { return None };
         }
-        let deadline = Instant::now() + limits.head_timeout;
-        let mut seen = 0;
+        let (mut seen, mut started) = (0, false);
         loop {
             let blank = http::leading_blank(&self.client.buffer);
             if blank > 0 {
-                let _ = self.client.buffer.split_to(blank);
+                self.client.buffer.advance(blank);
                 seen = 0;
             }
             if let Some(end) = http::head_end(&self.client.buffer, seen) {
-                let head = self.client.buffer.split_to(end);
-                return Some(http::parse_request(&head, limits.head_fields));
+                let parsed = self.client.buffer.get(..end).map(|head| http::parse_request(head, self.limits.head_fields));
+                self.client.buffer.advance(end);
+                return parsed;
             }
             seen = self.client.buffer.len();
-            if seen >= limits.head_bytes {
+            if seen >= self.limits.head_bytes {
                 return Some(Err(BadRequest { status: 431, message: "the request head is too long" }));
             }
-            match timeout_at(deadline, self.client.reader().more()).await {
-                Ok(Ok(1..)) => {}
-                Ok(_) => return None,
-                Err(_) => return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" })),
+            if !std::mem::replace(&mut started, true) {
+                self.patience.set(self.limits.head_timeout);
+            }
+            match self.wait(false).await {
+                Wait::Some => {}
+                Wait::End => return None,
+                Wait::TooLong => return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" })),
             }
         }
     }
 
-    fn question(&self, protocol: Protocol, target: &Target) -> Question {
-        Question { client: self.address, protocol, target: target.clone(), method: None, path: None }
+    fn question<'q>(&self, protocol: Protocol, target: &'q Target) -> Question<'q> {
+        Question { client: self.address, protocol, target, method: None, path: None }
     }
 
-    /// A plain request: decide → connect, or use the connection of the last request again → relay.
-    async fn forward(&mut self, head: &RequestHead, idle: &mut Option<Idle>) -> Next {
-        let question = Question {
-            method: Some(head.method.clone()),
-            path: head.ask.path().map(str::to_owned),
-            ..self.question(Protocol::Http, &head.target)
-        };
+    /// A plain request: decide → connect, or use a connection that is open already → relay.
+    async fn forward(&mut self, head: &RequestHead) -> Next {
+        let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(Protocol::Http, &head.target) };
         if head.unix_socket {
             let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
             return self.deny(head, &denial).await;
         }
-        let mut reusable = idle.take_if(|idle| idle.target == head.target).filter(|idle| idle.stream.is_quiet());
+        let mut may_reuse = true;
         loop {
-            let permit = match self.shared.decider.name(question.clone()) {
-                Ok(permit) => permit,
-                Err(denial) => return self.deny(head, &denial).await,
-            };
-            let reused = reusable.is_some();
-            let connected = match reusable.take() {
-                Some(idle) => self.shared.connector.reuse(permit, idle.stream).await,
-                None => self.shared.connector.connect(permit).await,
+            let idle = if may_reuse { self.reusable(&head.target) } else { None };
+            let reused = idle.is_some();
+            let connected = match idle.map(|idle| (idle.stream.peer(), idle)) {
+                Some((Some(peer), idle)) => self.shared.decider.reuse(question, peer.ip()).map(|route| (idle, route)).map_err(Into::into),
+                _ => match self.shared.decider.name(question) {
+                    Ok(permit) => self.shared.connector.connect(permit).await,
+                    Err(denial) => Err(ConnectError::Denied(denial)),
+                },
             };
             let (mut upstream, route) = match connected {
                 Ok(connected) => connected,
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
-            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.limits).await {
+            if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
+                self.limits = Arc::clone(route.snapshot().limits());
+            }
+            let peer = upstream.stream.peer().map(|peer| peer.ip());
+            let decider = &self.shared.decider;
+            let sides = Sides {
+                client: &mut self.client,
+                upstream: &mut upstream,
+                flows: &mut self.flows,
+                patience: &mut self.patience,
+                ear: &mut self.ear,
+                limits: &self.limits,
+            };
+            match exchange(sides, head, route.read_only(), || route.is_revoked(decider, peer)).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
-                        *idle = Some(Idle { target: head.target.clone(), stream: upstream });
+                        self.keep(&head.target, upstream);
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
                 Ok(Exchanged::Upgraded) => {
-                    self.tunnel(upstream, route).await;
-                    return Next::Close;
+                    let guard = Box::new(self.guard(&upstream, route, false));
+                    return Next::Tunnel(upstream, guard);
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
-                Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {}
+                Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
+                    self.flows = Flows::new();
+                    may_reuse = false;
+                }
                 Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, error).await,
                 Err(ExchangeError::BadBody(message)) => {
                     self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
@@ -180,8 +235,26 @@ impl Connection<'_> {
         }
     }
 
+    /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
+    fn reusable(&mut self, target: &Target) -> Option<Buffered> {
+        match self.idle.take() {
+            Some(idle) if idle.target == *target => Some(idle.stream).filter(Buffered::is_quiet),
+            Some(idle) => {
+                pool::put(&idle.target, idle.stream, &self.limits);
+                None
+            }
+            None => None,
+        }
+        .or_else(|| pool::take(target))
+    }
+
+    /// Keeps a connection for the next request: this client's, or anybody's once this client is gone.
+    fn keep(&mut self, target: &Target, stream: Buffered) {
+        self.idle = Some(Idle { target: target.clone(), stream });
+    }
+
     /// CONNECT: decide → connect → say so → relay.
-    async fn connect(&mut self, head: &RequestHead) {
+    async fn connect(&mut self, head: &RequestHead) -> Next {
         let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
             Ok(permit) => self.shared.connector.connect(permit).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
@@ -189,21 +262,26 @@ impl Connection<'_> {
         match connected {
             Ok((upstream, route)) => {
                 if self.say(reply::TUNNEL_STANDS).await {
-                    self.tunnel(upstream, route).await;
+                    let guard = Box::new(self.guard(&upstream, route, true));
+                    return Next::Tunnel(upstream, guard);
                 }
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
             Err(ConnectError::Upstream(error)) => self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await,
         }
+        Next::Close
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
-    async fn socks5(mut self) {
+    async fn socks5(mut self) -> Option<Tunnel> {
         let deadline = Instant::now() + self.limits.head_timeout;
-        let Ok(Some(request)) = timeout_at(deadline, self.socks5_request()).await else { return };
+        let request = timeout_at(deadline, self.socks5_request()).await.ok()??;
         let target = match request {
             Ok(target) => target,
-            Err(code) => return self.say_and_close(&socks5::reply(code)).await,
+            Err(code) => {
+                self.say_and_close(&socks5::reply(code)).await;
+                return None;
+            }
         };
         let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
             Ok(permit) => self.shared.connector.connect(permit).await,
@@ -212,12 +290,14 @@ impl Connection<'_> {
         match connected {
             Ok((upstream, route)) => {
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
-                    self.tunnel(upstream, route).await;
+                    let guard = self.guard(&upstream, route, true);
+                    return Some(Tunnel::new(self.client, upstream, guard, &self.limits));
                 }
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
             Err(ConnectError::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
         }
+        None
     }
 
     /// The handshake up to the request; `None` when the client does not keep to it.
@@ -247,7 +327,7 @@ impl Connection<'_> {
                     return Some(message);
                 }
                 Parsed::Malformed => return None,
-                Parsed::More => match self.client.reader().more().await {
+                Parsed::More => match self.client.more().await {
                     Ok(1..) => {}
                     _ => return None,
                 },
@@ -255,10 +335,11 @@ impl Connection<'_> {
         }
     }
 
-    async fn tunnel(&mut self, mut upstream: Buffered, route: Route) {
-        let Ok(peer) = upstream.stream.peer_addr() else { return };
-        let revoked = route.revoked(self.shared.decider.policy(), peer);
-        tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
+    /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
+    fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool) -> Guard {
+        let peer = upstream.stream.peer().map(|peer| peer.ip());
+        self.limits = Arc::clone(route.snapshot().limits());
+        route.guard(&self.shared.decider, self.shutdown.ear(), peer, look)
     }
 
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
@@ -304,13 +385,21 @@ impl Connection<'_> {
             self.client.stream.shutdown().await?;
             loop {
                 self.client.buffer.clear();
-                if self.client.reader().more().await? == 0 {
+                if self.client.more().await? == 0 {
                     return std::io::Result::Ok(());
                 }
             }
         };
         let _ = timeout(self.limits.linger_timeout, goodbye).await;
     }
+}
+
+/// What waiting for the client came to.
+enum Wait {
+    Some,
+    /// The client's end, or ours.
+    End,
+    TooLong,
 }
 
 /// Idempotent, and without a body that is gone.

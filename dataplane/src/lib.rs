@@ -21,11 +21,14 @@ mod decide;
 mod error;
 mod listen;
 pub mod parse;
+mod patience;
 mod policy;
 mod relay;
 mod reply;
 mod shutdown;
+mod signal;
 mod stream;
+mod worker;
 
 pub use audit::event::{Decided, Observer, Reload};
 pub use config::{Config, PolicyMap};
@@ -41,11 +44,13 @@ use policy::reload::{Reloader, Stamp, load};
 use policy_format::Network;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use worker::{Work, Worker};
 
 /// Where the policy comes from.
 enum PolicySource {
@@ -87,6 +92,7 @@ pub struct Server {
     watch: Option<(Reloader, Option<Stamp>)>,
     asked: (ReloadRequest, mpsc::Receiver<()>),
     drain: Duration,
+    workers: usize,
 }
 
 /// Asks a running server to look at its policy file now.
@@ -224,7 +230,7 @@ impl Builder {
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let shared = Shared {
-            decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own),
+            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own)),
             connector: connect::Connector::new(resolver),
         };
         let watch = file
@@ -241,8 +247,14 @@ impl Builder {
             watch,
             asked: (ReloadRequest(sender), receiver),
             drain: self.drain,
+            workers: self.config.workers.map_or_else(cores, NonZero::get),
         })
     }
+}
+
+/// As many threads as may run at once.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), StartError> {
@@ -290,16 +302,16 @@ impl Server {
 
     /// Serves until `stop` ends; then accepts no more, lets open exchanges finish within the drain time, and returns. Dropping the future stops accepting at once.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let (trigger, shutdown) = shutdown::new();
+        let (trigger, shutdown) = shutdown::new(self.policy.bell().clone());
         let connections = self.policy.current().limits().connections;
         let permits = Arc::new(Semaphore::new(connections));
+        let listeners = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];
+        let listeners = listeners.into_iter().filter_map(|(listener, service)| Some((listener?.into_std().ok()?, service))).collect();
+        let work = Work { listeners, shared: self.shared, permits: Arc::clone(&permits), shutdown: shutdown.clone() };
+        // Where no thread is to be had, fewer serve; the first one has to be.
+        let workers: Vec<Worker> = (0..self.workers).map_while(|number| Worker::start(number, &work).ok()).collect();
+        drop(work);
         let mut tasks = tokio::task::JoinSet::new();
-        let services = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];
-        for (listener, service) in services {
-            if let Some(listener) = listener {
-                tasks.spawn(listen::accept(listener, service, Arc::clone(&self.shared), Arc::clone(&permits), shutdown.clone()));
-            }
-        }
         tasks.spawn(admin::serve(self.admin, self.policy, shutdown));
         let watching = async {
             match self.watch {
@@ -315,6 +327,9 @@ impl Server {
         tasks.join_all().await;
         // All permits back is all connections ended.
         let all = u32::try_from(connections).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(self.drain, permits.acquire_many(all)).await;
+        if !workers.is_empty() {
+            let _ = tokio::time::timeout(self.drain, permits.acquire_many(all)).await;
+        }
+        Worker::end(workers);
     }
 }

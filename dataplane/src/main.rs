@@ -35,6 +35,7 @@ async fn run(cli: cli::Cli) -> ExitCode {
         socks_listen: cli.socks_listen,
         admin_listen: cli.admin_listen,
         policy_map: cli.policy_map.into(),
+        workers: cli.workers,
         limits: cli.limits.clone(),
     };
     let builder = builder.config(config).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json });

@@ -1,34 +1,54 @@
 //! One signal, one drain with a deadline.
 
-use tokio::sync::watch;
+use crate::signal::{Bell, Ear};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells everyone that no new work is to be begun.
 #[derive(Debug, Clone)]
-pub(crate) struct Shutdown(watch::Receiver<bool>);
+pub(crate) struct Shutdown {
+    started: Arc<AtomicBool>,
+    bell: Bell,
+}
 
-/// Starts it.
+/// Starts it, at the latest when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Trigger(watch::Sender<bool>);
+pub(crate) struct Trigger(Shutdown);
 
-pub(crate) fn new() -> (Trigger, Shutdown) {
-    let (sender, receiver) = watch::channel(false);
-    (Trigger(sender), Shutdown(receiver))
+/// A shutdown that `bell` tells of.
+pub(crate) fn new(bell: Bell) -> (Trigger, Shutdown) {
+    let shutdown = Shutdown { started: Arc::default(), bell };
+    (Trigger(shutdown.clone()), shutdown)
 }
 
 impl Trigger {
     pub(crate) fn start(&self) {
-        self.0.send_replace(true);
+        self.0.started.store(true, Ordering::SeqCst);
+        self.0.bell.ring();
+    }
+}
+
+impl Drop for Trigger {
+    fn drop(&mut self) {
+        self.start();
     }
 }
 
 impl Shutdown {
     /// Ends when the shutdown has started. Cancel safe.
-    pub(crate) async fn started(&mut self) {
-        // A trigger that is gone is a shutdown too.
-        let _ = self.0.wait_for(|started| *started).await;
+    pub(crate) async fn started(&self) {
+        let mut ear = self.ear();
+        while !self.has_started() {
+            std::future::poll_fn(|cx| ear.poll_rung(cx)).await;
+        }
     }
 
     pub(crate) fn has_started(&self) -> bool {
-        *self.0.borrow()
+        self.started.load(Ordering::SeqCst)
+    }
+
+    /// Hears of the shutdown, and of other news.
+    pub(crate) fn ear(&self) -> Ear {
+        self.bell.ear()
     }
 }

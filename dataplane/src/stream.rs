@@ -1,73 +1,82 @@
-//! A TCP stream and the bytes that were read from it too early.
+//! Streams, and the bytes that were read from it too early.
 
 use bytes::BytesMut;
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-/// Bytes asked for at a time when more of a body is read.
-const BODY_READ: usize = 64 * 1024;
+/// Bytes that can be read at a time.
+const SCRATCH: usize = 64 * 1024;
 /// Bytes asked for at a time when a head is read.
 const HEAD_READ: usize = 8 * 1024;
 
 /// A stream with a read buffer.
 #[derive(Debug)]
 pub(crate) struct Buffered {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) buffer: BytesMut,
 }
 
-/// Its two halves, so that both directions can move at once.
-pub(crate) struct Reader<'a> {
-    pub(crate) half: ReadHalf<'a>,
-    pub(crate) buffer: &'a mut BytesMut,
-}
-
 impl Buffered {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, buffer: BytesMut::new() }
     }
 
-    pub(crate) fn split(&mut self) -> (Reader<'_>, WriteHalf<'_>) {
-        let (read, write) = self.stream.split();
-        (Reader { half: read, buffer: &mut self.buffer }, write)
+    /// Reads more into the buffer; 0 is the end.
+    pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_at_most(cx, HEAD_READ)
     }
 
-    pub(crate) fn reader(&mut self) -> Reader<'_> {
-        self.split().0
+    /// The same for bodies: more at a time.
+    pub(crate) fn poll_more_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_at_most(cx, SCRATCH)
+    }
+
+    fn poll_at_most(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let Self { stream, buffer } = self;
+        poll_read_scratch(stream, cx, most, |_, read| {
+            buffer.extend_from_slice(read);
+            read.len()
+        })
+    }
+
+    /// Reads more into the buffer; 0 is the end. Cancel safe.
+    pub(crate) async fn more(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_more(cx)).await
     }
 
     /// Whether an idle stream is still what it was left as: open, and with nothing to say.
     pub(crate) fn is_quiet(&self) -> bool {
-        let nothing = self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        nothing && self.buffer.is_empty()
+        self.buffer.is_empty() && self.stream.is_quiet()
     }
 }
 
-impl Reader<'_> {
-    /// Reads more into the buffer; 0 is the end.
-    pub(crate) async fn more(&mut self) -> io::Result<usize> {
-        self.buffer.reserve(HEAD_READ);
-        self.half.read_buf(self.buffer).await
-    }
+thread_local! {
+    static BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
 
-    /// The same for bodies: more at a time, and the end of patience is an error.
-    pub(crate) async fn more_body(&mut self, idle: Duration) -> io::Result<usize> {
-        self.buffer.reserve(BODY_READ);
-        timeout(idle, self.half.read_buf(self.buffer)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    }
+/// Reads at most `most` bytes into memory that all connections of a thread share, so that none holds any while it waits, and gives them to `take`.
+pub(crate) fn poll_read_scratch<T>(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    most: usize,
+    take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
+) -> Poll<io::Result<T>> {
+    BYTES.with_borrow_mut(|bytes| {
+        let mut buffer = ReadBuf::new(bytes.get_mut(..most.min(SCRATCH)).unwrap_or_default());
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(take(cx, buffer.filled())))
+    })
 }
 
 /// A connection to an origin, or to a proxy.
 #[derive(Debug)]
-#[allow(dead_code, reason = "not dialled yet")]
+#[allow(dead_code, reason = "no proxy and no unix socket is dialled yet")]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
@@ -77,8 +86,19 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Whether there is nothing to read, not even the end. News of that may be on its way.
+    fn is_quiet(&self) -> bool {
+        let quiet = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        match self {
+            Self::Tcp(stream) => quiet(stream.try_read(&mut [0])),
+            #[cfg(unix)]
+            Self::Unix(stream) => quiet(stream.try_read(&mut [0])),
+            // What it has read already may be a message of TLS itself, or a part of one.
+            Self::Tls(stream) => quiet(stream.get_ref().0.try_read(&mut [0])) && !stream.get_ref().1.wants_write(),
+        }
+    }
+
     /// The other end, where that is an address.
-    #[allow(dead_code, reason = "not dialled yet")]
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),

@@ -46,6 +46,17 @@ pub trait Observer: Send + Sync + 'static {
         let _ = event;
     }
 
+    /// A tunnel, or an exchange under way, was closed, because the policy that came into force does not allow it.
+    fn revoked(&self, event: &Decided<'_>) {
+        let _ = event;
+    }
+
+    /// The first bytes in a tunnel speak of a server that the policy does not allow, or that cannot be made out: then the host is the tunnel's. `closed`: whether the tunnel
+    /// is closed for it.
+    fn inner(&self, event: &Decided<'_>, closed: bool) {
+        let _ = (event, closed);
+    }
+
     /// A reload was tried.
     fn reloaded(&self, outcome: &Reload<'_>) {
         let _ = outcome;

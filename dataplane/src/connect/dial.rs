@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// Tries the route's addresses in turn, each with its share of the time that is left, and gives the first that accepts. Dropping the future drops the attempt.
-pub(crate) async fn dial(route: &Route, patience: Duration) -> Result<TcpStream, UpstreamError> {
+pub(crate) async fn dial(route: &Route<'_>, patience: Duration) -> Result<TcpStream, UpstreamError> {
     let deadline = Instant::now() + patience;
     let mut last = UpstreamError::Unreachable;
     let mut left = u32::try_from(route.addresses().len()).unwrap_or(u32::MAX);

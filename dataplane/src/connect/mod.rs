@@ -1,11 +1,12 @@
 //! A `Permit` to an upstream stream. Nothing else opens one.
 
 pub(crate) mod dial;
+pub(crate) mod pool;
 pub(crate) mod resolve;
 
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
-use crate::stream::Buffered;
+use crate::stream::{Buffered, Stream};
 use policy_format::{Host, Limits};
 use resolve::Resolve;
 use std::io;
@@ -86,24 +87,16 @@ impl Connector {
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses.
-    pub(crate) async fn connect(&self, permit: Permit<'_>) -> Result<(Buffered, Route), ConnectError> {
+    pub(crate) async fn connect<'q>(&self, permit: Permit<'_, 'q>) -> Result<(Buffered, Route<'q>), ConnectError> {
         let limits = permit.limits();
         let route = self.route(permit, &limits).await?;
         let stream = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok((Buffered::new(stream), route))
+        Ok((Buffered::new(Stream::Tcp(stream)), route))
     }
 
-    /// A connection that is open already, if its peer may be used under this permit; else a new one.
-    pub(crate) async fn reuse(&self, permit: Permit<'_>, idle: Buffered) -> Result<(Buffered, Route), ConnectError> {
-        match idle.stream.peer_addr() {
-            Ok(peer) => Ok((idle, permit.addresses(&[peer.ip()])?)),
-            Err(_) => self.connect(permit).await,
-        }
-    }
-
-    async fn route(&self, permit: Permit<'_>, limits: &Limits) -> Result<Route, ConnectError> {
+    async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
         let addresses = match &permit.target().host {
             Host::Ip(ip) => vec![*ip],
             host if host.is_localhost() => resolve::LOOPBACK.to_vec(),

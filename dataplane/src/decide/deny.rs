@@ -2,7 +2,7 @@
 //!
 //! Messages are short, say what to change, and never echo a path, a query or a header.
 
-use super::Question;
+use crate::parse::target::Target;
 use crate::policy::Snapshot;
 use policy_format::{Access, Denied, Host, Mode, Protocol, Reason, Rule, RuleId, net};
 use std::fmt::Write;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// A request that may not go on.
 pub(crate) struct Denial {
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) question: Question,
+    pub(super) protocol: Protocol,
+    pub(super) target: Target,
     pub(super) denied: Denied,
 }
 
@@ -25,12 +26,12 @@ impl Denial {
         let rule = self.rule();
         let mut body = serde_json::json!({
             "status": "blocked",
-            "host": self.question.target.host.to_string(),
+            "host": self.target.host.to_string(),
             "reason": self.denied.reason.as_str(),
             "decision": "deny",
             "source": self.denied.reason.source().as_str(),
-            "protocol": self.question.protocol.as_str(),
-            "port": self.question.target.port,
+            "protocol": self.protocol.as_str(),
+            "port": self.target.port,
             "message": self.message(),
         });
         if let (Some(rule), Some(body)) = (rule, body.as_object_mut()) {
@@ -46,7 +47,7 @@ impl Denial {
 
     /// One line for people: what, why, and what to change.
     pub(crate) fn message(&self) -> String {
-        let target = &self.question.target;
+        let target = &self.target;
         let (host, table) = (&target.host, format!("[permissions.{}.network.domains]", self.snapshot.meta().profile));
         let rule = self.rule();
         let by = rule.as_ref().map(|rule| format!("\"{rule}\" in {}", rule.place())).unwrap_or_default();
@@ -102,7 +103,7 @@ impl Denial {
 
     /// Whether the reply is JSON: requests that programs made see JSON, tunnels see a line.
     pub(crate) fn is_json(&self) -> bool {
-        self.question.protocol == Protocol::Http
+        self.protocol == Protocol::Http
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Service {
 }
 
 /// Accepts until the shutdown starts. At the limit of connections it stops accepting: who waits, waits in the kernel's queue.
-pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, mut shutdown: Shutdown) {
+pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -33,7 +33,7 @@ pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<
             Ok((stream, client)) => {
                 let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
                 tokio::spawn(async move {
-                    connection::serve(stream, client, service, &shared, shutdown).await;
+                    connection::serve(stream, client, service, shared, shutdown).await;
                     drop(permit);
                 });
             }

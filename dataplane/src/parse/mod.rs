@@ -3,3 +3,4 @@
 pub mod http;
 pub mod socks5;
 pub mod target;
+pub mod tls;

@@ -5,7 +5,7 @@ use policy_format::pattern::parse_port;
 use std::fmt;
 
 /// Where a client wants to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The host, normalised.
     pub host: Host,

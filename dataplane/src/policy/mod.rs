@@ -9,6 +9,7 @@ pub(crate) mod shared;
 
 use crate::config::within_descriptors;
 use crate::error::PolicyError;
+use crate::signal::Bell;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
@@ -270,6 +271,7 @@ struct Inner {
     current: ArcSwap<Snapshot>,
     overrides: Vec<LimitOverride>,
     generation: watch::Sender<u64>,
+    bell: Bell,
     last_error: Mutex<Option<String>>,
 }
 
@@ -280,6 +282,7 @@ impl PolicyHandle {
             current: ArcSwap::from_pointee(snapshot),
             overrides,
             generation: watch::Sender::new(1),
+            bell: Bell::default(),
             last_error: Mutex::new(None),
         }))
     }
@@ -299,6 +302,7 @@ impl PolicyHandle {
             generation = *last;
             self.0.current.store(Arc::new(Snapshot::new(policy, &self.0.overrides, generation)));
         });
+        self.0.bell.ring();
         generation
     }
 
@@ -306,6 +310,11 @@ impl PolicyHandle {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.generation.subscribe()
+    }
+
+    /// Rings after each swap.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.0.bell
     }
 
     /// Why the last reload was refused, if it was.

@@ -2,19 +2,17 @@
 //!
 //! Bodies are streamed. A response may come before its request has ended: then it is passed on, and the connections end with it (RFC 9112, section 9.5).
 
+use super::body::{BodyCopy, Copied, CopyError};
+use super::flow::Flow;
 use crate::connect::UpstreamError;
-use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
-use crate::stream::{Buffered, Reader};
+use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead};
+use crate::patience::Patience;
+use crate::signal::Ear;
+use crate::stream::Buffered;
 use bytes::Buf;
 use policy_format::Limits;
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::WriteHalf;
-use tokio::time::{Instant, timeout, timeout_at};
-
-/// Bytes of chunked data that are gathered before they are written.
-const GATHER: usize = 64 * 1024;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub(crate) enum Exchanged {
 }
 
 /// Why an exchange ended early.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExchangeError {
     /// Nothing was sent to the client yet: it can be told.
     BeforeResponse(UpstreamError),
@@ -41,297 +39,240 @@ pub(crate) enum ExchangeError {
     Broken,
 }
 
-/// Sends `head` and the body that follows it on `client` to `upstream`, and the response back. `read_only` keeps a switch of protocols from being offered.
+/// What an exchange works with: the two sides, and what a connection has once.
+pub(crate) struct Sides<'c> {
+    pub(crate) client: &'c mut Buffered,
+    pub(crate) upstream: &'c mut Buffered,
+    pub(crate) flows: &'c mut Flows,
+    pub(crate) patience: &'c mut Patience,
+    pub(crate) ear: &'c mut Ear,
+    pub(crate) limits: &'c Limits,
+}
+
+/// The two ways of a connection, with buffers that serve one exchange after the other.
+pub(crate) struct Flows {
+    up: Flow,
+    down: Flow,
+}
+
+impl Flows {
+    pub(crate) fn new() -> Self {
+        Self { up: Flow::kept(), down: Flow::kept() }
+    }
+}
+
+/// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
+/// `revoked` is asked whenever there is news, and ends the exchange.
 pub(crate) async fn exchange(
-    client: &mut Buffered,
-    upstream: &mut Buffered,
+    sides: Sides<'_>,
     head: &RequestHead,
     read_only: bool,
-    limits: &Limits,
+    revoked: impl Fn() -> bool,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
+    let Sides { client, upstream, flows, patience, ear, limits } = sides;
     let upgrade = !read_only && head.body == Body::None;
-    let mut out = Vec::with_capacity(1024);
-    head.write(resource, upgrade, &mut out);
-    let (mut client_reader, mut client_writer) = client.split();
-    let (mut upstream_reader, mut upstream_writer) = upstream.split();
+    head.write(resource, upgrade, flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
-    let started = AtomicBool::new(false);
-    let mut response = Response { head, limits, offered, started: &started };
-
-    if matches!(head.body, Body::None | Body::Length(0)) {
-        // A stale connection shows itself here or at the first read: both mean that nothing was answered.
-        write(&mut upstream_writer, &out, limits).await.map_err(|_| ExchangeError::BeforeResponse(UpstreamError::Closed))?;
-        return tokio::select! {
-            biased;
-            relayed = response.relay(&mut upstream_reader, &mut client_writer) => relayed,
-            // Nobody is there to hear the answer: nothing is held for them.
-            () = gone(&mut client_reader, limits) => Err(ExchangeError::Broken),
-        };
-    }
-
-    let mut body_done = false;
-    let send = async {
-        write(&mut upstream_writer, &out, limits).await.map_err(|_| BodyError::Upstream)?;
-        send_body(&mut client_reader, &mut upstream_writer, head.body, limits).await
-    };
-    let receive = response.relay(&mut upstream_reader, &mut client_writer);
-    tokio::pin!(send, receive);
-    let received = loop {
-        tokio::select! {
-            // The body first, so that a response that came with its end does not look early.
-            biased;
-            sent = &mut send, if !body_done => match sent {
-                Ok(()) => body_done = true,
-                // An origin that stops reading may have answered why: listen to it.
-                Err(BodyError::Upstream) => break receive.await.map(|exchanged| end(exchanged, false)),
-                Err(BodyError::Client) => break Err(ExchangeError::Broken),
-                Err(BodyError::Malformed(what)) => break Err(ExchangeError::BadBody(what)),
-            },
-            received = &mut receive => break received.map(|exchanged| end(exchanged, body_done)),
+    let up = Up::Sending(BodyCopy::new(head.body, true, limits));
+    patience.set(limits.response_timeout);
+    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, offered, up, down: Down::Head { interim: 0 } };
+    poll_fn(|cx| {
+        let ended = exchange.poll(cx);
+        if ended.is_pending() && ear.poll_rung(cx).is_ready() {
+            if revoked() {
+                return Poll::Ready(Err(ExchangeError::Broken));
+            }
+            // Whoever listens anew has to be woken too.
+            cx.waker().wake_by_ref();
         }
-    };
-    match received {
-        Err(ExchangeError::BadBody(_)) if started.load(Ordering::Relaxed) => Err(ExchangeError::Broken),
-        received => received,
-    }
+        ended
+    })
+    .await
 }
 
-/// Ends when the client has ended its connection. What it sends meanwhile is its next request, and is kept, within bounds.
-async fn gone(client: &mut Reader<'_>, limits: &Limits) {
-    while client.buffer.len() < limits.head_bytes {
-        if !matches!(client.more().await, Ok(1..)) {
-            return;
-        }
-    }
-    std::future::pending().await
-}
-
-/// Connections whose request did not end cannot be used again.
-fn end(exchanged: Exchanged, body_done: bool) -> Exchanged {
-    match exchanged {
-        Exchanged::Done { client_reusable, upstream_reusable } => {
-            Exchanged::Done { client_reusable: client_reusable && body_done, upstream_reusable: upstream_reusable && body_done }
-        }
-        Exchanged::Upgraded => Exchanged::Upgraded,
-    }
-}
-
-enum BodyError {
-    Client,
-    Upstream,
-    Malformed(&'static str),
-}
-
-async fn send_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, limits: &Limits) -> Result<(), BodyError> {
-    match copy_body(from, to, body, true, limits).await {
-        Ok(()) => Ok(()),
-        Err(CopyError::Read) => Err(BodyError::Client),
-        Err(CopyError::Write) => Err(BodyError::Upstream),
-        Err(CopyError::Malformed(what)) => Err(BodyError::Malformed(what)),
-    }
-}
-
-/// The response's way back.
-struct Response<'h> {
-    head: &'h RequestHead,
-    limits: &'h Limits,
+struct Exchange<'c> {
+    client: &'c mut Buffered,
+    upstream: &'c mut Buffered,
+    flows: &'c mut Flows,
+    patience: &'c mut Patience,
+    head: &'c RequestHead,
+    limits: &'c Limits,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
-    /// Something of the final response was sent to the client.
-    started: &'h AtomicBool,
+    up: Up,
+    down: Down,
 }
 
-impl Response<'_> {
-    async fn relay(&mut self, from: &mut Reader<'_>, to: &mut WriteHalf<'_>) -> Result<Exchanged, ExchangeError> {
-        let mut interim = 0;
-        // One deadline for all heads: interim ones do not stretch it.
-        let deadline = Instant::now() + self.limits.response_timeout;
+/// The request's way.
+enum Up {
+    /// The head, then the body.
+    Sending(BodyCopy),
+    Sent,
+    /// The origin stopped reading. It may have answered why.
+    Refused,
+}
+
+/// The response's way.
+enum Down {
+    /// Its head is waited for; so many interim ones came.
+    Head { interim: usize },
+    /// The head is going out, then the body.
+    Body { copy: BodyCopy, end: Exchanged },
+}
+
+impl Exchange<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, ExchangeError>> {
+        // The body first, so that a response that came with its end does not look early.
+        if let Poll::Ready(Err(error)) = self.poll_up(cx) {
+            return Poll::Ready(Err(error));
+        }
+        if let Poll::Ready(ended) = self.poll_down(cx) {
+            return Poll::Ready(ended);
+        }
+        if matches!(self.up, Up::Sent) && self.poll_gone(cx).is_ready() {
+            // Nobody is there to hear the answer: nothing is held for them.
+            return Poll::Ready(Err(ExchangeError::Broken));
+        }
+        if matches!(self.down, Down::Body { .. }) && self.flows.up.take_moved() + self.flows.down.take_moved() > 0 {
+            self.patience.set(self.limits.idle_timeout);
+        }
+        ready!(self.patience.poll_over(cx));
+        Poll::Ready(Err(match self.down {
+            Down::Head { .. } => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
+            Down::Body { .. } => ExchangeError::Broken,
+        }))
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        let Up::Sending(copy) = &mut self.up else { return Poll::Pending };
+        let error = match ready!(copy.poll(cx, self.client, &mut self.upstream.stream, &mut self.flows.up)) {
+            Ok(Copied) => {
+                self.up = Up::Sent;
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) => error,
+        };
+        match error {
+            // A stale connection shows itself here, or at the first read: both mean that nothing was answered.
+            CopyError::Write => {
+                self.up = Up::Refused;
+                Poll::Pending
+            }
+            CopyError::Read => Poll::Ready(Err(ExchangeError::Broken)),
+            CopyError::Malformed(_) if matches!(self.down, Down::Body { .. }) => Poll::Ready(Err(ExchangeError::Broken)),
+            CopyError::Malformed(what) => Poll::Ready(Err(ExchangeError::BadBody(what))),
+        }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, ExchangeError>> {
         loop {
-            let response = self.read_head(from, deadline).await?;
-            match response.status {
-                101 if self.offered && response.upgrade.is_some() => {
-                    self.write_head(to, &response, false, false).await?;
-                    return Ok(Exchanged::Upgraded);
-                }
-                101 => return Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse)),
-                100..=199 => {
-                    interim += 1;
-                    if interim > self.limits.interim_responses {
-                        return Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse));
+            match &mut self.down {
+                Down::Head { .. } => {
+                    // Interim responses that were not written yet go out before the next head.
+                    if self.flows.down.is_blocked() {
+                        ready!(self.flows.down.poll_write(cx, &mut self.client.stream)).map_err(|_| ExchangeError::Broken)?;
                     }
-                    // HTTP/1.0 knows none of them.
-                    if self.head.is_1_1 {
-                        self.write_head(to, &response, false, false).await?;
+                    let response = ready!(self.poll_head(cx))?;
+                    if let Some(ended) = self.begin(&response)? {
+                        ready!(self.flows.down.poll_write(cx, &mut self.client.stream)).map_err(|_| ExchangeError::Broken)?;
+                        return Poll::Ready(Ok(ended));
                     }
                 }
-                _ => return self.relay_final(from, to, &response).await,
+                Down::Body { copy, end } => {
+                    let end = *end;
+                    ready!(copy.poll(cx, self.upstream, &mut self.client.stream, &mut self.flows.down))
+                        .map_err(|_| ExchangeError::Broken)?;
+                    return Poll::Ready(Ok(self.end(end)));
+                }
+            }
+        }
+    }
+
+    /// What follows from a response head. `Some` when nothing is to be copied any more.
+    fn begin(&mut self, response: &ResponseHead) -> Result<Option<Exchanged>, ExchangeError> {
+        const BAD: ExchangeError = ExchangeError::BeforeResponse(UpstreamError::BadResponse);
+        let is_1_1 = self.head.is_1_1;
+        let out = self.flows.down.buffer();
+        match (response.status, &mut self.down) {
+            (101, _) if self.offered && response.upgrade.is_some() => {
+                response.write(is_1_1, false, false, out);
+                Ok(Some(Exchanged::Upgraded))
+            }
+            (101, _) => Err(BAD),
+            (100..=199, Down::Head { interim }) => {
+                *interim += 1;
+                if *interim > self.limits.interim_responses {
+                    return Err(BAD);
+                }
+                // HTTP/1.0 knows none of them.
+                if is_1_1 {
+                    response.write(is_1_1, false, false, out);
+                }
+                Ok(None)
+            }
+            _ => {
+                let chunked = response.body == Body::Chunked && is_1_1;
+                let delimited = match response.body {
+                    Body::None | Body::Length(_) => true,
+                    Body::Chunked => chunked,
+                    Body::UntilClose => false,
+                };
+                let client_reusable = self.head.keep_alive && delimited;
+                response.write(is_1_1, chunked, !client_reusable, out);
+                let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
+                let copy = BodyCopy::new(response.body, chunked, self.limits);
+                self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable } };
+                self.patience.set(self.limits.idle_timeout);
+                Ok(None)
             }
         }
     }
 
-    async fn relay_final(
-        &mut self,
-        from: &mut Reader<'_>,
-        to: &mut WriteHalf<'_>,
-        response: &ResponseHead,
-    ) -> Result<Exchanged, ExchangeError> {
-        let chunked = response.body == Body::Chunked && self.head.is_1_1;
-        let delimited = match response.body {
-            Body::None | Body::Length(_) => true,
-            Body::Chunked => chunked,
-            Body::UntilClose => false,
-        };
-        let keep_alive = self.head.keep_alive && delimited;
-        self.started.store(true, Ordering::Relaxed);
-        let mut out = Vec::with_capacity(1024);
-        response.write(self.head.is_1_1, chunked, !keep_alive, &mut out);
-        // What of the body is there already goes out with the head.
-        if let Body::Length(length) = response.body {
-            let ready = usize::try_from(length).unwrap_or(usize::MAX).min(from.buffer.len());
-            out.extend_from_slice(from.buffer.get(..ready).unwrap_or_default());
-            from.buffer.advance(ready);
-            write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-            copy_body(from, to, Body::Length(length - ready as u64), false, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-        } else {
-            write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-            copy_body(from, to, response.body, chunked, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-        }
-        let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
-        Ok(Exchanged::Done { client_reusable: keep_alive, upstream_reusable })
-    }
-
-    async fn write_head(
-        &mut self,
-        to: &mut WriteHalf<'_>,
-        response: &ResponseHead,
-        chunked: bool,
-        close: bool,
-    ) -> Result<(), ExchangeError> {
-        let mut out = Vec::with_capacity(512);
-        response.write(self.head.is_1_1, chunked, close, &mut out);
-        write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)
-    }
-
-    async fn read_head(&self, from: &mut Reader<'_>, deadline: Instant) -> Result<ResponseHead, ExchangeError> {
-        let before = |error| ExchangeError::BeforeResponse(error);
-        let read = async {
-            let mut seen = 0;
-            loop {
-                if let Some(end) = http::head_end(from.buffer, seen) {
-                    let head = from.buffer.split_to(end);
-                    return http::parse_response(&head, &self.head.method, self.limits.head_fields)
-                        .map_err(|_| before(UpstreamError::BadResponse));
-                }
-                if from.buffer.len() >= self.limits.head_bytes {
-                    return Err(before(UpstreamError::BadResponse));
-                }
-                seen = from.buffer.len();
-                match from.more().await {
-                    Ok(0) if seen == 0 => return Err(before(UpstreamError::Closed)),
-                    Ok(0) => return Err(before(UpstreamError::BadResponse)),
-                    Ok(_) => {}
-                    Err(_) => return Err(before(UpstreamError::Closed)),
-                }
+    /// Connections whose request did not end cannot be used again.
+    fn end(&self, end: Exchanged) -> Exchanged {
+        match end {
+            Exchanged::Done { client_reusable, upstream_reusable } => {
+                let sent = matches!(self.up, Up::Sent);
+                Exchanged::Done { client_reusable: client_reusable && sent, upstream_reusable: upstream_reusable && sent }
             }
-        };
-        timeout_at(deadline, read).await.unwrap_or(Err(before(UpstreamError::ResponseTimeout)))
-    }
-}
-
-enum CopyError {
-    Read,
-    Write,
-    Malformed(&'static str),
-}
-
-/// Copies one body. `chunked`: whether a chunked body stays chunked on its way.
-async fn copy_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, chunked: bool, limits: &Limits) -> Result<(), CopyError> {
-    match body {
-        Body::None => Ok(()),
-        Body::Length(length) => copy_length(from, to, length, limits).await,
-        Body::Chunked => copy_chunks(from, to, chunked, limits).await,
-        Body::UntilClose => copy_until_close(from, to, limits).await,
-    }
-}
-
-async fn copy_length(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, length: u64, limits: &Limits) -> Result<(), CopyError> {
-    let mut left = length;
-    while left > 0 {
-        if from.buffer.is_empty() && from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
-            return Err(CopyError::Read);
-        }
-        let take = usize::try_from(left).unwrap_or(usize::MAX).min(from.buffer.len());
-        write(to, from.buffer.get(..take).unwrap_or_default(), limits).await?;
-        from.buffer.advance(take);
-        left -= take as u64;
-    }
-    Ok(())
-}
-
-async fn copy_until_close(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, limits: &Limits) -> Result<(), CopyError> {
-    loop {
-        write(to, from.buffer, limits).await?;
-        from.buffer.clear();
-        if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
-            return Ok(());
+            Exchanged::Upgraded => Exchanged::Upgraded,
         }
     }
-}
 
-/// Reads chunks and writes chunks of its own: sizes are what was checked, and extensions end here.
-async fn copy_chunks(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, chunked: bool, limits: &Limits) -> Result<(), CopyError> {
-    let mut chunks = Chunks::new(limits.head_bytes);
-    let mut out = Vec::new();
-    loop {
-        match chunks.next(from.buffer).map_err(CopyError::Malformed)? {
-            Chunk::Skip(framing) => from.buffer.advance(framing),
-            Chunk::Data(len) => {
-                let data = from.buffer.split_to(len);
-                if chunked {
-                    // Writing to a vector cannot fail.
-                    let _ = write!(out, "{len:x}\r\n");
-                }
-                out.extend_from_slice(&data);
-                if chunked {
-                    out.extend_from_slice(b"\r\n");
-                }
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, ExchangeError>> {
+        let before = |error| Err(ExchangeError::BeforeResponse(error));
+        let mut seen = 0;
+        loop {
+            let buffer = &mut self.upstream.buffer;
+            if let Some(end) = http::head_end(buffer, seen) {
+                let parsed = buffer.get(..end).map(|head| http::parse_response(head, &self.head.method, self.limits.head_fields));
+                buffer.advance(end);
+                return Poll::Ready(match parsed {
+                    Some(Ok(response)) => Ok(response),
+                    _ => before(UpstreamError::BadResponse),
+                });
             }
-            Chunk::End(len) => {
-                let trailers = from.buffer.split_to(len);
-                if chunked {
-                    out.extend_from_slice(b"0\r\n");
-                    http::write_trailers(&trailers, limits.head_fields, &mut out).map_err(CopyError::Malformed)?;
-                    out.extend_from_slice(b"\r\n");
-                }
-                return write(to, &out, limits).await;
+            if buffer.len() >= self.limits.head_bytes {
+                return Poll::Ready(before(UpstreamError::BadResponse));
             }
-            Chunk::More => {
-                // What is whole goes on before more is waited for: nothing is held back.
-                flush(to, &mut out, limits).await?;
-                if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
-                    return Err(CopyError::Read);
-                }
+            seen = buffer.len();
+            match ready!(self.upstream.poll_more(cx)) {
+                Ok(0) if seen == 0 => return Poll::Ready(before(UpstreamError::Closed)),
+                Ok(0) => return Poll::Ready(before(UpstreamError::BadResponse)),
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(before(UpstreamError::Closed)),
             }
         }
-        if out.len() >= GATHER {
-            flush(to, &mut out, limits).await?;
+    }
+
+    /// Ready when the client has ended its connection. What it sends meanwhile is its next request, and is kept, within bounds.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.client.buffer.len() < self.limits.head_bytes {
+            if !matches!(ready!(self.client.poll_more(cx)), Ok(1..)) {
+                return Poll::Ready(());
+            }
         }
+        Poll::Pending
     }
-}
-
-async fn flush(to: &mut WriteHalf<'_>, out: &mut Vec<u8>, limits: &Limits) -> Result<(), CopyError> {
-    write(to, out, limits).await?;
-    out.clear();
-    Ok(())
-}
-
-/// Writes all of it; who does not read for too long is given up.
-async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], limits: &Limits) -> Result<(), CopyError> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let written: io::Result<()> =
-        timeout(limits.idle_timeout, to.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    written.map_err(|_| CopyError::Write)
 }

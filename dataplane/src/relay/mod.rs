@@ -1,4 +1,7 @@
 //! Moves bytes between two streams that others opened.
 
+mod body;
+mod flow;
 pub(crate) mod http;
+mod look;
 pub(crate) mod tunnel;

@@ -1,88 +1,154 @@
-//! Two-way copy: half-close, idle deadline, end on revocation.
+//! Two-way relay: half-close, deadlines, the first look, end on revocation.
 
-use crate::stream::Buffered;
-use bytes::BytesMut;
+use super::flow::{Flow, FlowError};
+use super::look::{Looked, Looking};
+use crate::decide::Guard;
+use crate::patience::Patience;
+use crate::stream::{Buffered, Stream};
+use policy_format::Limits;
 use std::future::Future;
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-/// Bytes moved at a time.
-const PIECE: usize = 64 * 1024;
+/// Two streams and what moves between them. It holds no buffer while nothing moves. Dropping it closes both.
+pub(crate) struct Tunnel {
+    client: Stream,
+    upstream: Stream,
+    up: Way,
+    down: Way,
+    /// Until it is known whom the client wants to speak to in there.
+    look: Option<Box<Looking>>,
+    guard: Guard,
+    patience: Patience,
+    idle: Duration,
+    /// However busy it is.
+    ends: Instant,
+}
 
-/// Moves bytes both ways until both sides have ended, one fails, nothing moves for `idle`, or `revoked` ends. Dropping the future drops both streams' copy.
-pub(crate) async fn tunnel(client: &mut Buffered, upstream: &mut Buffered, idle: Duration, revoked: impl Future<Output = ()>) {
-    let activity = Activity::new();
-    let early = (std::mem::take(&mut client.buffer), std::mem::take(&mut upstream.buffer));
-    let ((client_read, client_write), (upstream_read, upstream_write)) = (client.stream.split(), upstream.stream.split());
-    let both = async {
-        tokio::try_join!(pump(client_read, upstream_write, early.0, &activity), pump(upstream_read, client_write, early.1, &activity),)
-    };
-    tokio::select! {
+/// Why a tunnel is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Both sides have ended.
+    Ended,
+    /// A side failed.
+    Failed,
+    /// Nothing moved for too long.
+    Idle,
+    /// It was open for too long.
+    Old,
+    /// The policy in force does not allow it any more.
+    Revoked,
+    /// What the client speaks in there is not allowed, or did not show itself in time.
+    Looked,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    flow: Flow,
+    state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// What was read is written; the end is to be passed on.
+    Closing,
+    Closed,
+}
+
+impl Tunnel {
+    /// A tunnel that `guard` watches over. What was read too early goes first.
+    pub(crate) fn new(client: Buffered, upstream: Buffered, guard: Guard, limits: &Limits) -> Self {
+        let now = Instant::now();
+        let mut look = Looking::wanted(&guard, limits);
+        let early = Vec::from(client.buffer);
+        let up = match &mut look {
+            Some(look) => {
+                look.push(&early);
+                Flow::default()
+            }
+            None => Flow::beginning_with(early),
+        };
+        Self {
+            client: client.stream,
+            upstream: upstream.stream,
+            up: Way { flow: up, state: State::Open },
+            down: Way { flow: Flow::beginning_with(Vec::from(upstream.buffer)), state: State::Open },
+            look,
+            guard,
+            patience: Patience::new(limits.idle_timeout.min(limits.tunnel_lifetime)),
+            idle: limits.idle_timeout,
+            ends: now + limits.tunnel_lifetime,
+        }
+    }
+
+    /// What the client sends before anything of it goes on.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let Some(look) = &mut self.look else { return Poll::Ready(Ok(())) };
+        match ready!(look.poll(cx, &mut self.client, &mut self.guard)) {
+            Looked::Pass(bytes) => {
+                self.up.flow = Flow::beginning_with(bytes);
+                self.look = None;
+                Poll::Ready(Ok(()))
+            }
+            Looked::Refuse => Poll::Ready(Err(Over::Looked)),
+            Looked::Failed => Poll::Ready(Err(Over::Failed)),
+        }
+    }
+
+    fn poll_ways(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        let up = match self.poll_look(cx) {
+            Poll::Ready(Ok(())) => self.up.poll(cx, &mut self.client, &mut self.upstream),
+            Poll::Ready(Err(over)) => return Poll::Ready(over),
+            Poll::Pending => Poll::Pending,
+        };
+        let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
+        match (up, down) {
+            // An error on one side ends the other: there is nobody left to tell.
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Over::Failed),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Over::Ended),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Way {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), FlowError>> {
+        if self.state == State::Open {
+            // As much as there is.
+            let mut left = u64::MAX;
+            ready!(self.flow.poll(cx, from, to, &mut left))?;
+            self.state = State::Closing;
+        }
+        if self.state == State::Closing {
+            // The end of one direction is passed on as that, and no more.
+            ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| FlowError::Write)?;
+            self.state = State::Closed;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Future for Tunnel {
+    type Output = Over;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Over> {
+        let this = self.get_mut();
         // Revocation first: not a byte moves under a policy that was replaced while the upstream was dialled.
-        biased;
-        () = revoked => {}
-        // An error on one side ends the other: there is nobody left to tell.
-        _ = both => {}
-        () = activity.silent_for(idle) => {}
-    }
-}
-
-/// Copies one way; passes the end on as the end of that direction only.
-async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, early: BytesMut, activity: &Activity) -> io::Result<()> {
-    if !early.is_empty() {
-        to.write_all(&early).await?;
-        activity.touch();
-    }
-    drop(early);
-    loop {
-        // No buffer is held while there is nothing to move: an idle tunnel costs its sockets.
-        from.readable().await?;
-        let mut piece = Vec::with_capacity(PIECE);
-        loop {
-            piece.clear();
-            match from.try_read_buf(&mut piece) {
-                Ok(0) => {
-                    activity.touch();
-                    return to.shutdown().await;
-                }
-                Ok(_) => {
-                    activity.touch();
-                    to.write_all(&piece).await?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+        if this.guard.poll_revoked(cx).is_ready() {
+            return Poll::Ready(Over::Revoked);
         }
-    }
-}
-
-/// When bytes moved last, in milliseconds since the start.
-struct Activity {
-    start: Instant,
-    last: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self { start: Instant::now(), last: AtomicU64::new(0) }
-    }
-
-    fn touch(&self) {
-        self.last.store(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Ends when nothing was touched for `idle`.
-    async fn silent_for(&self, idle: Duration) {
-        loop {
-            let due = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
-            if due <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
+        if let Poll::Ready(over) = this.poll_ways(cx) {
+            return Poll::Ready(over);
         }
+        if this.up.flow.take_moved() + this.down.flow.take_moved() > 0 {
+            this.patience.set_until((Instant::now() + this.idle).min(this.ends));
+        }
+        ready!(this.patience.poll_over(cx));
+        Poll::Ready(if Instant::now() < this.ends { Over::Idle } else { Over::Old })
     }
 }

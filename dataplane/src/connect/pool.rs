@@ -1,0 +1,87 @@
+//! Upstream connections that wait for the next request.
+//!
+//! Each worker has its own, so that nothing is locked. A connection is found again by the target that it was opened for; whether it may be used is decided for each request anew.
+
+use crate::parse::target::Target;
+use crate::stream::Buffered;
+use policy_format::Limits;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::new(Pool::default());
+}
+
+#[derive(Default)]
+struct Pool {
+    /// By target, the latest last.
+    idle: HashMap<Target, Vec<Waiting>>,
+    connections: usize,
+    /// When the stale ones are looked for again.
+    sweep: Option<Instant>,
+}
+
+struct Waiting {
+    stream: Buffered,
+    until: Instant,
+}
+
+/// The latest connection to a target that is still open and silent.
+pub(crate) fn take(target: &Target) -> Option<Buffered> {
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.idle.get_mut(target)?;
+        let mut found = None;
+        while let Some(Waiting { stream, until }) = idle.pop() {
+            pool.connections -= 1;
+            if until > Instant::now() && stream.is_quiet() {
+                found = Some(stream);
+                break;
+            }
+        }
+        if idle.is_empty() {
+            pool.idle.remove(target);
+        }
+        found
+    })
+}
+
+/// Keeps a connection for later requests to its target, if there is room.
+pub(crate) fn put(target: &Target, stream: Buffered, limits: &Limits) {
+    POOL.with_borrow_mut(|pool| {
+        let now = Instant::now();
+        pool.sweep(now, limits.pool_timeout);
+        if pool.connections >= limits.pool_connections || limits.pool_connections_per_host == 0 {
+            return;
+        }
+        if !pool.idle.contains_key(target) {
+            pool.idle.insert(target.clone(), Vec::new());
+        }
+        if let Some(idle) = pool.idle.get_mut(target).filter(|idle| idle.len() < limits.pool_connections_per_host) {
+            idle.push(Waiting { stream, until: now + limits.pool_timeout });
+            pool.connections += 1;
+        }
+    });
+}
+
+/// Closes what has waited for too long, and says when to ask again.
+pub(crate) fn sweep() -> Duration {
+    const OFTEN: Duration = Duration::from_secs(5);
+    POOL.with_borrow_mut(|pool| pool.sweep(Instant::now(), Duration::ZERO));
+    OFTEN
+}
+
+impl Pool {
+    fn sweep(&mut self, now: Instant, every: Duration) {
+        if self.sweep.is_some_and(|due| due > now) && !every.is_zero() {
+            return;
+        }
+        self.sweep = Some(now + every);
+        for idle in self.idle.values_mut() {
+            idle.retain(|waiting| waiting.until > now);
+        }
+        self.idle.retain(|_, idle| !idle.is_empty());
+        self.connections = self.idle.values().map(Vec::len).sum();
+    }
+}

@@ -1,0 +1,327 @@
+//! Bytes one way, from one stream to another.
+//!
+//! Little is copied through a buffer that all flows of a thread share. Where both ends are TCP and much is to be moved, the kernel moves it itself, by splice(2) through a
+//! pipe that is borrowed while bytes are in it: an idle flow holds neither buffer nor pipe.
+
+use crate::stream::{Stream, poll_read_scratch};
+#[cfg(target_os = "linux")]
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+
+/// Bytes that are copied at a time; a slow reader makes a flow hold so many.
+const PIECE: usize = 16 * 1024;
+/// Bytes of a buffer that is kept.
+const KEPT: usize = 4 * 1024;
+/// Pieces moved before others have their turn.
+const ROUNDS: usize = 16;
+/// Whoever moved so much since it last had to wait is expected to move much again.
+#[cfg(target_os = "linux")]
+const BULK: u64 = 128 * 1024;
+
+/// One way, and what is on it.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// Read and not yet written; from `sent` on.
+    pending: Vec<u8>,
+    sent: usize,
+    /// The buffer is kept for what comes next.
+    keep: bool,
+    /// What was written may wait within the stream that it was written to.
+    unflushed: bool,
+    #[cfg(target_os = "linux")]
+    pipe: Option<pipes::Pipe>,
+    /// The kernel moves what comes.
+    #[cfg(target_os = "linux")]
+    bulk: bool,
+    /// Since it last waited for more.
+    #[cfg(target_os = "linux")]
+    burst: u64,
+    /// Bytes that were read since this was last asked for.
+    moved: u64,
+}
+
+/// Why a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All that was to be moved was.
+    Done,
+    /// The stream that was read from ended; everything before that was written.
+    Eof,
+}
+
+/// Which side failed.
+#[derive(Debug)]
+pub(crate) enum FlowError {
+    Read,
+    Write,
+}
+
+impl Flow {
+    /// A flow that begins with bytes that were read before.
+    pub(crate) fn beginning_with(early: Vec<u8>) -> Self {
+        Self { pending: early, ..Self::default() }
+    }
+
+    /// A flow that keeps its small buffer, because something follows that is written through [`Self::buffer`].
+    pub(crate) fn kept() -> Self {
+        Self { keep: true, ..Self::default() }
+    }
+
+    /// Bytes that go out before those that are read next.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
+    /// Bytes that were read since this was last asked for.
+    pub(crate) fn take_moved(&mut self) -> u64 {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Counts bytes that were read by somebody else.
+    pub(crate) fn add_moved(&mut self, n: usize) {
+        self.moved += n as u64;
+    }
+
+    /// Whether bytes that were read wait to be written.
+    pub(crate) fn is_blocked(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if self.pipe.as_ref().is_some_and(|pipe| pipe.filled > 0) {
+            return true;
+        }
+        self.sent < self.pending.len()
+    }
+
+    /// Moves at most `left` bytes, and counts `left` down.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        left: &mut u64,
+    ) -> Poll<Result<End, FlowError>> {
+        for _ in 0..ROUNDS {
+            ready!(self.poll_write(cx, to))?;
+            if *left == 0 {
+                return Poll::Ready(Ok(End::Done));
+            }
+            #[cfg(target_os = "linux")]
+            if self.bulk
+                && let (Stream::Tcp(source), Stream::Tcp(_)) = (&*from, &*to)
+            {
+                match ready!(self.poll_fill(cx, source, *left)) {
+                    Some(Ok(0)) => return Poll::Ready(Ok(End::Eof)),
+                    Some(Ok(n)) => {
+                        self.count(n, left);
+                        continue;
+                    }
+                    Some(Err(_)) => return Poll::Ready(Err(FlowError::Read)),
+                    // There is no pipe to be had.
+                    None => self.bulk = false,
+                }
+            }
+            let n = ready!(self.poll_copy(cx, from, to, *left))?;
+            if n == 0 {
+                return Poll::Ready(Ok(End::Eof));
+            }
+            self.count(n as u64, left);
+            #[cfg(target_os = "linux")]
+            {
+                // A whole piece: more is there already.
+                self.bulk = n == PIECE && matches!((&*from, &*to), (Stream::Tcp(_), Stream::Tcp(_)));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn count(&mut self, n: u64, left: &mut u64) {
+        *left = left.saturating_sub(n);
+        self.moved += n;
+        #[cfg(target_os = "linux")]
+        {
+            self.burst += n;
+        }
+    }
+
+    /// Writes what was read before.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<Result<(), FlowError>> {
+        let failed = |_| FlowError::Write;
+        if !self.pending.is_empty() {
+            while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
+                match ready!(Pin::new(&mut *to).poll_write(cx, rest)).map_err(failed)? {
+                    0 => return Poll::Ready(Err(FlowError::Write)),
+                    n => self.sent += n,
+                }
+            }
+            if self.keep && self.pending.capacity() <= KEPT {
+                self.pending.clear();
+            } else {
+                self.pending = Vec::new();
+            }
+            self.sent = 0;
+            self.unflushed = !matches!(to, Stream::Tcp(_));
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(failed)?;
+            self.unflushed = false;
+        }
+        #[cfg(target_os = "linux")]
+        if let (Some(pipe), Stream::Tcp(to)) = (&mut self.pipe, &*to) {
+            while pipe.filled > 0 {
+                ready!(to.poll_write_ready(cx)).map_err(failed)?;
+                match to.try_io(tokio::io::Interest::WRITABLE, || pipe.empty_into(to)) {
+                    Ok(0) => return Poll::Ready(Err(FlowError::Write)),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(failed(error))),
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Copies a piece; what cannot be written at once waits here.
+    fn poll_copy(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream, left: u64) -> Poll<Result<usize, FlowError>> {
+        let Self { pending, unflushed, .. } = self;
+        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        let read = poll_read_scratch(from, cx, most, |cx, bytes| {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, rest) {
+                    Poll::Ready(Ok(written @ 1..)) => rest = rest.get(written..).unwrap_or_default(),
+                    Poll::Ready(_) => return Err(FlowError::Write),
+                    Poll::Pending => {
+                        pending.extend_from_slice(rest);
+                        break;
+                    }
+                }
+            }
+            *unflushed = !bytes.is_empty() && !matches!(to, Stream::Tcp(_));
+            Ok(bytes.len())
+        });
+        match ready!(read) {
+            Ok(copied) => Poll::Ready(copied),
+            Err(_) => Poll::Ready(Err(FlowError::Read)),
+        }
+    }
+
+    /// Lets the kernel take what is there into a pipe; `None` when there is no pipe.
+    #[cfg(target_os = "linux")]
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &tokio::net::TcpStream, left: u64) -> Poll<Option<io::Result<u64>>> {
+        loop {
+            match from.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Pending => {
+                    // Whoever waits holds no pipe, and who moved little goes back to copying.
+                    self.pipe = None;
+                    self.bulk = std::mem::take(&mut self.burst) >= BULK;
+                    return Poll::Pending;
+                }
+            }
+            if self.pipe.is_none() {
+                self.pipe = pipes::take();
+            }
+            let Some(pipe) = &mut self.pipe else { return Poll::Ready(None) };
+            match from.try_io(tokio::io::Interest::READABLE, || pipe.fill_from(from, left)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                filled => return Poll::Ready(Some(filled)),
+            }
+        }
+    }
+}
+
+/// Pipes that flows borrow.
+#[cfg(target_os = "linux")]
+mod pipes {
+    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+    use std::cell::RefCell;
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Bytes that a pipe holds, if the system lets it.
+    const SIZE: usize = 1 << 20;
+    /// Pipes that all threads have together: they may be full, of what slow readers leave there.
+    const MOST: usize = 128;
+
+    static THERE_ARE: AtomicUsize = AtomicUsize::new(0);
+
+    thread_local! {
+        static FREE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[derive(Debug)]
+    struct Ends {
+        read: OwnedFd,
+        write: OwnedFd,
+    }
+
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            THERE_ARE.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A pipe, and how many bytes are in it.
+    #[derive(Debug)]
+    pub(super) struct Pipe {
+        ends: Option<Ends>,
+        pub(super) filled: usize,
+    }
+
+    /// A free pipe, or a new one; `None` when there are enough, or the system gives none.
+    pub(super) fn take() -> Option<Pipe> {
+        let ends = FREE.with_borrow_mut(Vec::pop).or_else(open)?;
+        Some(Pipe { ends: Some(ends), filled: 0 })
+    }
+
+    fn open() -> Option<Ends> {
+        if THERE_ARE.fetch_add(1, Ordering::Relaxed) >= MOST {
+            THERE_ARE.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+            Ok((read, write)) => {
+                // What is refused leaves the size that there was.
+                let _ = fcntl_setpipe_size(&write, SIZE);
+                Some(Ends { read, write })
+            }
+            Err(_) => {
+                THERE_ARE.fetch_sub(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    impl Pipe {
+        /// Takes at most `left` bytes from a socket.
+        pub(super) fn fill_from(&mut self, from: impl AsFd, left: u64) -> io::Result<u64> {
+            let Some(ends) = &self.ends else { return Ok(0) };
+            let most = usize::try_from(left).unwrap_or(SIZE).min(SIZE);
+            let n = splice(from, None, &ends.write, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
+            self.filled += n;
+            Ok(n as u64)
+        }
+
+        /// Gives what it has to a socket.
+        pub(super) fn empty_into(&mut self, to: impl AsFd) -> io::Result<usize> {
+            let Some(ends) = &self.ends else { return Ok(0) };
+            let n = splice(&ends.read, None, to, None, self.filled, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
+            self.filled = self.filled.saturating_sub(n);
+            Ok(n)
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            // What is in it belongs to nobody else.
+            if let Some(ends) = self.ends.take().filter(|_| self.filled == 0) {
+                // A thread that ends has no free pipes any more.
+                let _ = FREE.try_with(|free| free.borrow_mut().push(ends));
+            }
+        }
+    }
+}

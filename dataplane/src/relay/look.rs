@@ -1,0 +1,90 @@
+//! The first look into a tunnel: whom does the client want to speak to in there?
+//!
+//! What the client sends first is held back until that is known; what the server sends first is not, so that protocols in which the server speaks first lose no time.
+
+use crate::decide::{Guard, Inner};
+use crate::parse::tls::{self, Look};
+use crate::patience::Patience;
+use crate::stream::{Stream, poll_read_scratch};
+use policy_format::{Limits, Sni};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// Bytes asked for at a time.
+const PIECE: usize = 4 * 1024;
+
+/// What is known so far.
+#[derive(Debug)]
+pub(crate) struct Looking {
+    bytes: Vec<u8>,
+    /// How many of them were looked at.
+    seen: usize,
+    port: u16,
+    most: usize,
+    wait: Duration,
+    /// From the first byte on.
+    patience: Option<Patience>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Looked {
+    /// These bytes, and all that follows, may go on.
+    Pass(Vec<u8>),
+    /// Nothing may.
+    Refuse,
+    /// The client's connection failed.
+    Failed,
+}
+
+impl Looking {
+    /// `None` if the policy does not want it.
+    pub(crate) fn wanted(guard: &Guard, limits: &Limits) -> Option<Box<Self>> {
+        let look =
+            Self { bytes: Vec::new(), seen: 0, port: guard.port(), most: limits.look_bytes, wait: limits.look_timeout, patience: None };
+        (guard.sni() != Sni::Off).then(|| Box::new(look))
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, client: &mut Stream, guard: &mut Guard) -> Poll<Looked> {
+        loop {
+            if self.bytes.len() > self.seen {
+                self.seen = self.bytes.len();
+                match tls::look(&self.bytes, self.port) {
+                    Look::More if self.seen < self.most => {}
+                    Look::Server(host) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host)))),
+                    Look::Nothing => return Poll::Ready(self.end(true)),
+                    // What could be a greeting, and goes on for too long, is not one that anybody sends.
+                    Look::More | Look::Malformed => return Poll::Ready(self.end(guard.inner(Inner::Unclear))),
+                }
+            }
+            if !self.bytes.is_empty() {
+                let patience = self.patience.get_or_insert_with(|| Patience::new(self.wait));
+                if patience.poll_over(cx).is_ready() {
+                    return Poll::Ready(self.end(guard.inner(Inner::Unclear)));
+                }
+            }
+            let bytes = &mut self.bytes;
+            let read = poll_read_scratch(client, cx, PIECE, |_, read| {
+                bytes.extend_from_slice(read);
+                read.len()
+            });
+            match ready!(read) {
+                Err(_) => return Poll::Ready(Looked::Failed),
+                // An end: the rest of it never comes.
+                Ok(0) => {
+                    let may = self.bytes.is_empty() || guard.inner(Inner::Unclear);
+                    return Poll::Ready(self.end(may));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn end(&mut self, may: bool) -> Looked {
+        if may { Looked::Pass(std::mem::take(&mut self.bytes)) } else { Looked::Refuse }
+    }
+}

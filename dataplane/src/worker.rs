@@ -1,0 +1,73 @@
+//! Threads that serve connections, each with a runtime of its own.
+//!
+//! A connection stays on the thread that accepted it: nothing of it is locked or moved, and upstream connections that wait for a request belong to the thread too. All
+//! threads accept from the same listeners, so that whoever has time takes the next.
+
+use crate::connect::pool;
+use crate::connection::Shared;
+use crate::listen::{self, Service};
+use crate::shutdown::Shutdown;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use tokio::sync::{Semaphore, oneshot};
+
+/// A thread that serves.
+pub(crate) struct Worker {
+    /// Dropping it ends the thread, with all connections that are still open.
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// What the workers have in common.
+pub(crate) struct Work {
+    pub(crate) listeners: Vec<(TcpListener, Service)>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Worker {
+    /// Starts a thread that serves until it is ended. Once the shutdown has started it accepts no more.
+    pub(crate) fn start(number: usize, work: &Work) -> io::Result<Self> {
+        let listeners =
+            work.listeners.iter().map(|(listener, service)| Ok((listener.try_clone()?, *service))).collect::<io::Result<Vec<_>>>()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = oneshot::channel();
+        let (shared, permits, shutdown) = (Arc::clone(&work.shared), Arc::clone(&work.permits), work.shutdown.clone());
+        let serve = move || {
+            runtime.block_on(async {
+                for (listener, service) in listeners {
+                    match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            tokio::spawn(listen::accept(listener, service, Arc::clone(&shared), Arc::clone(&permits), shutdown.clone()));
+                        }
+                        // It was registered once already, when it was bound.
+                        Err(_) => return,
+                    }
+                }
+                tokio::spawn(async {
+                    loop {
+                        tokio::time::sleep(pool::sweep()).await;
+                    }
+                });
+                // An error is the sender dropped, which means the same.
+                let _ = ended.await;
+            });
+            // Lookups that cannot be cancelled are not waited for.
+            runtime.shutdown_background();
+        };
+        let thread = Builder::new().name(format!("worker {number}")).spawn(serve)?;
+        Ok(Self { end, thread })
+    }
+
+    /// Ends all of them, with what is still open.
+    pub(crate) fn end(workers: Vec<Self>) {
+        let threads: Vec<_> = workers.into_iter().map(|worker| (drop(worker.end), worker.thread).1).collect();
+        for thread in threads {
+            // One that panicked has ended too.
+            let _ = thread.join();
+        }
+    }
+}
