@@ -13,6 +13,11 @@ use bytes::Buf;
 use policy_format::Limits;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// For a response under way when a policy comes into force that does not allow it: what is short ends by itself.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ impl Flows {
 }
 
 /// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
-/// `revoked` is asked whenever there is news, and ends the exchange.
+/// `revoked` is asked whenever there is news: a response that is being streamed ends soon after it says so, and a short one may finish.
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
@@ -76,13 +81,12 @@ pub(crate) async fn exchange(
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits));
     patience.set(limits.response_timeout);
-    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, offered, up, down: Down::Head { interim: 0 } };
+    let down = Down::Head { interim: 0 };
+    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, offered, up, down, revoked: false, cut: None };
     poll_fn(|cx| {
         let ended = exchange.poll(cx);
         if ended.is_pending() && ear.poll_rung(cx).is_ready() {
-            if revoked() {
-                return Poll::Ready(Err(ExchangeError::Broken));
-            }
+            exchange.revoked = exchange.revoked || revoked();
             // Whoever listens anew has to be woken too.
             cx.waker().wake_by_ref();
         }
@@ -102,6 +106,10 @@ struct Exchange<'c> {
     offered: bool,
     up: Up,
     down: Down,
+    /// The policy in force does not allow it any more.
+    revoked: bool,
+    /// When it is cut off.
+    cut: Option<Instant>,
 }
 
 /// The request's way.
@@ -134,8 +142,13 @@ impl Exchange<'_> {
             // Nobody is there to hear the answer: nothing is held for them.
             return Poll::Ready(Err(ExchangeError::Broken));
         }
-        if matches!(self.down, Down::Body { .. }) && self.flows.up.take_moved() + self.flows.down.take_moved() > 0 {
-            self.patience.set(self.limits.idle_timeout);
+        if matches!(self.down, Down::Body { .. }) {
+            if self.flows.up.take_moved() + self.flows.down.take_moved() > 0 {
+                self.patience.set(self.limits.idle_timeout);
+            }
+            if self.revoked {
+                self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
+            }
         }
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
