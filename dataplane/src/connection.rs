@@ -1,6 +1,7 @@
 //! One connection from first byte to last: the five stages on one screen.
 
 use crate::connect::{ConnectError, Connector, UpstreamError};
+use crate::counters::{Counter, Counters, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
 use crate::listen::Service;
@@ -24,11 +25,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(crate) struct Shared {
     pub(crate) decider: Decider,
     pub(crate) connector: Connector,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
 pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: &Shared, shutdown: Shutdown) {
     let _ = stream.set_nodelay(true);
+    shared.counters.count(if service == Service::Http { Counter::HttpConnections } else { Counter::SocksConnections });
+    let _open = shared.counters.hold(Counter::ConnectionsOpen);
     let limits = shared.decider.limits();
     let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
     let first = tokio::select! {
@@ -79,6 +83,7 @@ impl Connection<'_> {
                 }
                 Ok(head) => self.forward(&head, &mut idle).await,
                 Err(bad) => {
+                    self.shared.counters.count(Counter::BadHttpRequests);
                     self.say_and_close(&reply::bad_request(bad)).await;
                     Next::Close
                 }
@@ -121,12 +126,18 @@ impl Connection<'_> {
             match timeout_at(deadline, self.client.reader().more()).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return None,
-                Err(_) => return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" })),
+                Err(_) => {
+                    self.shared.counters.limited(reached!(head_timeout));
+                    return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" }));
+                }
             }
         }
     }
 
     fn question(&self, protocol: Protocol, target: &Target) -> Question {
+        if let Some(counter) = Counter::requests(protocol) {
+            self.shared.counters.count(counter);
+        }
         Question { client: self.address, protocol, target: target.clone(), method: None, path: None }
     }
 
@@ -153,7 +164,10 @@ impl Connection<'_> {
                 None => self.shared.connector.connect(permit).await,
             };
             let (mut upstream, route) = match connected {
-                Ok(connected) => connected,
+                Ok(connected) => {
+                    self.shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
+                    connected
+                }
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
@@ -188,12 +202,16 @@ impl Connection<'_> {
         };
         match connected {
             Ok((upstream, route)) => {
+                self.shared.counters.count(Counter::UpstreamOpened);
                 if self.say(reply::TUNNEL_STANDS).await {
                     self.tunnel(upstream, route).await;
                 }
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
-            Err(ConnectError::Upstream(error)) => self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await,
+            Err(ConnectError::Upstream(error)) => {
+                self.shared.counters.upstream_failed(error);
+                self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await;
+            }
         }
     }
 
@@ -203,7 +221,10 @@ impl Connection<'_> {
         let Ok(Some(request)) = timeout_at(deadline, self.socks5_request()).await else { return };
         let target = match request {
             Ok(target) => target,
-            Err(code) => return self.say_and_close(&socks5::reply(code)).await,
+            Err(code) => {
+                self.shared.counters.count(Counter::BadSocksRequests);
+                return self.say_and_close(&socks5::reply(code)).await;
+            }
         };
         let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
             Ok(permit) => self.shared.connector.connect(permit).await,
@@ -211,12 +232,16 @@ impl Connection<'_> {
         };
         match connected {
             Ok((upstream, route)) => {
+                self.shared.counters.count(Counter::UpstreamOpened);
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
                     self.tunnel(upstream, route).await;
                 }
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
-            Err(ConnectError::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
+            Err(ConnectError::Upstream(error)) => {
+                self.shared.counters.upstream_failed(error);
+                self.say_and_close(&socks5::reply(socks5_reply(error))).await;
+            }
         }
     }
 
@@ -257,6 +282,8 @@ impl Connection<'_> {
 
     async fn tunnel(&mut self, mut upstream: Buffered, route: Route) {
         let Ok(peer) = upstream.stream.peer_addr() else { return };
+        self.shared.counters.count(Counter::Tunnels);
+        let _open = self.shared.counters.hold(Counter::TunnelsOpen);
         let revoked = route.revoked(self.shared.decider.policy(), peer);
         tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
     }
@@ -267,6 +294,7 @@ impl Connection<'_> {
     }
 
     async fn upstream_failed(&mut self, head: &RequestHead, error: UpstreamError) -> Next {
+        self.shared.counters.upstream_failed(error);
         let keep_alive = self.can_go_on(head);
         self.answer(&reply::upstream_failed(&head.target, error, &head.method, keep_alive), keep_alive).await
     }

@@ -17,6 +17,7 @@ mod audit;
 mod config;
 mod connect;
 mod connection;
+mod counters;
 mod decide;
 mod error;
 mod listen;
@@ -223,9 +224,11 @@ impl Builder {
         let own = [Some(addresses.http), addresses.socks5, Some(addresses.admin)].into_iter().flatten().collect();
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
+        let counters = counters::Counters::new();
         let shared = Shared {
-            decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own),
+            decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own),
             connector: connect::Connector::new(resolver),
+            counters,
         };
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
@@ -300,7 +303,7 @@ impl Server {
                 tasks.spawn(listen::accept(listener, service, Arc::clone(&self.shared), Arc::clone(&permits), shutdown.clone()));
             }
         }
-        tasks.spawn(admin::serve(self.admin, self.policy, shutdown));
+        tasks.spawn(admin::serve(self.admin, self.policy, Arc::clone(&self.shared.counters), shutdown));
         let watching = async {
             match self.watch {
                 Some((reloader, stamp)) => reloader.watch(stamp, self.asked.1).await,

@@ -6,6 +6,7 @@
 pub(crate) mod deny;
 
 use crate::audit::event::{Decided, Observer};
+use crate::counters::{Counter, Counters};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use deny::Denial;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub(crate) struct Decider {
     policy: PolicyHandle,
     observer: Arc<dyn Observer>,
+    counters: Arc<Counters>,
     /// Our own listeners, which nobody may reach through us.
     own: Vec<SocketAddr>,
 }
@@ -64,8 +66,8 @@ pub(crate) struct Route {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, own: Vec<SocketAddr>) -> Self {
-        Self { policy, observer, own }
+    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, counters: Arc<Counters>, own: Vec<SocketAddr>) -> Self {
+        Self { policy, observer, counters, own }
     }
 
     /// The limits of the policy that is in force.
@@ -97,6 +99,10 @@ impl Decider {
     }
 
     fn observe(&self, snapshot: &Snapshot, question: &Question, decision: Decision) {
+        self.counters.count(match decision {
+            Decision::Allow(_) => Counter::Allowed,
+            Decision::Deny(denied) => Counter::denied(denied.reason),
+        });
         self.observer.decided(&Decided {
             snapshot,
             client: question.client,

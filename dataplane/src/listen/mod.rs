@@ -3,6 +3,7 @@
 pub(crate) mod detect;
 
 use crate::connection::{self, Shared};
+use crate::counters::Counter;
 use crate::shutdown::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,10 @@ pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<
                 });
             }
             // A connection that was gone before it was accepted, or no descriptor left: others still are served, and this loop must not spin.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => {
+                shared.counters.count(Counter::AcceptErrors);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
     }
 }
