@@ -1,16 +1,17 @@
 //! One connection from first byte to last: the five stages on one screen.
 
 use crate::connect::{ConnectError, Connector, UpstreamError};
-use crate::counters::{Counter, Counters, reached};
+use crate::counters::{Counter, Counters, Reached, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
+use crate::limits::{Bounds, Entered, Gate, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
 use crate::parse::socks5::{self, Parsed, Reply};
 use crate::parse::target::Target;
 use crate::relay::http::{ExchangeError, Exchanged, exchange};
-use crate::relay::tunnel::tunnel;
+use crate::relay::tunnel::{End, tunnel};
 use crate::reply;
 use crate::shutdown::Shutdown;
 use crate::stream::Buffered;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) decider: Decider,
     pub(crate) connector: Connector,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) gate: Gate,
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
@@ -34,13 +36,23 @@ pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Servic
     shared.counters.count(if service == Service::Http { Counter::HttpConnections } else { Counter::SocksConnections });
     let _open = shared.counters.hold(Counter::ConnectionsOpen);
     let limits = shared.decider.limits();
-    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
+    // Closed without a word: a word for each would be more work than the flood is for its sender.
+    let _one = match shared.gate.client(client.ip(), &limits) {
+        Ok(one) => one,
+        Err(reached) => return shared.gate.reached(reached, Some(client), None),
+    };
+    let deadline = Instant::now() + limits.head_timeout;
+    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown, first: Some(deadline) };
     let first = tokio::select! {
-        first = timeout(connection.limits.head_timeout, async { connection.client.reader().more().await }) => first,
+        first = timeout_at(deadline, async { connection.client.reader().more().await }) => first,
         () = connection.shutdown.started() => return,
     };
     // Who says nothing is answered nothing.
-    let Ok(Ok(1..)) = first else { return };
+    match first {
+        Ok(Ok(1..)) => {}
+        Ok(_) => return,
+        Err(_) => return connection.reached(reached!(head_timeout)),
+    }
     let spoken = detect::spoken(connection.client.buffer.first().copied().unwrap_or_default());
     match (detect::mismatch(service, spoken), service) {
         (None, Service::Http) => connection.http().await,
@@ -56,6 +68,8 @@ struct Connection<'s> {
     /// Those of the policy that the request was decided under.
     limits: Arc<Limits>,
     shutdown: Shutdown,
+    /// When the first head has to be there; for later ones, that depends on when they begin.
+    first: Option<Instant>,
 }
 
 /// An upstream connection that may serve the next request.
@@ -102,12 +116,16 @@ impl Connection<'_> {
             tokio::select! {
                 read = timeout(limits.keep_alive_timeout, async { self.client.reader().more().await }) => match read {
                     Ok(Ok(1..)) => {}
-                    _ => return None,
+                    Ok(_) => return None,
+                    Err(_) => {
+                        self.reached(reached!(keep_alive_timeout));
+                        return None;
+                    }
                 },
                 () = self.shutdown.started() => return None,
             }
         }
-        let deadline = Instant::now() + limits.head_timeout;
+        let deadline = self.first.take().unwrap_or_else(|| Instant::now() + limits.head_timeout);
         let mut seen = 0;
         loop {
             let blank = http::leading_blank(&self.client.buffer);
@@ -115,23 +133,34 @@ impl Connection<'_> {
                 let _ = self.client.buffer.split_to(blank);
                 seen = 0;
             }
-            if let Some(end) = http::head_end(&self.client.buffer, seen) {
+            let end = http::head_end(&self.client.buffer, seen);
+            if let Err((reached, bad)) = head_fits(&self.client.buffer, end, limits) {
+                self.reached(reached);
+                return Some(Err(bad));
+            }
+            if let Some(end) = end {
                 let head = self.client.buffer.split_to(end);
-                return Some(http::parse_request(&head, limits.head_fields));
+                let parsed = http::parse_request(&head, limits.head_fields);
+                if matches!(parsed, Err(BadRequest { status: 431, .. })) {
+                    self.reached(reached!(head_fields));
+                }
+                return Some(parsed);
             }
             seen = self.client.buffer.len();
-            if seen >= limits.head_bytes {
-                return Some(Err(BadRequest { status: 431, message: "the request head is too long" }));
-            }
             match timeout_at(deadline, self.client.reader().more()).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return None,
                 Err(_) => {
-                    self.shared.counters.limited(reached!(head_timeout));
+                    self.reached(reached!(head_timeout));
                     return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" }));
                 }
             }
         }
+    }
+
+    /// A limit was reached that is of no target.
+    fn reached(&self, reached: Reached) {
+        self.shared.gate.reached(reached, Some(self.address), None);
     }
 
     fn question(&self, protocol: Protocol, target: &Target) -> Question {
@@ -158,6 +187,14 @@ impl Connection<'_> {
                 Ok(permit) => permit,
                 Err(denial) => return self.deny(head, &denial).await,
             };
+            let gate = &self.shared.gate;
+            // Who may switch to another protocol may become a tunnel.
+            let tunnel = head.upgrade.as_ref().map(|_| gate.tunnel(&head.target.host, &self.limits)).transpose();
+            let (mut upload, _tunnel) = match gate.body(&head.target.host, head.body, &self.limits).and_then(|upload| Ok((upload, tunnel?)))
+            {
+                Ok(both) => both,
+                Err(reached) => return self.limited(head, reached).await,
+            };
             let reused = reusable.is_some();
             let connected = match reusable.take() {
                 Some(idle) => self.shared.connector.reuse(permit, idle.stream).await,
@@ -171,7 +208,8 @@ impl Connection<'_> {
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
-            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.limits).await {
+            let bounds = Bounds { limits: &self.limits, gate, client: self.address, target: &head.target };
+            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &bounds, &mut upload).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         *idle = Some(Idle { target: head.target.clone(), stream: upstream });
@@ -179,7 +217,10 @@ impl Connection<'_> {
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
                 Ok(Exchanged::Upgraded) => {
-                    self.tunnel(upstream, route).await;
+                    match gate.stream(&head.target.host, &self.limits) {
+                        Ok(upload) => self.tunnel(&head.target, upstream, route, upload).await,
+                        Err(reached) => gate.reached(reached, Some(self.address), Some(&head.target)),
+                    }
                     return Next::Close;
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
@@ -189,6 +230,10 @@ impl Connection<'_> {
                     self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
                     return Next::Close;
                 }
+                Err(ExchangeError::Limited(reached)) => {
+                    self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
+                    return Next::Close;
+                }
                 Err(ExchangeError::Broken) => return Next::Close,
             }
         }
@@ -196,15 +241,21 @@ impl Connection<'_> {
 
     /// CONNECT: decide → connect → say so → relay.
     async fn connect(&mut self, head: &RequestHead) {
-        let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
-            Err(denial) => Err(ConnectError::Denied(denial)),
+        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
+            Ok(permit) => match self.room(&head.target) {
+                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Err(reached) => {
+                    self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
+                    return self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await;
+                }
+            },
+            Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
             Ok((upstream, route)) => {
                 self.shared.counters.count(Counter::UpstreamOpened);
-                if self.say(reply::TUNNEL_STANDS).await {
-                    self.tunnel(upstream, route).await;
+                if let (true, Some((_one, upload))) = (self.say(reply::TUNNEL_STANDS).await, room) {
+                    self.tunnel(&head.target, upstream, route, upload).await;
                 }
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
@@ -217,8 +268,12 @@ impl Connection<'_> {
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
     async fn socks5(mut self) {
-        let deadline = Instant::now() + self.limits.head_timeout;
-        let Ok(Some(request)) = timeout_at(deadline, self.socks5_request()).await else { return };
+        let deadline = self.first.take().unwrap_or_else(Instant::now);
+        let request = match timeout_at(deadline, self.socks5_request()).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(_) => return self.reached(reached!(head_timeout)),
+        };
         let target = match request {
             Ok(target) => target,
             Err(code) => {
@@ -226,15 +281,22 @@ impl Connection<'_> {
                 return self.say_and_close(&socks5::reply(code)).await;
             }
         };
-        let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
-            Err(denial) => Err(ConnectError::Denied(denial)),
+        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
+            Ok(permit) => match self.room(&target) {
+                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Err(reached) => {
+                    self.shared.gate.reached(reached, Some(self.address), Some(&target));
+                    let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
+                    return self.say_and_close(&socks5::reply(code)).await;
+                }
+            },
+            Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
             Ok((upstream, route)) => {
                 self.shared.counters.count(Counter::UpstreamOpened);
-                if self.say(&socks5::reply(Reply::Succeeded)).await {
-                    self.tunnel(upstream, route).await;
+                if let (true, Some((_one, upload))) = (self.say(&socks5::reply(Reply::Succeeded)).await, room) {
+                    self.tunnel(&target, upstream, route, upload).await;
                 }
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
@@ -280,12 +342,30 @@ impl Connection<'_> {
         }
     }
 
-    async fn tunnel(&mut self, mut upstream: Buffered, route: Route) {
+    /// Room for a tunnel to a target, and what it may send.
+    fn room(&self, target: &Target) -> Result<(Entered<Arc<str>>, Upload), Reached> {
+        let gate = &self.shared.gate;
+        Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
+    }
+
+    async fn tunnel(&mut self, target: &Target, mut upstream: Buffered, route: Route, upload: Upload) {
         let Ok(peer) = upstream.stream.peer_addr() else { return };
         self.shared.counters.count(Counter::Tunnels);
         let _open = self.shared.counters.hold(Counter::TunnelsOpen);
         let revoked = route.revoked(self.shared.decider.policy(), peer);
-        tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
+        let bounds = Bounds { limits: &self.limits, gate: &self.shared.gate, client: self.address, target };
+        match tunnel(&mut self.client, &mut upstream, &bounds, upload, revoked).await {
+            End::Done => {}
+            End::Revoked => self.shared.counters.count(Counter::TunnelsRevoked),
+            End::Limited(reached) => bounds.reached(reached),
+        }
+    }
+
+    /// A limit says no to a request.
+    async fn limited(&mut self, head: &RequestHead, reached: Reached) -> Next {
+        self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
+        let keep_alive = self.can_go_on(head);
+        self.answer(&reply::limited(reached, &head.target, &head.method, keep_alive), keep_alive).await
     }
 
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
@@ -314,7 +394,11 @@ impl Connection<'_> {
 
     /// Says something short. A client that does not read it in time is given up.
     async fn say(&mut self, bytes: &[u8]) -> bool {
-        matches!(timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await, Ok(Ok(())))
+        let said = timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await;
+        if said.is_err() {
+            self.reached(reached!(linger_timeout));
+        }
+        matches!(said, Ok(Ok(())))
     }
 
     async fn mismatch(mut self, mismatch: Mismatch) {
@@ -337,7 +421,9 @@ impl Connection<'_> {
                 }
             }
         };
-        let _ = timeout(self.limits.linger_timeout, goodbye).await;
+        if timeout(self.limits.linger_timeout, goodbye).await.is_err() {
+            self.reached(reached!(linger_timeout));
+        }
     }
 }
 

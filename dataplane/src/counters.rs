@@ -4,7 +4,7 @@
 //! addition to memory that is near.
 
 use crate::connect::UpstreamError;
-use policy_format::{Limits, Protocol, Reason};
+use policy_format::{Limit, Limits, Protocol, Reason};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -140,6 +140,18 @@ impl Reached {
     }
 }
 
+impl Reached {
+    /// The limit itself.
+    pub(crate) fn limit(self) -> Option<&'static Limit> {
+        Limits::ALL.get(self.0)
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        self.limit().map_or("", |limit| limit.name)
+    }
+}
+
 /// `==` of slices is no constant function.
 const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
     while let ([a, rest @ ..], [b, others @ ..]) = (one, other) {
@@ -205,7 +217,7 @@ impl Counters {
         Held { counters: Arc::clone(self), gauge }
     }
 
-    /// A peer came to a limit.
+    /// A limit was reached. [`Gate::reached`](crate::limits::Gate::reached) also says so.
     pub(crate) fn limited(&self, reached: Reached) {
         let value = self.shards.get(shard()).and_then(|shard| shard.limited.get(reached.0));
         value.map(|value| value.fetch_add(1, Ordering::Relaxed));

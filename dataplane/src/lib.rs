@@ -20,6 +20,7 @@ mod connection;
 mod counters;
 mod decide;
 mod error;
+mod limits;
 mod listen;
 pub mod parse;
 mod policy;
@@ -28,7 +29,7 @@ mod reply;
 mod shutdown;
 mod stream;
 
-pub use audit::event::{Decided, Observer, Reload};
+pub use audit::event::{Accepting, Decided, LimitReached, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
@@ -228,6 +229,7 @@ impl Builder {
         let shared = Shared {
             decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own),
             connector: connect::Connector::new(resolver),
+            gate: limits::Gate::new(Arc::clone(&counters), Arc::clone(&self.observer)),
             counters,
         };
         let watch = file

@@ -3,6 +3,8 @@
 //! Bodies are streamed. A response may come before its request has ended: then it is passed on, and the connections end with it (RFC 9112, section 9.5).
 
 use crate::connect::UpstreamError;
+use crate::counters::{Counter, Reached, reached};
+use crate::limits::{Bounds, Upload, Way};
 use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
 use crate::stream::{Buffered, Reader};
 use bytes::Buf;
@@ -35,6 +37,8 @@ pub(crate) enum Exchanged {
 pub(crate) enum ExchangeError {
     /// Nothing was sent to the client yet: it can be told.
     BeforeResponse(UpstreamError),
+    /// A limit was reached, and nothing was sent to the client yet.
+    Limited(Reached),
     /// The client sent a broken body, and nothing was sent to it yet.
     BadBody(&'static str),
     /// The connections are of no more use.
@@ -47,7 +51,8 @@ pub(crate) async fn exchange(
     upstream: &mut Buffered,
     head: &RequestHead,
     read_only: bool,
-    limits: &Limits,
+    limits: &Bounds<'_>,
+    upload: &mut Upload,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
     let upgrade = !read_only && head.body == Body::None;
@@ -73,7 +78,7 @@ pub(crate) async fn exchange(
     let mut body_done = false;
     let send = async {
         write(&mut upstream_writer, &out, limits).await.map_err(|_| BodyError::Upstream)?;
-        send_body(&mut client_reader, &mut upstream_writer, head.body, limits).await
+        send_body(&mut client_reader, &mut upstream_writer, head.body, limits, upload).await
     };
     let receive = response.relay(&mut upstream_reader, &mut client_writer);
     tokio::pin!(send, receive);
@@ -87,12 +92,13 @@ pub(crate) async fn exchange(
                 Err(BodyError::Upstream) => break receive.await.map(|exchanged| end(exchanged, false)),
                 Err(BodyError::Client) => break Err(ExchangeError::Broken),
                 Err(BodyError::Malformed(what)) => break Err(ExchangeError::BadBody(what)),
+                Err(BodyError::Limited(reached)) => break Err(ExchangeError::Limited(reached)),
             },
             received = &mut receive => break received.map(|exchanged| end(exchanged, body_done)),
         }
     };
     match received {
-        Err(ExchangeError::BadBody(_)) if started.load(Ordering::Relaxed) => Err(ExchangeError::Broken),
+        Err(ExchangeError::BadBody(_) | ExchangeError::Limited(_)) if started.load(Ordering::Relaxed) => Err(ExchangeError::Broken),
         received => received,
     }
 }
@@ -121,21 +127,29 @@ enum BodyError {
     Client,
     Upstream,
     Malformed(&'static str),
+    Limited(Reached),
 }
 
-async fn send_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, limits: &Limits) -> Result<(), BodyError> {
-    match copy_body(from, to, body, true, limits).await {
+async fn send_body(
+    from: &mut Reader<'_>,
+    to: &mut WriteHalf<'_>,
+    body: Body,
+    limits: &Bounds<'_>,
+    upload: &mut Upload,
+) -> Result<(), BodyError> {
+    match copy_body(from, to, body, true, limits, Way::Up(upload)).await {
         Ok(()) => Ok(()),
         Err(CopyError::Read) => Err(BodyError::Client),
         Err(CopyError::Write) => Err(BodyError::Upstream),
         Err(CopyError::Malformed(what)) => Err(BodyError::Malformed(what)),
+        Err(CopyError::Limited(reached)) => Err(BodyError::Limited(reached)),
     }
 }
 
 /// The response's way back.
 struct Response<'h> {
     head: &'h RequestHead,
-    limits: &'h Limits,
+    limits: &'h Bounds<'h>,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
     /// Something of the final response was sent to the client.
@@ -158,6 +172,7 @@ impl Response<'_> {
                 100..=199 => {
                     interim += 1;
                     if interim > self.limits.interim_responses {
+                        self.limits.reached(reached!(interim_responses));
                         return Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse));
                     }
                     // HTTP/1.0 knows none of them.
@@ -190,12 +205,15 @@ impl Response<'_> {
         if let Body::Length(length) = response.body {
             let ready = usize::try_from(length).unwrap_or(usize::MAX).min(from.buffer.len());
             out.extend_from_slice(from.buffer.get(..ready).unwrap_or_default());
+            self.limits.gate.counters().add(Counter::BytesDown, ready);
             from.buffer.advance(ready);
             write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-            copy_body(from, to, Body::Length(length - ready as u64), false, self.limits).await.map_err(|_| ExchangeError::Broken)?;
+            copy_body(from, to, Body::Length(length - ready as u64), false, self.limits, Way::Down)
+                .await
+                .map_err(|_| ExchangeError::Broken)?;
         } else {
             write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)?;
-            copy_body(from, to, response.body, chunked, self.limits).await.map_err(|_| ExchangeError::Broken)?;
+            copy_body(from, to, response.body, chunked, self.limits, Way::Down).await.map_err(|_| ExchangeError::Broken)?;
         }
         let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
         Ok(Exchanged::Done { client_reusable: keep_alive, upstream_reusable })
@@ -224,6 +242,7 @@ impl Response<'_> {
                         .map_err(|_| before(UpstreamError::BadResponse));
                 }
                 if from.buffer.len() >= self.limits.head_bytes {
+                    self.limits.reached(reached!(head_bytes));
                     return Err(before(UpstreamError::BadResponse));
                 }
                 seen = from.buffer.len();
@@ -243,25 +262,50 @@ enum CopyError {
     Read,
     Write,
     Malformed(&'static str),
+    Limited(Reached),
 }
 
-/// Copies one body. `chunked`: whether a chunked body stays chunked on its way.
-async fn copy_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, chunked: bool, limits: &Limits) -> Result<(), CopyError> {
-    match body {
-        Body::None => Ok(()),
-        Body::Length(length) => copy_length(from, to, length, limits).await,
-        Body::Chunked => copy_chunks(from, to, chunked, limits).await,
-        Body::UntilClose => copy_until_close(from, to, limits).await,
+impl CopyError {
+    /// A read that failed, or that took too long.
+    fn read(error: &io::Error, limits: &Bounds<'_>) -> Self {
+        if error.kind() == io::ErrorKind::TimedOut {
+            limits.reached(reached!(idle_timeout));
+        }
+        Self::Read
     }
 }
 
-async fn copy_length(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, length: u64, limits: &Limits) -> Result<(), CopyError> {
+/// Copies one body. `chunked`: whether a chunked body stays chunked on its way.
+async fn copy_body(
+    from: &mut Reader<'_>,
+    to: &mut WriteHalf<'_>,
+    body: Body,
+    chunked: bool,
+    limits: &Bounds<'_>,
+    way: Way<'_>,
+) -> Result<(), CopyError> {
+    match body {
+        Body::None => Ok(()),
+        Body::Length(length) => copy_length(from, to, length, limits, way).await,
+        Body::Chunked => copy_chunks(from, to, chunked, limits, way).await,
+        Body::UntilClose => copy_until_close(from, to, limits, way).await,
+    }
+}
+
+async fn copy_length(
+    from: &mut Reader<'_>,
+    to: &mut WriteHalf<'_>,
+    length: u64,
+    limits: &Bounds<'_>,
+    mut way: Way<'_>,
+) -> Result<(), CopyError> {
     let mut left = length;
     while left > 0 {
-        if from.buffer.is_empty() && from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
+        if from.buffer.is_empty() && from.more_body(limits.idle_timeout).await.map_err(|error| CopyError::read(&error, limits))? == 0 {
             return Err(CopyError::Read);
         }
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(from.buffer.len());
+        way.moved(take, limits).map_err(CopyError::Limited)?;
         write(to, from.buffer.get(..take).unwrap_or_default(), limits).await?;
         from.buffer.advance(take);
         left -= take as u64;
@@ -269,24 +313,32 @@ async fn copy_length(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, length: u64,
     Ok(())
 }
 
-async fn copy_until_close(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, limits: &Limits) -> Result<(), CopyError> {
+async fn copy_until_close(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, limits: &Bounds<'_>, mut way: Way<'_>) -> Result<(), CopyError> {
     loop {
+        way.moved(from.buffer.len(), limits).map_err(CopyError::Limited)?;
         write(to, from.buffer, limits).await?;
         from.buffer.clear();
-        if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
+        if from.more_body(limits.idle_timeout).await.map_err(|error| CopyError::read(&error, limits))? == 0 {
             return Ok(());
         }
     }
 }
 
 /// Reads chunks and writes chunks of its own: sizes are what was checked, and extensions end here.
-async fn copy_chunks(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, chunked: bool, limits: &Limits) -> Result<(), CopyError> {
+async fn copy_chunks(
+    from: &mut Reader<'_>,
+    to: &mut WriteHalf<'_>,
+    chunked: bool,
+    limits: &Bounds<'_>,
+    mut way: Way<'_>,
+) -> Result<(), CopyError> {
     let mut chunks = Chunks::new(limits.head_bytes);
     let mut out = Vec::new();
     loop {
         match chunks.next(from.buffer).map_err(CopyError::Malformed)? {
             Chunk::Skip(framing) => from.buffer.advance(framing),
             Chunk::Data(len) => {
+                way.moved(len, limits).map_err(CopyError::Limited)?;
                 let data = from.buffer.split_to(len);
                 if chunked {
                     // Writing to a vector cannot fail.
@@ -309,7 +361,7 @@ async fn copy_chunks(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, chunked: boo
             Chunk::More => {
                 // What is whole goes on before more is waited for: nothing is held back.
                 flush(to, &mut out, limits).await?;
-                if from.more_body(limits.idle_timeout).await.map_err(|_| CopyError::Read)? == 0 {
+                if from.more_body(limits.idle_timeout).await.map_err(|error| CopyError::read(&error, limits))? == 0 {
                     return Err(CopyError::Read);
                 }
             }
@@ -320,18 +372,20 @@ async fn copy_chunks(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, chunked: boo
     }
 }
 
-async fn flush(to: &mut WriteHalf<'_>, out: &mut Vec<u8>, limits: &Limits) -> Result<(), CopyError> {
+async fn flush(to: &mut WriteHalf<'_>, out: &mut Vec<u8>, limits: &Bounds<'_>) -> Result<(), CopyError> {
     write(to, out, limits).await?;
     out.clear();
     Ok(())
 }
 
 /// Writes all of it; who does not read for too long is given up.
-async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], limits: &Limits) -> Result<(), CopyError> {
+async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], limits: &Bounds<'_>) -> Result<(), CopyError> {
     if bytes.is_empty() {
         return Ok(());
     }
-    let written: io::Result<()> =
-        timeout(limits.idle_timeout, to.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let Ok(written) = timeout(limits.idle_timeout, to.write_all(bytes)).await else {
+        limits.reached(reached!(idle_timeout));
+        return Err(CopyError::Write);
+    };
     written.map_err(|_| CopyError::Write)
 }

@@ -1,7 +1,10 @@
-//! Two-way copy: half-close, idle deadline, end on revocation.
+//! Two-way copy: half-close, limits, end on revocation.
 
+use crate::counters::{Counter, Reached, reached};
+use crate::limits::{Bounds, Upload};
 use crate::stream::Buffered;
 use bytes::BytesMut;
+use policy_format::Limits;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,27 +16,72 @@ use tokio::time::Instant;
 /// Bytes moved at a time.
 const PIECE: usize = 64 * 1024;
 
-/// Moves bytes both ways until both sides have ended, one fails, nothing moves for `idle`, or `revoked` ends. Dropping the future drops both streams' copy.
-pub(crate) async fn tunnel(client: &mut Buffered, upstream: &mut Buffered, idle: Duration, revoked: impl Future<Output = ()>) {
+/// Why a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its sides did.
+    Done,
+    /// A new policy does not allow it.
+    Revoked,
+    /// It came to a limit.
+    Limited(Reached),
+}
+
+/// Why one direction ended.
+enum Ended {
+    Io,
+    Limited(Reached),
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::Io
+    }
+}
+
+/// Moves bytes both ways until both sides have ended, one fails, a limit is reached, or `revoked` ends. Dropping the future drops both streams' copy.
+pub(crate) async fn tunnel(
+    client: &mut Buffered,
+    upstream: &mut Buffered,
+    bounds: &Bounds<'_>,
+    mut upload: Upload,
+    revoked: impl Future<Output = ()>,
+) -> End {
     let activity = Activity::new();
     let early = (std::mem::take(&mut client.buffer), std::mem::take(&mut upstream.buffer));
     let ((client_read, client_write), (upstream_read, upstream_write)) = (client.stream.split(), upstream.stream.split());
     let both = async {
-        tokio::try_join!(pump(client_read, upstream_write, early.0, &activity), pump(upstream_read, client_write, early.1, &activity),)
+        tokio::try_join!(
+            pump(client_read, upstream_write, early.0, &activity, |bytes| upload.charge(bytes)),
+            pump(upstream_read, client_write, early.1, &activity, |bytes| {
+                bounds.gate.counters().add(Counter::BytesDown, bytes);
+                Ok(())
+            }),
+        )
     };
     tokio::select! {
         // Revocation first: not a byte moves under a policy that was replaced while the upstream was dialled.
         biased;
-        () = revoked => {}
+        () = revoked => End::Revoked,
         // An error on one side ends the other: there is nobody left to tell.
-        _ = both => {}
-        () = activity.silent_for(idle) => {}
+        ended = both => match ended {
+            Err(Ended::Limited(reached)) => End::Limited(reached),
+            _ => End::Done,
+        },
+        reached = activity.outlived(bounds) => End::Limited(reached),
     }
 }
 
-/// Copies one way; passes the end on as the end of that direction only.
-async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, early: BytesMut, activity: &Activity) -> io::Result<()> {
+/// Copies one way; passes the end on as the end of that direction only. `count` is asked for every piece before it is sent on.
+async fn pump(
+    from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    early: BytesMut,
+    activity: &Activity,
+    mut count: impl FnMut(usize) -> Result<(), Reached>,
+) -> Result<(), Ended> {
     if !early.is_empty() {
+        count(early.len()).map_err(Ended::Limited)?;
         to.write_all(&early).await?;
         activity.touch();
     }
@@ -47,14 +95,15 @@ async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, early: BytesMut, activi
             match from.try_read_buf(&mut piece) {
                 Ok(0) => {
                     activity.touch();
-                    return to.shutdown().await;
+                    return Ok(to.shutdown().await?);
                 }
-                Ok(_) => {
+                Ok(bytes) => {
                     activity.touch();
+                    count(bytes).map_err(Ended::Limited)?;
                     to.write_all(&piece).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -75,14 +124,19 @@ impl Activity {
         self.last.store(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Ends when nothing was touched for `idle`.
-    async fn silent_for(&self, idle: Duration) {
+    /// Ends when nothing was touched for too long, or when the tunnel's life is over.
+    async fn outlived(&self, limits: &Limits) -> Reached {
+        let end = self.start + limits.tunnel_lifetime;
         loop {
-            let due = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
-            if due <= Instant::now() {
-                return;
+            let idle = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limits.idle_timeout;
+            let now = Instant::now();
+            if end <= now {
+                return reached!(tunnel_lifetime);
             }
-            tokio::time::sleep_until(due).await;
+            if idle <= now {
+                return reached!(idle_timeout);
+            }
+            tokio::time::sleep_until(idle.min(end)).await;
         }
     }
 }
