@@ -19,7 +19,7 @@ pub mod origin;
 pub mod proxy;
 
 pub use binaries::DataPlane;
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Metrics};
 pub use origin::{Exchange, Origin};
 pub use proxy::{Names, Proxy};
 

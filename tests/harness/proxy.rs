@@ -1,5 +1,6 @@
 //! The library in this process.
 
+use crate::client::Metrics;
 use crate::compile;
 use netproxy::{Builder, Config, Decided, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
 use policy_format::Decision;
@@ -57,6 +58,7 @@ impl Observer for Decisions {
 #[derive(Clone, Default)]
 pub struct Names {
     known: HashMap<String, Vec<IpAddr>>,
+    slow: Vec<String>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -64,7 +66,14 @@ impl Names {
     #[must_use]
     pub fn new(known: &[(&str, &[&str])]) -> Self {
         let known = known.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(|ip| ip.parse().unwrap()).collect())).collect();
-        Self { known, asked: Arc::default() }
+        Self { known, ..Self::default() }
+    }
+
+    /// The same, and a name whose lookup never ends.
+    #[must_use]
+    pub fn with_slow(mut self, name: &str) -> Self {
+        self.slow.push(name.to_owned());
+        self
     }
 
     #[must_use]
@@ -76,6 +85,9 @@ impl Names {
 impl Resolve for Names {
     fn resolve<'a>(&'a self, name: &'a str) -> Lookup<'a> {
         self.asked.lock().unwrap().push(name.to_owned());
+        if self.slow.iter().any(|slow| slow == name) {
+            return Box::pin(std::future::pending());
+        }
         let found = self.known.get(name).cloned().ok_or_else(|| io::Error::other("no such name"));
         Box::pin(async move { found })
     }
@@ -140,6 +152,12 @@ impl Proxy {
     #[must_use]
     pub fn policy(&self) -> &PolicyHandle {
         &self.policy
+    }
+
+    /// What is counted now: samples and their values.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::read(self.admin())
     }
 
     /// Puts another policy in force.
