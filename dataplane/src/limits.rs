@@ -61,7 +61,7 @@ impl Gate {
         let most = if limits.request_body_bytes == 0 { u64::MAX } else { limits.request_body_bytes };
         let least = match body {
             // Nothing is sent that would be counted.
-            Body::None | Body::Length(0) => return Ok(Upload::nothing(Arc::clone(&self.counters))),
+            Body::None | Body::Length(0) => return Ok(Upload { body: u64::MAX, budget: None }),
             Body::Length(length) if length > most => return Err(reached!(request_body_bytes)),
             Body::Length(length) => length,
             Body::Chunked | Body::UntilClose => 1,
@@ -75,7 +75,7 @@ impl Gate {
     }
 
     fn upload(&self, host: &Host, body: u64, least: u64, limits: &Limits) -> Result<Upload, Reached> {
-        let mut upload = Upload { counters: Arc::clone(&self.counters), body, budget: None };
+        let mut upload = Upload { body, budget: None };
         if limits.upload_bytes > 0 {
             let now = Instant::now();
             let budget = self.uploads().budget(host, limits.upload_window, now);
@@ -273,20 +273,15 @@ impl Budget {
 
 /// What an exchange or a tunnel may still send.
 pub(crate) struct Upload {
-    counters: Arc<Counters>,
     /// Of this body.
     body: u64,
     budget: Option<(Arc<Budget>, u64, Duration)>,
 }
 
 impl Upload {
-    fn nothing(counters: Arc<Counters>) -> Self {
-        Self { counters, body: u64::MAX, budget: None }
-    }
-
     /// Counts bytes that came from the client, before they are sent on. After an error, they must not be.
-    pub(crate) fn charge(&mut self, bytes: usize) -> Result<(), Reached> {
-        self.counters.add(Counter::BytesUp, bytes);
+    pub(crate) fn charge(&mut self, bytes: usize, counters: &Counters) -> Result<(), Reached> {
+        counters.add(Counter::BytesUp, bytes);
         let bytes = bytes as u64;
         self.body = self.body.checked_sub(bytes).ok_or(reached!(request_body_bytes))?;
         match &self.budget {
@@ -329,7 +324,7 @@ impl Way<'_> {
     /// Counts bytes before they are sent on.
     pub(crate) fn moved(&mut self, bytes: usize, bounds: &Bounds<'_>) -> Result<(), Reached> {
         match self {
-            Self::Up(upload) => upload.charge(bytes).inspect_err(|reached| bounds.reached(*reached)),
+            Self::Up(upload) => upload.charge(bytes, bounds.gate.counters()).inspect_err(|reached| bounds.reached(*reached)),
             Self::Down => {
                 bounds.gate.counters.add(Counter::BytesDown, bytes);
                 Ok(())
@@ -424,11 +419,11 @@ mod tests {
         let (gate, limits) = (gate(), limits(&["upload_bytes=10", "upload_window=8s"]));
         for n in 0..UPLOAD_HOSTS {
             let mut upload = gate.stream(&Host::parse(&format!("h{n}.test")).unwrap(), &limits).ok().unwrap();
-            assert!(upload.charge(1).is_ok());
+            assert!(upload.charge(1, gate.counters()).is_ok());
         }
         let late = |name: &str| gate.stream(&Host::parse(name).unwrap(), &limits);
         let mut one = late("one.test").ok().unwrap();
-        assert!(one.charge(10).is_ok());
+        assert!(one.charge(10, gate.counters()).is_ok());
         assert_eq!(late("two.test").err(), Some(reached!(upload_bytes)));
         assert_eq!(gate.uploads().hosts.len(), UPLOAD_HOSTS);
         // Ten seconds later.
@@ -443,11 +438,11 @@ mod tests {
         let host = Host::parse("a.test").unwrap();
         assert_eq!(gate.body(&host, Body::Length(11), &limits).err(), Some(reached!(request_body_bytes)));
         let mut chunked = gate.body(&host, Body::Chunked, &limits).ok().unwrap();
-        assert!(chunked.charge(10).is_ok());
-        assert_eq!(chunked.charge(1), Err(reached!(request_body_bytes)));
+        assert!(chunked.charge(10, gate.counters()).is_ok());
+        assert_eq!(chunked.charge(1, gate.counters()), Err(reached!(request_body_bytes)));
         assert_eq!(gate.body(&host, Body::Length(6), &limits).err(), Some(reached!(upload_bytes)));
         let mut tunnel = gate.stream(&host, &limits).ok().unwrap();
-        assert_eq!((tunnel.charge(5), tunnel.charge(1)), (Ok(()), Err(reached!(upload_bytes))));
+        assert_eq!((tunnel.charge(5, gate.counters()), tunnel.charge(1, gate.counters())), (Ok(()), Err(reached!(upload_bytes))));
         assert_eq!(gate.stream(&host, &limits).err(), Some(reached!(upload_bytes)));
         assert!(gate.body(&host, Body::None, &limits).is_ok(), "nothing is sent that would be counted");
     }

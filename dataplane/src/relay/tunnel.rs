@@ -52,7 +52,7 @@ pub(crate) async fn tunnel(
     let ((client_read, client_write), (upstream_read, upstream_write)) = (client.stream.split(), upstream.stream.split());
     let both = async {
         tokio::try_join!(
-            pump(client_read, upstream_write, early.0, &activity, |bytes| upload.charge(bytes)),
+            pump(client_read, upstream_write, early.0, &activity, |bytes| upload.charge(bytes, bounds.gate.counters())),
             pump(upstream_read, client_write, early.1, &activity, |bytes| {
                 bounds.gate.counters().add(Counter::BytesDown, bytes);
                 Ok(())
