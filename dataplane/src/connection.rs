@@ -260,7 +260,7 @@ impl Connection<'_> {
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
             Err(ConnectError::Upstream(error)) => {
-                self.shared.counters.upstream_failed(error);
+                self.shared.gate.upstream_failed(error, self.address, &head.target);
                 self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await;
             }
         }
@@ -301,7 +301,7 @@ impl Connection<'_> {
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
             Err(ConnectError::Upstream(error)) => {
-                self.shared.counters.upstream_failed(error);
+                self.shared.gate.upstream_failed(error, self.address, &target);
                 self.say_and_close(&socks5::reply(socks5_reply(error))).await;
             }
         }
@@ -374,7 +374,7 @@ impl Connection<'_> {
     }
 
     async fn upstream_failed(&mut self, head: &RequestHead, error: UpstreamError) -> Next {
-        self.shared.counters.upstream_failed(error);
+        self.shared.gate.upstream_failed(error, self.address, &head.target);
         let keep_alive = self.can_go_on(head);
         self.answer(&reply::upstream_failed(&head.target, error, &head.method, keep_alive), keep_alive).await
     }

@@ -223,8 +223,8 @@ impl Counters {
         value.map(|value| value.fetch_add(1, Ordering::Relaxed));
     }
 
-    /// A request that was allowed failed upstream.
-    pub(crate) fn upstream_failed(&self, error: UpstreamError) {
+    /// A request that was allowed failed upstream; gives the limit that it failed by, if by one.
+    pub(crate) fn upstream_failed(&self, error: UpstreamError) -> Option<Reached> {
         let (counter, reached) = match error {
             UpstreamError::NameNotResolved => (Counter::NameNotResolved, None),
             UpstreamError::ResolveTimeout => (Counter::ResolveTimeout, Some(reached!(resolve_timeout))),
@@ -236,9 +236,7 @@ impl Counters {
             UpstreamError::BadResponse => (Counter::BadResponse, None),
         };
         self.count(counter);
-        if let Some(reached) = reached {
-            self.limited(reached);
-        }
+        reached
     }
 
     /// Gauges go down by going up past zero: only the sum of all shards means something.

@@ -4,6 +4,7 @@
 //! with its last guard; what was sent is forgotten with its window, and hosts beyond [`UPLOAD_HOSTS`] share one budget, so that memory stays bounded.
 
 use crate::audit::event::{Accepting, LimitReached, Observer};
+use crate::connect::UpstreamError;
 use crate::counters::{Counter, Counters, Reached, reached};
 use crate::parse::http::{BadRequest, Body};
 use crate::parse::target::Target;
@@ -101,6 +102,13 @@ impl Gate {
                 host: target.map(|target| &target.host),
                 port: target.map(|target| target.port),
             });
+        }
+    }
+
+    /// Counts that a request failed upstream, and by which limit, if by one.
+    pub(crate) fn upstream_failed(&self, error: UpstreamError, client: SocketAddr, target: &Target) {
+        if let Some(reached) = self.counters.upstream_failed(error) {
+            self.reached(reached, Some(client), Some(target));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::client::Metrics;
 use crate::compile;
-use netproxy::{Builder, Config, Decided, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
+use netproxy::{Builder, Config, Decided, LimitOverride, LimitReached, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
 use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
@@ -35,9 +35,23 @@ pub struct Seen {
 
 /// Keeps what it hears.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Seen>>>);
+pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Limited>>>);
+
+/// A limit that was reached, as it was observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limited {
+    pub limit: &'static str,
+    pub client: Option<SocketAddr>,
+    /// Host and port.
+    pub target: Option<String>,
+}
 
 impl Observer for Decisions {
+    fn limited(&self, event: &LimitReached<'_>) {
+        let target = event.host.zip(event.port).map(|(host, port)| format!("{host}:{port}"));
+        self.1.lock().unwrap().push(Limited { limit: event.limit.name, client: event.client, target });
+    }
+
     fn decided(&self, event: &Decided<'_>) {
         let (verdict, rule) = match event.decision {
             Decision::Allow(allowed) => ("allow".to_owned(), Some(allowed.rule)),
@@ -168,6 +182,12 @@ impl Proxy {
     #[must_use]
     pub fn decisions(&self) -> Vec<Seen> {
         self.decisions.0.lock().unwrap().clone()
+    }
+
+    /// The limits that were reached, in order.
+    #[must_use]
+    pub fn limited(&self) -> Vec<Limited> {
+        self.decisions.1.lock().unwrap().clone()
     }
 
     /// Asks it to stop, without waiting.

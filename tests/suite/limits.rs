@@ -66,6 +66,7 @@ impl World {
             let _ = stream.write_all(&[b"HTTP/1.1 200 OK\r\nX-Long: ".as_slice(), &[b'x'; 2000]].concat());
             drop(std::io::copy(&mut stream, &mut std::io::sink()));
         });
+        let many = Origin::http(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 0\r\n\r\n").is_ok());
         let (origin, echo, full) = (Origin::start(), Origin::echo(), Full::new());
         let at = |host: &str, port: u16| format!("{host}:{port}");
         let origins = vec![
@@ -75,10 +76,11 @@ impl World {
             ("{echo}", at("a.test", echo.port())),
             ("{interim}", at("a.test", interim.port())),
             ("{verbose}", at("a.test", verbose.port())),
+            ("{many}", at("a.test", many.port())),
             ("{full}", at("a.test", full.address.port())),
             ("{slow}", "slow.test".to_owned()),
         ];
-        Self { origins, _kept: (vec![origin, echo, silent, interim, verbose], full) }
+        Self { origins, _kept: (vec![origin, echo, silent, interim, verbose, many], full) }
     }
 
     fn fill(&self, text: &str) -> String {
@@ -219,6 +221,22 @@ fn every_limit_is_set_reached_answered_and_counted() {
         let moved = Limits::ALL.iter().map(|limit| (limit.name, after.limited(limit.name) - run.before.limited(limit.name)));
         let moved: Vec<(&str, u64)> = moved.filter(|(_, moved)| *moved > 0).collect();
         assert_eq!(moved, [(run.counter(), case.times)], "{}", case.limit);
+        // Whoever observes hears of each, and where to.
+        let events = run.proxy.limited();
+        let times = usize::try_from(case.times).unwrap();
+        assert!(events.len() == times && events.iter().all(|event| event.limit == run.counter() && event.client.is_some()), "{events:?}");
+        let of_host = !matches!(
+            case.limit.as_str(),
+            "connections"
+                | "connections_per_client"
+                | "head_timeout"
+                | "keep_alive_timeout"
+                | "linger_timeout"
+                | "request_line_bytes"
+                | "head_bytes"
+                | "head_fields"
+        );
+        assert!(!of_host || events.iter().all(|event| event.target.is_some()), "{events:?}");
     };
     let cases = cases();
     let here: Vec<&Case> = cases.iter().filter(|case| !case.elsewhere).collect();
@@ -226,7 +244,7 @@ fn every_limit_is_set_reached_answered_and_counted() {
         assert!(!case.steps.is_empty(), "{} has nothing to do", case.limit);
         run(case);
     }
-    assert_eq!(here.len(), 32);
+    assert_eq!(here.len(), 33);
 }
 
 /// Limits that are tested where what they bound is, and whose tests are not there yet.

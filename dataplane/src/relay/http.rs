@@ -238,8 +238,12 @@ impl Response<'_> {
             loop {
                 if let Some(end) = http::head_end(from.buffer, seen) {
                     let head = from.buffer.split_to(end);
-                    return http::parse_response(&head, &self.head.method, self.limits.head_fields)
-                        .map_err(|_| before(UpstreamError::BadResponse));
+                    return http::parse_response(&head, &self.head.method, self.limits.head_fields).map_err(|what| {
+                        if what == http::TOO_MANY_FIELDS {
+                            self.limits.reached(reached!(head_fields));
+                        }
+                        before(UpstreamError::BadResponse)
+                    });
                 }
                 if from.buffer.len() >= self.limits.head_bytes {
                     self.limits.reached(reached!(head_bytes));
