@@ -24,6 +24,8 @@ mod http;
 mod layering;
 /// Every limit: how it is set, what its client is answered, and what is counted.
 mod limits;
+/// What is counted.
+mod metrics;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
 /// Several profiles in one policy file.
