@@ -1,8 +1,9 @@
 //! Admin API: only reads.
 //!
-//! `GET /health` says that the proxy runs, and under which policy. A web page that a browser on this machine shows must not be able to read it: requests
+//! `GET /health` says that the proxy runs, and under which policy; `GET /metrics` gives its counters to Prometheus. A web page that a browser on this machine shows must not be able to read it: requests
 //! must name the listener by address or as `localhost`, so that a name that was rebound to loopback does not pass.
 
+use crate::counters::{self, Counters};
 use crate::policy::PolicyHandle;
 use crate::shutdown::Shutdown;
 use http_body_util::Full;
@@ -25,7 +26,7 @@ const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the shutdown starts.
-pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, counters: Arc<Counters>, shutdown: Shutdown) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -37,10 +38,10 @@ pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, shutdown:
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (policy, shutdown) = (policy.clone(), shutdown.clone());
+        let (policy, counters, shutdown) = (policy.clone(), Arc::clone(&counters), shutdown.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &policy);
+                let response = answer(&request, &policy, &counters);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
@@ -56,19 +57,20 @@ pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, shutdown:
     }
 }
 
-fn answer(request: &Request<Incoming>, policy: &PolicyHandle) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, policy: &PolicyHandle, counters: &Counters) -> Response<Full<Bytes>> {
     if !names_this_machine(request) {
         let help = "the Host header must be an address or localhost";
         return reply(StatusCode::FORBIDDEN, &json!({ "error": help }));
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/health") => reply(StatusCode::OK, &health(policy)),
-        (_, "/health") => {
+        (&Method::GET | &Method::HEAD, "/metrics") => text(metrics(policy, counters), "text/plain; version=0.0.4; charset=utf-8"),
+        (_, "/health" | "/metrics") => {
             let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET" }));
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             response
         }
-        _ => reply(StatusCode::NOT_FOUND, &json!({ "error": "there is only GET /health" })),
+        _ => reply(StatusCode::NOT_FOUND, &json!({ "error": "there are only GET /health and GET /metrics" })),
     }
 }
 
@@ -89,6 +91,14 @@ fn health(policy: &PolicyHandle) -> serde_json::Value {
     })
 }
 
+fn metrics(policy: &PolicyHandle, counters: &Counters) -> String {
+    let snapshot = policy.current();
+    let mut out = counters.text();
+    counters::gauge(&mut out, "netproxy_policy_generation", "Policies that have been in force so far.", snapshot.generation());
+    counters::gauge(&mut out, "netproxy_policy_rules", "Rules of the policy in force.", snapshot.rule_count() as u64);
+    out
+}
+
 fn names_this_machine(request: &Request<Incoming>) -> bool {
     let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else { return false };
     match crate::parse::target::Target::parse(host, Some(80)) {
@@ -98,8 +108,13 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
 }
 
 fn reply(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body.to_string() + "\n")));
+    let mut response = text(body.to_string() + "\n", "application/json");
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(body: String, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

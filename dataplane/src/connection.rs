@@ -1,8 +1,10 @@
 //! One connection from first byte to last: the five stages on one screen.
 
 use crate::connect::{ConnectError, Connector, UpstreamError, pool};
+use crate::counters::{Counter, Counters, Reached, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Guard, Question, Route};
+use crate::limits::{Entered, Gate, Meter, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
@@ -10,7 +12,7 @@ use crate::parse::socks5::{self, Parsed, Reply};
 use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, exchange};
-use crate::relay::tunnel::Tunnel;
+use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
 use crate::shutdown::Shutdown;
 use crate::signal::Ear;
@@ -23,22 +25,42 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 /// What all connections use.
 pub(crate) struct Shared {
     pub(crate) decider: Arc<Decider>,
     pub(crate) connector: Connector,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) gate: Gate,
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
 pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: Arc<Shared>, shutdown: Shutdown) {
+    shared.counters.count(if service == Service::Http { Counter::HttpConnections } else { Counter::SocksConnections });
+    let _open = shared.counters.hold(Counter::ConnectionsOpen);
+    // Closed without a word: a word for each would be more work than the flood is for its sender.
+    let _one = match shared.gate.client(client.ip(), &shared.decider.limits()) {
+        Ok(one) => one,
+        Err(reached) => return shared.gate.reached(reached, Some(client), None),
+    };
+    let common = Arc::clone(&shared);
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
     let set_up = Box::pin(async move { Connection::new(stream, client, &shared, shutdown).run(service).await });
-    if let Some(tunnel) = set_up.await {
-        tunnel.await;
+    if let Some((tunnel, _room, target)) = set_up.await {
+        common.counters.count(Counter::Tunnels);
+        let _open = common.counters.hold(Counter::TunnelsOpen);
+        match tunnel.await {
+            Over::Limited(reached) => common.gate.reached(reached, Some(client), Some(&target)),
+            Over::Revoked => common.counters.count(Counter::TunnelsRevoked),
+            Over::Looked(Some(reached)) => common.gate.reached(reached, Some(client), Some(&target)),
+            Over::Ended | Over::Failed | Over::Looked(None) => {}
+        }
     }
 }
+
+/// A tunnel, its place among those to its host, and where it goes.
+type Opened = (Tunnel, Entered<Arc<str>>, Box<Target>);
 
 struct Connection<'s> {
     client: Buffered,
@@ -50,6 +72,8 @@ struct Connection<'s> {
     ear: Ear,
     patience: Patience,
     flows: Flows,
+    /// A request was read.
+    served: bool,
     /// The connection of the last request.
     idle: Option<Idle>,
 }
@@ -65,7 +89,7 @@ enum Next {
     Request,
     Close,
     /// Bytes both ways.
-    Tunnel(Buffered, Box<Guard>),
+    Tunnel(Buffered, Box<Guard>, Room, Box<Target>),
 }
 
 impl<'s> Connection<'s> {
@@ -75,13 +99,20 @@ impl<'s> Connection<'s> {
         let ear = shutdown.ear();
         let patience = Patience::new(limits.head_timeout);
         let client = Buffered::new(Stream::Tcp(stream));
-        Self { client, address, shared, limits, shutdown, ear, patience, flows: Flows::new(), idle: None }
+        Self { client, address, shared, limits, shutdown, ear, patience, flows: Flows::new(&shared.counters), served: false, idle: None }
     }
 
     /// From the first byte to the last, or to a tunnel.
-    async fn run(mut self, service: Service) -> Option<Tunnel> {
+    async fn run(mut self, service: Service) -> Option<Opened> {
         // Who says nothing is answered nothing.
-        let Wait::Some = self.wait(true).await else { return None };
+        match self.wait(true).await {
+            Wait::Some => {}
+            Wait::End => return None,
+            Wait::TooLong => {
+                self.reached(reached!(head_timeout));
+                return None;
+            }
+        }
         let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
         match (detect::mismatch(service, spoken), service) {
             (None, Service::Http) => self.http().await,
@@ -113,12 +144,13 @@ impl<'s> Connection<'s> {
     }
 
     /// HTTP: requests one after the other.
-    async fn http(mut self) -> Option<Tunnel> {
+    async fn http(mut self) -> Option<Opened> {
         while let Some(head) = self.read_head().await {
             let next = match head {
                 Ok(head) if head.ask == Ask::Connect => self.connect(&head).await,
                 Ok(head) => self.forward(&head).await,
                 Err(bad) => {
+                    self.shared.counters.count(Counter::BadHttpRequests);
                     self.say_and_close(&reply::bad_request(bad)).await;
                     Next::Close
                 }
@@ -126,7 +158,7 @@ impl<'s> Connection<'s> {
             match next {
                 Next::Request if !self.shutdown.has_started() => {}
                 Next::Request | Next::Close => break,
-                Next::Tunnel(upstream, guard) => return Some(Tunnel::new(self.client, upstream, *guard, &self.limits)),
+                Next::Tunnel(upstream, guard, room, target) => return Some(self.open(upstream, *guard, room, target)),
             }
         }
         if let Some(Idle { target, stream }) = self.idle.take() {
@@ -140,36 +172,62 @@ impl<'s> Connection<'s> {
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
             self.patience.set(self.limits.keep_alive_timeout);
-            let Wait::Some = self.wait(true).await else { return None };
+            match self.wait(true).await {
+                Wait::Some => {}
+                Wait::End => return None,
+                Wait::TooLong => {
+                    self.reached(reached!(keep_alive_timeout));
+                    return None;
+                }
+            }
         }
-        let (mut seen, mut started) = (0, false);
+        // The first head has to be there so long after the connection was accepted.
+        let mut started = !std::mem::take(&mut self.served);
+        let mut seen = 0;
         loop {
             let blank = http::leading_blank(&self.client.buffer);
             if blank > 0 {
                 self.client.buffer.advance(blank);
                 seen = 0;
             }
-            if let Some(end) = http::head_end(&self.client.buffer, seen) {
+            let end = http::head_end(&self.client.buffer, seen);
+            if let Err((reached, bad)) = head_fits(&self.client.buffer, end, &self.limits) {
+                self.reached(reached);
+                return Some(Err(bad));
+            }
+            if let Some(end) = end {
+                self.served = true;
                 let parsed = self.client.buffer.get(..end).map(|head| http::parse_request(head, self.limits.head_fields));
                 self.client.buffer.advance(end);
+                if matches!(parsed, Some(Err(BadRequest { status: 431, .. }))) {
+                    self.reached(reached!(head_fields));
+                }
                 return parsed;
             }
             seen = self.client.buffer.len();
-            if seen >= self.limits.head_bytes {
-                return Some(Err(BadRequest { status: 431, message: "the request head is too long" }));
-            }
             if !std::mem::replace(&mut started, true) {
                 self.patience.set(self.limits.head_timeout);
             }
             match self.wait(false).await {
                 Wait::Some => {}
                 Wait::End => return None,
-                Wait::TooLong => return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" })),
+                Wait::TooLong => {
+                    self.reached(reached!(head_timeout));
+                    return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" }));
+                }
             }
         }
     }
 
+    /// A limit was reached that is of no target.
+    fn reached(&self, reached: Reached) {
+        self.shared.gate.reached(reached, Some(self.address), None);
+    }
+
     fn question<'q>(&self, protocol: Protocol, target: &'q Target) -> Question<'q> {
+        if let Some(counter) = Counter::requests(protocol) {
+            self.shared.counters.count(counter);
+        }
         Question { client: self.address, protocol, target, method: None, path: None }
     }
 
@@ -184,15 +242,22 @@ impl<'s> Connection<'s> {
         loop {
             let idle = if may_reuse { self.reusable(&head.target) } else { None };
             let reused = idle.is_some();
+            let (gate, host) = (&self.shared.gate, &head.target.host);
             let connected = match idle.map(|idle| (idle.stream.peer(), idle)) {
                 Some((Some(peer), idle)) => self.shared.decider.reuse(question, peer.ip()).map(|route| (idle, route)).map_err(Into::into),
                 _ => match self.shared.decider.name(question) {
-                    Ok(permit) => self.shared.connector.connect(permit).await,
+                    Ok(permit) => match gate.body(host, head.body, &self.limits) {
+                        Ok(_) => self.shared.connector.connect(permit).await,
+                        Err(reached) => return self.limited(head, reached).await,
+                    },
                     Err(denial) => Err(ConnectError::Denied(denial)),
                 },
             };
             let (mut upstream, route) = match connected {
-                Ok(connected) => connected,
+                Ok(connected) => {
+                    self.shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
+                    connected
+                }
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
@@ -200,7 +265,17 @@ impl<'s> Connection<'s> {
                 self.limits = Arc::clone(route.snapshot().limits());
             }
             let peer = upstream.stream.peer().map(|peer| peer.ip());
+            let upload = match gate.body(host, head.body, &self.limits) {
+                Ok(upload) => Meter::up(&self.shared.counters, upload),
+                Err(reached) => return self.limited(head, reached).await,
+            };
+            // Who may switch to another protocol may become a tunnel.
+            let room = match head.upgrade.as_ref().map(|_| self.room(&head.target)).transpose() {
+                Ok(room) => room,
+                Err(reached) => return self.limited(head, reached).await,
+            };
             let decider = &self.shared.decider;
+            let (client, target) = (self.address, &head.target);
             let sides = Sides {
                 client: &mut self.client,
                 upstream: &mut upstream,
@@ -208,8 +283,9 @@ impl<'s> Connection<'s> {
                 patience: &mut self.patience,
                 ear: &mut self.ear,
                 limits: &self.limits,
+                reached: &|reached| gate.reached(reached, Some(client), Some(target)),
             };
-            match exchange(sides, head, route.read_only(), || route.is_revoked(decider, peer)).await {
+            match exchange(sides, head, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         self.keep(&head.target, upstream);
@@ -218,16 +294,24 @@ impl<'s> Connection<'s> {
                 }
                 Ok(Exchanged::Upgraded) => {
                     let guard = Box::new(self.guard(&upstream, route, false));
-                    return Next::Tunnel(upstream, guard);
+                    return match room {
+                        Some(room) => Next::Tunnel(upstream, guard, room, Box::new(head.target.clone())),
+                        // Nobody offered to.
+                        None => Next::Close,
+                    };
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
-                    self.flows = Flows::new();
+                    self.flows = Flows::new(&self.shared.counters);
                     may_reuse = false;
                 }
                 Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, error).await,
                 Err(ExchangeError::BadBody(message)) => {
                     self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
+                    return Next::Close;
+                }
+                Err(ExchangeError::Limited(reached)) => {
+                    self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
                     return Next::Close;
                 }
                 Err(ExchangeError::Broken) => return Next::Close,
@@ -255,47 +339,76 @@ impl<'s> Connection<'s> {
 
     /// CONNECT: decide → connect → say so → relay.
     async fn connect(&mut self, head: &RequestHead) -> Next {
-        let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
-            Err(denial) => Err(ConnectError::Denied(denial)),
+        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
+            Ok(permit) => match self.room(&head.target) {
+                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Err(reached) => {
+                    self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
+                    self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await;
+                    return Next::Close;
+                }
+            },
+            Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
             Ok((upstream, route)) => {
-                if self.say(reply::TUNNEL_STANDS).await {
+                self.shared.counters.count(Counter::UpstreamOpened);
+                if let (true, Some(room)) = (self.say(reply::TUNNEL_STANDS).await, room) {
                     let guard = Box::new(self.guard(&upstream, route, true));
-                    return Next::Tunnel(upstream, guard);
+                    return Next::Tunnel(upstream, guard, room, Box::new(head.target.clone()));
                 }
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
-            Err(ConnectError::Upstream(error)) => self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await,
+            Err(ConnectError::Upstream(error)) => {
+                self.shared.gate.upstream_failed(error, self.address, &head.target);
+                self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await;
+            }
         }
         Next::Close
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
-    async fn socks5(mut self) -> Option<Tunnel> {
-        let deadline = Instant::now() + self.limits.head_timeout;
-        let request = timeout_at(deadline, self.socks5_request()).await.ok()??;
+    async fn socks5(mut self) -> Option<Opened> {
+        let request = match timeout_at(self.patience.due(), self.socks5_request()).await {
+            Ok(request) => request?,
+            Err(_) => {
+                self.reached(reached!(head_timeout));
+                return None;
+            }
+        };
         let target = match request {
             Ok(target) => target,
             Err(code) => {
+                self.shared.counters.count(Counter::BadSocksRequests);
                 self.say_and_close(&socks5::reply(code)).await;
                 return None;
             }
         };
-        let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
-            Err(denial) => Err(ConnectError::Denied(denial)),
+        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
+            Ok(permit) => match self.room(&target) {
+                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Err(reached) => {
+                    self.shared.gate.reached(reached, Some(self.address), Some(&target));
+                    let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
+                    self.say_and_close(&socks5::reply(code)).await;
+                    return None;
+                }
+            },
+            Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
             Ok((upstream, route)) => {
-                if self.say(&socks5::reply(Reply::Succeeded)).await {
+                self.shared.counters.count(Counter::UpstreamOpened);
+                if let (true, Some(room)) = (self.say(&socks5::reply(Reply::Succeeded)).await, room) {
                     let guard = self.guard(&upstream, route, true);
-                    return Some(Tunnel::new(self.client, upstream, guard, &self.limits));
+                    return Some(self.open(upstream, guard, room, Box::new(target)));
                 }
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
-            Err(ConnectError::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
+            Err(ConnectError::Upstream(error)) => {
+                self.shared.gate.upstream_failed(error, self.address, &target);
+                self.say_and_close(&socks5::reply(socks5_reply(error))).await;
+            }
         }
         None
     }
@@ -335,6 +448,18 @@ impl<'s> Connection<'s> {
         }
     }
 
+    /// Room for a tunnel, and for what it sends.
+    fn room(&self, target: &Target) -> Result<Room, Reached> {
+        let gate = &self.shared.gate;
+        Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
+    }
+
+    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room, target: Box<Target>) -> Opened {
+        let counters = &self.shared.counters;
+        let meters = [Meter::up(counters, upload), Meter::down(counters)];
+        (Tunnel::new(self.client, upstream, guard, meters, &self.limits), one, target)
+    }
+
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
     fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool) -> Guard {
         let peer = upstream.stream.peer().map(|peer| peer.ip());
@@ -347,7 +472,14 @@ impl<'s> Connection<'s> {
         self.answer(&reply::blocked(denial, &head.method, keep_alive), keep_alive).await
     }
 
+    async fn limited(&mut self, head: &RequestHead, reached: Reached) -> Next {
+        self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
+        let keep_alive = self.can_go_on(head);
+        self.answer(&reply::limited(reached, &head.target, &head.method, keep_alive), keep_alive).await
+    }
+
     async fn upstream_failed(&mut self, head: &RequestHead, error: UpstreamError) -> Next {
+        self.shared.gate.upstream_failed(error, self.address, &head.target);
         let keep_alive = self.can_go_on(head);
         self.answer(&reply::upstream_failed(&head.target, error, &head.method, keep_alive), keep_alive).await
     }
@@ -367,7 +499,13 @@ impl<'s> Connection<'s> {
 
     /// Says something short. A client that does not read it in time is given up.
     async fn say(&mut self, bytes: &[u8]) -> bool {
-        matches!(timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await, Ok(Ok(())))
+        match timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await {
+            Ok(written) => written.is_ok(),
+            Err(_) => {
+                self.reached(reached!(linger_timeout));
+                false
+            }
+        }
     }
 
     async fn mismatch(mut self, mismatch: Mismatch) {
@@ -390,9 +528,14 @@ impl<'s> Connection<'s> {
                 }
             }
         };
-        let _ = timeout(self.limits.linger_timeout, goodbye).await;
+        if timeout(self.limits.linger_timeout, goodbye).await.is_err() {
+            self.reached(reached!(linger_timeout));
+        }
     }
 }
+
+/// A place among the tunnels to a host, and what this one may send.
+type Room = (Entered<Arc<str>>, Upload);
 
 /// What waiting for the client came to.
 enum Wait {

@@ -17,8 +17,10 @@ mod audit;
 mod config;
 mod connect;
 mod connection;
+mod counters;
 mod decide;
 mod error;
+mod limits;
 mod listen;
 pub mod parse;
 mod patience;
@@ -30,7 +32,7 @@ mod signal;
 mod stream;
 mod worker;
 
-pub use audit::event::{Decided, Observer, Reload};
+pub use audit::event::{Accepting, Decided, LimitReached, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
@@ -229,9 +231,12 @@ impl Builder {
         let own = [Some(addresses.http), addresses.socks5, Some(addresses.admin)].into_iter().flatten().collect();
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
+        let counters = counters::Counters::new();
         let shared = Shared {
-            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own)),
+            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own)),
             connector: connect::Connector::new(resolver),
+            gate: limits::Gate::new(Arc::clone(&counters), Arc::clone(&self.observer)),
+            counters,
         };
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
@@ -307,12 +312,13 @@ impl Server {
         let permits = Arc::new(Semaphore::new(connections));
         let listeners = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];
         let listeners = listeners.into_iter().filter_map(|(listener, service)| Some((listener?.into_std().ok()?, service))).collect();
+        let counters = Arc::clone(&self.shared.counters);
         let work = Work { listeners, shared: self.shared, permits: Arc::clone(&permits), shutdown: shutdown.clone() };
         // Where no thread is to be had, fewer serve; the first one has to be.
         let workers: Vec<Worker> = (0..self.workers).map_while(|number| Worker::start(number, &work).ok()).collect();
         drop(work);
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(admin::serve(self.admin, self.policy, shutdown));
+        tasks.spawn(admin::serve(self.admin, self.policy, counters, shutdown));
         let watching = async {
             match self.watch {
                 Some((reloader, stamp)) => reloader.watch(stamp, self.asked.1).await,

@@ -5,7 +5,7 @@
 mod cli;
 
 use clap::Parser;
-use netproxy::{Builder, Config, Listeners, Observer, Reload, ReloadRequest, Server, Snapshot, StartError};
+use netproxy::{Accepting, Builder, Config, Listeners, Observer, Reload, ReloadRequest, Server, Snapshot, StartError};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -127,6 +127,19 @@ impl Observer for Announce {
             Reload::Withdrawn(error) => {
                 let line = serde_json::json!({ "event": "policy", "outcome": "withdrawn", "error": error.to_string() });
                 (line, format!("policy: {error}; everything is blocked until a good policy is loaded"))
+            }
+        };
+        say(self.json, &line, &text);
+    }
+
+    fn accepting(&self, state: &Accepting<'_>) {
+        let (line, text) = match state {
+            Accepting::Paused(error) => (
+                serde_json::json!({ "event": "accept", "outcome": "paused", "error": error.to_string() }),
+                format!("accept: paused, clients wait: {error}; raise the limit of open files, or lower the limit `connections`"),
+            ),
+            Accepting::Resumed => {
+                (serde_json::json!({ "event": "accept", "outcome": "resumed" }), "accept: clients are accepted again".to_owned())
             }
         };
         say(self.json, &line, &text);

@@ -30,6 +30,10 @@ impl Patience {
         self.due = due;
     }
 
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
     /// Ready once the deadline is over.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(self.due)));

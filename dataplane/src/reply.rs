@@ -1,6 +1,7 @@
 //! The replies that the proxy makes itself.
 
 use crate::connect::UpstreamError;
+use crate::counters::Reached;
 use crate::decide::deny::Denial;
 use crate::parse::http::BadRequest;
 use crate::parse::target::Target;
@@ -24,10 +25,23 @@ pub(crate) fn upstream_failed(target: &Target, error: UpstreamError, method: &st
     response(error.status(), reason, Some(error.proxy_error()), "text/plain; charset=utf-8", &body, method, keep_alive)
 }
 
+/// A limit says no.
+pub(crate) fn limited(reached: Reached, target: &Target, method: &str, keep_alive: bool) -> Vec<u8> {
+    let (status, reason) = match reached.name() {
+        "request_body_bytes" => (413, "Content Too Large"),
+        "upload_bytes" => (429, "Too Many Requests"),
+        _ => (503, "Service Unavailable"),
+    };
+    let name = reached.name();
+    let body = format!("{target} is allowed, but a limit of the proxy was reached: {name}\n");
+    response(status, reason, Some(&format!("limited-{name}")), "text/plain; charset=utf-8", &body, method, keep_alive)
+}
+
 /// The request is not one. Nothing after it can be trusted, so the connection ends.
 pub(crate) fn bad_request(bad: BadRequest) -> Vec<u8> {
     let reason = match bad.status {
         408 => "Request Timeout",
+        414 => "URI Too Long",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         505 => "HTTP Version Not Supported",

@@ -1,5 +1,6 @@
 //! The two real binaries, built once.
 
+use crate::client::Metrics;
 use crate::{PATIENCE, wait_until};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -102,6 +103,12 @@ impl DataPlane {
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// What is counted now: samples and their values.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::read(self.admin)
     }
 
     /// Its process.

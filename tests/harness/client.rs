@@ -1,6 +1,7 @@
 //! A blocking client that sends exactly the bytes that it is given.
 
 use crate::PATIENCE;
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -189,4 +190,31 @@ impl Client {
 pub fn get(proxy: SocketAddr, url: &str) -> Answer {
     let authority = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
     Client::connect(proxy).send(format!("GET {url} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")).answer()
+}
+
+/// What `GET /metrics` says: samples, with their labels, and their values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metrics(pub BTreeMap<String, u64>);
+
+impl Metrics {
+    /// Asks an admin listener.
+    #[must_use]
+    pub fn read(admin: SocketAddr) -> Self {
+        let answer = Client::connect(admin).send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").answer();
+        let text = answer.text();
+        let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
+        Self(samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect())
+    }
+
+    /// The value of a sample, which has to be there.
+    #[must_use]
+    pub fn get(&self, sample: &str) -> u64 {
+        *self.0.get(sample).unwrap_or_else(|| panic!("no sample {sample}"))
+    }
+
+    /// How often a limit was reached.
+    #[must_use]
+    pub fn limited(&self, limit: &str) -> u64 {
+        self.get(&format!("netproxy_limited_total{{limit=\"{limit}\"}}"))
+    }
 }

@@ -19,9 +19,9 @@ pub mod origin;
 pub mod proxy;
 
 pub use binaries::DataPlane;
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Metrics};
 pub use origin::{Exchange, Origin};
-pub use proxy::{Names, Proxy};
+pub use proxy::{Limited, Names, Proxy};
 
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Layer, Options};

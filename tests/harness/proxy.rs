@@ -1,7 +1,8 @@
 //! The library in this process.
 
+use crate::client::Metrics;
 use crate::compile;
-use netproxy::{Builder, Config, Decided, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
+use netproxy::{Builder, Config, Decided, LimitOverride, LimitReached, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
 use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
@@ -34,9 +35,23 @@ pub struct Seen {
 
 /// Keeps what it hears.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Seen>>>);
+pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Limited>>>);
+
+/// A limit that was reached, as it was observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limited {
+    pub limit: &'static str,
+    pub client: Option<SocketAddr>,
+    /// Host and port.
+    pub target: Option<String>,
+}
 
 impl Observer for Decisions {
+    fn limited(&self, event: &LimitReached<'_>) {
+        let target = event.host.zip(event.port).map(|(host, port)| format!("{host}:{port}"));
+        self.1.lock().unwrap().push(Limited { limit: event.limit.name, client: event.client, target });
+    }
+
     fn decided(&self, event: &Decided<'_>) {
         let (verdict, rule) = match event.decision {
             Decision::Allow(allowed) => ("allow".to_owned(), Some(allowed.rule)),
@@ -57,6 +72,7 @@ impl Observer for Decisions {
 #[derive(Clone, Default)]
 pub struct Names {
     known: HashMap<String, Vec<IpAddr>>,
+    slow: Vec<String>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -64,7 +80,14 @@ impl Names {
     #[must_use]
     pub fn new(known: &[(&str, &[&str])]) -> Self {
         let known = known.iter().map(|(name, ips)| ((*name).to_owned(), ips.iter().map(|ip| ip.parse().unwrap()).collect())).collect();
-        Self { known, asked: Arc::default() }
+        Self { known, ..Self::default() }
+    }
+
+    /// The same, and a name whose lookup never ends.
+    #[must_use]
+    pub fn with_slow(mut self, name: &str) -> Self {
+        self.slow.push(name.to_owned());
+        self
     }
 
     #[must_use]
@@ -76,6 +99,9 @@ impl Names {
 impl Resolve for Names {
     fn resolve<'a>(&'a self, name: &'a str) -> Lookup<'a> {
         self.asked.lock().unwrap().push(name.to_owned());
+        if self.slow.iter().any(|slow| slow == name) {
+            return Box::pin(std::future::pending());
+        }
         let found = self.known.get(name).cloned().ok_or_else(|| io::Error::other("no such name"));
         Box::pin(async move { found })
     }
@@ -142,6 +168,12 @@ impl Proxy {
         &self.policy
     }
 
+    /// What is counted now: samples and their values.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::read(self.admin())
+    }
+
     /// Puts another policy in force.
     pub fn swap(&self, toml: &str) -> u64 {
         self.policy.swap(Policy::from_bytes(compile(toml)).unwrap())
@@ -150,6 +182,12 @@ impl Proxy {
     #[must_use]
     pub fn decisions(&self) -> Vec<Seen> {
         self.decisions.0.lock().unwrap().clone()
+    }
+
+    /// The limits that were reached, in order.
+    #[must_use]
+    pub fn limited(&self) -> Vec<Limited> {
+        self.decisions.1.lock().unwrap().clone()
     }
 
     /// Asks it to stop, without waiting.

@@ -334,5 +334,9 @@ fn the_admin_listener_tells_its_health_to_this_machine_only() {
     assert_eq!(json["policy"]["rules"], 2);
     assert_eq!(ask("GET /health HTTP/1.1\r\nHost: rebound.attacker.test\r\n\r\n").status, 403);
     assert_eq!(ask("POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").status, 405);
+    let metrics = ask("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!((metrics.status, metrics.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
+    assert!(metrics.text().contains("\nnetproxy_policy_generation 1\n"), "{}", metrics.text());
+    assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: rebound.attacker.test\r\n\r\n").status, 403);
     assert_eq!(ask("GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 404);
 }

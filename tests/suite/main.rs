@@ -15,10 +15,17 @@ mod binaries;
 mod clients;
 /// Every recorded decision, through the real binaries.
 mod conformance;
+/// Clients that want to use the proxy up.
+#[cfg(target_os = "linux")]
+mod hostile;
 /// HTTP: what is refused, what is forwarded, and how.
 mod http;
 /// Who may depend on whom.
 mod layering;
+/// Every limit: how it is set, what its client is answered, and what is counted.
+mod limits;
+/// What is counted.
+mod metrics;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
 /// Several profiles in one policy file.

@@ -2,7 +2,8 @@
 
 use crate::error::LoadError;
 use crate::policy::Snapshot;
-use policy_format::{Decision, Host, Protocol};
+use policy_format::{Decision, Host, Limit, Protocol};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -38,6 +39,28 @@ pub enum Reload<'a> {
     Withdrawn(&'a LoadError),
 }
 
+/// A limit was reached: somebody waited, was refused or was cut off.
+#[derive(Debug)]
+pub struct LimitReached<'a> {
+    /// Which one.
+    pub limit: &'static Limit,
+    /// By whom, if by one client.
+    pub client: Option<SocketAddr>,
+    /// On the way to which host, if to one.
+    pub host: Option<&'a Host>,
+    /// To which port.
+    pub port: Option<u16>,
+}
+
+/// Whether clients are accepted. At the limit of connections they wait too, but that is a limit ([`Observer::limited`]).
+#[derive(Debug)]
+pub enum Accepting<'a> {
+    /// The system gives no more descriptors, or no more memory: clients wait until it does.
+    Paused(&'a io::Error),
+    /// It does again.
+    Resumed,
+}
+
 /// Hears of decisions and reloads. Called on the request's own task: whoever takes long or blocks holds up requests.
 pub trait Observer: Send + Sync + 'static {
     /// A request was decided: allowed after its addresses were checked too, or denied. A request that is sent again, because an idle connection had gone stale, is
@@ -60,6 +83,16 @@ pub trait Observer: Send + Sync + 'static {
     /// A reload was tried.
     fn reloaded(&self, outcome: &Reload<'_>) {
         let _ = outcome;
+    }
+
+    /// A limit was reached. Peers can make that happen as often as they like.
+    fn limited(&self, event: &LimitReached<'_>) {
+        let _ = event;
+    }
+
+    /// Listeners paused, or went on.
+    fn accepting(&self, state: &Accepting<'_>) {
+        let _ = state;
     }
 }
 

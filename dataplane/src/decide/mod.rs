@@ -6,6 +6,7 @@
 pub(crate) mod deny;
 
 use crate::audit::event::{Decided, Observer};
+use crate::counters::{Counter, Counters};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
@@ -19,6 +20,7 @@ use std::task::{Context, Poll};
 pub(crate) struct Decider {
     policy: PolicyHandle,
     observer: Arc<dyn Observer>,
+    counters: Arc<Counters>,
     /// Our own listeners, which nobody may reach through us.
     own: Vec<SocketAddr>,
 }
@@ -66,8 +68,8 @@ pub(crate) struct Route<'q> {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, own: Vec<SocketAddr>) -> Self {
-        Self { policy, observer, own }
+    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, counters: Arc<Counters>, own: Vec<SocketAddr>) -> Self {
+        Self { policy, observer, counters, own }
     }
 
     /// The limits of the policy that is in force.
@@ -121,6 +123,10 @@ impl Decider {
     }
 
     fn observe(&self, snapshot: &Snapshot, question: &Question<'_>, decision: Decision) {
+        self.counters.count(match decision {
+            Decision::Allow(_) => Counter::Allowed,
+            Decision::Deny(denied) => Counter::denied(denied.reason),
+        });
         self.observer.decided(&decided(snapshot, question, decision));
     }
 

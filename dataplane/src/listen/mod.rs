@@ -1,11 +1,13 @@
 //! Accept loop, connection permits, drain.
 
+pub(crate) mod backoff;
 pub(crate) mod detect;
 
 use crate::connection::{self, Shared};
+use crate::counters::reached;
 use crate::shutdown::Shutdown;
+use backoff::Backoff;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -18,27 +20,31 @@ pub(crate) enum Service {
 
 /// Accepts until the shutdown starts. At the limit of connections it stops accepting: who waits, waits in the kernel's queue.
 pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
+    let mut backoff = Backoff::default();
     loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit,
+        let (stream, client) = tokio::select! {
+            accepted = backoff.accept(&listener, &shared.gate) => accepted,
             () = shutdown.started() => return,
         };
-        // The semaphore is never closed.
-        let Ok(permit) = permit else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.started() => return,
-        };
-        match accepted {
-            Ok((stream, client)) => {
-                let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-                tokio::spawn(async move {
-                    connection::serve(stream, client, service, shared, shutdown).await;
-                    drop(permit);
-                });
+        // A permit for a connection that is there: one that was taken before would be lost to the other listeners.
+        let permit = match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                shared.gate.reached(reached!(connections), Some(client), None);
+                tokio::select! {
+                    permit = Arc::clone(&permits).acquire_owned() => match permit {
+                        Ok(permit) => permit,
+                        // The semaphore is never closed.
+                        Err(_) => return,
+                    },
+                    () = shutdown.started() => return,
+                }
             }
-            // A connection that was gone before it was accepted, or no descriptor left: others still are served, and this loop must not spin.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
+        };
+        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        tokio::spawn(async move {
+            connection::serve(stream, client, service, shared, shutdown).await;
+            drop(permit);
+        });
     }
 }

@@ -17,6 +17,9 @@ pub struct BadRequest {
     pub message: &'static str,
 }
 
+/// What is wrong with a head of more fields than the limit.
+pub(crate) const TOO_MANY_FIELDS: &str = "too many header fields";
+
 const fn bad(message: &'static str) -> BadRequest {
     BadRequest { status: 400, message }
 }
@@ -128,7 +131,7 @@ fn check_lines(head: &[u8]) -> Result<(), BadRequest> {
 
 fn parse_error(error: httparse::Error) -> BadRequest {
     match error {
-        httparse::Error::TooManyHeaders => BadRequest { status: 431, message: "too many header fields" },
+        httparse::Error::TooManyHeaders => BadRequest { status: 431, message: TOO_MANY_FIELDS },
         httparse::Error::Version => BadRequest { status: 505, message: "the HTTP version is not 1.0 or 1.1" },
         httparse::Error::HeaderName => bad("a header name that is not a token"),
         httparse::Error::HeaderValue => bad("a header value with control characters"),

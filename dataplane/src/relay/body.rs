@@ -1,6 +1,7 @@
 //! One body copied, by its framing.
 
 use super::flow::{End, Flow, FlowError};
+use crate::counters::Reached;
 use crate::parse::http::{self, Body, Chunk, Chunks};
 use crate::stream::{Buffered, Stream};
 use bytes::Buf;
@@ -39,6 +40,7 @@ pub(crate) enum CopyError {
     Read,
     Write,
     Malformed(&'static str),
+    Limited(Reached),
 }
 
 impl From<FlowError> for CopyError {
@@ -46,6 +48,7 @@ impl From<FlowError> for CopyError {
         match error {
             FlowError::Read => Self::Read,
             FlowError::Write => Self::Write,
+            FlowError::Limited(reached) => Self::Limited(reached),
         }
     }
 }
@@ -78,7 +81,7 @@ impl BodyCopy {
                 // What is there already goes out with what goes before it.
                 if std::mem::take(early) {
                     let ready = usize::try_from(*left).unwrap_or(usize::MAX).min(from.buffer.len());
-                    flow.buffer().extend_from_slice(from.buffer.get(..ready).unwrap_or_default());
+                    flow.begin_with(from.buffer.get(..ready).unwrap_or_default())?;
                     from.buffer.advance(ready);
                     *left -= ready as u64;
                 }
@@ -89,7 +92,7 @@ impl BodyCopy {
             }
             Self::UntilClose { early } => {
                 if std::mem::take(early) {
-                    flow.buffer().extend_from_slice(&from.buffer);
+                    flow.begin_with(&from.buffer)?;
                     from.buffer.clear();
                 }
                 let mut left = u64::MAX;
@@ -111,6 +114,7 @@ impl Chunked {
             match self.chunks.next(&from.buffer).map_err(CopyError::Malformed)? {
                 Chunk::Skip(framing) => from.buffer.advance(framing),
                 Chunk::Data(len) => {
+                    flow.charge(len)?;
                     let out = flow.buffer();
                     if self.chunked {
                         // Writing to a vector cannot fail.
@@ -136,7 +140,7 @@ impl Chunked {
                     // What is whole goes on before more is waited for: nothing is held back.
                     ready!(flow.poll_write(cx, to))?;
                     match ready!(from.poll_more_body(cx)) {
-                        Ok(n @ 1..) => flow.add_moved(n),
+                        Ok(1..) => flow.touch(),
                         _ => return Poll::Ready(Err(CopyError::Read)),
                     }
                 }

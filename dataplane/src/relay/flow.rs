@@ -3,6 +3,8 @@
 //! Little is copied through a buffer that all flows of a thread share. Where both ends are TCP and much is to be moved, the kernel moves it itself, by splice(2) through a
 //! pipe that is borrowed while bytes are in it: an idle flow holds neither buffer nor pipe.
 
+use crate::counters::Reached;
+use crate::limits::Meter;
 use crate::stream::{Stream, poll_read_scratch};
 #[cfg(target_os = "linux")]
 use std::io;
@@ -21,8 +23,8 @@ const ROUNDS: usize = 16;
 const BULK: u64 = 128 * 1024;
 
 /// One way, and what is on it.
-#[derive(Debug, Default)]
 pub(crate) struct Flow {
+    meter: Meter,
     /// Read and not yet written; from `sent` on.
     pending: Vec<u8>,
     sent: usize,
@@ -56,17 +58,44 @@ pub(crate) enum End {
 pub(crate) enum FlowError {
     Read,
     Write,
+    /// What was read must not be sent on.
+    Limited(Reached),
 }
 
 impl Flow {
-    /// A flow that begins with bytes that were read before.
-    pub(crate) fn beginning_with(early: Vec<u8>) -> Self {
-        Self { pending: early, ..Self::default() }
+    pub(crate) fn new(meter: Meter) -> Self {
+        Self {
+            meter,
+            pending: Vec::new(),
+            sent: 0,
+            keep: false,
+            unflushed: false,
+            #[cfg(target_os = "linux")]
+            pipe: None,
+            #[cfg(target_os = "linux")]
+            bulk: false,
+            #[cfg(target_os = "linux")]
+            burst: 0,
+            moved: 0,
+        }
     }
 
     /// A flow that keeps its small buffer, because something follows that is written through [`Self::buffer`].
-    pub(crate) fn kept() -> Self {
-        Self { keep: true, ..Self::default() }
+    pub(crate) fn kept(meter: Meter) -> Self {
+        Self { keep: true, ..Self::new(meter) }
+    }
+
+    /// Puts bytes that were read before in front of those that are read next, and counts them.
+    pub(crate) fn begin_with(&mut self, early: &[u8]) -> Result<(), FlowError> {
+        self.meter.charge(early.len()).map_err(FlowError::Limited)?;
+        self.pending.extend_from_slice(early);
+        self.moved += early.len() as u64;
+        Ok(())
+    }
+
+    /// Another exchange is counted from here on.
+    pub(crate) fn set_meter(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// Bytes that go out before those that are read next.
@@ -79,9 +108,15 @@ impl Flow {
         std::mem::take(&mut self.moved)
     }
 
-    /// Counts bytes that were read by somebody else.
-    pub(crate) fn add_moved(&mut self, n: usize) {
+    /// Counts bytes that were read by somebody else, before they are sent on.
+    pub(crate) fn charge(&mut self, n: usize) -> Result<(), FlowError> {
         self.moved += n as u64;
+        self.meter.charge(n).map_err(FlowError::Limited)
+    }
+
+    /// Bytes were read that are not counted, such as framing.
+    pub(crate) fn touch(&mut self) {
+        self.moved += 1;
     }
 
     /// Whether bytes that were read wait to be written.
@@ -113,6 +148,7 @@ impl Flow {
                 match ready!(self.poll_fill(cx, source, *left)) {
                     Some(Ok(0)) => return Poll::Ready(Ok(End::Eof)),
                     Some(Ok(n)) => {
+                        self.meter.charge(usize::try_from(n).unwrap_or(usize::MAX)).map_err(FlowError::Limited)?;
                         self.count(n, left);
                         continue;
                     }
@@ -184,9 +220,10 @@ impl Flow {
 
     /// Copies a piece; what cannot be written at once waits here.
     fn poll_copy(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream, left: u64) -> Poll<Result<usize, FlowError>> {
-        let Self { pending, unflushed, .. } = self;
+        let Self { pending, unflushed, meter, .. } = self;
         let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
         let read = poll_read_scratch(from, cx, most, |cx, bytes| {
+            meter.charge(bytes.len()).map_err(FlowError::Limited)?;
             let mut rest = bytes;
             while !rest.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, rest) {

@@ -5,6 +5,8 @@
 use super::body::{BodyCopy, Copied, CopyError};
 use super::flow::Flow;
 use crate::connect::UpstreamError;
+use crate::counters::{Counters, Reached, reached};
+use crate::limits::Meter;
 use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead};
 use crate::patience::Patience;
 use crate::signal::Ear;
@@ -12,6 +14,7 @@ use crate::stream::Buffered;
 use bytes::Buf;
 use policy_format::Limits;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -40,6 +43,8 @@ pub(crate) enum ExchangeError {
     BeforeResponse(UpstreamError),
     /// The client sent a broken body, and nothing was sent to it yet.
     BadBody(&'static str),
+    /// A limit was reached, and nothing was sent to the client yet.
+    Limited(Reached),
     /// The connections are of no more use.
     Broken,
 }
@@ -52,6 +57,8 @@ pub(crate) struct Sides<'c> {
     pub(crate) patience: &'c mut Patience,
     pub(crate) ear: &'c mut Ear,
     pub(crate) limits: &'c Limits,
+    /// Is told of limits that were reached.
+    pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
 }
 
 /// The two ways of a connection, with buffers that serve one exchange after the other.
@@ -61,8 +68,8 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn new() -> Self {
-        Self { up: Flow::kept(), down: Flow::kept() }
+    pub(crate) fn new(counters: &Arc<Counters>) -> Self {
+        Self { up: Flow::kept(Meter::down(counters)), down: Flow::kept(Meter::down(counters)) }
     }
 }
 
@@ -71,18 +78,20 @@ impl Flows {
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
+    upload: Meter,
     read_only: bool,
     revoked: impl Fn() -> bool,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, reached } = sides;
+    flows.up.set_meter(upload);
     let upgrade = !read_only && head.body == Body::None;
     head.write(resource, upgrade, flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits));
     patience.set(limits.response_timeout);
     let down = Down::Head { interim: 0 };
-    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, offered, up, down, revoked: false, cut: None };
+    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, reached, offered, up, down, revoked: false, cut: None };
     poll_fn(|cx| {
         let ended = exchange.poll(cx);
         if ended.is_pending() && ear.poll_rung(cx).is_ready() {
@@ -102,6 +111,7 @@ struct Exchange<'c> {
     patience: &'c mut Patience,
     head: &'c RequestHead,
     limits: &'c Limits,
+    reached: &'c (dyn Fn(Reached) + Sync),
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
     up: Up,
@@ -153,7 +163,12 @@ impl Exchange<'_> {
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
             Down::Head { .. } => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
-            Down::Body { .. } => ExchangeError::Broken,
+            Down::Body { .. } => {
+                if self.cut.is_none() {
+                    (self.reached)(reached!(idle_timeout));
+                }
+                ExchangeError::Broken
+            }
         }))
     }
 
@@ -173,6 +188,11 @@ impl Exchange<'_> {
                 Poll::Pending
             }
             CopyError::Read => Poll::Ready(Err(ExchangeError::Broken)),
+            CopyError::Limited(reached) => {
+                (self.reached)(reached);
+                let told = matches!(self.down, Down::Body { .. });
+                Poll::Ready(Err(if told { ExchangeError::Broken } else { ExchangeError::Limited(reached) }))
+            }
             CopyError::Malformed(_) if matches!(self.down, Down::Body { .. }) => Poll::Ready(Err(ExchangeError::Broken)),
             CopyError::Malformed(what) => Poll::Ready(Err(ExchangeError::BadBody(what))),
         }
@@ -216,6 +236,7 @@ impl Exchange<'_> {
             (100..=199, Down::Head { interim }) => {
                 *interim += 1;
                 if *interim > self.limits.interim_responses {
+                    (self.reached)(reached!(interim_responses));
                     return Err(BAD);
                 }
                 // HTTP/1.0 knows none of them.
@@ -263,10 +284,16 @@ impl Exchange<'_> {
                 buffer.advance(end);
                 return Poll::Ready(match parsed {
                     Some(Ok(response)) => Ok(response),
-                    _ => before(UpstreamError::BadResponse),
+                    wrong => {
+                        if matches!(wrong, Some(Err(http::TOO_MANY_FIELDS))) {
+                            (self.reached)(reached!(head_fields));
+                        }
+                        before(UpstreamError::BadResponse)
+                    }
                 });
             }
             if buffer.len() >= self.limits.head_bytes {
+                (self.reached)(reached!(head_bytes));
                 return Poll::Ready(before(UpstreamError::BadResponse));
             }
             seen = buffer.len();

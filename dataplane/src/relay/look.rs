@@ -2,6 +2,7 @@
 //!
 //! What the client sends first is held back until that is known; what the server sends first is not, so that protocols in which the server speaks first lose no time.
 
+use crate::counters::{Reached, reached};
 use crate::decide::{Guard, Inner};
 use crate::parse::tls::{self, Look};
 use crate::patience::Patience;
@@ -31,8 +32,8 @@ pub(crate) struct Looking {
 pub(crate) enum Looked {
     /// These bytes, and all that follows, may go on.
     Pass(Vec<u8>),
-    /// Nothing may.
-    Refuse,
+    /// Nothing may; because of a limit, if there is one.
+    Refuse(Option<Reached>),
     /// The client's connection failed.
     Failed,
 }
@@ -55,16 +56,17 @@ impl Looking {
                 self.seen = self.bytes.len();
                 match tls::look(&self.bytes, self.port) {
                     Look::More if self.seen < self.most => {}
-                    Look::Server(host) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host)))),
-                    Look::Nothing => return Poll::Ready(self.end(true)),
+                    Look::Server(host) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host)), None)),
+                    Look::Nothing => return Poll::Ready(self.end(true, None)),
                     // What could be a greeting, and goes on for too long, is not one that anybody sends.
-                    Look::More | Look::Malformed => return Poll::Ready(self.end(guard.inner(Inner::Unclear))),
+                    Look::More => return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_bytes)))),
+                    Look::Malformed => return Poll::Ready(self.end(guard.inner(Inner::Unclear), None)),
                 }
             }
             if !self.bytes.is_empty() {
                 let patience = self.patience.get_or_insert_with(|| Patience::new(self.wait));
                 if patience.poll_over(cx).is_ready() {
-                    return Poll::Ready(self.end(guard.inner(Inner::Unclear)));
+                    return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_timeout))));
                 }
             }
             let bytes = &mut self.bytes;
@@ -77,14 +79,14 @@ impl Looking {
                 // An end: the rest of it never comes.
                 Ok(0) => {
                     let may = self.bytes.is_empty() || guard.inner(Inner::Unclear);
-                    return Poll::Ready(self.end(may));
+                    return Poll::Ready(self.end(may, None));
                 }
                 Ok(_) => {}
             }
         }
     }
 
-    fn end(&mut self, may: bool) -> Looked {
-        if may { Looked::Pass(std::mem::take(&mut self.bytes)) } else { Looked::Refuse }
+    fn end(&mut self, may: bool, reached: Option<Reached>) -> Looked {
+        if may { Looked::Pass(std::mem::take(&mut self.bytes)) } else { Looked::Refuse(reached) }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::flow::{Flow, FlowError};
 use super::look::{Looked, Looking};
+use crate::counters::{Reached, reached};
 use crate::decide::Guard;
+use crate::limits::Meter;
 use crate::patience::Patience;
 use crate::stream::{Buffered, Stream};
 use policy_format::Limits;
@@ -19,6 +21,8 @@ pub(crate) struct Tunnel {
     upstream: Stream,
     up: Way,
     down: Way,
+    /// What is wrong with what was read before it began.
+    early: Option<FlowError>,
     /// Until it is known whom the client wants to speak to in there.
     look: Option<Box<Looking>>,
     guard: Guard,
@@ -35,17 +39,14 @@ pub(crate) enum Over {
     Ended,
     /// A side failed.
     Failed,
-    /// Nothing moved for too long.
-    Idle,
-    /// It was open for too long.
-    Old,
+    /// It came to a limit.
+    Limited(Reached),
     /// The policy in force does not allow it any more.
     Revoked,
-    /// What the client speaks in there is not allowed, or did not show itself in time.
-    Looked,
+    /// What the client speaks in there is not allowed, or did not show itself within a limit.
+    Looked(Option<Reached>),
 }
 
-#[derive(Debug, Default)]
 struct Way {
     flow: Flow,
     state: State,
@@ -62,22 +63,24 @@ enum State {
 
 impl Tunnel {
     /// A tunnel that `guard` watches over. What was read too early goes first.
-    pub(crate) fn new(client: Buffered, upstream: Buffered, guard: Guard, limits: &Limits) -> Self {
+    pub(crate) fn new(client: Buffered, upstream: Buffered, guard: Guard, meters: [Meter; 2], limits: &Limits) -> Self {
         let now = Instant::now();
         let mut look = Looking::wanted(&guard, limits);
-        let early = Vec::from(client.buffer);
-        let up = match &mut look {
+        let [mut up, mut down] = meters.map(Flow::new);
+        let early = match &mut look {
             Some(look) => {
-                look.push(&early);
-                Flow::default()
+                look.push(&client.buffer);
+                Ok(())
             }
-            None => Flow::beginning_with(early),
+            None => up.begin_with(&client.buffer),
         };
+        let early = early.and(down.begin_with(&upstream.buffer)).err();
         Self {
             client: client.stream,
             upstream: upstream.stream,
             up: Way { flow: up, state: State::Open },
-            down: Way { flow: Flow::beginning_with(Vec::from(upstream.buffer)), state: State::Open },
+            down: Way { flow: down, state: State::Open },
+            early,
             look,
             guard,
             patience: Patience::new(limits.idle_timeout.min(limits.tunnel_lifetime)),
@@ -91,11 +94,10 @@ impl Tunnel {
         let Some(look) = &mut self.look else { return Poll::Ready(Ok(())) };
         match ready!(look.poll(cx, &mut self.client, &mut self.guard)) {
             Looked::Pass(bytes) => {
-                self.up.flow = Flow::beginning_with(bytes);
                 self.look = None;
-                Poll::Ready(Ok(()))
+                Poll::Ready(self.up.flow.begin_with(&bytes).map_err(over))
             }
-            Looked::Refuse => Poll::Ready(Err(Over::Looked)),
+            Looked::Refuse(reached) => Poll::Ready(Err(Over::Looked(reached))),
             Looked::Failed => Poll::Ready(Err(Over::Failed)),
         }
     }
@@ -109,10 +111,17 @@ impl Tunnel {
         let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
         match (up, down) {
             // An error on one side ends the other: there is nobody left to tell.
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Over::Failed),
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(over(error)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Over::Ended),
             _ => Poll::Pending,
         }
+    }
+}
+
+fn over(error: FlowError) -> Over {
+    match error {
+        FlowError::Read | FlowError::Write => Over::Failed,
+        FlowError::Limited(reached) => Over::Limited(reached),
     }
 }
 
@@ -142,6 +151,9 @@ impl Future for Tunnel {
         if this.guard.poll_revoked(cx).is_ready() {
             return Poll::Ready(Over::Revoked);
         }
+        if let Some(error) = this.early.take() {
+            return Poll::Ready(over(error));
+        }
         if let Poll::Ready(over) = this.poll_ways(cx) {
             return Poll::Ready(over);
         }
@@ -149,6 +161,6 @@ impl Future for Tunnel {
             this.patience.set_until((Instant::now() + this.idle).min(this.ends));
         }
         ready!(this.patience.poll_over(cx));
-        Poll::Ready(if Instant::now() < this.ends { Over::Idle } else { Over::Old })
+        Poll::Ready(Over::Limited(if Instant::now() < this.ends { reached!(idle_timeout) } else { reached!(tunnel_lifetime) }))
     }
 }
