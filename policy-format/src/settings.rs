@@ -318,7 +318,9 @@ impl Limit {
         }
     }
 
-    fn expected(&self) -> &'static str {
+    /// What its value is, in words.
+    #[must_use]
+    pub fn expected(&self) -> &'static str {
         match self.kind {
             LimitKind::Count => "a number",
             LimitKind::Bytes => "a number of bytes, such as `65536` or `64KiB`",
