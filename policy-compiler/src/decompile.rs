@@ -5,10 +5,13 @@
 //! anyway. What cannot be said that way is an error. Port 0, to which nothing connects, is not looked at.
 
 use crate::change::quote_key;
+use crate::keys::DIRECT;
 use crate::profiles::Profile;
+use crate::schema::limit_toml;
 use crate::source::quote;
 use policy_format::{
-    Access, Blob, Hook, Hosts, InjectedHeader, Listeners, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Rule, Secret,
+    Access, Blob, Hook, Hosts, InjectedHeader, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId,
+    Rule, Secret, Settings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -74,7 +77,7 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
         // A profile that is on under a feature that is off.
         text.push_str("\n[features]\nnetwork_proxy = false\n");
     }
-    settings(&mut text, meta, &table);
+    settings(&mut text, meta, &profile.settings(), &table);
     domains(&mut text, profile, &table)?;
     hooks(&mut text, profile.hooks(), &table)?;
     Ok(text)
@@ -85,7 +88,7 @@ fn line(text: &mut String, what: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{what}");
 }
 
-fn settings(text: &mut String, meta: &Meta, table: &str) {
+fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
     line(text, format_args!("\n[{table}]\nenabled = {}", meta.network != Network::Blocked));
     if meta.mode != Mode::Full {
         line(text, format_args!("mode = {}", quote(meta.mode.as_str())));
@@ -123,12 +126,23 @@ fn settings(text: &mut String, meta: &Meta, table: &str) {
             line(text, format_args!("{key} = {value}"));
         }
     }
-    if let Some(upstream) = &meta.upstream {
-        line(text, format_args!("\n[{table}.upstream]\nurl = {}", quote(&upstream.url)));
-        if !upstream.no_proxy.is_empty() {
-            line(text, format_args!("no_proxy = {}", list(&upstream.no_proxy)));
+    let default = Settings::default();
+    for (key, value, default) in
+        [("sni", settings.sni.as_str(), default.sni.as_str()), ("forwarded", settings.forwarded.as_str(), default.forwarded.as_str())]
+    {
+        if value != default {
+            line(text, format_args!("{key} = {}", quote(value)));
         }
     }
+    if settings.via != default.via {
+        line(text, format_args!("via = {}", settings.via));
+    }
+    if settings.resolver != default.resolver {
+        let servers: Vec<String> = settings.resolver.iter().map(ToString::to_string).collect();
+        line(text, format_args!("resolver = {}", list(&servers)));
+    }
+    limits(text, settings, table);
+    upstream(text, meta, settings, table);
     if !meta.unix_sockets.allow.is_empty() {
         line(text, format_args!("\n[{table}.unix_sockets]"));
         for path in &meta.unix_sockets.allow {
@@ -152,6 +166,36 @@ fn settings(text: &mut String, meta: &Meta, table: &str) {
         if let Some(bytes) = mitm.max_body_bytes {
             line(text, format_args!("max_body_bytes = {bytes}"));
         }
+    }
+}
+
+fn limits(text: &mut String, settings: &Settings, table: &str) {
+    let values = Limits::ALL.iter().filter_map(|limit| Some((limit, settings.limits.get(limit.name)?)));
+    let mut said: Vec<String> = values
+        .filter(|(limit, value)| *value != limit.default)
+        .map(|(limit, value)| format!("{} = {}", limit.name, limit_toml(limit, value)))
+        .collect();
+    if settings.on_revoke != OnRevoke::default() {
+        said.push(format!("on_revoke = {}", quote(settings.on_revoke.as_str())));
+    }
+    if !said.is_empty() {
+        line(text, format_args!("\n[{table}.limits]\n{}", said.join("\n")));
+    }
+}
+
+fn upstream(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
+    if meta.upstream.is_some() || !settings.upstream_rules.is_empty() {
+        line(text, format_args!("\n[{table}.upstream]"));
+    }
+    if let Some(upstream) = &meta.upstream {
+        line(text, format_args!("url = {}", quote(&upstream.url)));
+        if !upstream.no_proxy.is_empty() {
+            line(text, format_args!("no_proxy = {}", list(&upstream.no_proxy)));
+        }
+    }
+    for rule in &settings.upstream_rules {
+        let url = rule.proxy.as_ref().map_or(DIRECT, |proxy| &proxy.url);
+        line(text, format_args!("\n[[{table}.upstream.rules]]\nhosts = {}\nurl = {}", list(&rule.hosts), quote(url)));
     }
 }
 

@@ -80,7 +80,7 @@ codes! {
     ProfilesDiffer "profiles-differ" "Profiles of one policy differ in what a process has once.",
     UnknownPreset "unknown-preset" "A preset that does not exist.",
     UnknownAction "unknown-action" "A hook names an action that no layer has.",
-    InvalidAddress "invalid-address" "Not an address to listen on, or not the URL of a proxy.",
+    InvalidAddress "invalid-address" "Not an address to listen on, not the URL of a proxy, or not a name server.",
     OpenListener "open-listener" "A listener that other machines can reach.",
     RequirementViolated "requirement-violated" "A weaker layer conflicts with what a stronger one requires.",
     ManagedHook "managed-hook" "A weaker layer touches a host or a name whose hooks a stronger layer owns.",

@@ -17,16 +17,18 @@ impl Lowering {
     /// With the default profile.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        let (meta, rules, listed, hooks) = policy.into_parts();
+        let (meta, settings, rules, listed, hooks) = policy.into_parts();
         let mut lowering = Self { builder: BlobBuilder::new(meta), hooks: Vec::new() };
+        lowering.builder.settings(ProfileId::default(), settings);
         lowering.fill(ProfileId::default(), rules, listed, hooks);
         lowering
     }
 
     /// Adds a profile. Its rules take less room here than in the policy, which is gone afterwards.
     pub fn add(&mut self, policy: Policy) {
-        let (meta, rules, listed, hooks) = policy.into_parts();
+        let (meta, settings, rules, listed, hooks) = policy.into_parts();
         let profile = self.builder.profile(meta);
+        self.builder.settings(profile, settings);
         self.fill(profile, rules, listed, hooks);
     }
 

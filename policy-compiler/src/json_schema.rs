@@ -4,6 +4,7 @@
 
 use crate::keys::{self, Key, Kind, Table};
 use crate::presets::PRESETS;
+use policy_format::{Limit, LimitKind};
 use serde_json::{Map, Value, json};
 
 /// The schema of a document: one of [`keys::DOCUMENTS`].
@@ -79,8 +80,22 @@ fn kind(of: &'static Kind, definitions: &mut Map<String, Value>) -> Value {
         }
         Kind::Domains => domains(definitions),
         Kind::Any(kinds) => json!({ "anyOf": kinds.iter().map(|of| kind(of, definitions)).collect::<Vec<_>>() }),
+        Kind::Limit(limit) => limit_value(limit),
         Kind::Free => json!({ "type": "object" }),
     }
+}
+
+/// A number, which is seconds for a time, or text with one of its units.
+fn limit_value(limit: &Limit) -> Value {
+    let per_second = if limit.kind == LimitKind::Time { 1000 } else { 1 };
+    let most = i64::MAX.unsigned_abs().min(limit.max / per_second);
+    let units: Vec<&str> = limit.units().iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
+    let unit = if units.is_empty() { String::new() } else { format!(" *({})?", units.join("|")) };
+    let text = json!({ "type": "string", "pattern": format!("^[0-9]+{unit}$") });
+    let number = json!({ "type": "integer", "minimum": limit.min.div_ceil(per_second), "maximum": most });
+    let shown = limit.shown(limit.default);
+    let default = shown.parse::<u64>().map_or(Value::from(shown), Value::from);
+    json!({ "anyOf": [number, text], "default": default })
 }
 
 fn domains(definitions: &mut Map<String, Value>) -> Value {

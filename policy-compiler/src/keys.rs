@@ -1,6 +1,8 @@
 //! Every key of the network policy's TOML, in tables: name, kind of value, default, meaning, and what replaces an older spelling.
 //!
-//! The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
+//! Limits, and the words of settings, are those of `policy_format::Settings`. The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
+
+use policy_format::{Forwarded, Limit, Limits, OnRevoke, Sni};
 
 /// A table of the TOML.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub enum Kind {
     Domains,
     /// One of several kinds.
     Any(&'static [Kind]),
+    /// The value of a limit: a number, or text with a unit.
+    Limit(&'static Limit),
     /// A table that is described elsewhere.
     Free,
 }
@@ -124,6 +128,14 @@ pub const ACCESS: &[&str] = &["allow", "deny", "read-only", "none"];
 pub const SOCKET_ACCESS: &[&str] = &["allow", "deny", "none"];
 /// The modes of a network.
 pub const MODES: &[&str] = &["limited", "full"];
+/// What `sni` may say.
+pub const SNI: &[&str] = &words::<_, { Sni::ALL.len() }>(Sni::ALL);
+/// What `forwarded` may say.
+pub const FORWARDED: &[&str] = &words::<_, { Forwarded::ALL.len() }>(Forwarded::ALL);
+/// What `limits.on_revoke` may say.
+pub const ON_REVOKE: &[&str] = &words::<_, { OnRevoke::ALL.len() }>(OnRevoke::ALL);
+/// What an upstream rule says that goes through no proxy.
+pub const DIRECT: &str = "direct";
 /// The formats of domain lists.
 pub const LIST_FORMATS: &[&str] = &["domains", "hosts", "adblock", "dnsmasq"];
 /// Why a request is denied.
@@ -144,10 +156,26 @@ pub const PATTERN: &str = r"^\s*[^\s/@]+(/[0-9]{1,3})?\s*$";
 /// Spellings of "everything" that are refused; `*` is the one that is meant.
 pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"];
 
+/// The names of a table of words.
+#[expect(clippy::indexing_slicing, reason = "evaluated when this is compiled, and not below the length")]
+const fn words<T, const N: usize>(all: &'static [(&'static str, T)]) -> [&'static str; N] {
+    let mut words = [""; N];
+    let mut at = 0;
+    while at < N {
+        words[at] = all[at].0;
+        at += 1;
+    }
+    words
+}
+
 const NAME: &str = "^.+$";
 const METHOD: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const PATH: Kind = Kind::Matches("^/");
 const UPSTREAM_URL: Kind = Kind::Matches("^(http|https|socks5|socks5h)://");
+const RULE_URL: Kind = Kind::Matches("^(direct$|(http|https|socks5|socks5h)://)");
+const NAME_SERVER: Kind = Kind::Matches(
+    r"^(https://[^\s?#]+|[0-9]+(\.[0-9]+){3}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+(%[0-9]+)?\](:[0-9]{1,5})?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+)$",
+);
 const HOOK_PATH: Kind = Kind::Matches("^(/|literal:/|pattern:.)");
 const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const TEXTS: Kind = Kind::List(&Kind::Text, 0);
@@ -236,12 +264,18 @@ pub static NETWORK: Table = Table::closed(
             .examples(&["{\"/tmp/example.sock\": \"allow\"}"]),
         Key::new("mitm", Kind::Table(&MITM), "Reading inside TLS, and hooks on what is read."),
         Key::new("upstream", Kind::Any(&[UPSTREAM_URL, Kind::Table(&UPSTREAM)]), "The proxy that connections go through."),
-        Key::new("limits", Kind::Free, "Not in this version: it is refused."),
+        Key::new("sni", Kind::Choice(SNI), "What happens when a tunnel speaks of another server than the one that it was opened for: the policy has to allow that one too, it is told to whoever observes, or nothing is looked at.")
+            .default("\"enforce\""),
+        Key::new("via", Kind::Bool, "Whether requests and responses carry `Via`.").default("true"),
+        Key::new("forwarded", Kind::Choice(FORWARDED), "Whether requests say whose they are: `pass` leaves what the client says, `strip` takes it out, the others add the client's address in that header.")
+            .default("\"pass\""),
+        Key::new("resolver", Kind::List(&NAME_SERVER, 0), "Who is asked for addresses, in this order: addresses of DNS servers, and URLs of DNS over HTTPS. Nobody: the system's resolver.")
+            .default("[]")
+            .examples(&["[\"10.0.0.53\", \"[2001:db8::53]:5353\"]", "[\"https://dns.example.com/dns-query\"]"]),
+        Key::new("limits", Kind::Table(&LIMITS), "What peers may use up."),
         Key::new("audit", Kind::Free, "Not in this version: it is refused."),
         Key::new("clients", Kind::Free, "Not in this version: it is refused."),
         Key::new("credentials", Kind::Free, "Not in this version: it is refused."),
-        Key::new("resolver", Kind::Free, "Not in this version: it is refused."),
-        Key::new("sni", Kind::Free, "Not in this version: it is refused."),
         Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
         Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
         Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
@@ -344,8 +378,46 @@ pub static UPSTREAM: Table = Table::closed(
         Key::new("url", UPSTREAM_URL, "The proxy; `socks5h` lets it look names up.").examples(&["\"http://proxy.example.com:8080\""]),
         Key::new("no_proxy", TEXTS, "Names, suffixes and networks that are connected to directly.")
             .examples(&["[\"localhost\", \".internal\", \"10.0.0.0/8\"]"]),
+        Key::new("rules", Kind::List(&Kind::Table(&UPSTREAM_RULE), 0), "Proxies for some destinations. The first rule that is for a destination counts; what none is for goes as `url` and `no_proxy` say.")
+            .examples(&["[{ \"hosts\": [\"*.corp.example\", \"10.0.0.0/8\"], \"url\": \"direct\" }]"]),
     ],
 );
+
+/// An item of `[….network.upstream] rules`.
+pub static UPSTREAM_RULE: Table = Table::closed(
+    "upstream_rule",
+    "The proxy for some destinations.",
+    &[
+        Key::new(
+            "hosts",
+            Kind::List(&Kind::Text, 1),
+            "Names, patterns, suffixes, addresses and networks, each with or without a port; `*` is all.",
+        )
+        .examples(&["[\"*.corp.example\", \"10.0.0.0/8\"]"]),
+        Key::new("url", RULE_URL, "The proxy, or `direct`.").examples(&["\"http://proxy.example.com:3128\"", "\"direct\""]),
+    ],
+)
+.required(&[&["hosts"], &["url"]]);
+
+/// `[….network.limits]`.
+pub static LIMITS: Table = Table::closed("limits", "What peers may use up: bytes, time, counts.", &LIMIT_KEYS);
+
+const ON_REVOKE_KEY: Key =
+    Key::new("on_revoke", Kind::Choice(ON_REVOKE), "What happens to open tunnels and exchanges that a new policy would not allow.")
+        .default("\"close\"");
+
+/// All limits, and `on_revoke` as the last.
+#[expect(clippy::indexing_slicing, reason = "evaluated when this is compiled, and not below the length")]
+const LIMIT_KEYS: [Key; Limits::ALL.len() + 1] = {
+    let mut keys = [ON_REVOKE_KEY; Limits::ALL.len() + 1];
+    let mut at = 0;
+    while at < Limits::ALL.len() {
+        let limit = &Limits::ALL[at];
+        keys[at] = Key::new(limit.name, Kind::Limit(limit), limit.doc);
+        at += 1;
+    }
+    keys
+};
 
 /// `[network]`.
 pub static OLDER_UPSTREAM: Table = Table::closed(
@@ -465,7 +537,7 @@ mod tests {
                 Kind::List(inner, _) | Kind::Map(_, inner) => kind_(inner, found),
                 Kind::Any(kinds) => kinds.iter().for_each(|inner| kind_(inner, found)),
                 Kind::Domains => table(&RULE, found),
-                Kind::Bool | Kind::Text | Kind::Matches(_) | Kind::Choice(_) | Kind::Integer(..) | Kind::Free => {}
+                Kind::Bool | Kind::Text | Kind::Matches(_) | Kind::Choice(_) | Kind::Integer(..) | Kind::Limit(_) | Kind::Free => {}
             }
         }
         use kind as kind_;
@@ -497,6 +569,21 @@ mod tests {
                 assert!(names.iter().all(|name| table.key(name).is_some()), "{}: {names:?}", table.name);
             }
         }
+    }
+
+    #[test]
+    fn defaults_of_settings_are_those_of_the_format() {
+        let default = policy_format::Settings::default();
+        let of = |key: Option<&'static Key>| key.and_then(|key| key.default).unwrap().trim_matches('"');
+        assert_eq!(of(NETWORK.key("sni")), default.sni.as_str());
+        assert_eq!(of(NETWORK.key("via")), default.via.to_string());
+        assert_eq!(of(NETWORK.key("forwarded")), default.forwarded.as_str());
+        assert_eq!(of(LIMITS.key("on_revoke")), default.on_revoke.as_str());
+        assert!(of(NETWORK.key("resolver")) == "[]" && default.resolver.is_empty());
+        for limit in Limits::ALL {
+            assert!(LIMITS.key(limit.name).is_some_and(|key| key.doc == limit.doc), "{}", limit.name);
+        }
+        assert_eq!(SNI, Sni::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
     #[test]
@@ -543,6 +630,8 @@ mod tests {
             (&ACTION, "[permissions.w.network.mitm.actions.a]"),
             (&INJECT, "[[permissions.w.network.mitm.actions.a.inject_request_headers]]"),
             (&UPSTREAM, "[permissions.w.network.upstream]"),
+            (&UPSTREAM_RULE, "[[permissions.w.network.upstream.rules]]"),
+            (&LIMITS, "[permissions.w.network.limits]"),
             (&OLDER_UPSTREAM, "[network]"),
             (&NETWORK_PROXY, "[network_proxy]"),
             (&OLDER_POLICY, "[network_proxy.policy]"),

@@ -35,7 +35,7 @@ pub use profiles::Selection;
 use check::{ListSummary, ShowProgress};
 use diagnostic::{Code, Diagnostic, Failure};
 use emit::Lowering;
-use policy_format::{MAX_PROFILES, Meta};
+use policy_format::{MAX_PROFILES, Meta, Settings};
 use profiles::ProcessPlaces;
 use source::{Role, SourceFile, SourceId};
 
@@ -149,17 +149,17 @@ fn policies(
         said.push((name, own.split_off(diagnostics.len())));
         checked.push(policy.map(|(policy, of_it)| {
             lists.extend(of_it);
-            let meta = policy.meta().clone();
+            let once = (policy.meta().clone(), policy.settings().clone());
             match &mut lowering {
                 Some(lowering) => lowering.add(policy),
                 None => lowering = Some(Lowering::new(policy)),
             }
-            (meta, places)
+            (once, places)
         }));
     }
     diagnostics.extend(profiles::join(said));
     // Of none may anything be wrong.
-    let checked: Vec<(Meta, ProcessPlaces)> = checked.into_iter().collect::<Option<_>>()?;
+    let checked: Vec<((Meta, Settings), ProcessPlaces)> = checked.into_iter().collect::<Option<_>>()?;
     let differences = profiles::differences(&checked);
     if !differences.is_empty() {
         diagnostics.extend(differences);

@@ -5,7 +5,9 @@
 //! profile lie under the chosen profile's table of the same layer. A weaker layer changes nothing that a stronger one says, whichever of these tables it uses.
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::schema::{ActionDoc, At, DomainEntry, HookDoc, LayerDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc, nearest_of};
+use crate::schema::{
+    ActionDoc, At, DomainEntry, HookDoc, LayerDoc, LimitsDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc, nearest_of,
+};
 use crate::source::{SourceFile, layer_of};
 use policy_format::{Access, Layer};
 use std::collections::{BTreeMap, HashMap};
@@ -327,6 +329,7 @@ pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFi
             domains: merge_domains(below.domains, above.domains, sources, diagnostics),
             unix_sockets: merge_sockets(below.unix_sockets, above.unix_sockets, sources),
             mitm: merge_mitm(below.mitm, above.mitm, sources),
+            limits: merge_limits(below.limits, above.limits, sources),
         } };
     }
     pick!(
@@ -347,7 +350,11 @@ pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFi
         credential_broker,
         dangerously_allow_plaintext_credential_injection,
         presets,
-        domain_lists
+        domain_lists,
+        sni,
+        via,
+        forwarded,
+        resolver
     )
 }
 
@@ -361,6 +368,7 @@ fn pick<T>(below: Option<At<T>>, above: Option<At<T>>, sources: &[SourceFile]) -
 fn merge_upstream(below: Option<UpstreamDoc>, above: Option<UpstreamDoc>, sources: &[SourceFile]) -> Option<UpstreamDoc> {
     let layer = |doc: &UpstreamDoc| {
         let place = doc.url.as_ref().map(|url| &url.place).or(doc.no_proxy.as_ref().map(|list| &list.place));
+        let place = place.or(doc.rules.as_ref().map(|rules| &rules.place));
         place.map_or(Layer::Project, |place| layer_of(sources, place))
     };
     let (weak, strong) = match (below, above) {
@@ -372,7 +380,18 @@ fn merge_upstream(below: Option<UpstreamDoc>, above: Option<UpstreamDoc>, source
         return Some(strong);
     }
     let url = pick(weak.url, strong.url, sources);
-    Some(UpstreamDoc { url, no_proxy: pick(weak.no_proxy, strong.no_proxy, sources), whole: false })
+    let rules = pick(weak.rules, strong.rules, sources);
+    Some(UpstreamDoc { url, no_proxy: pick(weak.no_proxy, strong.no_proxy, sources), rules, whole: false })
+}
+
+/// Limit by limit.
+fn merge_limits(below: LimitsDoc, above: LimitsDoc, sources: &[SourceFile]) -> LimitsDoc {
+    let mut values = below.values;
+    for (name, above) in above.values {
+        let held = pick(values.remove(name), Some(above), sources);
+        values.extend(held.map(|at| (name, at)));
+    }
+    LimitsDoc { values, on_revoke: pick(below.on_revoke, above.on_revoke, sources) }
 }
 
 fn merge_domains(

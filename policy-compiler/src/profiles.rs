@@ -7,7 +7,8 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge;
 use crate::schema::{LayerDoc, NetworkDoc, nearest_of};
 use policy_format::{
-    Blob, Decision, Denied, Hook, Meta, NamedBy, Network, ProfileId, Profiles, Request, Rule, RuleId, decide, decide_address, named_by,
+    Blob, Decision, Denied, Hook, Meta, NamedBy, Network, ProfileId, Profiles, Request, Rule, RuleId, Settings, decide, decide_address,
+    named_by,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -145,6 +146,12 @@ impl<'a, B: AsRef<[u8]>> Profile<'a, B> {
         meta(self.blob, self.id)
     }
 
+    /// What it says beyond its rules.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.blob.settings(self.id).cloned().unwrap_or_default()
+    }
+
     /// Its rules, in the blob's order.
     pub fn rules(&self) -> impl Iterator<Item = Rule> + use<'a, B> {
         let id = self.id;
@@ -243,7 +250,7 @@ type KeyPlace = (&'static str, fn(&NetworkDoc) -> Option<&Place>);
 /// A setting that a process has once.
 struct ProcessSetting {
     /// Its value, for people; `None` where a profile leaves it to the others.
-    value: fn(&Meta) -> Option<String>,
+    value: fn(&Meta, &Settings) -> Option<String>,
     /// The keys that say it, and where they do.
     keys: &'static [KeyPlace],
 }
@@ -253,25 +260,39 @@ macro_rules! places {
 }
 
 /// What belongs to the process. All else is of the profile that a request is decided under.
-const PROCESS: [ProcessSetting; 7] = [
-    ProcessSetting { value: |meta| Some(meta.listeners.http.to_string()), keys: places!("proxy_url": proxy_url, "http_port": http_port) },
+const PROCESS: [ProcessSetting; 9] = [
     ProcessSetting {
-        value: |meta| Some(meta.listeners.socks.map_or_else(|| "off".to_owned(), |address| address.to_string())),
+        value: |meta, _| Some(meta.listeners.http.to_string()),
+        keys: places!("proxy_url": proxy_url, "http_port": http_port),
+    },
+    ProcessSetting {
+        value: |meta, _| Some(meta.listeners.socks.map_or_else(|| "off".to_owned(), |address| address.to_string())),
         keys: places!("enable_socks5": enable_socks5, "socks_url": socks_url, "socks_port": socks_port),
     },
-    ProcessSetting { value: |meta| Some(meta.listeners.admin.to_string()), keys: places!("admin_url": admin_url) },
+    ProcessSetting { value: |meta, _| Some(meta.listeners.admin.to_string()), keys: places!("admin_url": admin_url) },
     ProcessSetting {
-        value: |meta| Some(meta.dangerously_allow_non_loopback_proxy.to_string()),
+        value: |meta, _| Some(meta.dangerously_allow_non_loopback_proxy.to_string()),
         keys: places!("dangerously_allow_non_loopback_proxy": dangerously_allow_non_loopback_proxy),
     },
     ProcessSetting {
-        value: |meta| Some(meta.dangerously_allow_non_loopback_admin.to_string()),
+        value: |meta, _| Some(meta.dangerously_allow_non_loopback_admin.to_string()),
         keys: places!("dangerously_allow_non_loopback_admin": dangerously_allow_non_loopback_admin),
     },
     // A process has one authority; a profile that names none uses it as well.
-    ProcessSetting { value: |meta| meta.mitm.ca_cert_path.clone(), keys: places!("mitm.ca_cert_path": mitm.ca_cert_path) },
-    ProcessSetting { value: |meta| meta.mitm.ca_key_path.clone(), keys: places!("mitm.ca_key_path": mitm.ca_key_path) },
+    ProcessSetting { value: |meta, _| meta.mitm.ca_cert_path.clone(), keys: places!("mitm.ca_cert_path": mitm.ca_cert_path) },
+    ProcessSetting { value: |meta, _| meta.mitm.ca_key_path.clone(), keys: places!("mitm.ca_key_path": mitm.ca_key_path) },
+    ProcessSetting {
+        value: |_, settings| Some(settings.limits.connections.to_string()),
+        keys: &[("limits.connections", |doc: &NetworkDoc| doc.limits.values.get("connections").map(|at| &at.place))],
+    },
+    // What was looked up is kept for all.
+    ProcessSetting { value: |_, settings| Some(name_servers(settings)), keys: places!("resolver": resolver) },
 ];
+
+fn name_servers(settings: &Settings) -> String {
+    let servers: Vec<String> = settings.resolver.iter().map(ToString::to_string).collect();
+    if servers.is_empty() { "the system's resolver".to_owned() } else { servers.join(", ") }
+}
 
 /// Where a profile says what belongs to the process.
 #[derive(Debug)]
@@ -290,11 +311,12 @@ impl ProcessPlaces {
 
 /// What profiles say differently although a process has it once. Each is held against the first that says anything; one whose network is off or direct opens no
 /// listener, and says nothing.
-pub(crate) fn differences(profiles: &[(Meta, ProcessPlaces)]) -> Vec<Diagnostic> {
-    let running: Vec<_> = profiles.iter().filter(|(meta, _)| meta.network == Network::Proxied).collect();
+pub(crate) fn differences(profiles: &[((Meta, Settings), ProcessPlaces)]) -> Vec<Diagnostic> {
+    let running: Vec<_> = profiles.iter().filter(|((meta, _), _)| meta.network == Network::Proxied).collect();
     let mut found = Vec::new();
     for (at, setting) in PROCESS.iter().enumerate() {
-        let mut said = running.iter().filter_map(|(meta, places)| Some((meta, (setting.value)(meta)?, places.0.get(at)?)));
+        let mut said =
+            running.iter().filter_map(|((meta, settings), places)| Some((meta, (setting.value)(meta, settings)?, places.0.get(at)?)));
         let Some((first, value, places)) = said.next() else { continue };
         for (other, different, other_places) in said.filter(|(_, other, _)| *other != value) {
             let (place, other_place) = (places.first(), other_places.first());

@@ -321,7 +321,11 @@ impl Constrain<'_> {
         let Some(demand) = demanded.allow_upstream_proxy.as_ref().filter(|demand| !demand.value) else { return };
         let named = network.upstream.as_ref().and_then(|upstream| upstream.url.as_ref());
         let remote = [&network.proxy_url, &network.socks_url].into_iter().flatten().filter(|url| crate::check::is_remote(&url.value));
-        for url in named.into_iter().chain(remote).filter(|url| !self.is_stronger(&url.place, &demand.place)).collect::<Vec<_>>() {
+        let rules = network.upstream.iter().flat_map(|upstream| &upstream.rules).flat_map(|rules| &rules.value);
+        let ruled = rules.map(|rule| &rule.url).filter(|url| url.value.trim() != keys::DIRECT);
+        for url in
+            named.into_iter().chain(remote).chain(ruled).filter(|url| !self.is_stronger(&url.place, &demand.place)).collect::<Vec<_>>()
+        {
             let message =
                 format!("the upstream proxy conflicts with the {} requirement `allow_upstream_proxy = false`", self.layer(&demand.place));
             let error = Diagnostic::error(Code::RequirementViolated, message, url.place.clone());

@@ -207,7 +207,7 @@ impl CaseReader<'_, '_> {
             }
             "expect" => {
                 let words = [("allow", true), ("deny", false)];
-                expected.allowed = self.reader.word_or(key, value, words, &EXPECTED).is_some_and(|at| at.value);
+                expected.allowed = self.reader.word_or(key, value, &words, &EXPECTED).is_some_and(|at| at.value);
             }
             "reason" => {
                 expected.reason = self.reader.word(key, value, Reason::ALL.map(|reason| (reason.as_str(), reason))).map(|at| at.value);

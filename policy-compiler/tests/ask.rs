@@ -352,7 +352,14 @@ fn inspect_shows_header_sections_settings_and_rules() {
     let said = json(&place.run(&["inspect", "--json", "policy.bin"]));
     let bytes = fs::metadata(place.path("policy.bin")).unwrap().len();
     assert_eq!((&said["bytes"], &said["rules"], &said["settings"]["mode"]), (&bytes.into(), &3.into(), &"full".into()));
-    assert_eq!(said["sections"].as_array().unwrap().len(), policy_format::SectionKind::ALL.len());
+    // It says no settings beyond its rules.
+    assert_eq!(said["sections"].as_array().unwrap().len(), policy_format::SectionKind::ALL.len() - 1);
+    assert!(!text.contains("limits."), "{text}");
+    let settings = &said["settings"];
+    assert_eq!(
+        (&settings["sni"], &settings["resolver"], &settings["limits"]["connect_timeout"]),
+        (&"enforce".into(), &serde_json::json!([]), &"15s".into())
+    );
     assert!(text.contains(said["digest"].as_str().unwrap()));
 
     let rules =

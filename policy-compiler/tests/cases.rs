@@ -17,7 +17,7 @@ mod common;
 use policy_compiler::diagnostic::{Diagnostic, Severity, render};
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
 use policy_compiler::{Options, compile};
-use policy_format::{Blob, Decision, Host, Layer, Protocol, Request, decide};
+use policy_format::{Blob, Decision, Host, Layer, Limits, Protocol, Request, decide};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::fs;
@@ -194,6 +194,14 @@ fn hook(hook: &policy_format::Hook) -> String {
 
 fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
     let meta = blob.meta();
+    let settings = blob.settings(policy_format::ProfileId::default()).unwrap();
+    let limits =
+        Limits::ALL.iter().map(|limit| (limit, settings.limits.get(limit.name).unwrap())).filter(|(limit, value)| *value != limit.default);
+    let limits: Vec<String> = limits.map(|(limit, value)| format!("{} {}", limit.name, limit.shown(value))).collect();
+    let rule = |rule: &policy_format::UpstreamRule| {
+        format!("{} to {}", rule.hosts.join(" "), rule.proxy.as_ref().map_or("direct", |proxy| &proxy.url))
+    };
+    let (rules, servers) = (settings.upstream_rules.iter().map(rule), settings.resolver.iter().map(ToString::to_string));
     let on = |on: bool| (if on { "on" } else { "off" }).to_owned();
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
     BTreeMap::from([
@@ -216,6 +224,14 @@ fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
         ("ca_cert", text(&meta.mitm.ca_cert_path)),
         ("max_body", meta.mitm.max_body_bytes.map_or_else(|| "none".into(), |bytes| bytes.to_string())),
         ("broker", on(meta.credential_broker)),
+        ("sni", settings.sni.as_str().to_owned()),
+        ("via", on(settings.via)),
+        ("forwarded", settings.forwarded.as_str().to_owned()),
+        ("resolver", servers.collect::<Vec<_>>().join(" ")),
+        ("upstream_rules", rules.collect::<Vec<_>>().join(", ")),
+        ("on_revoke", settings.on_revoke.as_str().to_owned()),
+        ("limits", limits.join(", ")),
+        ("format", format!("1.{}", blob.version().1)),
         ("plaintext", on(meta.dangerously_allow_plaintext_credential_injection)),
     ])
 }

@@ -36,7 +36,7 @@ fn differences_are_said_in_exactly_these_words() {
         assert_eq!(output.status.code(), Some(i32::from(name != "same")), "{name}");
         cases += 1;
     }
-    assert_eq!(cases, 10);
+    assert_eq!(cases, 11);
 }
 
 #[test]

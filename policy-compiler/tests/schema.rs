@@ -73,6 +73,10 @@ dangerously_allow_non_loopback_admin = false
 dangerously_allow_all_unix_sockets = false
 credential_broker = false
 dangerously_allow_plaintext_credential_injection = false
+sni = "log"
+via = false
+forwarded = "x-forwarded-for"
+resolver = ["10.0.0.53", "10.0.0.53:5353", "2001:db8::53", "[2001:db8::53]:53", "https://dns.example/dns-query"]
 presets = ["common-dependencies"]
 domain_lists = [{ path = "lists/ads.txt", format = "domains", access = "deny" }]
 
@@ -90,9 +94,15 @@ domain_lists = [{ path = "lists/ads.txt", format = "domains", access = "deny" }]
 [permissions.workspace.network.upstream]
 url = "http://proxy.corp.example:8080"
 no_proxy = ["localhost"]
+rules = [{ hosts = ["*.corp.example", "10.0.0.0/8"], url = "direct" }, { hosts = ["*"], url = "socks5h://gate.example:1080" }]
 
 [permissions.workspace.network.limits]
-anything = 1
+connections = 4096
+connect_timeout = "5s"
+idle_timeout = 600
+head_bytes = "32KiB"
+request_body_bytes = "2 GB"
+on_revoke = "keep"
 
 [permissions.workspace.network.mitm]
 mode = "auto"
@@ -209,6 +219,13 @@ fn every_key_of_the_tables_is_offered() {
     }
     assert_eq!(network["mode"]["enum"], serde_json::json!(["limited", "full"]));
     assert_eq!(network["proxy_url"]["default"], "http://127.0.0.1:3128");
+    let limits = &schema["definitions"]["limits"]["properties"];
+    for limit in policy_format::Limits::ALL {
+        assert_eq!(limits[limit.name]["description"], limit.doc);
+    }
+    assert_eq!(limits["connect_timeout"]["default"], "15s");
+    assert_eq!(limits["connections"]["default"], 16384);
+    assert_eq!(limits["on_revoke"]["enum"], serde_json::json!(["close", "keep"]));
 }
 
 /// Each alone makes a document wrong.
@@ -243,6 +260,21 @@ fn what_is_wrong_does_not_pass() {
         "unix_sockets = { \"relative.sock\" = \"allow\" }",
         "unix_sockets = { \"/tmp/x\" = \"read-only\" }",
         "upstream = { url = \"ftp://proxy.example\" }",
+        "upstream = { rules = [{ hosts = [\"*\"] }] }",
+        "upstream = { rules = [{ hosts = [\"*\"], url = \"proxy.example:80\" }] }",
+        "sni = true",
+        "sni = \"strict\"",
+        "via = \"yes\"",
+        "forwarded = \"xff\"",
+        "resolver = \"10.0.0.53\"",
+        "resolver = [\"dns.example\"]",
+        "resolver = [\"http://dns.example/dns-query\"]",
+        "limits = { conections = 5 }",
+        "limits = { connections = 0 }",
+        "limits = { connections = \"many\" }",
+        "limits = { connect_timeout = \"5 parsecs\" }",
+        "limits = { connect_timeout = 0 }",
+        "limits = { on_revoke = \"pause\" }",
         "mitm = { mode = \"never\" }",
         "mitm = { hooks = { x = { methods = [\"GET\"] } } }",
         "mitm = { actions = { x = { inject_request_headers = [{ name = \"a\" }] } } }",

@@ -16,6 +16,7 @@ use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
 use crate::settings::Settings;
+use crate::settings_record;
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -169,7 +170,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let hooked = hooked(&hooks)?;
         let first_deny = first_deny(bytes.get(layout.range(SectionKind::Terms)).unwrap_or_default());
         let listed = record_count::<RULE_LEN>(bytes.get(layout.range(SectionKind::Rules)).unwrap_or_default()).unwrap_or(0);
-        let settings = vec![Settings::default(); profiles.len()];
+        let settings = match layout.has(SectionKind::Settings) {
+            true => settings_record::read(bytes.get(layout.range(SectionKind::Settings)).unwrap_or_default(), profiles.len())?,
+            false => vec![Settings::default(); profiles.len()],
+        };
         Ok(Self { layout, trie, listed, first_deny, profiles, settings, sources, hooks, hooked, data })
     }
 

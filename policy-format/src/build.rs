@@ -13,6 +13,8 @@ use crate::pattern::{Hosts, Pattern};
 use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleKind, RuleRecord, TermsRecord};
 use crate::ruleset::{Other, RuleSet, Terms, Unnamed};
+use crate::settings::Settings;
+use crate::settings_record;
 use crate::trie_writer::{self, TermsInfo};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +59,8 @@ impl RuleInput {
 #[derive(Debug)]
 pub struct BlobBuilder {
     profiles: Vec<Meta>,
+    /// Of the profiles with these numbers; the others say nothing.
+    settings: BTreeMap<ProfileId, Settings>,
     rules: RuleSet,
     hooks: Vec<Hook>,
     /// What went wrong first; said by [`Self::build`].
@@ -99,7 +103,7 @@ impl BlobBuilder {
     /// A policy without rules, with one profile.
     #[must_use]
     pub fn new(meta: Meta) -> Self {
-        Self { profiles: vec![meta], rules: RuleSet::new(), hooks: Vec::new(), failed: None }
+        Self { profiles: vec![meta], settings: BTreeMap::new(), rules: RuleSet::new(), hooks: Vec::new(), failed: None }
     }
 
     /// Adds a profile, and says its number.
@@ -107,6 +111,12 @@ impl BlobBuilder {
         self.profiles.push(meta);
         // More than there may be are refused when the policy is written.
         ProfileId(u8::try_from(self.profiles.len() - 1).unwrap_or(u8::MAX))
+    }
+
+    /// Says what a profile says beyond its rules. Where nobody does, and where all is the default, the blob is one of format 1.0.
+    pub fn settings(&mut self, profile: ProfileId, settings: Settings) -> &mut Self {
+        self.settings.insert(profile, settings);
+        self
     }
 
     /// Adds a rule.
@@ -139,7 +149,7 @@ impl BlobBuilder {
     /// # Errors
     /// [`BuildError`] when something is more than the format can count.
     pub fn build(self) -> Result<Vec<u8>, BuildError> {
-        let Self { profiles, mut rules, hooks, failed } = self;
+        let Self { profiles, settings: mut nobodys, mut rules, hooks, failed } = self;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -148,7 +158,11 @@ impl BlobBuilder {
         if profiles.len() > 1 {
             rules.merge_profiles()?;
         }
-        Sections::new(&profiles, rules, &hooks)?.write()
+        let settings: Vec<Settings> = (0..).zip(&profiles).map(|(id, _)| nobodys.remove(&ProfileId(id)).unwrap_or_default()).collect();
+        if let Some(ProfileId(profile)) = nobodys.keys().next() {
+            return Err(BuildError::Encode(format!("there are settings of profile {profile}, and no such profile")));
+        }
+        Sections::new(&profiles, &settings, rules, &hooks)?.write()
     }
 }
 
@@ -166,7 +180,7 @@ struct Sections {
 }
 
 impl Sections {
-    fn new(profiles: &[Meta], rules: RuleSet, hooks: &[Hook]) -> Result<Self, BuildError> {
+    fn new(profiles: &[Meta], settings: &[Settings], rules: RuleSet, hooks: &[Hook]) -> Result<Self, BuildError> {
         let terms = TermsTable::new(&rules)?;
         let mut others: Vec<OtherRule<'_>> = rules
             .others()
@@ -210,7 +224,8 @@ impl Sections {
             (SectionKind::Conditions, terms.conditions),
             (SectionKind::Hooks, records(hooks)?),
         ];
-        Ok(Self { contents: contents.into_iter().map(|(kind, content)| (kind as u32, content)).collect() })
+        let settings = settings_record::write(settings)?.map(|content| (SectionKind::Settings, content));
+        Ok(Self { contents: contents.into_iter().chain(settings).map(|(kind, content)| (kind as u32, content)).collect() })
     }
 
     fn write(self) -> Result<Vec<u8>, BuildError> {
@@ -227,6 +242,8 @@ impl Sections {
             offset += content.len();
         }
         out.reserve_exact(offset - out.len());
+        // A reader of 1.0 reads what has nothing newer, and such a policy keeps its digest.
+        let minor = if self.contents.contains_key(&(SectionKind::Settings as u32)) { MINOR } else { 0 };
         let sections = count(self.contents.len(), "sections", MAX_SECTIONS as usize)?;
         // Each is given back as soon as it is copied: they may be large.
         for content in self.contents.into_values() {
@@ -236,7 +253,7 @@ impl Sections {
         let mut head = Vec::with_capacity(HEADER_LEN);
         head.extend(MAGIC);
         head.extend(MAJOR.to_le_bytes());
-        head.extend(MINOR.to_le_bytes());
+        head.extend(minor.to_le_bytes());
         head.extend(sections.to_le_bytes());
         head.extend((out.len() as u64).to_le_bytes());
         for (to, from) in out.iter_mut().zip(head) {

@@ -59,4 +59,12 @@ pub enum FormatError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A setting that this reader does not know, or whose value it does not know.
+    #[error("the setting `{}` {what}: the policy needs a newer one; update netproxy-dp", .key.escape_debug())]
+    Setting {
+        /// Its key, as users type it below the network table.
+        key: String,
+        /// What is wrong.
+        what: &'static str,
+    },
 }

@@ -8,8 +8,8 @@ use std::ops::Range;
 pub const MAGIC: [u8; 8] = *b"\x89NPB\r\n\x1a\n";
 /// Major version: a reader reads its own only.
 pub const MAJOR: u16 = 1;
-/// Minor version that this crate writes. A reader accepts every minor version of its major.
-pub const MINOR: u16 = 0;
+/// Newest minor version that this crate writes; a blob that needs nothing newer says 0. A reader accepts every minor version of its major.
+pub const MINOR: u16 = 1;
 
 /// Bytes in the header.
 pub const HEADER_LEN: usize = 64;
@@ -65,11 +65,13 @@ pub enum SectionKind {
     Conditions = 15,
     /// Hooks, as postcard.
     Hooks = 16,
+    /// What profiles say beyond their rules, as postcard. Only where one says anything; since 1.1.
+    Settings = 17,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Trie,
         Self::Records,
@@ -86,12 +88,19 @@ impl SectionKind {
         Self::Sources,
         Self::Conditions,
         Self::Hooks,
+        Self::Settings,
     ];
 
     /// Position in [`Self::ALL`].
     #[must_use]
     pub fn index(self) -> usize {
         self as usize - 1
+    }
+
+    /// Whether a blob may be without it.
+    #[must_use]
+    pub fn may_be_missing(self) -> bool {
+        self == Self::Settings
     }
 
     fn from_number(number: u32) -> Option<Self> {
@@ -118,6 +127,7 @@ impl std::fmt::Display for SectionKind {
             Self::Sources => "sources",
             Self::Conditions => "conditions",
             Self::Hooks => "hooks",
+            Self::Settings => "settings",
         })
     }
 }
@@ -147,6 +157,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Whether the blob has a section: only those that may be missing can be.
+    pub(crate) fn has(&self, kind: SectionKind) -> bool {
+        self.range(kind).start != 0
+    }
+
     pub(crate) fn range(&self, kind: SectionKind) -> Range<usize> {
         let (start, end) = self.sections.get(kind.index()).copied().unwrap_or((0, 0));
         start..end
@@ -216,7 +231,11 @@ fn read_table(data: &[u8], count: u32, content: usize, minor: u16) -> Result<[(u
     }
     let mut found = [(0, 0); SectionKind::ALL.len()];
     for (kind, (slot, section)) in SectionKind::ALL.into_iter().zip(found.iter_mut().zip(sections)) {
-        *slot = section.ok_or(FormatError::SectionCount(kind))?;
+        *slot = match section {
+            Some(section) => section,
+            None if kind.may_be_missing() => continue,
+            None => return Err(FormatError::SectionCount(kind)),
+        };
     }
     Ok(found)
 }

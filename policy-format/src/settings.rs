@@ -83,6 +83,12 @@ macro_rules! named {
             /// All of them, with the names that users type and read.
             pub const ALL: &'static [(&'static str, Self)] = &[$(($name, Self::$variant)),+];
 
+            /// The one of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, found)| *found)
+            }
+
             /// The name that users type and read.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -109,6 +115,17 @@ pub enum NameServer {
     Https(String),
 }
 
+impl NameServer {
+    /// Reads what is shown of one: an address with a port, or an `https://` URL, of which no more is looked at.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        match text.starts_with("https://") {
+            true => Some(Self::Https(text.to_owned())),
+            false => text.parse().ok().map(Self::Dns),
+        }
+    }
+}
+
 impl fmt::Display for NameServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,7 +140,7 @@ impl fmt::Display for NameServer {
 pub struct UpstreamRule {
     /// Destinations, as in [`Upstream::no_proxy`]: names, suffixes, addresses and networks, each with or without a port; `*` is all.
     pub hosts: Vec<String>,
-    /// The proxy; `None` is a direct connection.
+    /// The proxy, which no destination of these goes around (its `no_proxy` is empty); `None` is a direct connection.
     pub proxy: Option<Upstream>,
 }
 
@@ -301,7 +318,9 @@ impl Limit {
         }
     }
 
-    fn expected(&self) -> &'static str {
+    /// What its value is, in words.
+    #[must_use]
+    pub fn expected(&self) -> &'static str {
         match self.kind {
             LimitKind::Count => "a number",
             LimitKind::Bytes => "a number of bytes, such as `65536` or `64KiB`",
@@ -309,7 +328,9 @@ impl Limit {
         }
     }
 
-    fn units(&self) -> &'static [(&'static str, u64)] {
+    /// The units that may stand behind its value, and how much each is.
+    #[must_use]
+    pub fn units(&self) -> &'static [(&'static str, u64)] {
         match self.kind {
             LimitKind::Count => &[("", 1)],
             LimitKind::Bytes => &[

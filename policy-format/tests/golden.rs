@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Hook, Host, InjectedHeader, Layer, Listeners, Meta, Mitm, MitmMode, Mode, Network, Pattern,
-    PortRange, ProfileId, Profiles, Protocol, Request, Rule, RuleInput, Secret, Source, UnixSockets, Upstream, decide,
+    Access, Blob, BlobBuilder, Decision, Forwarded, Hook, Host, InjectedHeader, Layer, Listeners, Meta, Mitm, MitmMode, Mode, NameServer,
+    Network, OnRevoke, Pattern, PortRange, ProfileId, Profiles, Protocol, Request, Rule, RuleInput, Secret, Settings, Sni, Source,
+    UnixSockets, Upstream, UpstreamRule, decide,
 };
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folder whose blobs are what the writer writes today. A writer that writes other bytes on purpose gets a new one, and the old ones stay as they are.
-const WRITTEN: &str = "v1.0";
+/// The folders whose blobs are what the writer writes today: 1.1 for what 1.0 cannot say. A writer that writes other bytes on purpose gets a new one, and the old ones
+/// stay as they are.
+const WRITTEN: [&str; 2] = ["v1.0", "v1.1"];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -21,6 +24,7 @@ fn golden() -> PathBuf {
 #[derive(Default)]
 struct Input {
     profiles: Vec<Meta>,
+    settings: BTreeMap<u8, Settings>,
     hooks: Vec<Hook>,
     rules: Vec<RuleInput>,
     asked: Vec<String>,
@@ -96,6 +100,29 @@ fn meta(name: &str, keys: &Keys<'_>) -> Meta {
     }
 }
 
+/// What a line says that is not the default.
+fn settings(keys: &Keys<'_>) -> Settings {
+    let mut settings = Settings::default();
+    for (key, value) in &keys.0 {
+        let list = || value.split(',').map(str::to_owned);
+        match *key {
+            "sni" => settings.sni = Sni::named(value).unwrap(),
+            "via" => settings.via = *value == "true",
+            "forwarded" => settings.forwarded = Forwarded::named(value).unwrap(),
+            "resolver" => settings.resolver = list().map(|server| NameServer::read(&server).unwrap()).collect(),
+            "on_revoke" => settings.on_revoke = OnRevoke::named(value).unwrap(),
+            "through" => {
+                let (url, hosts) = value.split_once('=').unwrap();
+                let hosts = hosts.split(',').map(str::to_owned).collect();
+                let proxy = (url != "direct").then(|| Upstream { url: url.to_owned(), no_proxy: Vec::new() });
+                settings.upstream_rules.push(UpstreamRule { hosts, proxy });
+            }
+            name => settings.limits.apply(&[format!("{name}={value}").parse().unwrap_or_else(|error| panic!("{name}: {error}"))]),
+        }
+    }
+    settings
+}
+
 fn hook(name: &str, keys: &Keys<'_>, source: Source, line: u32) -> Hook {
     let fields = |key: &str| {
         let field = |text: &str| {
@@ -146,6 +173,10 @@ impl Input {
             match words[..] {
                 [] | ["#", ..] => {}
                 ["profile", name, ref keys @ ..] => input.profiles.push(meta(name, &Keys::of(keys))),
+                ["settings", ref keys @ ..] => {
+                    let profile = u8::try_from(input.profiles.len()).unwrap().checked_sub(1).unwrap();
+                    assert!(input.settings.insert(profile, settings(&Keys::of(keys))).is_none(), "{}:{line}: {text}", path.display());
+                }
                 ["source", layer, label] => {
                     let layer = [Layer::Mdm, Layer::Managed, Layer::Cli, Layer::User, Layer::Project]
                         .into_iter()
@@ -173,6 +204,9 @@ impl Input {
         let mut builder = BlobBuilder::new(profiles.next().unwrap());
         for meta in profiles {
             builder.profile(meta);
+        }
+        for (profile, settings) in &self.settings {
+            builder.settings(ProfileId(*profile), settings.clone());
         }
         for rule in &self.rules {
             builder.rule(rule.clone());
@@ -247,6 +281,11 @@ fn inputs() -> Vec<PathBuf> {
     inputs
 }
 
+/// Those of the folders that are written today.
+fn written() -> impl Iterator<Item = PathBuf> {
+    inputs().into_iter().filter(|path| path.parent().is_some_and(|folder| WRITTEN.iter().any(|name| folder.ends_with(name))))
+}
+
 #[test]
 fn every_blob_that_was_ever_written_says_what_it_said() {
     let inputs = inputs();
@@ -261,13 +300,17 @@ fn every_blob_that_was_ever_written_says_what_it_said() {
             assert_eq!(said, expected, "{}, line {line} of what is expected", path.display());
         }
         assert_eq!(said.lines().count(), expected.lines().count(), "{}", path.display());
+        for (id, _) in (0..).zip(&input.profiles) {
+            let settings = input.settings.get(&id).cloned().unwrap_or_default();
+            assert_eq!(blob.settings(ProfileId(id)), Some(&settings), "{}, profile {id}", path.display());
+        }
         assert_eq!((blob.profiles(), blob.hooks()), (&input.profiles[..], &input.hooks[..]), "{}", path.display());
     }
 }
 
 #[test]
 fn the_writer_writes_what_it_wrote() {
-    for path in inputs().into_iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with(WRITTEN))) {
+    for path in written() {
         let (built, kept) = (Input::read(&path).build(), fs::read(path.with_extension("bin")).unwrap());
         let differs = built.iter().zip(&kept).position(|(built, kept)| built != kept);
         assert!(
@@ -281,23 +324,25 @@ fn the_writer_writes_what_it_wrote() {
     }
 }
 
-/// The fuzzers begin with a blob that has something in every section.
+/// The fuzzers begin with a blob that has something in every section of 1.0, and one with settings.
 #[test]
-fn the_seed_of_the_fuzzers_is_a_blob_of_today() {
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/blob/sample");
-    let everything = golden().join(WRITTEN).join("everything.bin");
-    assert!(
-        fs::read(sample).unwrap() == fs::read(&everything).unwrap(),
-        "fuzz/seeds/blob/sample is a copy of {}: copy it again",
-        everything.display()
-    );
+fn the_seeds_of_the_fuzzers_are_blobs_of_today() {
+    for (seed, blob) in [("sample", "v1.0/everything.bin"), ("settings", "v1.1/settings.bin")] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/blob").join(seed);
+        let blob = golden().join(blob);
+        assert!(
+            fs::read(file).unwrap() == fs::read(&blob).unwrap(),
+            "fuzz/seeds/blob/{seed} is a copy of {}: copy it again",
+            blob.display()
+        );
+    }
 }
 
 /// Writes what is not there yet; a file that is there stays as it is.
 #[test]
 #[ignore = "writes files: for a new folder, or a new blob in the present one"]
 fn write_golden_blobs_that_are_missing() {
-    for path in inputs().into_iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with(WRITTEN))) {
+    for path in written() {
         let input = Input::read(&path);
         let bytes = input.build();
         for (extension, content) in [("bin", bytes.clone()), ("expected", said(&Blob::open(bytes).unwrap(), &input.asked).into_bytes())] {

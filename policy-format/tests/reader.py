@@ -1,11 +1,12 @@
 """A reader of policy blobs, written from docs/format.md alone: Python 3 and its standard library.
 
     reader.py policy.bin < questions        a question is a line: profile, port, host (normalised)
+    reader.py policy.bin settings           what each profile says that is not the default: profile, key and value (as JSON), tabs between them
 
 Answers each with access, pattern and place of the closest deny or else the closest allow, tabs between them, and whether that has conditions; or with `none`.
 It decides by hosts, ports and profiles. It checks neither the structure nor the digest: BLAKE3 is not in the standard library.
 """
-import functools, ipaddress, re, struct, sys
+import functools, ipaddress, json, re, struct, sys
 
 WORD, LAYERS, ACCESS = 2**64 - 1, ["mdm", "managed", "cli", "user", "project"], ["allow", "read-only", "deny"]
 CODES = {byte & 0x1F | (byte & 0x40) >> 1: chr(byte) for byte in b"abcdefghijklmnopqrstuvwxyz0123456789-._"}
@@ -41,10 +42,10 @@ class Blob:
             raise ValueError(f"no policy blob, or cut, or of format {major}.{minor}")
         sections, floor = {}, 64 + 32 * count
         for kind, flags, start, size, zero in struct.iter_unpack("<IIQQQ", data[64:floor]):
-            if start % 64 or start < floor or start + size > length - signatures or zero or flags > 1 or kind in sections or flags and kind > 16:
+            if start % 64 or start < floor or start + size > length - signatures or zero or flags > 1 or kind in sections or flags and kind > 17:
                 raise ValueError(f"section {kind}: its entry, or a required one of format {major}.{minor}")
             sections[kind], floor = data[start : start + size], start + size
-        contents = [sections[kind] for kind in range(1, 17)]
+        contents, settings = [sections[kind] for kind in range(1, 17)], sections.get(17)
         _, trie, self.records, self.suffixes, rules, terms, ports, v4, v6, _, networks, self.globs, _, sources, _, _ = contents
         *self.key, self.homes, _, self.probe, self.terms_len, self.line_len, self.single = struct.unpack_from("<4QIIBBBB", trie)
         self.depths, self.groups = number(trie, 48, 16), trie[64:]
@@ -57,6 +58,32 @@ class Blob:
             layer, (size, start) = LAYERS[sources[at]], varint(sources, at + 1)
             at = start + size
             self.sources.append(f"{layer} {sources[start:at].decode()}")
+
+        (count, at), self.settings = varint(settings or b"\0", 0), []
+        for _ in range(count):
+            pairs, at = self.pairs(settings, at)
+            self.settings.append(pairs)
+
+    def pairs(self, data, at):
+        (count, at), pairs = varint(data, at), {}
+        for _ in range(count):
+            size, start = varint(data, at)
+            pairs[data[start : start + size].decode()], at = self.value(data, start + size)
+        return pairs, at
+
+    def value(self, data, at):
+        kind, (count, start) = data[at], varint(data, at + 1)
+        if kind == 2:
+            return data[start : start + count].decode(), start + count
+        if kind == 4:
+            return self.pairs(data, at + 1)
+        if kind == 3:
+            values = []
+            for _ in range(count):
+                value, start = self.value(data, start)
+                values.append(value)
+            return values, start
+        return (count == 1, count)[kind], start
 
     def hash(self, text, base):
         """Of a text whose last two labels begin at `base`."""
@@ -142,5 +169,9 @@ class Blob:
 
 if __name__ == "__main__":
     blob = Blob(open(sys.argv[1], "rb").read())
+    if sys.argv[2:] == ["settings"]:
+        said = [(profile, *pair) for profile, pairs in enumerate(blob.settings) for pair in pairs.items()]
+        print("".join(f"{profile}\t{key}\t{json.dumps(value)}\n" for profile, key, value in said), end="")
+        sys.exit()
     for profile, port, host in map(str.split, sys.stdin):
         print(blob.closest(int(profile), int(port), host))

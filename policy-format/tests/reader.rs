@@ -4,8 +4,8 @@
 
 use policy_format::net::is_metadata_address;
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Host, Layer, Meta, Pattern, PortRange, ProfileId, Profiles, Protocol, Reason, Request, RuleInput,
-    RuleKind, Source, decide,
+    Access, Blob, BlobBuilder, Decision, Host, Layer, Limits, Meta, Pattern, PortRange, ProfileId, Profiles, Protocol, Reason, Request,
+    RuleInput, RuleKind, Settings, Source, decide,
 };
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -242,5 +242,51 @@ fn kind_of(pattern: &str) -> RuleKind {
         (_, 0) => RuleKind::Exact,
         (_, 1) => RuleKind::Subdomains,
         _ => RuleKind::ApexAndSubdomains,
+    }
+}
+
+/// What a value is in JSON; texts here have nothing to escape.
+fn json(texts: impl IntoIterator<Item = String>) -> String {
+    format!("[{}]", texts.into_iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", "))
+}
+
+/// What profiles say that is not the default, as the reader in Python tells it: by key.
+fn said(blob: &Blob<Vec<u8>>) -> Vec<String> {
+    let (default, mut lines) = (Settings::default(), Vec::new());
+    for (id, _) in (0..).zip(blob.profiles()) {
+        let settings = blob.settings(ProfileId(id)).unwrap();
+        let rules = settings.upstream_rules.iter().map(|rule| {
+            let url = rule.proxy.as_ref().map_or("direct", |proxy| &proxy.url);
+            format!("{{\"hosts\": {}, \"url\": \"{url}\"}}", json(rule.hosts.clone()))
+        });
+        let mut own = vec![
+            ("forwarded".to_owned(), format!("\"{}\"", settings.forwarded.as_str()), settings.forwarded == default.forwarded),
+            ("limits.on_revoke".to_owned(), format!("\"{}\"", settings.on_revoke.as_str()), settings.on_revoke == default.on_revoke),
+            ("resolver".to_owned(), json(settings.resolver.iter().map(ToString::to_string)), settings.resolver.is_empty()),
+            ("sni".to_owned(), format!("\"{}\"", settings.sni.as_str()), settings.sni == default.sni),
+            ("upstream.rules".to_owned(), format!("[{}]", rules.collect::<Vec<_>>().join(", ")), settings.upstream_rules.is_empty()),
+            ("via".to_owned(), settings.via.to_string(), settings.via == default.via),
+        ];
+        own.extend(Limits::ALL.iter().map(|limit| {
+            let value = settings.limits.get(limit.name).unwrap();
+            (format!("limits.{}", limit.name), value.to_string(), value == limit.default)
+        }));
+        own.sort();
+        lines.extend(own.into_iter().filter(|(.., silent)| !silent).map(|(key, value, _)| format!("{id}\t{key}\t{value}")));
+    }
+    lines
+}
+
+#[test]
+fn that_reader_reads_settings_as_this_one_does() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/");
+    for (file, at_least) in [("v1.1/settings.bin", 33), ("v1.0/everything.bin", 0)] {
+        let file = format!("{golden}{file}");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader.py");
+        let output = Command::new("python3").args(["-B", script, &file, "settings"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let read: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(read, said(&Blob::open(fs::read(&file).unwrap()).unwrap()), "{file}");
+        assert!(read.len() >= at_least, "{read:?}");
     }
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
-use policy_format::{Blob, FormatError, Host, ProfileId, Protocol, Request, SectionKind, decide, named_by, reseal};
+use policy_format::{
+    Blob, BlobBuilder, FormatError, Host, Meta, ProfileId, Protocol, Request, SectionKind, Settings, Sni, decide, named_by, reseal,
+};
 
 /// Something in every section but the index of IPv4 ranges (`tests/golden/README.md`).
 const EVERYTHING: &[u8] = include_bytes!("../../tests/golden/v1.0/everything.bin");
@@ -117,13 +119,88 @@ fn newer_minor_versions_are_read_and_other_majors_refused() {
         let mut blob = EVERYTHING.to_vec();
         blob[8] = major;
         let words = format!(
-            "blob format {major}.0 cannot be read by this program, which reads 1.0 to 1.0: compile the policy again with the matching netpolicy"
+            "blob format {major}.0 cannot be read by this program, which reads 1.0 to 1.1: compile the policy again with the matching netpolicy"
         );
         // Whether or not its digest, or anything else, is right.
         assert_eq!(refused(blob.clone()), words);
         reseal(&mut blob);
         assert_eq!(refused(blob), words);
     }
+}
+
+/// Settings of four profiles, the second and third of which say everything (`tests/golden/v1.1/settings.rules`).
+const SETTINGS: &[u8] = include_bytes!("../../tests/golden/v1.1/settings.bin");
+
+#[test]
+fn only_a_policy_that_says_settings_is_of_a_newer_minor_version() {
+    let built = |settings: Option<Settings>| {
+        let mut builder = BlobBuilder::new(Meta::default());
+        if let Some(settings) = settings {
+            builder.settings(ProfileId(0), settings);
+        }
+        Blob::open(builder.build().unwrap()).unwrap()
+    };
+    let (silent, default) = (built(None), built(Some(Settings::default())));
+    assert_eq!((silent.version(), silent.digest()), ((1, 0), default.digest()), "what is the default is not said");
+    assert_eq!(silent.settings(ProfileId(0)), Some(&Settings::default()));
+    let said = built(Some(Settings { sni: Sni::Off, ..Settings::default() }));
+    assert_eq!((said.version(), said.settings(ProfileId(0)).unwrap().sni), ((1, 1), Sni::Off));
+    assert_eq!(said.settings(ProfileId(1)), None);
+    let kinds: Vec<u32> = sections(said.as_bytes()).into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, (1..=17).collect::<Vec<_>>());
+    // Who reads 1.0 only does not pass over it.
+    assert_eq!(said.as_bytes()[TABLE + ENTRY * 16 + 4], 1, "required");
+    let mut of_nobody = BlobBuilder::new(Meta::default());
+    of_nobody.settings(ProfileId(1), Settings::default());
+    assert!(of_nobody.build().unwrap_err().to_string().contains("settings of profile 1, and no such profile"));
+}
+
+#[test]
+fn a_section_of_settings_is_read_whatever_the_minor_version_and_must_be_right() {
+    let plain = Blob::open(SETTINGS).unwrap();
+    let mut older = SETTINGS.to_vec();
+    older[10] = 0;
+    reseal(&mut older);
+    assert_eq!(Blob::open(older).unwrap().settings(ProfileId(1)), plain.settings(ProfileId(1)));
+    // Sixteen bytes of text, and one more: not settings.
+    assert!(refused(with_section(17, 1)).starts_with("section `settings` is wrong at byte "));
+    // Without content it does not say that everything is the default.
+    let mut empty = SETTINGS.to_vec();
+    set(&mut empty, TABLE + ENTRY * 16 + 16, 0);
+    reseal(&mut empty);
+    assert_eq!(refused(empty), "section `settings` is wrong at byte 0 (it is cut): the file is damaged; compile it again");
+    let mut twice = SETTINGS.to_vec();
+    twice[TABLE + ENTRY * 15] = 17;
+    reseal(&mut twice);
+    assert_eq!(refused(twice), FormatError::SectionCount(SectionKind::Settings).to_string());
+    // A key that this version does not know.
+    let mut newer = SETTINGS.to_vec();
+    let (_, range) = sections(SETTINGS).pop().unwrap();
+    let at = range.start + newer[range.clone()].windows(4).position(|bytes| bytes == b"\x03sni").unwrap();
+    newer[at + 3] = b'x';
+    reseal(&mut newer);
+    assert_eq!(refused(newer), "the setting `snx` is unknown to this program: the policy needs a newer one; update netproxy-dp");
+}
+
+#[test]
+fn behind_the_digest_every_changed_byte_of_settings_is_refused_or_another_value() {
+    let plain = Blob::open(SETTINGS).unwrap();
+    let (_, range) = sections(SETTINGS).pop().unwrap();
+    let (mut blob, mut opened) = (SETTINGS.to_vec(), 0);
+    for at in range {
+        let good = blob[at];
+        for bad in [0, 0xff, good.wrapping_add(1), good ^ 0x10, good ^ 0x80] {
+            blob[at] = bad;
+            reseal(&mut blob);
+            if let Ok(changed) = Blob::open(blob.as_slice()) {
+                let all = |blob: &Blob<&[u8]>| (0..4).map(|id| blob.settings(ProfileId(id)).cloned()).collect::<Vec<_>>();
+                assert!(bad == good || all(&changed) != all(&plain), "byte {at} is {bad:#x}");
+                opened += usize::from(bad != good);
+            }
+        }
+        blob[at] = good;
+    }
+    assert!(opened > 20, "texts and numbers may be others: {opened}");
 }
 
 #[test]
@@ -251,7 +328,7 @@ fn every_changed_byte_is_refused() {
 #[test]
 fn behind_the_digest_every_changed_byte_is_refused_or_harmless() {
     let (mut blob, hosts) = (EVERYTHING.to_vec(), hosts());
-    let mut opened = [0; 17];
+    let mut opened = [0; 18];
     for (kind, range) in std::iter::once((0, 0..TABLE + ENTRY * 16)).chain(sections(EVERYTHING)) {
         let (start, small) = (range.start, range.len() < 100);
         for at in range {

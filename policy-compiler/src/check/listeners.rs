@@ -1,7 +1,7 @@
 //! Where to listen, and the proxy that connections go through.
 
 use super::or;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{At, NetworkDoc};
 use crate::source::{SourceFile, layer_of};
 use policy_format::{Host, Layer, Listeners, UnixSockets, Upstream};
@@ -41,14 +41,14 @@ pub(crate) fn is_remote(url: &str) -> bool {
 }
 
 /// `user:password@host:port`, of which only the host must be there.
-struct Authority<'a> {
-    userinfo: Option<&'a str>,
-    host: &'a str,
-    port: Option<u16>,
+pub(crate) struct Authority<'a> {
+    pub(crate) userinfo: Option<&'a str>,
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
 }
 
 /// `None` when there is a path, or the port is none.
-fn split_authority(rest: &str) -> Option<Authority<'_>> {
+pub(crate) fn split_authority(rest: &str) -> Option<Authority<'_>> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (userinfo, rest) = match rest.rsplit_once('@') {
         Some((userinfo, rest)) => (Some(userinfo), rest),
@@ -198,11 +198,7 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
         }
         return None;
     };
-    if let Some(allow) = network.allow_upstream_proxy.as_ref().filter(|allow| !allow.value) {
-        let message = "an upstream proxy is named, and `allow_upstream_proxy` is false";
-        let error = Diagnostic::error(Code::InvalidValue, message, url.place.clone()).and(allow.place.clone(), "switched off here");
-        diagnostics.push(error.with_help("remove one of them: connections either go through the proxy or do not"));
-    }
+    diagnostics.extend(switched_off(network, &url.place));
     // What an administrator sends through a proxy, nobody below takes out of it.
     let owner = layer_of(sources, &url.place);
     let no_proxy = match no_proxy.filter(|list| !list.value.is_empty()) {
@@ -212,15 +208,11 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
             diagnostics.push(warning.with_help("remove it: it has no effect here"));
             Vec::new()
         }
-        list => list.map(|list| no_proxy_entries(list, diagnostics)).unwrap_or_default(),
+        list => list.map(|list| destinations("no_proxy", list, diagnostics)).unwrap_or_default(),
     };
     match check_upstream(&url.value) {
         Ok(has_credentials) => {
-            if has_credentials {
-                let message = "the upstream proxy's password stands in a file, and in the compiled policy";
-                let help = "whoever can read the file or the policy can read it; a proxy that asks for no password, or one on this machine that adds it, keeps it out";
-                diagnostics.push(Diagnostic::warning(Code::Credentials, message, url.place.clone()).with_help(help));
-            }
+            diagnostics.extend(has_credentials.then(|| password_in_file(url.place.clone())));
             Some(Upstream { url: url.value, no_proxy })
         }
         Err(why) => {
@@ -229,6 +221,20 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
             None
         }
     }
+}
+
+/// A proxy that is named although none may be used.
+pub(super) fn switched_off(network: &NetworkDoc, url: &Place) -> Option<Diagnostic> {
+    let allow = network.allow_upstream_proxy.as_ref().filter(|allow| !allow.value)?;
+    let message = "an upstream proxy is named, and `allow_upstream_proxy` is false";
+    let error = Diagnostic::error(Code::InvalidValue, message, url.clone()).and(allow.place.clone(), "switched off here");
+    Some(error.with_help("remove one of them: connections either go through the proxy or do not"))
+}
+
+pub(super) fn password_in_file(url: Place) -> Diagnostic {
+    let message = "the upstream proxy's password stands in a file, and in the compiled policy";
+    let help = "whoever can read the file or the policy can read it; a proxy that asks for no password, or one on this machine that adds it, keeps it out";
+    Diagnostic::warning(Code::Credentials, message, url).with_help(help)
 }
 
 /// In `socks_url` the scheme was always `http`, although SOCKS5 was spoken.
@@ -242,7 +248,7 @@ fn as_upstream(key: &str, url: &str) -> String {
 }
 
 /// Whether the URL has a user or a password in it.
-fn check_upstream(url: &str) -> Result<bool, &'static str> {
+pub(super) fn check_upstream(url: &str) -> Result<bool, &'static str> {
     let (scheme, rest) = url.trim().split_once("://").ok_or("it has no scheme")?;
     if !matches!(scheme, "http" | "https" | "socks5" | "socks5h") {
         return Err("the scheme is none of a proxy");
@@ -256,7 +262,7 @@ fn check_upstream(url: &str) -> Result<bool, &'static str> {
 }
 
 /// Names, suffixes, addresses and networks, each with or without a port; `*` is everything.
-fn no_proxy_entries(list: &At<Vec<At<String>>>, diagnostics: &mut Vec<Diagnostic>) -> Vec<String> {
+pub(super) fn destinations(key: &str, list: &At<Vec<At<String>>>, diagnostics: &mut Vec<Diagnostic>) -> Vec<String> {
     let mut kept = Vec::new();
     for entry in &list.value {
         let text = entry.value.trim();
@@ -264,7 +270,7 @@ fn no_proxy_entries(list: &At<Vec<At<String>>>, diagnostics: &mut Vec<Diagnostic
         match policy_format::Pattern::parse(name) {
             Ok(_) => kept.push(text.to_ascii_lowercase()),
             Err(error) => {
-                let message = format!("`{}` is no entry of `no_proxy`: {error}", text.escape_debug());
+                let message = format!("`{}` is no entry of `{key}`: {error}", text.escape_debug());
                 let error = Diagnostic::error(Code::InvalidValue, message, entry.place.clone());
                 diagnostics.push(error.with_help("write a name, a suffix such as \".example.com\", an address or a network"));
             }

@@ -6,8 +6,9 @@ mod listeners;
 mod lists;
 mod mitm;
 mod rules;
+mod settings;
 
-pub(crate) use listeners::{is_remote, listening_port};
+pub(crate) use listeners::{is_remote, listening_port, split_authority};
 pub use lists::{ListSummary, ShowProgress};
 
 use crate::diagnostic::{Code, Diagnostic, Place, Severity};
@@ -30,6 +31,7 @@ pub fn check(
     let lines = Lines::new(sources);
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
+    let settings = settings::check(&network, &merged, sources, diagnostics);
     let state = state(&network, &merged, sources, diagnostics);
     let refused = |place: &Place| {
         let about = |diagnostic: &&Diagnostic| diagnostic.code == Code::RequirementViolated;
@@ -77,7 +79,7 @@ pub fn check(
             .push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()).with_help("set `credential_broker = true`, or remove it"));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    (!failed).then(|| (Policy::new(meta, rules, listed, hooks), lists))
+    (!failed).then(|| (Policy::new(meta, settings, rules, listed, hooks), lists))
 }
 
 fn or(value: &Option<At<bool>>, default: bool) -> bool {

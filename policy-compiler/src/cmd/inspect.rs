@@ -5,8 +5,11 @@ use crate::cli::Inspect;
 use policy_compiler::Layer;
 use policy_compiler::decompile::{decompile, decompile_profile};
 use policy_compiler::explain::describe;
+use policy_compiler::keys::DIRECT;
 use policy_compiler::profiles::{Profile, choose, names};
-use policy_format::{Blob, HEADER_LEN, Hook, Meta, ProfileId, Profiles, Rule, SectionKind};
+use policy_format::{
+    Blob, HEADER_LEN, Hook, Limit, Limits, Meta, ProfileId, Profiles, Rule, SectionKind, Settings, Upstream, UpstreamRule,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -42,7 +45,7 @@ pub(crate) fn run(arguments: Inspect) -> ExitCode {
 
 type Policy = Blob<Vec<u8>>;
 
-fn settings(meta: &Meta) -> Vec<(&'static str, Value)> {
+fn settings(meta: &Meta, settings: &Settings) -> Vec<(&'static str, Value)> {
     let listeners = &meta.listeners;
     let mitm = &meta.mitm;
     vec![
@@ -69,7 +72,23 @@ fn settings(meta: &Meta) -> Vec<(&'static str, Value)> {
         ("mitm_max_body_bytes", mitm.max_body_bytes.into()),
         ("credential_broker", meta.credential_broker.into()),
         ("dangerously_allow_plaintext_credential_injection", meta.dangerously_allow_plaintext_credential_injection.into()),
+        ("sni", settings.sni.as_str().into()),
+        ("via", settings.via.into()),
+        ("forwarded", settings.forwarded.as_str().into()),
+        ("resolver", settings.resolver.iter().map(ToString::to_string).collect::<Vec<_>>().into()),
+        ("upstream_rules", settings.upstream_rules.iter().map(rule_of_upstream).collect::<Vec<_>>().into()),
+        ("on_revoke", settings.on_revoke.as_str().into()),
     ]
+}
+
+fn rule_of_upstream(rule: &UpstreamRule) -> Value {
+    json!({ "hosts": rule.hosts, "url": rule.proxy.as_ref().map_or_else(|| DIRECT.to_owned(), Upstream::shown) })
+}
+
+/// The limits of a profile, as they may be written, with their defaults.
+fn limits(settings: &Settings) -> Vec<(&'static Limit, String, bool)> {
+    let values = Limits::ALL.iter().filter_map(|limit| Some((limit, settings.limits.get(limit.name)?)));
+    values.map(|(limit, value)| (limit, limit.shown(value), value == limit.default)).collect()
 }
 
 /// What is shown of a policy: all of it, or one profile.
@@ -139,13 +158,19 @@ impl Shown<'_> {
     /// The settings of a profile, and how many rules it has.
     fn profile_json(&self, id: ProfileId) -> Value {
         let profile = Profile::new(self.policy, id);
-        json!({ "settings": settings_json(profile.meta()), "rules": profile.rule_count() })
+        json!({ "settings": settings_json(profile), "rules": profile.rule_count() })
+    }
+
+    /// The sections that the policy has.
+    fn sections(&self) -> impl Iterator<Item = SectionKind> {
+        SectionKind::ALL.into_iter().filter(|kind| !kind.may_be_missing() || !self.policy.section(*kind).is_empty())
     }
 
     fn summary_json(&self) -> Value {
         let policy = self.policy;
         let (major, minor) = policy.version();
-        let sections = SectionKind::ALL.map(|kind| json!({ "section": kind.to_string(), "bytes": policy.section(kind).len() }));
+        let sections: Vec<Value> =
+            self.sections().map(|kind| json!({ "section": kind.to_string(), "bytes": policy.section(kind).len() })).collect();
         let rules: Vec<Value> = self
             .counts()
             .into_iter()
@@ -170,7 +195,7 @@ impl Shown<'_> {
             "digest": policy.digest().to_string(),
             "header_bytes": HEADER_LEN,
             "sections": sections,
-            "settings": settings_json(self.chosen.map_or(policy.meta(), |chosen| chosen.meta())),
+            "settings": settings_json(self.chosen.unwrap_or(Profile::new(policy, ProfileId::default()))),
             "profiles": self.profiles().into_iter().map(|id| self.profile_json(id)).collect::<Vec<_>>(),
             "rules": self.rule_count(),
             "rules_by_layer": rules,
@@ -185,7 +210,7 @@ impl Shown<'_> {
         let bytes = policy.as_bytes().len();
         writeln!(out, "format   {major}.{minor}\nbytes    {bytes}\ndigest   {}", policy.digest())?;
         writeln!(out, "\nsection          bytes      %")?;
-        for kind in SectionKind::ALL {
+        for kind in self.sections() {
             let len = policy.section(kind).len();
             writeln!(out, "{:<13} {len:>8}  {:>5.1}", kind.to_string(), 100.0 * len as f64 / bytes as f64)?;
         }
@@ -213,9 +238,11 @@ impl Shown<'_> {
     /// The settings of the first profile that is shown, and of each other those that differ.
     fn write_settings(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut first: Option<Vec<(&'static str, Value)>> = None;
+        let mut first_limits: Option<Vec<(&'static Limit, String, bool)>> = None;
         for id in self.profiles() {
             let profile = Profile::new(self.policy, id);
-            let own = settings(profile.meta());
+            let beyond = profile.settings();
+            let (own, limits) = (settings(profile.meta(), &beyond), limits(&beyond));
             match &first {
                 None if self.several() => writeln!(out, "\nsettings of profile {}, {}", shown_name(profile.meta()), rules_of(profile))?,
                 None => writeln!(out, "\nsettings")?,
@@ -229,7 +256,14 @@ impl Shown<'_> {
                 };
                 writeln!(out, "  {key} = {shown}")?;
             }
+            // Limits are many: of the first profile those that are not what they are without a word.
+            for (at, (limit, shown, is_default)) in limits.iter().enumerate() {
+                if first_limits.as_ref().map_or(!is_default, |first| first.get(at).is_none_or(|(_, first, _)| first != shown)) {
+                    writeln!(out, "  limits.{} = {shown}", limit.name)?;
+                }
+            }
             first.get_or_insert(own);
+            first_limits.get_or_insert(limits);
         }
         Ok(())
     }
@@ -246,6 +280,10 @@ fn rules_of(profile: Profile<'_, Vec<u8>>) -> String {
     }
 }
 
-fn settings_json(meta: &Meta) -> serde_json::Map<String, Value> {
-    settings(meta).into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+fn settings_json(profile: Profile<'_, Vec<u8>>) -> serde_json::Map<String, Value> {
+    let own = profile.settings();
+    let limits: serde_json::Map<String, Value> =
+        limits(&own).into_iter().map(|(limit, shown, _)| (limit.name.to_owned(), shown.into())).collect();
+    let settings = settings(profile.meta(), &own).into_iter().map(|(key, value)| (key.to_owned(), value));
+    settings.chain([("limits".to_owned(), limits.into())]).collect()
 }

@@ -1,7 +1,11 @@
 //! Settings that changed, and in which direction.
 
+use crate::keys::DIRECT;
 use crate::profiles::Profile;
-use policy_format::{Hook, Hosts, InjectedHeader, Meta, Network, Pattern, Upstream};
+use policy_format::{
+    Forwarded, Hook, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta, Network, OnRevoke, Pattern, Settings, Sni, Upstream,
+    UpstreamRule,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
@@ -62,6 +66,7 @@ use Direction::{Looser, Neutral, Tighter};
 pub(super) fn compare<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> Vec<SettingChange> {
     let mut changes = Changes(Vec::new());
     compare_meta(old.meta(), new.meta(), &mut changes);
+    compare_settings(&old.settings(), &new.settings(), &mut changes);
     compare_hooks(old.hooks(), new.hooks(), &mut changes);
     changes.0
 }
@@ -160,6 +165,73 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     let key = "dangerously_allow_plaintext_credential_injection";
     let (was, is) = (old.dangerously_allow_plaintext_credential_injection, new.dangerously_allow_plaintext_credential_injection);
     changes.switch(key, was, is, Looser);
+}
+
+fn compare_settings(old: &Settings, new: &Settings, changes: &mut Changes) {
+    let strictness = |sni: Sni| match sni {
+        Sni::Off => 0,
+        Sni::Log => 1,
+        Sni::Enforce => 2,
+    };
+    let direction = if strictness(new.sni) > strictness(old.sni) { Tighter } else { Looser };
+    changes.plain("sni", old.sni.as_str(), new.sni.as_str(), direction);
+    // Who counts proxies on the way by it may come to loop; nothing more passes.
+    changes.plain("via", old.via, new.via, Neutral);
+    // Servers may trust what it says, be it the client's own words or the proxy's.
+    let direction = if new.forwarded == Forwarded::Strip { Tighter } else { Looser };
+    changes.plain("forwarded", old.forwarded.as_str(), new.forwarded.as_str(), direction);
+    // Who says which addresses a name has says where connections go.
+    let servers = |settings: &Settings| settings.resolver.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    changes.plain("resolver", servers(old), servers(new), Looser);
+    upstream_rules(&old.upstream_rules, &new.upstream_rules, changes);
+    let direction = if new.on_revoke == OnRevoke::Close { Tighter } else { Looser };
+    changes.plain("limits.on_revoke", old.on_revoke.as_str(), new.on_revoke.as_str(), direction);
+    for limit in Limits::ALL {
+        let (Some(was), Some(is)) = (old.limits.get(limit.name), new.limits.get(limit.name)) else { continue };
+        if was != is {
+            changes.add(&format!("limits.{}", limit.name), limit.shown(was), limit.shown(is), limit_direction(limit, was, is));
+        }
+    }
+}
+
+/// What another value of a limit does. Peers may use up more where it is higher, but for those that bound what is looked at, or for how long is counted.
+fn limit_direction(limit: &Limit, was: u64, is: u64) -> Direction {
+    // No bytes of them are no limit.
+    let size = |value: u64| if limit.kind == LimitKind::Bytes && limit.min == 0 && value == 0 { u64::MAX } else { value };
+    let higher = size(is) > size(was);
+    match limit.name {
+        // Counted over a longer time, fewer bytes go.
+        "upload_window" => {
+            if higher {
+                Tighter
+            } else {
+                Looser
+            }
+        }
+        // More is looked at, or more passes before it was.
+        "look_bytes" | "look_timeout" => Looser,
+        // What is kept for later lets nothing pass.
+        "pool_connections" | "pool_connections_per_host" | "pool_timeout" | "cache_names" => Neutral,
+        _ if higher => Looser,
+        _ => Tighter,
+    }
+}
+
+/// Rules are tried in their order, and each takes destinations out of one proxy and into another: that less passes can be said of no change.
+fn upstream_rules(old: &[UpstreamRule], new: &[UpstreamRule], changes: &mut Changes) {
+    if old == new {
+        return;
+    }
+    let shown = |rules: &[UpstreamRule]| {
+        let rule = |rule: &UpstreamRule| {
+            format!("{} = {}", rule.hosts.join(" "), rule.proxy.as_ref().map_or_else(|| DIRECT.to_owned(), Upstream::shown))
+        };
+        rules.iter().map(rule).collect::<Vec<_>>().join(", ")
+    };
+    let (old, new) = (shown(old), shown(new));
+    // Passwords are never shown; that one changed is.
+    let note = if old == new { " (with another user or password)" } else { "" };
+    changes.add("upstream.rules", old, format!("{new}{note}"), Looser);
 }
 
 fn listener(key: &str, old: Option<SocketAddr>, new: Option<SocketAddr>, changes: &mut Changes) {

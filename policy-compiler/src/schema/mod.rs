@@ -7,17 +7,19 @@ mod domains;
 mod mitm;
 mod network;
 mod older;
+mod settings;
 mod syntax;
 
 #[cfg(feature = "migrate")]
 pub(crate) use network::socket_path;
 pub(crate) use older::add_listed;
+pub(crate) use settings::limit_toml;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::keys;
 use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
-use policy_format::{Access, MitmMode, Mode, Pattern, PortRange, Secret};
+use policy_format::{Access, Forwarded, MitmMode, Mode, NameServer, OnRevoke, Pattern, PortRange, Secret, Sni};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use toml::Spanned;
@@ -118,6 +120,25 @@ pub struct NetworkDoc {
     pub unix_sockets: Vec<SocketEntry>,
     /// `mitm`.
     pub mitm: MitmDoc,
+    /// `sni`.
+    pub sni: Option<At<Sni>>,
+    /// `via`.
+    pub via: Option<At<bool>>,
+    /// `forwarded`.
+    pub forwarded: Option<At<Forwarded>>,
+    /// `resolver`.
+    pub resolver: Option<At<Vec<NameServer>>>,
+    /// `limits`.
+    pub limits: LimitsDoc,
+}
+
+/// `[….limits]`.
+#[derive(Debug, Clone, Default)]
+pub struct LimitsDoc {
+    /// Limits by name, in the unit of their kind.
+    pub values: BTreeMap<&'static str, At<u64>>,
+    /// `on_revoke`.
+    pub on_revoke: Option<At<OnRevoke>>,
 }
 
 /// An entry of `[….domains]`.
@@ -168,8 +189,19 @@ pub struct UpstreamDoc {
     pub url: Option<At<String>>,
     /// `no_proxy`.
     pub no_proxy: Option<At<Vec<At<String>>>>,
+    /// `rules`, in the order of the file.
+    pub rules: Option<At<Vec<UpstreamRuleDoc>>>,
     /// Written as text: it replaces a weaker table whole.
     pub whole: bool,
+}
+
+/// An item of `upstream.rules`.
+#[derive(Debug, Clone)]
+pub struct UpstreamRuleDoc {
+    /// `hosts`.
+    pub hosts: At<Vec<At<String>>>,
+    /// `url`: a proxy, or `direct`.
+    pub url: At<String>,
 }
 
 /// `mitm`.
@@ -401,21 +433,21 @@ impl Reader<'_> {
         value: &Value<'_>,
         words: [(&'static str, T); N],
     ) -> Option<At<T>> {
-        self.word_or(key, value, words, &[])
+        self.word_or(key, value, &words, &[])
     }
 
     /// Like [`Self::word()`], with words that mean one of those: what is meant is offered.
-    pub(crate) fn word_or<T: Copy, const N: usize>(
+    pub(crate) fn word_or<T: Copy>(
         &mut self,
         key: &Key<'_>,
         value: &Value<'_>,
-        words: [(&'static str, T); N],
+        words: &[(&'static str, T)],
         meant: &[(&str, &'static str)],
     ) -> Option<At<T>> {
         let text = self.string(key, value)?;
         let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
         if found.is_none() {
-            let names = words.map(|(word, _)| word);
+            let names: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
             let listed = list_words(&names);
             let lower = text.value.to_lowercase().replace('_', "-");
             let meant = meant.iter().find(|(word, _)| *word == lower).map(|(_, meant)| *meant);

@@ -4,18 +4,15 @@ use super::{At, Key, ListDoc, NetworkDoc, Reader, SocketEntry, UpstreamDoc, Valu
 use crate::diagnostic::{Code, Diagnostic};
 use crate::keys;
 use crate::lists::ListFormat;
-use policy_format::Access;
+use policy_format::{Access, Forwarded, Sni};
 use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
 /// What this version does not enforce, and why.
-const NOT_ENFORCED: [(&str, &str); 6] = [
-    ("limits", "limits are not read by this version"),
+const NOT_ENFORCED: [(&str, &str); 3] = [
     ("audit", "audit settings are not read by this version"),
     ("clients", "client settings are not read by this version"),
     ("credentials", "the credential broker knows its built-in providers only"),
-    ("resolver", "names are resolved by the system's resolver"),
-    ("sni", "server names inside tunnels are not looked at by this version"),
 ];
 
 impl Reader<'_> {
@@ -54,6 +51,16 @@ impl Reader<'_> {
             "domains" => doc.domains.extend(self.domains(key, value)),
             "unix_sockets" => doc.unix_sockets.extend(self.unix_sockets(key, value)),
             "mitm" => doc.mitm = self.mitm(key, value),
+            "sni" => {
+                doc.sni = self.word_or(key, value, Sni::ALL, &[("none", "off"), ("ignore", "off"), ("warn", "log"), ("strict", "enforce")])
+            }
+            "via" => doc.via = self.bool(key, value),
+            "forwarded" => {
+                let meant = [("none", "strip"), ("remove", "strip"), ("off", "pass"), ("xff", "x-forwarded-for")];
+                doc.forwarded = self.word_or(key, value, Forwarded::ALL, &meant);
+            }
+            "resolver" => doc.resolver = self.resolver(key, value),
+            "limits" => self.limits(key, value, &mut doc.limits),
             "allowed_domains" | "denied_domains" | "allow_unix_sockets" => self.older_list(key, value, doc),
             name => match NOT_ENFORCED.iter().find(|(known, _)| *known == name) {
                 Some((_, why)) => self.not_enforced(key, value, why),
@@ -63,20 +70,26 @@ impl Reader<'_> {
         true
     }
 
-    /// `upstream = "http://proxy:8080"`, or a table with `url` and `no_proxy`.
+    /// `upstream = "http://proxy:8080"`, or a table with `url`, `no_proxy` and `rules`.
     fn upstream(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<UpstreamDoc> {
         if value.get_ref().is_str() {
-            return Some(UpstreamDoc { url: self.string(key, value), no_proxy: None, whole: true });
+            return Some(UpstreamDoc { url: self.string(key, value), no_proxy: None, rules: None, whole: true });
         }
         let Some(table) = value.get_ref().as_table() else {
-            self.wrong_type(key, value, "a URL, or a table with `url` and `no_proxy`", "upstream = \"http://proxy.example.com:8080\"");
+            self.wrong_type(
+                key,
+                value,
+                "a URL, or a table with `url`, `no_proxy` and `rules`",
+                "upstream = \"http://proxy.example.com:8080\"",
+            );
             return None;
         };
-        let mut doc = UpstreamDoc { url: None, no_proxy: None, whole: false };
+        let mut doc = UpstreamDoc { url: None, no_proxy: None, rules: None, whole: false };
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "url" => doc.url = self.string(key, value),
                 "no_proxy" => doc.no_proxy = self.strings(key, value),
+                "rules" => doc.rules = self.upstream_rules(key, value),
                 _ => self.unknown_key(key, table, "`upstream`", &keys::UPSTREAM),
             }
         }

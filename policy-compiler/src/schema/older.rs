@@ -47,7 +47,7 @@ impl Reader<'_> {
     /// `[network]`: the upstream proxy.
     pub(super) fn older_upstream(&mut self, key: &Key<'_>, value: &Value<'_>, doc: &mut LayerDoc) {
         let Some(table) = self.table(key, value) else { return };
-        let mut upstream = UpstreamDoc { url: None, no_proxy: None, whole: false };
+        let mut upstream = UpstreamDoc { url: None, no_proxy: None, rules: None, whole: false };
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "proxy" => upstream.url = self.string(key, value),

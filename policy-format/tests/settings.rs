@@ -1,0 +1,120 @@
+//! Whatever settings profiles have, they are read as they were written; what cannot be read is not written.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
+
+use policy_format::{Blob, BlobBuilder, Forwarded, Limits, Meta, NameServer, OnRevoke, ProfileId, Settings, Sni, Upstream, UpstreamRule};
+use proptest::prelude::*;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+fn name_server() -> impl Strategy<Value = NameServer> {
+    prop_oneof![
+        any::<SocketAddr>().prop_filter("no flow", |address| address.to_string().parse() == Ok(*address)).prop_map(NameServer::Dns),
+        "[a-z.]{1,20}/[ -~]{0,40}".prop_map(|rest| NameServer::Https(format!("https://{rest}")))
+    ]
+}
+
+fn rule() -> impl Strategy<Value = UpstreamRule> {
+    let host = prop_oneof![
+        "\\.?[a-z]{1,9}(\\.[a-z]{1,9}){0,3}(:[1-9][0-9]{0,3})?",
+        Just("*".to_owned()),
+        Just("10.0.0.0/8".to_owned()),
+        Just("[2001:db8::1]:443".to_owned())
+    ];
+    let url = proptest::option::of("(http|https|socks5|socks5h)://[ -~]{1,30}");
+    (proptest::collection::vec(host, 0..6), url)
+        .prop_map(|(hosts, url)| UpstreamRule { hosts, proxy: url.map(|url| Upstream { url, no_proxy: Vec::new() }) })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    proptest::collection::vec((0..Limits::ALL.len(), any::<u64>(), any::<bool>()), 0..12).prop_map(|said| {
+        let mut limits = Limits::default();
+        for (index, value, near) in said {
+            let limit = &Limits::ALL[index];
+            let span = (limit.max - limit.min).saturating_add(1);
+            limits.set(limit.name, if near { limit.min.saturating_add(value % 3) } else { limit.min + value % span });
+        }
+        limits
+    })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let one_of = |count: usize| 0..count;
+    let words = (one_of(Sni::ALL.len()), any::<bool>(), one_of(Forwarded::ALL.len()), one_of(OnRevoke::ALL.len()));
+    let lists = (proptest::collection::vec(name_server(), 0..4), proptest::collection::vec(rule(), 0..4));
+    (words, lists, limits()).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), limits)| Settings {
+        sni: Sni::ALL[sni].1,
+        via,
+        forwarded: Forwarded::ALL[forwarded].1,
+        resolver,
+        upstream_rules,
+        on_revoke: OnRevoke::ALL[on_revoke].1,
+        limits,
+    })
+}
+
+fn build(profiles: &[Settings]) -> Result<Vec<u8>, String> {
+    let mut builder = BlobBuilder::new(Meta::default());
+    for at in 1..profiles.len() {
+        builder.profile(Meta { profile: at.to_string(), ..Meta::default() });
+    }
+    for (id, settings) in (0..).zip(profiles) {
+        builder.settings(ProfileId(id), settings.clone());
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(profiles in proptest::collection::vec(settings(), 1..5)) {
+        let bytes = build(&profiles).unwrap();
+        prop_assert_eq!(&build(&profiles).unwrap(), &bytes);
+        let blob = Blob::open(bytes).unwrap();
+        let says_anything = profiles.iter().any(|settings| *settings != Settings::default());
+        prop_assert_eq!(blob.version(), (1, u16::from(says_anything)));
+        for (id, settings) in (0..).zip(&profiles) {
+            prop_assert_eq!(blob.settings(ProfileId(id)), Some(settings));
+        }
+    }
+
+    #[test]
+    fn no_bytes_of_the_section_make_open_panic(
+        profiles in proptest::collection::vec(settings(), 1..3),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+    ) {
+        let mut bytes = build(&profiles).unwrap();
+        let (start, len) = {
+            let blob = Blob::open(&bytes).unwrap();
+            let section = blob.section(policy_format::SectionKind::Settings);
+            (bytes.len() - section.len(), section.len())
+        };
+        prop_assume!(len > 0);
+        for (index, byte) in changes {
+            bytes[start + index.index(len)] = byte;
+        }
+        policy_format::reseal(&mut bytes);
+        let _ = Blob::open(bytes);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_written() {
+    let rule = |hosts: &str, url: &str, no_proxy: &[&str]| UpstreamRule {
+        hosts: vec![hosts.into()],
+        proxy: Some(Upstream { url: url.into(), no_proxy: no_proxy.iter().map(|text| (*text).to_owned()).collect() }),
+    };
+    let refused = |settings: Settings| build(&[settings]).unwrap_err();
+    for rule in [rule("a.test", "direct", &[]), rule("a.test", "proxy.test:80", &[]), rule("a/b", "http://proxy.test", &[])] {
+        let error = refused(Settings { upstream_rules: vec![rule], ..Settings::default() });
+        assert!(error.contains("settings") && error.contains("upstream.rules") || error.contains("no policy can say"), "{error}");
+    }
+    for settings in [
+        Settings { upstream_rules: vec![rule("a.test", "http://proxy.test", &["b.test"])], ..Settings::default() },
+        Settings { resolver: vec![NameServer::Https("http://dns.test/".into())], ..Settings::default() },
+        Settings { limits: Limits { connect_timeout: Duration::from_micros(1), ..Limits::default() }, ..Settings::default() },
+        Settings { limits: Limits { connections: 0, ..Limits::default() }, ..Settings::default() },
+        Settings { resolver: vec![NameServer::Dns("10.0.0.53:53".parse().unwrap()); 65_536], ..Settings::default() },
+    ] {
+        assert!(refused(settings).starts_with("the policy's settings could not be encoded: "));
+    }
+}
