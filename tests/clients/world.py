@@ -61,13 +61,13 @@ def wait_for_line(stream, wanted, what):
 class Proxy:
     """A netproxy-dp with a policy of its own."""
 
-    def __init__(self, binaries, folder, policy, hosts):
+    def __init__(self, binaries, folder, policy, hosts, *options):
         folder.mkdir()
         (folder / "config.toml").write_text(policy)
         (folder / "hosts").write_text(hosts)
         compiled = [binaries / "netpolicy", "compile", "--user", "config.toml", "-o", "policy.bin", "--strict"]
         subprocess.run(compiled, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE)
-        command = [binaries / "netproxy-dp", "--json", "--policy", "policy.bin", "--hosts", "hosts", "--drain", "2"]
+        command = [binaries / "netproxy-dp", "--json", "--policy", "policy.bin", "--hosts", "hosts", "--drain", "2", *options]
         command += [word for name in ("http", "socks", "admin") for word in (f"--{name}-listen", "127.0.0.1:0")]
         self.log = folder / "stderr"
         with open(self.log, "wb") as log:
@@ -75,7 +75,7 @@ class Proxy:
         said = wait_for_line(self.process.stdout, '"admin"', "the proxy")
         lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         found = {line["listener"]: line["address"] for line in lines if line.get("event") == "listening"}
-        self.address, self.socks = found["http"], found["socks5"]
+        self.address, self.socks, self.admin = found["http"], found["socks5"], found["admin"]
         # What it prints from here on is read, so that it never waits for a reader.
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
