@@ -57,7 +57,7 @@ const COUNTS: &[(&str, usize)] = &[
     ("network warns", 4),
     ("project", 1),
     ("requirements", 2),
-    ("sh", 3),
+    ("sh", 4),
     ("test", 4),
     ("test fails", 1),
     ("text", 8),
