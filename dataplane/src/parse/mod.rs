@@ -1,5 +1,6 @@
 //! Bytes to requests. Knows neither sockets nor policy.
 
+pub mod forwarding;
 pub mod http;
 pub mod socks5;
 pub mod target;
