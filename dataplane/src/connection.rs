@@ -5,6 +5,7 @@ use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
+use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
 use crate::parse::socks5::{self, Parsed, Reply};
 use crate::parse::target::Target;
@@ -24,6 +25,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(crate) struct Shared {
     pub(crate) decider: Decider,
     pub(crate) connector: Connector,
+    /// Our name in `Via`.
+    pub(crate) pseudonym: String,
+}
+
+impl Shared {
+    /// What the policy in force has added to heads.
+    fn forwarding(&self, client: SocketAddr) -> Forwarding<'_> {
+        let snapshot = self.decider.policy().current();
+        let settings = snapshot.settings();
+        Forwarding { via: settings.via.then_some(self.pseudonym.as_str()), forwarded: settings.forwarded, client: client.ip() }
+    }
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
@@ -72,12 +84,16 @@ impl Connection<'_> {
     async fn http(mut self) {
         let mut idle = None;
         while let Some(head) = self.read_head().await {
+            let forwarding = self.shared.forwarding(self.address);
             let next = match head {
-                Ok(head) if head.ask == Ask::Connect => {
-                    self.connect(&head).await;
-                    Next::Close
-                }
-                Ok(head) => self.forward(&head, &mut idle).await,
+                Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
+                    Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
+                    None if head.ask == Ask::Connect => {
+                        self.connect(&head).await;
+                        Next::Close
+                    }
+                    None => self.forward(&head, &forwarding, &mut idle).await,
+                },
                 Err(bad) => {
                     self.say_and_close(&reply::bad_request(bad)).await;
                     Next::Close
@@ -131,7 +147,7 @@ impl Connection<'_> {
     }
 
     /// A plain request: decide → connect, or use the connection of the last request again → relay.
-    async fn forward(&mut self, head: &RequestHead, idle: &mut Option<Idle>) -> Next {
+    async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>, idle: &mut Option<Idle>) -> Next {
         let question = Question {
             method: Some(head.method.clone()),
             path: head.ask.path().map(str::to_owned),
@@ -157,7 +173,7 @@ impl Connection<'_> {
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
                 Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
             };
-            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.limits).await {
+            match exchange(&mut self.client, &mut upstream, head, forwarding, route.read_only(), &self.limits).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         *idle = Some(Idle { target: head.target.clone(), stream: upstream });

@@ -226,6 +226,7 @@ impl Builder {
         let shared = Shared {
             decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own),
             connector: connect::Connector::new(resolver),
+            pseudonym: parse::forwarding::pseudonym(),
         };
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));

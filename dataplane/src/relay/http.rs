@@ -3,6 +3,7 @@
 //! Bodies are streamed. A response may come before its request has ended: then it is passed on, and the connections end with it (RFC 9112, section 9.5).
 
 use crate::connect::UpstreamError;
+use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
 use crate::stream::{Buffered, Reader};
 use bytes::Buf;
@@ -46,18 +47,19 @@ pub(crate) async fn exchange(
     client: &mut Buffered,
     upstream: &mut Buffered,
     head: &RequestHead,
+    forwarding: &Forwarding<'_>,
     read_only: bool,
     limits: &Limits,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
     let upgrade = !read_only && head.body == Body::None;
     let mut out = Vec::with_capacity(1024);
-    head.write(resource, upgrade, &mut out);
+    head.write(resource, upgrade, forwarding, &mut out);
     let (mut client_reader, mut client_writer) = client.split();
     let (mut upstream_reader, mut upstream_writer) = upstream.split();
     let offered = upgrade && head.upgrade.is_some();
     let started = AtomicBool::new(false);
-    let mut response = Response { head, limits, offered, started: &started };
+    let mut response = Response { head, forwarding, limits, offered, started: &started };
 
     if matches!(head.body, Body::None | Body::Length(0)) {
         // A stale connection shows itself here or at the first read: both mean that nothing was answered.
@@ -135,6 +137,7 @@ async fn send_body(from: &mut Reader<'_>, to: &mut WriteHalf<'_>, body: Body, li
 /// The response's way back.
 struct Response<'h> {
     head: &'h RequestHead,
+    forwarding: &'h Forwarding<'h>,
     limits: &'h Limits,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
@@ -185,7 +188,7 @@ impl Response<'_> {
         let keep_alive = self.head.keep_alive && delimited;
         self.started.store(true, Ordering::Relaxed);
         let mut out = Vec::with_capacity(1024);
-        response.write(self.head.is_1_1, chunked, !keep_alive, &mut out);
+        response.write(self.head.is_1_1, chunked, !keep_alive, self.forwarding, &mut out);
         // What of the body is there already goes out with the head.
         if let Body::Length(length) = response.body {
             let ready = usize::try_from(length).unwrap_or(usize::MAX).min(from.buffer.len());
@@ -209,7 +212,7 @@ impl Response<'_> {
         close: bool,
     ) -> Result<(), ExchangeError> {
         let mut out = Vec::with_capacity(512);
-        response.write(self.head.is_1_1, chunked, close, &mut out);
+        response.write(self.head.is_1_1, chunked, close, self.forwarding, &mut out);
         write(to, &out, self.limits).await.map_err(|_| ExchangeError::Broken)
     }
 
