@@ -500,13 +500,17 @@ pub(super) fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
 }
 
-/// Digits only, and not more than can be counted (RFC 9110, section 8.6).
+/// Digits only, of one reading, and not more than everybody can count (RFC 9110, section 8.6): some take leading zeros for octal, and some have signed numbers.
 fn parse_length(value: &[u8]) -> Result<u64, BadRequest> {
     let wrong = bad("Content-Length is not a number");
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(wrong);
     }
-    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(wrong)
+    if matches!(value, [b'0', _, ..]) {
+        return Err(bad("Content-Length has leading zeros"));
+    }
+    let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+    length.filter(|length| *length <= i64::MAX as u64).ok_or(wrong)
 }
 
 fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
