@@ -59,9 +59,11 @@ pub(crate) async fn exchange(
     let (mut upstream_reader, mut upstream_writer) = upstream.split();
     let offered = upgrade && head.upgrade.is_some();
     let started = AtomicBool::new(false);
-    let mut response = Response { head, forwarding, limits, offered, started: &started };
+    let without_body = matches!(head.body, Body::None | Body::Length(0));
+    let body_sent = AtomicBool::new(without_body);
+    let mut response = Response { head, forwarding, limits, offered, body_sent: &body_sent, started: &started };
 
-    if matches!(head.body, Body::None | Body::Length(0)) {
+    if without_body {
         // A stale connection shows itself here or at the first read: both mean that nothing was answered.
         write(&mut upstream_writer, &out, limits).await.map_err(|_| ExchangeError::BeforeResponse(UpstreamError::Closed))?;
         return tokio::select! {
@@ -84,7 +86,10 @@ pub(crate) async fn exchange(
             // The body first, so that a response that came with its end does not look early.
             biased;
             sent = &mut send, if !body_done => match sent {
-                Ok(()) => body_done = true,
+                Ok(()) => {
+                    body_done = true;
+                    body_sent.store(true, Ordering::Relaxed);
+                }
                 // An origin that stops reading may have answered why: listen to it.
                 Err(BodyError::Upstream) => break receive.await.map(|exchanged| end(exchanged, false)),
                 Err(BodyError::Client) => break Err(ExchangeError::Broken),
@@ -141,6 +146,8 @@ struct Response<'h> {
     limits: &'h Limits,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
+    /// The request's body is out.
+    body_sent: &'h AtomicBool,
     /// Something of the final response was sent to the client.
     started: &'h AtomicBool,
 }
@@ -185,7 +192,8 @@ impl Response<'_> {
             Body::Chunked => chunked,
             Body::UntilClose => false,
         };
-        let keep_alive = self.head.keep_alive && delimited;
+        // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
+        let keep_alive = self.head.keep_alive && delimited && self.body_sent.load(Ordering::Relaxed);
         self.started.store(true, Ordering::Relaxed);
         let mut out = Vec::with_capacity(1024);
         response.write(self.head.is_1_1, chunked, !keep_alive, self.forwarding, &mut out);
