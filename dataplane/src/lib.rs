@@ -32,7 +32,7 @@ pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
-pub use policy_format::{Limit, LimitError, LimitOverride, Limits};
+pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits};
 
 use audit::event::Silent;
 use connection::Shared;

@@ -2,5 +2,7 @@
 
 pub mod forwarding;
 pub mod http;
+pub mod look;
 pub mod socks5;
 pub mod target;
+pub mod tls;
