@@ -181,7 +181,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         return Err(bad("the request target has characters that no target has"));
     }
     let is_1_1 = version == 1;
-    let scan = Scan { counts_forwards: counts_forwards(method), ..Scan::new(request.headers)? };
+    let scan = Scan { counts_forwards: counts_forwards(method), ..Scan::new(request.headers, Message::Request)? };
     let (ask, target) = read_target(method, uri, is_1_1, &scan)?;
     let body = request_body(&scan, is_1_1)?;
     let has_body = !matches!(body, Body::None | Body::Length(0));
@@ -263,7 +263,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         return Err("the status code is not 100 to 599");
     }
     let is_1_1 = version == 1;
-    let scan = Scan::new(response.headers).map_err(|bad| bad.message)?;
+    let scan = Scan::new(response.headers, Message::Response).map_err(|bad| bad.message)?;
     if scan.coding != Coding::None && scan.length.is_some() {
         return Err("both a length and a transfer coding");
     }
@@ -312,6 +312,12 @@ enum Direction {
     ClientWithoutLength,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Request,
+    Response,
+}
+
 /// What the fields say about the message itself.
 struct Scan<'h> {
     hosts: Vec<&'h [u8]>,
@@ -333,7 +339,7 @@ struct Scan<'h> {
 }
 
 impl<'h> Scan<'h> {
-    fn new(headers: &[httparse::Header<'h>]) -> Result<Self, BadRequest> {
+    fn new(headers: &[httparse::Header<'h>], of: Message) -> Result<Self, BadRequest> {
         let mut scan = Self {
             hosts: Vec::new(),
             length: None,
@@ -366,7 +372,7 @@ impl<'h> Scan<'h> {
                     scan.coding = coding(value);
                 }
                 // Gateways that turn names into variables cannot tell these from the real ones.
-                () if is(header.name, "content_length") || is(header.name, "transfer_encoding") => {
+                () if of == Message::Request && (is(header.name, "content_length") || is(header.name, "transfer_encoding")) => {
                     return Err(bad("a header name that some read as one of framing"));
                 }
                 () if is(header.name, "connection") || is(header.name, "proxy-connection") => scan.connection(value)?,
@@ -376,7 +382,7 @@ impl<'h> Scan<'h> {
                 () if is(header.name, "te") => {
                     scan.trailers |= value.split(|byte| *byte == b',').any(|coding| trim(coding).eq_ignore_ascii_case(b"trailers"));
                 }
-                () if is(header.name, "expect") => {
+                () if of == Message::Request && is(header.name, "expect") => {
                     // Once, and the one that there is: others are read in more than one way.
                     if scan.expect || !value.eq_ignore_ascii_case(b"100-continue") {
                         return Err(BadRequest { status: 417, message: "Expect is not 100-continue" });
@@ -860,4 +866,81 @@ pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u
         out.extend_from_slice(b"\r\n");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::Forwarded;
+
+    const FORWARDING: Forwarding<'_> =
+        Forwarding { via: None, forwarded: Forwarded::Pass, client: std::net::IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) };
+
+    #[test]
+    fn requests_are_written_with_what_the_policy_has_added() {
+        let head = "GET http://a.test/x HTTP/1.0\r\nVia: 1.0 fred\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x\r\nX-A: b\r\n\r\n";
+        let first = "GET /x HTTP/1.1\r\nHost: a.test\r\nVia: 1.0 fred\r\nX-A: b\r\n";
+        let said = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x\r\n";
+        let cases = [
+            (Some("us"), Forwarded::Pass, format!("{said}Via: 1.0 us\r\n")),
+            (None, Forwarded::Pass, said.to_owned()),
+            (None, Forwarded::Strip, String::new()),
+            (Some("us"), Forwarded::Strip, "Via: 1.0 us\r\n".to_owned()),
+            (
+                None,
+                Forwarded::XForwardedFor,
+                "X-Forwarded-Host: b.test\r\nForwarded: for=x\r\nX-Forwarded-For: 192.0.2.1, ::1\r\n".to_owned(),
+            ),
+            (
+                None,
+                Forwarded::Forwarded,
+                "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x, for=\"[::1]\"\r\n".to_owned(),
+            ),
+        ];
+        let request = parse_request(head.as_bytes(), 16).unwrap();
+        for (via, forwarded, expected) in cases {
+            let mut out = Vec::new();
+            request.write("/x", true, &Forwarding { via, forwarded, ..FORWARDING }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{first}{expected}\r\n"), "{via:?} {forwarded:?}");
+        }
+        assert!(request.went_through("fred") && !request.went_through("us"));
+    }
+
+    #[test]
+    fn responses_are_written_for_the_client_that_asked() {
+        let head =
+            b"HTTP/1.0 200 Fine\r\nConnection: keep-alive, X-A\r\nX-A: b\r\nContent-Length: 2\r\nContent_Length: 3\r\nExpect: x\r\n\r\n";
+        let first = "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nContent_Length: 3\r\nExpect: x\r\n";
+        let response = parse_response(head, "GET", 16).unwrap();
+        let cases = [
+            (None, true, false, ""),
+            (None, true, true, "Connection: close\r\n"),
+            (None, false, false, "Connection: keep-alive\r\n"),
+            (Some("us"), true, false, "Via: 1.0 us\r\n"),
+        ];
+        for (via, client_is_1_1, close, expected) in cases {
+            let mut out = Vec::new();
+            response.write(client_is_1_1, false, close, &Forwarding { via, ..FORWARDING }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{first}{expected}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_head_ends_where_any_reader_sees_its_end() {
+        let cases: [(&str, Option<usize>); 8] = [
+            ("GET / HTTP/1.1\r\nA: b\r\n\r\nbody\r\n\r\n", Some(24)),
+            ("GET / HTTP/1.1\nA: b\n\nbody", Some(21)),
+            ("GET / HTTP/1.1\r\nA: b\n\r\nbody", Some(23)),
+            ("GET / HTTP/1.1\r\nA: b\r\n\nbody", Some(23)),
+            ("GET / HTTP/1.1\r\nA: b\r\r\nbody", None),
+            ("GET / HTTP/1.1\r\nA: b\r\n\r", None),
+            ("\r\n", None),
+            ("", None),
+        ];
+        for (bytes, expected) in cases {
+            for from in 0..expected.unwrap_or(bytes.len()) {
+                assert_eq!(head_end(bytes.as_bytes(), from), expected, "{bytes:?} from {from}");
+            }
+        }
+    }
 }
