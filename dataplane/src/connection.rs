@@ -7,6 +7,7 @@ use crate::decide::{Decider, Guard, Question, Route};
 use crate::limits::{Entered, Gate, Meter, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
+use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
 use crate::parse::socks5::{self, Parsed, Reply};
 use crate::parse::target::Target;
@@ -33,6 +34,17 @@ pub(crate) struct Shared {
     pub(crate) connector: Connector,
     pub(crate) counters: Arc<Counters>,
     pub(crate) gate: Gate,
+    /// Our name in `Via`.
+    pub(crate) pseudonym: String,
+}
+
+impl Shared {
+    /// What the policy in force has added to heads.
+    fn forwarding(&self, client: SocketAddr) -> Forwarding<'_> {
+        let snapshot = self.decider.policy().current();
+        let settings = snapshot.settings();
+        Forwarding { via: settings.via.then_some(self.pseudonym.as_str()), forwarded: settings.forwarded, client: client.ip() }
+    }
 }
 
 /// Serves one client connection until either side is done. Dropping the future closes both sides.
@@ -146,9 +158,13 @@ impl<'s> Connection<'s> {
     /// HTTP: requests one after the other.
     async fn http(mut self) -> Option<Opened> {
         while let Some(head) = self.read_head().await {
+            let forwarding = self.shared.forwarding(self.address);
             let next = match head {
-                Ok(head) if head.ask == Ask::Connect => self.connect(&head).await,
-                Ok(head) => self.forward(&head).await,
+                Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
+                    Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
+                    None if head.ask == Ask::Connect => self.connect(&head).await,
+                    None => self.forward(&head, &forwarding).await,
+                },
                 Err(bad) => {
                     self.shared.counters.count(Counter::BadHttpRequests);
                     self.say_and_close(&reply::bad_request(bad)).await;
@@ -232,7 +248,7 @@ impl<'s> Connection<'s> {
     }
 
     /// A plain request: decide → connect, or use a connection that is open already → relay.
-    async fn forward(&mut self, head: &RequestHead) -> Next {
+    async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>) -> Next {
         let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(Protocol::Http, &head.target) };
         if head.unix_socket {
             let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
@@ -285,7 +301,7 @@ impl<'s> Connection<'s> {
                 limits: &self.limits,
                 reached: &|reached| gate.reached(reached, Some(client), Some(target)),
             };
-            match exchange(sides, head, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
+            match exchange(sides, head, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         self.keep(&head.target, upstream);

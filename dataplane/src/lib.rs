@@ -37,7 +37,7 @@ pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
-pub use policy_format::{Limit, LimitError, LimitOverride, Limits};
+pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits};
 
 use audit::event::Silent;
 use connection::Shared;
@@ -237,6 +237,7 @@ impl Builder {
             connector: connect::Connector::new(resolver),
             gate: limits::Gate::new(Arc::clone(&counters), Arc::clone(&self.observer)),
             counters,
+            pseudonym: parse::forwarding::pseudonym(),
         };
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));

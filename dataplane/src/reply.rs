@@ -3,7 +3,8 @@
 use crate::connect::UpstreamError;
 use crate::counters::Reached;
 use crate::decide::deny::Denial;
-use crate::parse::http::BadRequest;
+use crate::parse::forwarding::Forwarding;
+use crate::parse::http::{BadRequest, RequestHead};
 use crate::parse::target::Target;
 use std::io::Write;
 
@@ -42,13 +43,30 @@ pub(crate) fn bad_request(bad: BadRequest) -> Vec<u8> {
     let reason = match bad.status {
         408 => "Request Timeout",
         414 => "URI Too Long",
+        417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Bad Request",
     };
     let body = format!("bad request: {}\n", bad.message);
     response(bad.status, reason, None, "text/plain; charset=utf-8", &body, "GET", false)
+}
+
+/// What the proxy answers by itself, without a decision, since nothing leaves for it: a request that came through here before, and one that may go no further
+/// (`Max-Forwards: 0`, RFC 9110, section 7.6.2).
+pub(crate) fn own(head: &RequestHead, forwarding: &Forwarding<'_>, keep_alive: bool) -> Option<Vec<u8>> {
+    let method = &head.method;
+    if forwarding.via.is_some_and(|own| head.went_through(own)) {
+        let body = "the request came through this proxy already\n";
+        return Some(response(508, "Loop Detected", Some("blocked-by-policy"), "text/plain; charset=utf-8", body, method, keep_alive));
+    }
+    match (head.max_forwards, method.as_str()) {
+        (Some(0), "TRACE") => Some(response(200, "OK", None, "message/http", &head.trace(), method, keep_alive)),
+        (Some(0), _) => Some(response(200, "OK", None, "text/plain; charset=utf-8", "", method, keep_alive)),
+        _ => None,
+    }
 }
 
 fn response(status: u16, reason: &str, proxy_error: Option<&str>, kind: &str, body: &str, method: &str, keep_alive: bool) -> Vec<u8> {

@@ -23,6 +23,8 @@ pub struct Exchange {
     pub body: Vec<u8>,
     /// The body as it came, framing included.
     pub raw_body: Vec<u8>,
+    /// The head as it came.
+    pub raw_head: Vec<u8>,
 }
 
 impl Exchange {
@@ -144,11 +146,13 @@ fn both_families() -> (TcpListener, Option<TcpListener>) {
     panic!("no port is free in both families");
 }
 
-fn read_exchange(reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> Option<Exchange> {
-    let line = |reader: &mut BufReader<TcpStream>| {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        line.strip_suffix("\r\n").map(str::to_owned)
+/// Reads one request; `None` is the end, or no whole request.
+pub fn read_exchange(reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> Option<Exchange> {
+    let mut raw_head = Vec::new();
+    let mut line = |reader: &mut BufReader<TcpStream>| {
+        let start = raw_head.len();
+        reader.read_until(b'\n', &mut raw_head).ok()?;
+        raw_head[start..].strip_suffix(b"\r\n").map(|line| String::from_utf8_lossy(line).into_owned())
     };
     let mut exchange = Exchange { first_line: line(reader)?, ..Exchange::default() };
     loop {
@@ -156,7 +160,13 @@ fn read_exchange(reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> O
         let Some((name, value)) = header.split_once(':') else { break };
         exchange.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    if exchange.header("expect") == Some("100-continue") {
+    exchange.raw_head = raw_head;
+    let line = |reader: &mut BufReader<TcpStream>| {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        line.strip_suffix("\r\n").map(str::to_owned)
+    };
+    if exchange.header("expect").is_some_and(|expected| expected.eq_ignore_ascii_case("100-continue")) {
         writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     if exchange.header("transfer-encoding").is_some() {

@@ -14,37 +14,6 @@ fn proxy() -> Proxy {
 }
 
 #[test]
-fn every_request_has_one_reading_or_none() {
-    let text = include_str!("../cases/requests.toml");
-    let table = toml::de::DeTable::parse(text).unwrap().into_inner();
-    let cases = table["case"].get_ref().as_array().unwrap();
-    let (origin, proxy) = (Origin::start(), proxy());
-    let authority = format!("a.test:{}", origin.port());
-    let fields: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
-    let mut allowed = 0;
-    for case in cases.iter() {
-        let case = case.get_ref();
-        let name = case["name"].get_ref().as_str().unwrap();
-        let expected: u16 = case["status"].get_ref().as_integer().unwrap().as_str().parse().unwrap();
-        let sent = case["send"].get_ref().as_str().unwrap();
-        let sent = sent.replace("{origin}", &authority).replace("{long}", &"x".repeat(4096)).replace("{fields}", &fields);
-        let mut client = Client::connect(proxy.http());
-        // What is smuggled behind a refused request must not be answered.
-        let smuggled = format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-        let answer = client.send(&sent).send(if expected == 299 { "" } else { &smuggled }).answer();
-        assert_eq!(answer.status, expected, "{name}: {}", answer.text());
-        if expected == 299 {
-            allowed += 1;
-        } else {
-            assert_eq!(client.rest(), Vec::<u8>::new(), "{name}: the connection goes on");
-            assert!(answer.text().starts_with("bad request: "), "{name}: {}", answer.text());
-        }
-    }
-    let answered = origin.requests().iter().filter(|request| request.body.is_empty() && !request.first_line.starts_with("POST")).count();
-    assert_eq!((cases.len(), allowed, answered), (59, 6, 6), "cases, answered, seen by the origin");
-}
-
-#[test]
 fn a_block_says_what_and_why_and_what_to_change() {
     let proxy = proxy();
     let answer = get(proxy.http(), "http://b.test:8080/secret/path?token=1");
@@ -109,10 +78,10 @@ fn fields_for_one_connection_end_there() {
     let answer = Client::connect(proxy.http()).send(request).answer();
     assert_eq!((answer.reason.as_str(), answer.header("x-kept")), ("Fine by me", Some("2")));
     let names = |headers: &[(String, String)]| headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&answer.headers), ["content-length", "x-kept"]);
+    assert_eq!(names(&answer.headers), ["content-length", "x-kept", "via"]);
     let seen = &origin.requests()[0];
     assert_eq!(seen.first_line, "GET /p?q=1 HTTP/1.1");
-    assert_eq!(names(&seen.headers), ["host", "x-kept"]);
+    assert_eq!(names(&seen.headers), ["host", "x-kept", "via"]);
     assert_eq!(seen.header("host"), Some(authority.as_str()));
 }
 
@@ -159,6 +128,54 @@ fn a_client_that_waits_for_100_gets_it() {
     assert_eq!(client.answer().status, 100);
     assert_eq!(client.send("body").answer().status, 299);
     assert_eq!(origin.requests()[0].body, b"body");
+}
+
+#[test]
+fn a_client_that_waits_for_100_may_get_its_answer_at_once() {
+    let origin = Origin::raw(|mut stream| {
+        let mut head = [0; 1024];
+        let _ = std::io::Read::read(&mut stream, &mut head);
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", origin.port()));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+    // What it sends instead of the body is no request.
+    client.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(client.rest(), Vec::<u8>::new());
+}
+
+#[test]
+fn what_may_go_no_further_is_answered_here() {
+    let (origin, proxy) = (Origin::start(), proxy());
+    let mut client = Client::connect(proxy.http());
+    let trace = "TRACE http://b.test:81/p?q HTTP/1.1\r\nHost: b.test:81\r\nVia: 1.0 fred\r\nMax-Forwards: 0\r\nX-Api-Key: secret\r\n\r\n";
+    let answer = client.send(trace).answer();
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("message/http")));
+    assert_eq!(answer.text(), "TRACE /p?q HTTP/1.1\r\nHost: b.test:81\r\nVia: 1.0 fred\r\n\r\n");
+    let options = format!("OPTIONS * HTTP/1.1\r\nHost: a.test:{}\r\nMax-Forwards: 00\r\n\r\n", origin.port());
+    let answer = client.send(options).answer();
+    assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    assert_eq!((origin.connections(), proxy.decisions().len()), (0, 0), "nothing is asked for");
+}
+
+#[test]
+fn what_came_through_here_before_goes_no_further() {
+    let (origin, proxy, other) = (Origin::start(), proxy(), proxy());
+    let authority = format!("a.test:{}", origin.port());
+    let mut client = Client::connect(proxy.http());
+    assert_eq!(client.send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n")).answer().status, 299);
+    let via = origin.requests()[0].header("via").unwrap().to_owned();
+    let again = format!("GET / HTTP/1.1\r\nHost: {authority}\r\nVia: 1.0 fred (x)\r\nvia: 1.1 p, {}\r\n\r\n", via.to_uppercase());
+    let answer = client.send(&again).answer();
+    assert_eq!((answer.status, answer.header("x-proxy-error")), (508, Some("blocked-by-policy")));
+    let connect = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nVia: {via}\r\n\r\n");
+    assert_eq!(client.send(connect).answer().status, 508, "a tunnel too");
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(Client::connect(other.http()).send(&again).answer().status, 299, "another proxy has another name");
 }
 
 #[test]

@@ -35,6 +35,8 @@ mod rules;
 /// How a policy file is held in memory: a private copy, or the file itself.
 #[cfg(unix)]
 mod shared;
+/// Every known way to have two readers read two things, byte for byte.
+mod smuggling;
 /// SOCKS5.
 mod socks5;
 /// Swapping policies: how a file is replaced, what is refused, what happens under load.

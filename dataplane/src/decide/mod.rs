@@ -72,6 +72,10 @@ impl Decider {
         Self { policy, observer, counters, own }
     }
 
+    pub(crate) fn policy(&self) -> &PolicyHandle {
+        &self.policy
+    }
+
     /// The limits of the policy that is in force.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.policy.current().limits())
@@ -232,7 +236,7 @@ pub(crate) struct Guard {
 /// Whom a client wants to speak to inside a tunnel.
 pub(crate) enum Inner<'h> {
     /// This server.
-    Server(&'h Host),
+    Server(&'h Host, u16),
     /// It began to say it, and did not come to an end, or not to a good one.
     Unclear,
 }
@@ -261,7 +265,7 @@ impl Guard {
         }
         self.generation = current.generation();
         let Ok(host) = Host::parse(&self.host) else { return true };
-        let decision = self.decide(&current, &host);
+        let decision = self.decide(&current, &host, self.port);
         // A tunnel cannot be read.
         let revoked = !matches!(decision, Decision::Allow(allowed) if !allowed.read_only);
         if revoked {
@@ -275,8 +279,8 @@ impl Guard {
     pub(crate) fn inner(&self, inner: Inner<'_>) -> bool {
         let current = self.decider.policy.current();
         let (host, decision) = match inner {
-            Inner::Server(host) if host.to_string() == *self.host => return true,
-            Inner::Server(host) => (host.clone(), self.decide(&current, host)),
+            Inner::Server(host, port) if port == self.port && host.to_string() == *self.host => return true,
+            Inner::Server(host, port) => (host.clone(), self.decide(&current, host, port)),
             Inner::Unclear => match Host::parse(&self.host) {
                 Ok(host) => (host, Decision::Deny(Denied { reason: Reason::PolicyDenied, rule: None })),
                 Err(_) => return false,
@@ -294,12 +298,12 @@ impl Guard {
         Question { client: self.client, protocol: self.protocol, target, method: None, path: None }
     }
 
-    fn decide(&self, snapshot: &Snapshot, host: &Host) -> Decision {
+    fn decide(&self, snapshot: &Snapshot, host: &Host, port: u16) -> Decision {
         snapshot.decide(&Request {
             profile: snapshot.profile(),
             protocol: self.protocol,
             host,
-            port: self.port,
+            port,
             method: None,
             path: None,
             addresses: self.peer.as_slice(),

@@ -2,10 +2,10 @@
 //!
 //! `httparse` splits lines into fields. Around it stands what a proxy must refuse and a server may forgive: bare CR and LF, NUL, repeated or odd
 //! lengths, a length beside a coding, repeated or disagreeing `Host`. What is refused gets 400 (RFC 9112, section 3.2 and 6.3), so that nobody
-//! behind this proxy reads another request than the one that was decided.
+//! behind this proxy reads another request than the one that was decided. `tests/cases/smuggling.toml` has every known way to try that, with the answer.
 
+use super::forwarding::{self, Forwarding};
 use super::target::{Authority, AuthorityError, Target};
-use memchr::memmem;
 use std::io::Write;
 
 /// Why a request head was refused: the status and a line for people.
@@ -76,7 +76,14 @@ pub struct RequestHead {
     pub upgrade: Option<Vec<u8>>,
     /// Whether it asks for a unix socket.
     pub unix_socket: bool,
+    /// Of TRACE and OPTIONS: how many proxies it may still go through (RFC 9110, section 7.6.2). With 0 it is answered here.
+    pub max_forwards: Option<u64>,
+    /// The client takes trailers.
+    trailers: bool,
+    has_via: bool,
     fields: Fields,
+    /// The fields that say whose the request is.
+    said: Fields,
 }
 
 /// A response head that has one reading.
@@ -84,6 +91,7 @@ pub struct RequestHead {
 pub struct ResponseHead {
     /// The status code.
     pub status: u16,
+    is_1_1: bool,
     /// The reason phrase.
     reason: Vec<u8>,
     /// Whether the origin would use the connection again.
@@ -100,10 +108,20 @@ pub struct ResponseHead {
 struct Fields(Vec<u8>);
 
 /// Where a head ends in `bytes`, which may hold more; `from` is where the search was left.
+///
+/// An empty line ends it, with or without CR, and so does one behind a line without CR: who forgives that sees the end of a head there, and so it is looked at, and
+/// refused, without waiting for more.
 #[must_use]
 pub fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
-    let from = from.saturating_sub(3).min(bytes.len());
-    memmem::find(bytes.get(from..).unwrap_or_default(), b"\r\n\r\n").map(|at| from + at + 4)
+    let from = from.saturating_sub(2).min(bytes.len());
+    memchr::memchr_iter(b'\n', bytes.get(from..).unwrap_or_default()).find_map(|at| {
+        let next = from + at + 1;
+        match bytes.get(next..).unwrap_or_default() {
+            [b'\n', ..] => Some(next + 1),
+            [b'\r', b'\n', ..] => Some(next + 2),
+            _ => None,
+        }
+    })
 }
 
 /// How many bytes of empty lines stand before a head. Old clients send one after a body (RFC 9112, section 2.2).
@@ -166,11 +184,15 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         return Err(bad("the request target has characters that no target has"));
     }
     let is_1_1 = version == 1;
-    let scan = Scan::new(request.headers)?;
+    let scan = Scan { counts_forwards: counts_forwards(method), ..Scan::new(request.headers, Message::Request)? };
     let (ask, target) = read_target(method, uri, is_1_1, &scan)?;
     let body = request_body(&scan, is_1_1)?;
-    if ask == Ask::Connect && body != Body::None && body != Body::Length(0) {
+    let has_body = !matches!(body, Body::None | Body::Length(0));
+    if ask == Ask::Connect && has_body {
         return Err(bad("CONNECT has no body"));
+    }
+    if method == "TRACE" {
+        check_trace(request.headers, has_body)?;
     }
     let keep_alive = if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close };
     Ok(RequestHead {
@@ -182,8 +204,44 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         body,
         upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
         unix_socket: scan.unix_socket,
-        fields: scan.fields(request.headers, Direction::Origin),
+        max_forwards: max_forwards(method, request.headers)?,
+        trailers: scan.trailers && is_1_1 && scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"te")),
+        has_via: scan.has_via,
+        // Nobody waits to be told to go on (RFC 9110, section 10.1.1).
+        fields: scan.fields(request.headers, if is_1_1 && has_body { Direction::Origin } else { Direction::OriginAtOnce }),
+        said: Fields(lines(
+            request.headers.iter().filter(|header| forwarding::tells_the_client(header.name) && !scan.ends_here(header.name)),
+        )),
     })
+}
+
+/// What a TRACE is answered with is what it was: no body (RFC 9110, section 9.3.8), and nothing that whoever reads the answer must not see.
+fn check_trace(headers: &[httparse::Header<'_>], has_body: bool) -> Result<(), BadRequest> {
+    let secret = |header: &httparse::Header<'_>| is(header.name, "authorization") || is(header.name, "cookie");
+    match () {
+        () if has_body => Err(bad("TRACE has no body")),
+        () if headers.iter().any(secret) => Err(bad("TRACE carries credentials")),
+        () => Ok(()),
+    }
+}
+
+/// `Max-Forwards`, where it means something. What is too large to be counted is as good as the largest number.
+fn max_forwards(method: &str, headers: &[httparse::Header<'_>]) -> Result<Option<u64>, BadRequest> {
+    if !counts_forwards(method) {
+        return Ok(None);
+    }
+    let mut values = headers.iter().filter(|header| is(header.name, "max-forwards")).map(|header| trim(header.value));
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+            Ok(Some(std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX)))
+        }
+        _ => Err(bad("Max-Forwards is not a number")),
+    }
+}
+
+fn counts_forwards(method: &str) -> bool {
+    matches!(method, "TRACE" | "OPTIONS")
 }
 
 /// Parses a whole response head to a request with `method`.
@@ -192,6 +250,10 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
 /// A line that says what is wrong with it.
 pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<ResponseHead, &'static str> {
     check_lines(head).map_err(|bad| bad.message)?;
+    // Empty lines before it would be forgiven below.
+    if !head.starts_with(b"HTTP/") {
+        return Err("the status line is malformed");
+    }
     let mut storage = vec![httparse::EMPTY_HEADER; max_fields];
     let mut response = httparse::Response::new(&mut storage);
     match response.parse(head) {
@@ -204,7 +266,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         return Err("the status code is not 100 to 599");
     }
     let is_1_1 = version == 1;
-    let scan = Scan::new(response.headers).map_err(|bad| bad.message)?;
+    let scan = Scan::new(response.headers, Message::Response).map_err(|bad| bad.message)?;
     if scan.coding != Coding::None && scan.length.is_some() {
         return Err("both a length and a transfer coding");
     }
@@ -215,18 +277,21 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
             (Coding::None, Some(length)) => Body::Length(length),
             (Coding::Chunked, None) if is_1_1 => Body::Chunked,
             (Coding::Chunked, _) => return Err("a transfer coding in HTTP/1.0"),
-            (Coding::Other, _) => return Err("an unknown transfer coding"),
+            (Coding::Other | Coding::Endless, _) => return Err("an unknown transfer coding"),
         },
     };
+    let no_content = matches!(status, 100..=199 | 204);
+    // A body where none can be is not read, and may yet come: what follows on that connection is nobody's answer.
+    let announced = no_content && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0));
     Ok(ResponseHead {
         status,
+        is_1_1,
         reason: response.reason.unwrap_or_default().as_bytes().to_vec(),
-        keep_alive: if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
+        keep_alive: !announced && if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
         body,
         upgrade: scan.upgrade().map(<[u8]>::to_vec),
         // A length on what has no content would make a client take the next response for it (RFC 9110, section 8.6).
-        fields: scan
-            .fields(response.headers, if matches!(status, 100..=199 | 204) { Direction::ClientWithoutLength } else { Direction::Client }),
+        fields: scan.fields(response.headers, if no_content { Direction::ClientWithoutLength } else { Direction::Client }),
     })
 }
 
@@ -234,15 +299,26 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
 enum Coding {
     None,
     Chunked,
+    /// Others, and chunked at the end.
     Other,
+    /// The end of the body cannot be told (RFC 9112, section 6.3).
+    Endless,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Origin,
+    /// The same, and the client sends its whole request without asking: it has no body, or is of HTTP/1.0.
+    OriginAtOnce,
     Client,
     /// The response has no content, so that a length on it would lie.
     ClientWithoutLength,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Request,
+    Response,
 }
 
 /// What the fields say about the message itself.
@@ -255,12 +331,18 @@ struct Scan<'h> {
     wants_upgrade: bool,
     upgrade: Option<&'h [u8]>,
     unix_socket: bool,
+    has_via: bool,
+    expect: bool,
+    /// `TE` has `trailers`.
+    trailers: bool,
     /// Fields that `Connection` names: they end here (RFC 9110, section 7.6.1).
     nominated: Vec<&'h [u8]>,
+    /// `Max-Forwards` is read, and written anew.
+    counts_forwards: bool,
 }
 
 impl<'h> Scan<'h> {
-    fn new(headers: &[httparse::Header<'h>]) -> Result<Self, BadRequest> {
+    fn new(headers: &[httparse::Header<'h>], of: Message) -> Result<Self, BadRequest> {
         let mut scan = Self {
             hosts: Vec::new(),
             length: None,
@@ -270,7 +352,11 @@ impl<'h> Scan<'h> {
             wants_upgrade: false,
             upgrade: None,
             unix_socket: false,
+            has_via: false,
+            expect: false,
+            trailers: false,
             nominated: Vec::new(),
+            counts_forwards: false,
         };
         for header in headers {
             let value = trim(header.value);
@@ -286,11 +372,26 @@ impl<'h> Scan<'h> {
                     if scan.coding != Coding::None {
                         return Err(bad("more than one Transfer-Encoding"));
                     }
-                    scan.coding = if value.eq_ignore_ascii_case(b"chunked") { Coding::Chunked } else { Coding::Other };
+                    scan.coding = coding(value);
+                }
+                // Gateways that turn names into variables cannot tell these from the real ones.
+                () if of == Message::Request && (is(header.name, "content_length") || is(header.name, "transfer_encoding")) => {
+                    return Err(bad("a header name that some read as one of framing"));
                 }
                 () if is(header.name, "connection") || is(header.name, "proxy-connection") => scan.connection(value)?,
                 () if is(header.name, "upgrade") => scan.upgrade = Some(value),
                 () if is(header.name, "x-unix-socket") => scan.unix_socket = true,
+                () if is(header.name, "via") => scan.has_via = true,
+                () if is(header.name, "te") => {
+                    scan.trailers |= value.split(|byte| *byte == b',').any(|coding| trim(coding).eq_ignore_ascii_case(b"trailers"));
+                }
+                () if of == Message::Request && is(header.name, "expect") => {
+                    // Once, and the one that there is: others are read in more than one way.
+                    if scan.expect || !value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(BadRequest { status: 417, message: "Expect is not 100-continue" });
+                    }
+                    scan.expect = true;
+                }
                 () => {}
             }
         }
@@ -307,7 +408,7 @@ impl<'h> Scan<'h> {
                 self.keep_alive = true;
             } else if is("upgrade") {
                 self.wants_upgrade = true;
-            } else if is("host") || is("content-length") || is("transfer-encoding") || is("authorization") || is("cookie") {
+            } else if END_TO_END.iter().any(|name| is(name)) {
                 return Err(bad("Connection names a field that is not for one connection"));
             } else {
                 self.nominated.push(option);
@@ -316,53 +417,109 @@ impl<'h> Scan<'h> {
         Ok(())
     }
 
-    /// The protocol to switch to. HTTP/2 in clear text is not offered on: its requests could not be decided one by one.
+    /// The protocol to switch to. Another HTTP, such as `h2c`, is not offered on: its requests could not be decided one by one.
     fn upgrade(&self) -> Option<&'h [u8]> {
         let offered = self.upgrade.filter(|_| self.wants_upgrade)?;
-        let h2c = offered.split(|byte| *byte == b',').map(trim).any(|name| name.eq_ignore_ascii_case(b"h2c"));
-        (!h2c && !offered.is_empty()).then_some(offered)
+        let starts =
+            |name: &[u8], prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
+        let http = offered.split(|byte| *byte == b',').map(trim).any(|name| starts(name, "h2") || starts(name, "http"));
+        (!http && !offered.is_empty()).then_some(offered)
+    }
+
+    /// Whether a field is for this connection or for this proxy.
+    fn ends_here(&self, name: &str) -> bool {
+        let proxys_own =
+            name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy")) && matches!(name.as_bytes().get(5), None | Some(b'-'));
+        let hop = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
+        proxys_own
+            || self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+            || hop.iter().any(|hop| is(name, hop))
     }
 
     /// The end-to-end fields, without those that are for this connection or for this proxy.
     fn fields(&self, headers: &[httparse::Header<'_>], direction: Direction) -> Fields {
-        let mut out = Vec::with_capacity(512);
-        for header in headers {
-            let name = header.name;
-            let proxys_own = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
-            let hop = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
-            let nominated = self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
-            let here = match direction {
-                Direction::Origin => is(name, "host"),
-                Direction::Client => false,
-                Direction::ClientWithoutLength => is(name, "content-length"),
-            };
-            if proxys_own || nominated || here || hop.iter().any(|hop| is(name, hop)) {
-                continue;
+        let here = |name: &str| match direction {
+            Direction::Origin | Direction::OriginAtOnce => {
+                is(name, "host")
+                    || (direction == Direction::OriginAtOnce && is(name, "expect"))
+                    || (self.counts_forwards && is(name, "max-forwards"))
+                    || forwarding::tells_the_client(name)
             }
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(trim(header.value));
-            out.extend_from_slice(b"\r\n");
-        }
-        Fields(out)
+            Direction::Client => false,
+            Direction::ClientWithoutLength => is(name, "content-length"),
+        };
+        // Trailers that are announced can only come behind chunks.
+        let no_trailers = self.coding != Coding::Chunked;
+        Fields(lines(headers.iter().filter(|header| {
+            let name = header.name;
+            !(self.ends_here(name) || here(name) || (no_trailers && is(name, "trailer")))
+        })))
     }
+}
+
+/// Fields as lines.
+fn lines<'a>(headers: impl Iterator<Item = &'a httparse::Header<'a>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for header in headers {
+        if out.is_empty() {
+            out.reserve(512);
+        }
+        out.extend_from_slice(header.name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(trim(header.value));
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// Fields that are for all recipients, whatever `Connection` says of them: taken out, they would leave another message (RFC 9110, section 7.6.1).
+const END_TO_END: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "expect",
+    "max-forwards",
+    "range",
+    "via",
+    "cache-control",
+];
+
+/// What a transfer coding says of the end of the body. `chunked` is last, and only once.
+fn coding(value: &[u8]) -> Coding {
+    let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if chunked(value) {
+        return Coding::Chunked;
+    }
+    let codings = || value.split(|byte| *byte == b',').map(trim);
+    let ends = codings().next_back().is_some_and(chunked) && codings().filter(|coding| chunked(coding)).count() == 1;
+    if ends && codings().all(|coding| !coding.is_empty()) { Coding::Other } else { Coding::Endless }
 }
 
 fn is(name: &str, expected: &str) -> bool {
     name.eq_ignore_ascii_case(expected)
 }
 
-fn trim(value: &[u8]) -> &[u8] {
+pub(super) fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
 }
 
-/// Digits only, and not more than can be counted (RFC 9110, section 8.6).
+/// Digits only, of one reading, and not more than everybody can count (RFC 9110, section 8.6): some take leading zeros for octal, and some have signed numbers.
 fn parse_length(value: &[u8]) -> Result<u64, BadRequest> {
     let wrong = bad("Content-Length is not a number");
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(wrong);
     }
-    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(wrong)
+    if matches!(value, [b'0', _, ..]) {
+        return Err(bad("Content-Length has leading zeros"));
+    }
+    let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+    length.filter(|length| *length <= i64::MAX as u64).ok_or(wrong)
 }
 
 fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
@@ -371,7 +528,8 @@ fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
         (Coding::None, Some(length)) => Ok(Body::Length(length)),
         (Coding::Chunked, None) if is_1_1 => Ok(Body::Chunked),
         (Coding::Chunked, None) => Err(bad("Transfer-Encoding in HTTP/1.0")),
-        (Coding::Other, None) => Err(BadRequest { status: 501, message: "Transfer-Encoding is not chunked" }),
+        (Coding::Other, None) => Err(BadRequest { status: 501, message: "Transfer-Encoding has others than chunked" }),
+        (Coding::Endless, None) => Err(bad("Transfer-Encoding does not end in chunked")),
         (_, Some(_)) => Err(bad("both Content-Length and Transfer-Encoding")),
     }
 }
@@ -433,7 +591,27 @@ fn agree(host: Option<&str>, target: &Target, default_port: u16) -> Result<(), B
 
 impl RequestHead {
     /// The head as it goes to the origin. `upgrade`: whether a switch of protocols may be offered on.
-    pub(crate) fn write(&self, resource: &str, upgrade: bool, out: &mut Vec<u8>) {
+    pub fn write(&self, resource: &str, upgrade: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+        let upgrade = self.upgrade.as_deref().filter(|_| upgrade);
+        self.write_first_lines(resource, out);
+        out.extend_from_slice(&self.fields.0);
+        forwarding.write_client(&self.said.0, out);
+        forwarding.write_via(self.is_1_1, out);
+        if let Some(left) = self.max_forwards {
+            let _ = write!(out, "Max-Forwards: {}\r\n", left.saturating_sub(1));
+        }
+        if self.body == Body::Chunked {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        // One `Connection` line: some servers read no second one.
+        if self.trailers && upgrade.is_none() {
+            out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+        }
+        write_upgrade(upgrade, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_first_lines(&self, resource: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
         out.extend_from_slice(resource.as_bytes());
@@ -441,22 +619,49 @@ impl RequestHead {
         // Writing to a vector cannot fail.
         let _ = write!(out, "{}", Authority { target: &self.target, default_port: Some(80) });
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&self.fields.0);
-        if self.body == Body::Chunked {
-            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+
+    /// Whether it went through whoever calls itself that already.
+    #[must_use]
+    pub fn went_through(&self, pseudonym: &str) -> bool {
+        self.has_via && self.fields.named("via").any(|value| forwarding::names(value, pseudonym))
+    }
+
+    /// What a TRACE that ends here shows: where it wanted to, and where it came through. Its other fields may be anybody's secrets, and are not repeated.
+    #[must_use]
+    pub fn trace(&self) -> String {
+        let mut out = Vec::new();
+        if let Ask::Resource(resource) = &self.ask {
+            self.write_first_lines(resource, &mut out);
         }
-        write_upgrade(self.upgrade.as_deref().filter(|_| upgrade), out);
+        for value in self.fields.named("via") {
+            out.extend_from_slice(b"Via: ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
         out.extend_from_slice(b"\r\n");
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+impl Fields {
+    /// The values of all lines of that name.
+    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.split(|byte| *byte == b'\n').filter_map(move |line| match line.split_at_checked(name.len())? {
+            (found, [b':', value @ ..]) if found.eq_ignore_ascii_case(name.as_bytes()) => Some(trim(value)),
+            _ => None,
+        })
     }
 }
 
 impl ResponseHead {
     /// The head as it goes to the client. `chunked`: how its body is sent; `close`: whether the connection ends with it.
-    pub(crate) fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, out: &mut Vec<u8>) {
+    pub fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
         let _ = write!(out, "HTTP/1.1 {} ", self.status);
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.fields.0);
+        forwarding.write_via(self.is_1_1, out);
         if chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
@@ -485,6 +690,8 @@ pub struct Chunks {
     state: ChunkState,
     /// Bytes of trailers that may still come.
     trailer_room: usize,
+    /// Bytes of framing beyond what honest chunks have.
+    waste: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -511,12 +718,16 @@ pub enum Chunk {
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 1024;
+/// Bytes of a size line that cost nothing: digits, and a short extension.
+const FREE_CHUNK_LINE: u64 = 16;
+/// Bytes of size lines beyond that, and beyond twice what the chunks hold: tiny chunks with long extensions move nothing and cost everybody.
+const MAX_CHUNK_WASTE: u64 = 16 * 1024;
 
 impl Chunks {
     /// A body of which nothing was read, and of whose trailers at most `trailer_room` bytes will be.
     #[must_use]
     pub fn new(trailer_room: usize) -> Self {
-        Self { state: ChunkState::Size, trailer_room }
+        Self { state: ChunkState::Size, trailer_room, waste: 0 }
     }
 
     /// What is at the front of `buffer`.
@@ -528,6 +739,10 @@ impl Chunks {
             ChunkState::Size => {
                 let Some(end) = line_end(buffer, MAX_CHUNK_LINE)? else { return Ok(Chunk::More) };
                 let size = parse_chunk_size(buffer.get(..end).unwrap_or_default())?;
+                self.waste = (self.waste + end as u64).saturating_sub(FREE_CHUNK_LINE).saturating_sub(size.saturating_mul(2));
+                if self.waste > MAX_CHUNK_WASTE {
+                    return Err("chunks with too little in them for what stands around them");
+                }
                 self.state = if size == 0 { ChunkState::Trailers } else { ChunkState::Data(size) };
                 Ok(Chunk::Skip(end + 2))
             }
@@ -603,6 +818,37 @@ fn parse_chunk_size(line: &[u8]) -> Result<u64, &'static str> {
     if size > i64::MAX as u64 { Err("a chunk size out of range") } else { Ok(size) }
 }
 
+/// Fields that have done their work, or harm, by the time a body has ended: framing, routing, authority, what the body is, and what may be done with it.
+const NO_TRAILERS: &[&str] = &[
+    "host",
+    "content-length",
+    "content_length",
+    "transfer-encoding",
+    "transfer_encoding",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "authorization",
+    "www-authenticate",
+    "cookie",
+    "set-cookie",
+    "expect",
+    "max-forwards",
+    "range",
+    "via",
+    "cache-control",
+    "age",
+    "expires",
+    "vary",
+    "location",
+    "x-unix-socket",
+];
+
 /// The trailer fields that may be passed on: no framing, routing or authority (RFC 9110, section 6.5.1).
 pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
     check_lines(trailers).map_err(|bad| bad.message)?;
@@ -612,26 +858,92 @@ pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u
         _ => return Err("the trailers are incomplete"),
     };
     for header in headers {
-        let forbidden = [
-            "host",
-            "content-length",
-            "transfer-encoding",
-            "connection",
-            "authorization",
-            "cookie",
-            "set-cookie",
-            "te",
-            "trailer",
-            "upgrade",
-        ];
-        let proxys_own = header.name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
-        if proxys_own || forbidden.iter().any(|name| is(header.name, name)) {
+        let name = header.name;
+        let proxys_own = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy"));
+        if proxys_own || NO_TRAILERS.iter().any(|other| is(name, other)) || forwarding::tells_the_client(name) {
             continue;
         }
-        out.extend_from_slice(header.name.as_bytes());
+        out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(trim(header.value));
         out.extend_from_slice(b"\r\n");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::Forwarded;
+
+    const FORWARDING: Forwarding<'_> =
+        Forwarding { via: None, forwarded: Forwarded::Pass, client: std::net::IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) };
+
+    #[test]
+    fn requests_are_written_with_what_the_policy_has_added() {
+        let head = "GET http://a.test/x HTTP/1.0\r\nVia: 1.0 fred\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x\r\nX-A: b\r\n\r\n";
+        let first = "GET /x HTTP/1.1\r\nHost: a.test\r\nVia: 1.0 fred\r\nX-A: b\r\n";
+        let said = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x\r\n";
+        let cases = [
+            (Some("us"), Forwarded::Pass, format!("{said}Via: 1.0 us\r\n")),
+            (None, Forwarded::Pass, said.to_owned()),
+            (None, Forwarded::Strip, String::new()),
+            (Some("us"), Forwarded::Strip, "Via: 1.0 us\r\n".to_owned()),
+            (
+                None,
+                Forwarded::XForwardedFor,
+                "X-Forwarded-Host: b.test\r\nForwarded: for=x\r\nX-Forwarded-For: 192.0.2.1, ::1\r\n".to_owned(),
+            ),
+            (
+                None,
+                Forwarded::Forwarded,
+                "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: b.test\r\nForwarded: for=x, for=\"[::1]\"\r\n".to_owned(),
+            ),
+        ];
+        let request = parse_request(head.as_bytes(), 16).unwrap();
+        for (via, forwarded, expected) in cases {
+            let mut out = Vec::new();
+            request.write("/x", true, &Forwarding { via, forwarded, ..FORWARDING }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{first}{expected}\r\n"), "{via:?} {forwarded:?}");
+        }
+        assert!(request.went_through("fred") && !request.went_through("us"));
+    }
+
+    #[test]
+    fn responses_are_written_for_the_client_that_asked() {
+        let head =
+            b"HTTP/1.0 200 Fine\r\nConnection: keep-alive, X-A\r\nX-A: b\r\nContent-Length: 2\r\nContent_Length: 3\r\nExpect: x\r\n\r\n";
+        let first = "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nContent_Length: 3\r\nExpect: x\r\n";
+        let response = parse_response(head, "GET", 16).unwrap();
+        let cases = [
+            (None, true, false, ""),
+            (None, true, true, "Connection: close\r\n"),
+            (None, false, false, "Connection: keep-alive\r\n"),
+            (Some("us"), true, false, "Via: 1.0 us\r\n"),
+        ];
+        for (via, client_is_1_1, close, expected) in cases {
+            let mut out = Vec::new();
+            response.write(client_is_1_1, false, close, &Forwarding { via, ..FORWARDING }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{first}{expected}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_head_ends_where_any_reader_sees_its_end() {
+        let cases: [(&str, Option<usize>); 8] = [
+            ("GET / HTTP/1.1\r\nA: b\r\n\r\nbody\r\n\r\n", Some(24)),
+            ("GET / HTTP/1.1\nA: b\n\nbody", Some(21)),
+            ("GET / HTTP/1.1\r\nA: b\n\r\nbody", Some(23)),
+            ("GET / HTTP/1.1\r\nA: b\r\n\nbody", Some(23)),
+            ("GET / HTTP/1.1\r\nA: b\r\r\nbody", None),
+            ("GET / HTTP/1.1\r\nA: b\r\n\r", None),
+            ("\r\n", None),
+            ("", None),
+        ];
+        for (bytes, expected) in cases {
+            for from in 0..expected.unwrap_or(bytes.len()) {
+                assert_eq!(head_end(bytes.as_bytes(), from), expected, "{bytes:?} from {from}");
+            }
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Bytes to requests. Knows neither sockets nor policy.
 
+pub mod forwarding;
 pub mod http;
+pub mod look;
 pub mod socks5;
 pub mod target;
 pub mod tls;

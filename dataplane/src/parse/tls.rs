@@ -1,23 +1,333 @@
-//! Server names in the first bytes of a tunnel.
+//! The server's name in a TLS ClientHello (RFC 8446, section 4.1.2; RFC 5246, section 7.4.1.2; RFC 6066, section 3).
+//!
+//! Only what leads to the name is read. The hello may be cut into records anywhere (RFC 8446, section 5.1). What a server could read in another way is malformed.
 
+use super::look::Look;
 use policy_format::Host;
 
-/// What the first bytes of a tunnel say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "it is made once a tunnel, and not kept")]
-pub enum Look {
-    /// Nothing yet.
-    More,
-    /// That the client wants to speak to this server.
-    Server(Host),
-    /// Nothing of a server.
-    Nothing,
-    /// They begin as something that would name a server, and are no such thing.
-    Malformed,
+/// Record type of handshake messages.
+const HANDSHAKE: u8 = 22;
+/// Bytes in the longest record (RFC 8446, section 5.1).
+const MAX_RECORD: usize = 1 << 14;
+/// Bytes in the longest hello that is read. With post-quantum keys, they have some 2,000.
+const MAX_HELLO: usize = 1 << 16;
+
+const CLIENT_HELLO: u8 = 1;
+const SERVER_NAME: u16 = 0;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+/// What came before it, in drafts: the name of the server alone.
+const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
+
+/// What the first bytes of a client are, if they are TLS: [`Look::Opaque`] if they are not.
+#[must_use]
+pub fn client_hello(bytes: &[u8]) -> Look {
+    if bytes.first().is_some_and(|first| *first != HANDSHAKE) {
+        return Look::Opaque;
+    }
+    match message(bytes) {
+        Ok(Some(hello)) => match read(&hello) {
+            Ok(look) => look,
+            Err(Malformed(what)) => Look::Malformed(what),
+        },
+        Ok(None) => Look::More,
+        Err(Malformed(what)) => Look::Malformed(what),
+    }
 }
 
-/// Looks at the first bytes of a tunnel to `port`.
-#[must_use]
-pub fn look(_bytes: &[u8], _port: u16) -> Look {
-    Look::Nothing
+struct Malformed(&'static str);
+
+/// A record's content, and what is behind it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
+/// The body of the hello, out of its records; `None` while it is not whole.
+fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut message = Vec::new();
+    loop {
+        let Some((fragment, rest)) = record(bytes)? else { return Ok(None) };
+        message.extend_from_slice(fragment);
+        bytes = rest;
+        // A header that is wrong is said at once, however long the rest says that it will be.
+        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Err(Malformed("the first message of TLS is no ClientHello"));
+        }
+        let [_, a, b, c, body @ ..] = message.as_slice() else { continue };
+        let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        if len > MAX_HELLO {
+            return Err(Malformed("a ClientHello that is too long"));
+        }
+        match body.len() {
+            have if have < len => {}
+            have if have == len => return Ok(Some(body.to_vec())),
+            _ => return Err(Malformed("a ClientHello with something behind it")),
+        }
+    }
+}
+
+/// The record at the front, and what is behind it; `None` while it is not whole.
+fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, Malformed> {
+    match bytes {
+        [kind, ..] if *kind != HANDSHAKE => return Err(Malformed("another record inside of a ClientHello")),
+        // RFC 8446 has servers ignore the version. All send 3.x, and a first byte that only looks like TLS has to be told from it.
+        [_, version, ..] if *version != 3 => return Err(Malformed("a TLS record of an unknown version")),
+        _ => {}
+    }
+    let [_, _, _, high, low, rest @ ..] = bytes else { return Ok(None) };
+    let len = usize::from(u16::from_be_bytes([*high, *low]));
+    if len == 0 || len > MAX_RECORD {
+        return Err(Malformed("a TLS record of a length that none has"));
+    }
+    Ok(rest.split_at_checked(len))
+}
+
+/// What is left of a structure.
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(Malformed("a ClientHello that ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Result<usize, Malformed> {
+        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    /// What has its length before it, as a number of so many bytes.
+    fn vector(&mut self, length_bytes: usize) -> Result<Cursor<'a>, Malformed> {
+        let len = self.number(length_bytes)?;
+        Ok(Cursor(self.take(len)?))
+    }
+}
+
+/// Reads the body of a hello.
+fn read(body: &[u8]) -> Result<Look, Malformed> {
+    let mut hello = Cursor(body);
+    // The version, and 32 random bytes.
+    hello.take(2 + 32)?;
+    let session = hello.vector(1)?;
+    let suites = hello.vector(2)?;
+    let compressions = hello.vector(1)?;
+    if session.0.len() > 32 || suites.0.is_empty() || !suites.0.len().is_multiple_of(2) || compressions.0.is_empty() {
+        return Err(Malformed("a ClientHello with fields of lengths that none has"));
+    }
+    let (mut server_name, mut encrypted) = (None, false);
+    // Before TLS 1.2, a hello may end here.
+    if !hello.0.is_empty() {
+        let mut extensions = hello.vector(2)?;
+        if !hello.0.is_empty() {
+            return Err(Malformed("a ClientHello with something behind its extensions"));
+        }
+        while !extensions.0.is_empty() {
+            let kind = extensions.number(2)?;
+            let data = extensions.vector(2)?;
+            match u16::try_from(kind) {
+                Ok(SERVER_NAME) => {
+                    let earlier = server_name.replace(name(data)?);
+                    if earlier.is_some() {
+                        return Err(Malformed("a ClientHello with two server names"));
+                    }
+                }
+                Ok(ENCRYPTED_CLIENT_HELLO | ENCRYPTED_SERVER_NAME) => encrypted = true,
+                _ => {}
+            }
+        }
+    }
+    Ok(Look::Hello { server_name, encrypted })
+}
+
+/// The name in the extension: one, of the only kind that there is.
+fn name(mut data: Cursor<'_>) -> Result<Host, Malformed> {
+    let mut list = data.vector(2)?;
+    let kind = list.number(1)?;
+    let name = list.vector(2)?.0;
+    if kind != 0 || !list.0.is_empty() || !data.0.is_empty() {
+        return Err(Malformed("a server name that is not one host name"));
+    }
+    // ASCII only (RFC 6066, section 3). Addresses must not stand there, and do: they are decided on as what they are.
+    let plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'));
+    let host = std::str::from_utf8(name).ok().filter(|_| plain).and_then(|name| Host::parse(name).ok());
+    host.ok_or(Malformed("a server name that is no host name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use tokio_rustls::rustls;
+
+    fn with_length(bytes: usize, content: &[u8]) -> Vec<u8> {
+        [&content.len().to_be_bytes()[8 - bytes..], content].concat()
+    }
+
+    fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &with_length(2, data)].concat()
+    }
+
+    fn sni(name: &[u8]) -> Vec<u8> {
+        extension(SERVER_NAME, &with_length(2, &[&[0][..], &with_length(2, name)].concat()))
+    }
+
+    /// The body of a hello with these extensions.
+    fn body(extensions: &[u8]) -> Vec<u8> {
+        [&[3, 3][..], &[7; 32], &with_length(1, &[9; 32]), &with_length(2, &[0x13, 1, 0x1a, 0x1a]), &with_length(1, &[0]), extensions]
+            .concat()
+    }
+
+    /// A hello with these extensions, as a message.
+    fn hello(extensions: &[Vec<u8>]) -> Vec<u8> {
+        message_of(1, &body(&with_length(2, &extensions.concat())))
+    }
+
+    fn message_of(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind][..], &with_length(3, body)].concat()
+    }
+
+    /// A message in records of so many bytes.
+    fn records(message: &[u8], size: usize) -> Vec<u8> {
+        message.chunks(size).flat_map(|fragment| [&[HANDSHAKE, 3, 1][..], &with_length(2, fragment)].concat()).collect()
+    }
+
+    fn shown(look: &Look) -> String {
+        match look {
+            Look::Hello { server_name, encrypted } => {
+                let name = server_name.as_ref().map_or_else(|| "no name".to_owned(), ToString::to_string);
+                if *encrypted { format!("{name}, encrypted") } else { name }
+            }
+            Look::Malformed(what) => format!("malformed: {what}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// What is said of `bytes`, and that nothing else is said of any beginning.
+    fn told(bytes: &[u8], expected: &str) {
+        assert_eq!(shown(&client_hello(bytes)), expected);
+        for end in 0..bytes.len() {
+            let early = shown(&client_hello(&bytes[..end]));
+            assert!(early == "More" || early == expected, "after {end} of {}: {early}, not {expected}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_hello_names_its_server_however_it_is_cut() {
+        let long = [vec![b'a'; 60], b".test".to_vec()].concat();
+        let grease = extension(0x1a1a, &[0]);
+        let padding = extension(21, &[0; 1500]);
+        let cases: [(Vec<Vec<u8>>, &str); 12] = [
+            (vec![sni(b"a.test")], "a.test"),
+            (vec![sni(b"A.Test.")], "a.test"),
+            (vec![grease.clone(), sni(b"a.test"), grease.clone()], "a.test"),
+            (vec![padding, sni(b"a.test")], "a.test"),
+            (vec![sni(&long)], std::str::from_utf8(&long).unwrap()),
+            (vec![sni(b"xn--bcher-kva.test")], "xn--bcher-kva.test"),
+            (vec![sni(b"192.0.2.1")], "192.0.2.1"),
+            (vec![sni(b"2001:DB8::1")], "2001:db8::1"),
+            (vec![], "no name"),
+            (vec![grease, extension(43, &[2, 3, 4])], "no name"),
+            (vec![extension(ENCRYPTED_CLIENT_HELLO, &[0; 40]), sni(b"front.test")], "front.test, encrypted"),
+            (vec![extension(ENCRYPTED_SERVER_NAME, &[0; 40])], "no name, encrypted"),
+        ];
+        for (extensions, expected) in cases {
+            let message = hello(&extensions);
+            for size in [1, 2, 3, 4, 5, 50, message.len() - 1, message.len(), MAX_RECORD] {
+                let bytes = records(&message, size);
+                told(&bytes, expected);
+                assert_eq!(shown(&client_hello(&[&bytes[..], &[20, 3, 3, 0, 1, 1]].concat())), expected, "with more behind it");
+            }
+        }
+        told(&records(&message_of(1, &body(&[])), MAX_RECORD), "no name");
+    }
+
+    #[test]
+    fn what_has_more_than_one_reading_is_malformed() {
+        let list = |entries: &[u8]| extension(SERVER_NAME, &with_length(2, entries));
+        let entry = |kind: u8, name: &[u8]| [&[kind][..], &with_length(2, name)].concat();
+        let not_one = "malformed: a server name that is not one host name";
+        let no_host = "malformed: a server name that is no host name";
+        let early = "malformed: a ClientHello that ends too early";
+        let cases = [
+            (vec![sni(b"a.test"), sni(b"b.test")], "malformed: a ClientHello with two server names"),
+            (vec![sni(b"a.test"), sni(b"a.test")], "malformed: a ClientHello with two server names"),
+            (vec![list(&[entry(0, b"a.test"), entry(0, b"b.test")].concat())], not_one),
+            (vec![list(&[entry(0, b"a.test"), entry(1, b"x")].concat())], not_one),
+            (vec![list(&entry(1, b"a.test"))], not_one),
+            (vec![list(&[])], early),
+            (vec![extension(SERVER_NAME, &[])], early),
+            (vec![extension(SERVER_NAME, &[&with_length(2, &entry(0, b"a.test"))[..], &[0]].concat())], not_one),
+            (vec![extension(SERVER_NAME, &[0, 9, 0, 0, 9, b'a', b'.', b'b', b'c', b'd', b'e'])], early),
+            (vec![sni(b"")], no_host),
+            (vec![sni(b".")], no_host),
+            (vec![sni(b"a..test")], no_host),
+            (vec![sni(b" a.test")], no_host),
+            (vec![sni(b"a.test\0.b.test")], no_host),
+            (vec![sni(b"*.test")], no_host),
+            (vec![sni("bücher.test".as_bytes())], no_host),
+            (vec![sni(b"\xff.test")], no_host),
+            (vec![sni(b"[::1]")], no_host),
+            (vec![sni(b"a.test:443")], no_host),
+            (vec![sni(&[b'a'; 64])], no_host),
+            (vec![sni(&[b"a.".repeat(127), b"a".to_vec()].concat())], no_host),
+            (vec![vec![0]], early),
+            (vec![vec![0, 0, 0, 9, 1]], early),
+        ];
+        for (extensions, expected) in cases {
+            for size in [1, 7, MAX_RECORD] {
+                told(&records(&hello(&extensions), size), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn records_and_messages_keep_to_their_bounds() {
+        let good = hello(&[sni(b"a.test")]);
+        let record = |kind: u8, version: u8, len: u16, content: &[u8]| [&[kind, version, 1][..], &len.to_be_bytes(), content].concat();
+        let first = records(&good[..10], MAX_RECORD);
+        let cases = [
+            (vec![], "More"),
+            (vec![HANDSHAKE], "More"),
+            (vec![HANDSHAKE, 3], "More"),
+            (record(HANDSHAKE, 3, 100, &[1]), "More"),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "Opaque"),
+            (vec![0x80, 0x2e, 1, 3, 1], "Opaque"),
+            (record(20, 3, 1, &[1]), "Opaque"),
+            (record(HANDSHAKE, 2, 9, &good), "malformed: a TLS record of an unknown version"),
+            (record(HANDSHAKE, 3, 0, &[]), "malformed: a TLS record of a length that none has"),
+            (record(HANDSHAKE, 3, 0x4001, &[]), "malformed: a TLS record of a length that none has"),
+            (records(&message_of(2, &body(&[])), 9), "malformed: the first message of TLS is no ClientHello"),
+            (records(&[1, 1, 0, 1], 9), "malformed: a ClientHello that is too long"),
+            (records(&[&good[..], &[1]].concat(), MAX_RECORD), "malformed: a ClientHello with something behind it"),
+            ([&first[..], &[23, 3, 3, 0, 1, 0]].concat(), "malformed: another record inside of a ClientHello"),
+            ([&first[..], b"GET / HTTP/1.1\r\n"].concat(), "malformed: another record inside of a ClientHello"),
+            (records(&message_of(1, &[]), 9), "malformed: a ClientHello that ends too early"),
+            (records(&message_of(1, &[3; 34]), 99), "malformed: a ClientHello that ends too early"),
+            (records(&message_of(1, &body(&[0, 0, 1])), 999), "malformed: a ClientHello with something behind its extensions"),
+            (records(&message_of(1, &body(&[0])), 999), "malformed: a ClientHello that ends too early"),
+        ];
+        for (bytes, expected) in cases {
+            told(&bytes, expected);
+        }
+        let odd = [&[3, 3][..], &[7; 32], &[33][..], &[0; 33], &[0, 2, 1, 1, 1, 0]].concat();
+        told(&records(&message_of(1, &odd), 999), "malformed: a ClientHello with fields of lengths that none has");
+        for fields in [&[0, 0, 0, 1, 0][..], &[0, 0, 1, 1, 1, 0], &[0, 0, 2, 1, 1, 0]] {
+            let bytes = [&[3, 3][..], &[7; 32], fields].concat();
+            told(&records(&message_of(1, &bytes), 999), "malformed: a ClientHello with fields of lengths that none has");
+        }
+    }
+
+    #[test]
+    fn hellos_of_a_real_client_are_read() {
+        for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13], rustls::ALL_VERSIONS] {
+            for (name, expected) in [("www.a.test", "www.a.test"), ("192.0.2.1", "no name")] {
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let config = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+                let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+                let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+                let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+                let mut bytes = Vec::new();
+                client.write_tls(&mut bytes).unwrap();
+                told(&bytes, expected);
+                told(&records(&bytes[5..], 17), expected);
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::flow::Flow;
 use crate::connect::UpstreamError;
 use crate::counters::{Counters, Reached, reached};
 use crate::limits::Meter;
+use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead};
 use crate::patience::Patience;
 use crate::signal::Ear;
@@ -78,6 +79,7 @@ impl Flows {
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
+    forwarding: &Forwarding<'_>,
     upload: Meter,
     read_only: bool,
     revoked: impl Fn() -> bool,
@@ -86,12 +88,13 @@ pub(crate) async fn exchange(
     let Sides { client, upstream, flows, patience, ear, limits, reached } = sides;
     flows.up.set_meter(upload);
     let upgrade = !read_only && head.body == Body::None;
-    head.write(resource, upgrade, flows.up.buffer());
+    head.write(resource, upgrade, forwarding, flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits));
     patience.set(limits.response_timeout);
     let down = Down::Head { interim: 0 };
-    let mut exchange = Exchange { client, upstream, flows, patience, head, limits, reached, offered, up, down, revoked: false, cut: None };
+    let mut exchange =
+        Exchange { client, upstream, flows, patience, head, forwarding, limits, reached, offered, up, down, revoked: false, cut: None };
     poll_fn(|cx| {
         let ended = exchange.poll(cx);
         if ended.is_pending() && ear.poll_rung(cx).is_ready() {
@@ -110,6 +113,7 @@ struct Exchange<'c> {
     flows: &'c mut Flows,
     patience: &'c mut Patience,
     head: &'c RequestHead,
+    forwarding: &'c Forwarding<'c>,
     limits: &'c Limits,
     reached: &'c (dyn Fn(Reached) + Sync),
     /// The client offered to switch protocols, and the offer was passed on.
@@ -229,7 +233,7 @@ impl Exchange<'_> {
         let out = self.flows.down.buffer();
         match (response.status, &mut self.down) {
             (101, _) if self.offered && response.upgrade.is_some() => {
-                response.write(is_1_1, false, false, out);
+                response.write(is_1_1, false, false, self.forwarding, out);
                 Ok(Some(Exchanged::Upgraded))
             }
             (101, _) => Err(BAD),
@@ -241,7 +245,7 @@ impl Exchange<'_> {
                 }
                 // HTTP/1.0 knows none of them.
                 if is_1_1 {
-                    response.write(is_1_1, false, false, out);
+                    response.write(is_1_1, false, false, self.forwarding, out);
                 }
                 Ok(None)
             }
@@ -252,8 +256,9 @@ impl Exchange<'_> {
                     Body::Chunked => chunked,
                     Body::UntilClose => false,
                 };
-                let client_reusable = self.head.keep_alive && delimited;
-                response.write(is_1_1, chunked, !client_reusable, out);
+                // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
+                let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
+                response.write(is_1_1, chunked, !client_reusable, self.forwarding, out);
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 let copy = BodyCopy::new(response.body, chunked, self.limits);
                 self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable } };

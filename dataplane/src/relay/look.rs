@@ -4,7 +4,8 @@
 
 use crate::counters::{Reached, reached};
 use crate::decide::{Guard, Inner};
-use crate::parse::tls::{self, Look};
+use crate::parse::look::{Look, look};
+use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::stream::{Stream, poll_read_scratch};
 use policy_format::{Limits, Sni};
@@ -22,6 +23,7 @@ pub(crate) struct Looking {
     seen: usize,
     port: u16,
     most: usize,
+    max_fields: usize,
     wait: Duration,
     /// From the first byte on.
     patience: Option<Patience>,
@@ -41,8 +43,15 @@ pub(crate) enum Looked {
 impl Looking {
     /// `None` if the policy does not want it.
     pub(crate) fn wanted(guard: &Guard, limits: &Limits) -> Option<Box<Self>> {
-        let look =
-            Self { bytes: Vec::new(), seen: 0, port: guard.port(), most: limits.look_bytes, wait: limits.look_timeout, patience: None };
+        let look = Self {
+            bytes: Vec::new(),
+            seen: 0,
+            port: guard.port(),
+            most: limits.look_bytes,
+            max_fields: limits.head_fields,
+            wait: limits.look_timeout,
+            patience: None,
+        };
         (guard.sni() != Sni::Off).then(|| Box::new(look))
     }
 
@@ -54,13 +63,16 @@ impl Looking {
         loop {
             if self.bytes.len() > self.seen {
                 self.seen = self.bytes.len();
-                match tls::look(&self.bytes, self.port) {
+                match look(&self.bytes, self.port, self.max_fields) {
                     Look::More if self.seen < self.most => {}
-                    Look::Server(host) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host)), None)),
-                    Look::Nothing => return Poll::Ready(self.end(true, None)),
+                    Look::Hello { server_name: Some(host), .. } => {
+                        return Poll::Ready(self.end(guard.inner(Inner::Server(&host, self.port)), None));
+                    }
+                    Look::Http(Target { host, port }) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host, port)), None)),
+                    Look::Hello { server_name: None, .. } | Look::Opaque => return Poll::Ready(self.end(true, None)),
                     // What could be a greeting, and goes on for too long, is not one that anybody sends.
                     Look::More => return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_bytes)))),
-                    Look::Malformed => return Poll::Ready(self.end(guard.inner(Inner::Unclear), None)),
+                    Look::Malformed(_) => return Poll::Ready(self.end(guard.inner(Inner::Unclear), None)),
                 }
             }
             if !self.bytes.is_empty() {
