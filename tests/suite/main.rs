@@ -15,6 +15,8 @@ mod binaries;
 mod clients;
 /// Every recorded decision, through the real binaries.
 mod conformance;
+/// Names, against a name server on loopback.
+mod dns;
 /// HTTP: what is refused, what is forwarded, and how.
 mod http;
 /// Who may depend on whom.

@@ -15,8 +15,8 @@ use hickory_net::udp::UdpClientStream;
 use hickory_net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
 use policy_format::{Host, NameServer};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
@@ -59,6 +59,8 @@ enum Kind {
 /// A server that is asked by HTTPS, and the connection to it. It is made when it is needed; what it speaks is HTTP/2.
 struct Https {
     url: Url,
+    /// Whom to trust. Read when it is needed first, which takes milliseconds.
+    tls: Arc<OnceLock<Arc<ClientConfig>>>,
     connection: Mutex<Option<HttpsClientStream>>,
 }
 
@@ -280,7 +282,7 @@ impl Kind {
             NameServer::Dns(address) => Ok(Self::Dns(*address)),
             NameServer::Https(url) => {
                 let url = Url::parse(url).map_err(|what| format!("`{}` is no name server: {what}", url.escape_debug()))?;
-                Ok(Self::Https(Box::new(Https { url, connection: Mutex::default() })))
+                Ok(Self::Https(Box::new(Https { url, tls: Arc::default(), connection: Mutex::default() })))
             }
         }
     }
@@ -297,7 +299,9 @@ impl Kind {
                 if !response.metadata.truncation {
                     return Ok(response);
                 }
-                let stream = TcpClientStream::exchange(*address, None, patience, None, TokioRuntimeProvider::new()).await?;
+                // What it started ends with the provider.
+                let provider = TokioRuntimeProvider::new();
+                let stream = TcpClientStream::exchange(*address, None, patience, None, provider.clone()).await?;
                 stream.send(request()).first_answer().await
             }
             Self::Https(https) => https.ask(request, patience).await,
@@ -338,8 +342,19 @@ impl Https {
         let Url { host, port, path } = &self.url;
         let name: Arc<str> = host.to_string().into();
         let target = (host.to_string(), *port);
-        // The server's own name is looked up by the system: nobody else is there to be asked. Reading the system's certificates takes milliseconds.
-        let prepared = tokio::task::spawn_blocking(move || Ok::<_, NetError>((target.to_socket_addrs()?.collect::<Vec<_>>(), tls()?)));
+        let trusted = Arc::clone(&self.tls);
+        // The server's own name is looked up by the system: nobody else is there to be asked.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let addresses: Vec<SocketAddr> = target.to_socket_addrs()?.collect();
+            let tls = match trusted.get() {
+                Some(tls) => Arc::clone(tls),
+                None => {
+                    let read = tls()?;
+                    Arc::clone(trusted.get_or_init(|| read))
+                }
+            };
+            Ok::<_, NetError>((addresses, tls))
+        });
         let (addresses, tls) = prepared.await.map_err(|error| NetError::from(error.to_string()))??;
         let mut last = NetError::NoConnections;
         for address in addresses {
@@ -386,8 +401,17 @@ impl Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use h2::RecvStream;
+    use h2::server::SendResponse;
     use hickory_net::proto::op::{MessageType, OpCode};
     use hickory_net::proto::rr::rdata::{A, AAAA, CNAME, SOA};
+    use hyper::{Request, Response};
+    use std::sync::atomic::AtomicUsize;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()
@@ -411,6 +435,126 @@ mod tests {
         message.metadata.response_code = code;
         (message.answers, message.authorities) = (answers, authorities);
         message
+    }
+
+    /// A server on loopback that speaks DNS over HTTPS, and whom to trust.
+    struct OverHttps {
+        address: SocketAddr,
+        trusted: Arc<ClientConfig>,
+        /// TLS connections, and what was asked on them.
+        connections: Arc<AtomicUsize>,
+        asked: Arc<std::sync::Mutex<Vec<String>>>,
+    }
+
+    impl OverHttps {
+        /// Closes a connection after so many questions, and answers with this status.
+        async fn start(questions: usize, status: u16) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+            let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
+            let provider = Arc::new(ring::default_provider());
+            let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+            let mut server = server.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
+            server.alpn_protocols = vec![b"h2".to_vec()];
+            let mut roots = RootCertStore::empty();
+            roots.add(certified.cert.der().clone()).unwrap();
+            let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let trusted = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
+            let acceptor = TlsAcceptor::from(Arc::new(server));
+            let (connections, asked) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+            let (counter, log) = (Arc::clone(&connections), Arc::clone(&asked));
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let Ok(tls) = acceptor.accept(stream).await else { continue };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let log = Arc::clone(&log);
+                    tokio::spawn(async move {
+                        let mut connection = h2::server::handshake(tls).await.unwrap();
+                        for _ in 0..questions {
+                            let Some(Ok((request, respond))) = connection.accept().await else { return };
+                            tokio::spawn(answer(request, respond, status, Arc::clone(&log)));
+                        }
+                        connection.graceful_shutdown();
+                        while connection.accept().await.is_some() {}
+                    });
+                }
+            });
+            Self { address, trusted, connections, asked }
+        }
+
+        /// Who asks it, and trusts it or not.
+        fn dns(&self, host: &str, trusts: bool) -> Dns {
+            let url = format!("https://{host}:{}/q", self.address.port());
+            let dns = Dns::new(&[NameServer::Https(url)], Duration::from_secs(20)).unwrap();
+            if let (true, Kind::Https(https)) = (trusts, &dns.servers[0].kind) {
+                https.tls.set(Arc::clone(&self.trusted)).unwrap();
+            }
+            dns
+        }
+    }
+
+    async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, status: u16, log: Arc<std::sync::Mutex<Vec<String>>>) {
+        let (head, mut body) = request.into_parts();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.data().await {
+            bytes.extend(chunk.unwrap());
+        }
+        let query = Message::from_vec(&bytes).unwrap();
+        let question = query.queries[0].clone();
+        log.lock().unwrap().push(format!("{} {} {} {}", head.method, head.uri.path(), question.query_type, question.name));
+        let mut response = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
+        if question.query_type == RecordType::A {
+            response.answers.push(Record::from_rdata(question.name.clone(), 60, RData::A(A([192, 0, 2, 1].into()))));
+        }
+        response.queries.push(question);
+        let head = Response::builder().status(status).header("content-type", "application/dns-message").body(()).unwrap();
+        let mut stream = respond.send_response(head, false).unwrap();
+        stream.send_data(response.to_vec().unwrap().into(), true).unwrap();
+    }
+
+    async fn ask(dns: &Dns) -> Found {
+        let permit = Arc::new(tokio::sync::Semaphore::new(1)).acquire_owned().await.unwrap();
+        dns.ask("a.test", permit).await
+    }
+
+    #[tokio::test]
+    async fn servers_are_asked_by_https_on_one_connection() {
+        let server = OverHttps::start(usize::MAX, 200).await;
+        for host in ["127.0.0.1", "localhost"] {
+            let before = server.connections.load(Ordering::Relaxed);
+            let dns = server.dns(host, true);
+            for _ in 0..3 {
+                let expected = Found { answer: Ok([IpAddr::from([192, 0, 2, 1])].into()), keep: Duration::from_secs(60) };
+                assert_eq!(ask(&dns).await, expected, "{host}");
+            }
+            assert_eq!(server.connections.load(Ordering::Relaxed), before + 1, "{host}");
+        }
+        let mut asked = server.asked.lock().unwrap().clone();
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked, ["POST /q A a.test.", "POST /q AAAA a.test."]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_is_replaced() {
+        // Both families at once, and no more.
+        let server = OverHttps::start(2, 200).await;
+        let dns = server.dns("127.0.0.1", true);
+        for _ in 0..3 {
+            assert!(ask(&dns).await.answer.is_ok());
+        }
+        assert!(server.connections.load(Ordering::Relaxed) >= 3);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_trusted_or_does_not_know_gives_no_answer() {
+        let nothing = Found { answer: Err(Failure::NoServer), keep: Duration::ZERO };
+        let server = OverHttps::start(usize::MAX, 200).await;
+        assert_eq!(ask(&server.dns("127.0.0.1", false)).await, nothing);
+        assert_eq!(*server.asked.lock().unwrap(), Vec::<String>::new());
+        let failing = OverHttps::start(usize::MAX, 500).await;
+        assert_eq!(ask(&failing.dns("127.0.0.1", true)).await, nothing);
     }
 
     #[test]
