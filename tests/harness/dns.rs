@@ -31,6 +31,10 @@ pub enum Manner {
     AlwaysTruncated,
     /// Nothing.
     Silent,
+    /// Nothing to who asks for IPv6.
+    SilentOnSix,
+    /// FORMERR to who speaks EDNS.
+    Old,
     /// An answer to another question.
     OtherQuestion,
     /// What is no message.
@@ -274,6 +278,9 @@ impl Shared {
         let is_long = |message: &Vec<u8>| transport == "udp" && message.len() > 1232;
         match zone.manner {
             Manner::Silent => Vec::new(),
+            Manner::SilentOnSix if kind == 28 => Vec::new(),
+            // A record beside the question, a response code of 1, and nothing else.
+            Manner::Old if query[11] > 0 => vec![[&id[..], &[0x81, 0x81, 0, 1, 0, 0, 0, 0, 0, 0], &question].concat()],
             Manner::Garbage => vec![[&id[..], &[0xff; 30]].concat()],
             Manner::OtherQuestion => vec![say(id, &[encode("other.test"), question[question.len() - 4..].to_vec()].concat(), false)],
             Manner::Spoofed => {
@@ -284,7 +291,7 @@ impl Shared {
             }
             Manner::AlwaysTruncated => vec![say(id, &question, true)],
             Manner::Truncated => vec![say(id, &question, transport == "udp")],
-            Manner::Plain => {
+            Manner::Plain | Manner::SilentOnSix | Manner::Old => {
                 vec![Some(say(id, &question, false)).filter(|message| !is_long(message)).unwrap_or_else(|| say(id, &question, true))]
             }
         }

@@ -56,6 +56,8 @@ fn cases() -> Vec<Case> {
             None => Manner::Plain,
             Some("truncated") => Manner::Truncated,
             Some("always-truncated") => Manner::AlwaysTruncated,
+            Some("silent-on-six") => Manner::SilentOnSix,
+            Some("old") => Manner::Old,
             Some("garbage") => Manner::Garbage,
             Some("spoofed") => Manner::Spoofed,
             Some(other) => panic!("`{other}` is no manner"),

@@ -14,7 +14,9 @@ use hickory_net::tcp::TcpClientStream;
 use hickory_net::udp::UdpClientStream;
 use hickory_net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
 use policy_format::{Host, NameServer};
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -35,6 +37,8 @@ const QUESTIONS: usize = 8;
 const NEGATIVE: Duration = Duration::from_secs(30);
 /// The same for addresses of one family when nobody could say whether there are some of the other.
 const HALF: Duration = Duration::from_secs(30);
+/// How long the other family is waited for once one has addresses: there are servers that answer for IPv4 alone, and say nothing otherwise.
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
 /// Addresses that are kept, at most.
 const ADDRESSES: usize = 256;
 
@@ -114,6 +118,23 @@ impl Dns {
         Ok(Self { servers, patience, began: Instant::now() })
     }
 
+    /// The addresses of both families, asked for at once.
+    async fn families(&self, name: &Name) -> (Family, Family) {
+        let (mut six, mut four) = (pin!(self.family(name, RecordType::AAAA)), pin!(self.family(name, RecordType::A)));
+        tokio::select! {
+            first = &mut six => {
+                let other = self.other(&first, four).await;
+                (first, other)
+            }
+            first = &mut four => (self.other(&first, six).await, first),
+        }
+    }
+
+    async fn other(&self, first: &Family, other: impl Future<Output = Family>) -> Family {
+        let patience = if matches!(first, Family::Addresses(..)) { OTHER_FAMILY.min(self.patience / 2) } else { self.patience };
+        timeout(patience, other).await.unwrap_or(Family::Failed(Failure::TimedOut))
+    }
+
     /// The addresses of one family.
     async fn family(&self, name: &Name, kind: RecordType) -> Family {
         let (mut name, mut ttl) = (name.clone(), u32::MAX);
@@ -169,7 +190,7 @@ impl Ask for Dns {
         // With the dot at the end, it is this name and no other.
         let found = match Name::from_ascii(format!("{name}.")) {
             Ok(name) => {
-                let (six, four) = tokio::join!(self.family(&name, RecordType::AAAA), self.family(&name, RecordType::A));
+                let (six, four) = self.families(&name).await;
                 both(six, four)
             }
             // What cannot be asked for in DNS is not there.
@@ -288,23 +309,32 @@ impl Kind {
     }
 
     async fn ask(&self, name: &Name, kind: RecordType, patience: Duration) -> Result<DnsResponse, NetError> {
-        let request = || DnsRequest::from_query(Query::query(name.clone(), kind), DnsRequestOptions::default());
+        let mut options = DnsRequestOptions::default();
+        let request = |options| DnsRequest::from_query(Query::query(name.clone(), kind), options);
         match self {
             Self::Dns(address) => {
                 // A port of its own for each question, and a number that cannot be guessed: whoever is not between us and the server cannot answer for it.
-                let datagrams = UdpClientStream::builder(*address, TokioRuntimeProvider::new())
-                    .with_timeout(Some(patience))
-                    .with_retry_interval_floor(SEND_AGAIN);
-                let response = datagrams.build().send_message(request()).first_answer().await?;
+                let datagram = |options| {
+                    let datagrams = UdpClientStream::builder(*address, TokioRuntimeProvider::new())
+                        .with_timeout(Some(patience))
+                        .with_retry_interval_floor(SEND_AGAIN);
+                    datagrams.build().send_message(request(options)).first_answer()
+                };
+                let mut response = datagram(options).await?;
+                if matches!(response.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp) {
+                    // It is older than EDNS (RFC 6891, section 7).
+                    options.use_edns = false;
+                    response = datagram(options).await?;
+                }
                 if !response.metadata.truncation {
                     return Ok(response);
                 }
                 // What it started ends with the provider.
                 let provider = TokioRuntimeProvider::new();
                 let stream = TcpClientStream::exchange(*address, None, patience, None, provider.clone()).await?;
-                stream.send(request()).first_answer().await
+                stream.send(request(options)).first_answer().await
             }
-            Self::Https(https) => https.ask(request, patience).await,
+            Self::Https(https) => https.ask(|| request(options), patience).await,
         }
     }
 }
@@ -407,6 +437,7 @@ mod tests {
     use hickory_net::proto::op::{MessageType, OpCode};
     use hickory_net::proto::rr::rdata::{A, AAAA, CNAME, SOA};
     use hyper::{Request, Response};
+    use proptest::prelude::*;
     use std::sync::atomic::AtomicUsize;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
@@ -607,6 +638,45 @@ mod tests {
         ];
         for (what, response, expected) in cases {
             assert_eq!(said(&response, &name("a.test."), RecordType::A), expected, "{what}");
+        }
+    }
+
+    proptest! {
+        // Aliases and addresses of a few names, in any order and as entangled as they come out.
+        #[test]
+        fn what_is_said_is_said_of_the_name_or_of_what_it_is_an_alias_for(records in prop::collection::vec((0..6_u8, prop::option::of(0..6_u8), 0..99_u32), 0..12)) {
+            let owner = |number: u8| format!("{}.test.", char::from(b'a' + number));
+            let record = |(from, to, ttl): &(u8, Option<u8>, u32)| match to {
+                Some(to) => alias(&owner(*from), *ttl, &owner(*to)),
+                None => a(&owner(*from), *ttl, [192, 0, 2, *from]),
+            };
+            let answers: Vec<Record> = records.iter().map(record).collect();
+            // Every name that one comes to from the first.
+            let mut reached = std::collections::BTreeSet::from([0]);
+            for _ in 0..6 {
+                reached.extend(records.iter().filter(|(from, ..)| reached.contains(from)).filter_map(|(_, to, _)| *to).collect::<Vec<_>>());
+            }
+            let least = records.iter().map(|(.., ttl)| *ttl).min().unwrap_or(0);
+            match said(&response(ResponseCode::NoError, answers, vec![]), &name("a.test."), RecordType::A) {
+                Said::Addresses(found, ttl) => {
+                    prop_assert!(!found.is_empty() && ttl >= least);
+                    for ip in found {
+                        let IpAddr::V4(ip) = ip else { panic!("{ip}") };
+                        prop_assert!(reached.contains(&ip.octets()[3]));
+                    }
+                }
+                Said::Alias(target, _) => prop_assert!(reached.iter().any(|number| name(&owner(*number)) == target)),
+                Said::Nothing { no_such_name, keep } => prop_assert_eq!((no_such_name, keep), (false, 0)),
+                Said::Loop => prop_assert!(records.iter().filter(|(_, to, _)| to.is_some()).count() > 0),
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_much(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(message) = Message::from_vec(&bytes) {
+                said(&message, &name("a.test."), RecordType::A);
+                is_usable(&message, &name("a.test."), RecordType::A);
+            }
         }
     }
 
