@@ -36,7 +36,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
 
-    /// Names in hosts(5) format that come before the system's resolver; the policy decides on their addresses too
+    /// Names in hosts(5) format that come before every resolver; the policy decides on their addresses too
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts: Option<PathBuf>,
 

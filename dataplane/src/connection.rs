@@ -569,9 +569,11 @@ fn may_repeat(head: &RequestHead) -> bool {
 fn socks5_reply(error: UpstreamError) -> Reply {
     match error {
         UpstreamError::Refused => Reply::Refused,
-        UpstreamError::NameNotResolved | UpstreamError::ResolveTimeout | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
-            Reply::HostUnreachable
-        }
+        UpstreamError::NameNotResolved
+        | UpstreamError::NameServerFailed
+        | UpstreamError::ResolveTimeout
+        | UpstreamError::Unreachable
+        | UpstreamError::ConnectTimeout => Reply::HostUnreachable,
         UpstreamError::ResponseTimeout | UpstreamError::Closed | UpstreamError::BadResponse => Reply::Failure,
     }
 }

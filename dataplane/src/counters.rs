@@ -72,6 +72,7 @@ counters! {
     }
     Counter "netproxy_upstream_failures_total", "Requests that were allowed and failed upstream, by `x-proxy-error`." {
         NameNotResolved = r#"error="upstream-name-not-resolved""#,
+        NameServerFailed = r#"error="upstream-name-server-failed""#,
         ResolveTimeout = r#"error="upstream-resolve-timeout""#,
         Refused = r#"error="upstream-refused""#,
         Unreachable = r#"error="upstream-unreachable""#,
@@ -227,6 +228,7 @@ impl Counters {
     pub(crate) fn upstream_failed(&self, error: UpstreamError) -> Option<Reached> {
         let (counter, reached) = match error {
             UpstreamError::NameNotResolved => (Counter::NameNotResolved, None),
+            UpstreamError::NameServerFailed => (Counter::NameServerFailed, None),
             UpstreamError::ResolveTimeout => (Counter::ResolveTimeout, Some(reached!(resolve_timeout))),
             UpstreamError::Refused => (Counter::Refused, None),
             UpstreamError::Unreachable => (Counter::Unreachable, None),

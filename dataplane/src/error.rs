@@ -94,6 +94,9 @@ pub enum PolicyError {
         "it sends connections through the upstream proxy {0}, which this version cannot do; take `upstream` out of the policy to connect directly"
     )]
     Upstream(String),
+    /// A name server that cannot be asked. Asking others instead might give other answers.
+    #[error("{0}")]
+    Resolver(String),
 }
 
 fn quoted(names: &[String]) -> String {

@@ -34,12 +34,13 @@ mod worker;
 
 pub use audit::event::{Accepting, Decided, LimitReached, Observer, Reload};
 pub use config::{Config, PolicyMap};
-pub use connect::resolve::{Lookup, Resolve, SystemResolver};
+pub use connect::resolve::{Lookup, NameServers, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
-pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits};
+pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits, NameServer};
 
 use audit::event::Silent;
+use connect::resolve::PolicyResolver;
 use connection::Shared;
 use listen::Service;
 use policy::reload::{Reloader, Stamp, load};
@@ -219,12 +220,11 @@ impl Builder {
         let addresses = Listeners { http: http_address, socks5: socks5_address, admin: admin_address };
 
         let policy = PolicyHandle::new(policy, self.config.limits);
-        let limits = Arc::clone(policy.current().limits());
-        let resolver = match (self.resolver, self.hosts) {
+        let resolver: Arc<dyn Resolve> = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
-            (None, None) => Arc::new(SystemResolver::new(limits.lookups)),
+            (None, None) => Arc::new(PolicyResolver::new(policy.clone())),
             (None, Some(path)) => {
-                let resolver = SystemResolver::new(limits.lookups).with_hosts(&path);
+                let resolver = PolicyResolver::new(policy.clone()).with_hosts(&path);
                 Arc::new(resolver.map_err(|what| StartError::Hosts { path, what })?)
             }
         };

@@ -15,6 +15,7 @@
 
 pub mod binaries;
 pub mod client;
+pub mod dns;
 pub mod origin;
 pub mod proxy;
 

@@ -121,6 +121,13 @@ impl Proxy {
         Self::run(Builder::policy(policy).resolver(names.clone()), limits)
     }
 
+    /// The same with another resolver.
+    #[must_use]
+    pub fn with_resolver(toml: &str, resolver: impl Resolve, limits: &[&str]) -> Self {
+        let policy = Policy::from_bytes(compile(toml)).unwrap();
+        Self::run(Builder::policy(policy).resolver(resolver), limits)
+    }
+
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {

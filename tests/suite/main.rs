@@ -15,6 +15,8 @@ mod binaries;
 mod clients;
 /// Every recorded decision, through the real binaries.
 mod conformance;
+/// Names, against a name server on loopback.
+mod dns;
 /// Clients that want to use the proxy up.
 #[cfg(target_os = "linux")]
 mod hostile;

@@ -1,6 +1,9 @@
 //! A `Permit` to an upstream stream. Nothing else opens one.
 
+mod cache;
 pub(crate) mod dial;
+pub(crate) mod dns;
+mod hosts;
 pub(crate) mod pool;
 pub(crate) mod resolve;
 
@@ -8,7 +11,7 @@ use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
 use crate::stream::{Buffered, Stream};
 use policy_format::{Host, Limits};
-use resolve::Resolve;
+use resolve::{Failure, Resolve};
 use std::io;
 use std::sync::Arc;
 
@@ -29,6 +32,7 @@ pub(crate) enum ConnectError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamError {
     NameNotResolved,
+    NameServerFailed,
     ResolveTimeout,
     Refused,
     Unreachable,
@@ -42,7 +46,7 @@ impl UpstreamError {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::ResolveTimeout | Self::ConnectTimeout | Self::ResponseTimeout => 504,
-            Self::NameNotResolved | Self::Refused | Self::Unreachable | Self::Closed | Self::BadResponse => 502,
+            Self::NameNotResolved | Self::NameServerFailed | Self::Refused | Self::Unreachable | Self::Closed | Self::BadResponse => 502,
         }
     }
 
@@ -50,6 +54,7 @@ impl UpstreamError {
     pub(crate) fn proxy_error(self) -> &'static str {
         match self {
             Self::NameNotResolved => "upstream-name-not-resolved",
+            Self::NameServerFailed => "upstream-name-server-failed",
             Self::ResolveTimeout => "upstream-resolve-timeout",
             Self::Refused => "upstream-refused",
             Self::Unreachable => "upstream-unreachable",
@@ -64,6 +69,7 @@ impl UpstreamError {
     pub(crate) fn message(self) -> &'static str {
         match self {
             Self::NameNotResolved => "is allowed, but its name could not be resolved",
+            Self::NameServerFailed => "is allowed, but no name server could say where it is",
             Self::ResolveTimeout => "is allowed, but its name was not resolved in time",
             Self::Refused => "is allowed, but refused the connection",
             Self::Unreachable => "is allowed, but cannot be reached",
@@ -105,6 +111,7 @@ impl Connector {
                 let mut found = looked_up
                     .map_err(|_| ConnectError::Upstream(UpstreamError::ResolveTimeout))?
                     .map_err(|error| ConnectError::Upstream(resolve_error(&error)))?;
+                dial::take_turns(&mut found);
                 found.truncate(limits.addresses);
                 found
             }
@@ -117,5 +124,9 @@ impl Connector {
 }
 
 fn resolve_error(error: &io::Error) -> UpstreamError {
-    if error.kind() == io::ErrorKind::TimedOut { UpstreamError::ResolveTimeout } else { UpstreamError::NameNotResolved }
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(Failure::NoServer) => UpstreamError::NameServerFailed,
+        _ if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ResolveTimeout,
+        _ => UpstreamError::NameNotResolved,
+    }
 }

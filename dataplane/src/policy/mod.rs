@@ -119,6 +119,7 @@ impl Policy {
             })?,
         };
         let policy = Self { blob, profile, mapped: None };
+        crate::connect::dns::check(&settings(&policy.blob, profile).resolver).map_err(PolicyError::Resolver)?;
         match &policy.meta().upstream {
             Some(upstream) => Err(PolicyError::Upstream(upstream.shown())),
             None => Ok(policy),
