@@ -33,7 +33,7 @@ pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Servic
     let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
     let first = tokio::select! {
         first = timeout(connection.limits.head_timeout, async { connection.client.reader().more().await }) => first,
-        () = connection.shutdown.started() => return,
+        () = connection.shutdown.started_a_while_ago() => return,
     };
     // Who says nothing is answered nothing.
     let Ok(Ok(1..)) = first else { return };

@@ -4,6 +4,7 @@
 //! what the name resolved to, and gives the [`Route`] that may be dialled. Both ask the same pure function.
 
 pub(crate) mod deny;
+pub(crate) mod own;
 
 use crate::audit::event::{Decided, Observer};
 use crate::parse::target::Target;
@@ -18,7 +19,7 @@ pub(crate) struct Decider {
     policy: PolicyHandle,
     observer: Arc<dyn Observer>,
     /// Our own listeners, which nobody may reach through us.
-    own: Vec<SocketAddr>,
+    own: own::Own,
 }
 
 /// A request as the decision sees it.
@@ -64,7 +65,7 @@ pub(crate) struct Route {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, own: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, own: own::Own) -> Self {
         Self { policy, observer, own }
     }
 
@@ -108,15 +109,10 @@ impl Decider {
         });
     }
 
-    /// Whether an address is one of our own listeners, in any of the ways in which it can be written.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        self.own.iter().any(|own| {
-            let listener = own.ip().to_canonical();
-            // Listening on all addresses is listening on this one; connecting to "all addresses" is connecting to loopback.
-            let same = listener == ip || listener.is_unspecified() || (ip.is_unspecified() && listener.is_loopback());
-            same && own.port() == address.port()
-        })
+    /// Whether an address is one of our own listeners, in any of the ways in which it can be written. Whoever dials something that no route holds, an upstream
+    /// proxy, has to ask.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.holds(address)
     }
 }
 
