@@ -21,6 +21,9 @@ mod http;
 mod layering;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// The process: drain, hand-over, service managers, sandbox, its own listeners.
+#[cfg(unix)]
+mod process;
 /// Several profiles in one policy file.
 mod profiles;
 /// Rules with conditions, hooks, and what cannot be honoured.
