@@ -26,22 +26,34 @@ const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the shutdown starts.
-pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, counters: Arc<Counters>, shutdown: Shutdown) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    policy: PolicyHandle,
+    counters: Arc<Counters>,
+    process: serde_json::Map<String, serde_json::Value>,
+    shutdown: Shutdown,
+) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let process = Arc::new(process);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.started() => return,
+            permit = Arc::clone(&permits).acquire_owned() => match permit {
+                Ok(permit) => tokio::select! {
+                    accepted = listener.accept() => accepted.map(|accepted| (accepted, permit)),
+                    () = shutdown.started() => break,
+                },
+                Err(_) => return,
+            },
+            () = shutdown.started() => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(((stream, _), permit)) = accepted else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (policy, counters, shutdown) = (policy.clone(), Arc::clone(&counters), shutdown.clone());
+        let (policy, counters, process, shutdown) = (policy.clone(), Arc::clone(&counters), Arc::clone(&process), shutdown.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &policy, &counters);
+                let response = answer(&request, &policy, &counters, &process);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
@@ -50,20 +62,28 @@ pub(crate) async fn serve(listener: TcpListener, policy: PolicyHandle, counters:
             tokio::select! {
                 // A client that went away is no news.
                 _ = tokio::time::timeout(PATIENCE, builder.serve_connection(TokioIo::new(stream), service)) => {}
-                () = shutdown.started() => {}
+                () = shutdown.started_a_while_ago() => {}
             }
             drop(permit);
         });
     }
+    drop(listener);
+    // Who was accepted is answered; each of them ends a while after the shutdown began.
+    let _ = permits.acquire_many(u32::try_from(CONNECTIONS).unwrap_or(u32::MAX)).await;
 }
 
-fn answer(request: &Request<Incoming>, policy: &PolicyHandle, counters: &Counters) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    policy: &PolicyHandle,
+    counters: &Counters,
+    process: &serde_json::Map<String, serde_json::Value>,
+) -> Response<Full<Bytes>> {
     if !names_this_machine(request) {
         let help = "the Host header must be an address or localhost";
         return reply(StatusCode::FORBIDDEN, &json!({ "error": help }));
     }
     match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/health") => reply(StatusCode::OK, &health(policy)),
+        (&Method::GET | &Method::HEAD, "/health") => reply(StatusCode::OK, &health(policy, process)),
         (&Method::GET | &Method::HEAD, "/metrics") => text(metrics(policy, counters), "text/plain; version=0.0.4; charset=utf-8"),
         (_, "/health" | "/metrics") => {
             let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "use GET" }));
@@ -74,9 +94,9 @@ fn answer(request: &Request<Incoming>, policy: &PolicyHandle, counters: &Counter
     }
 }
 
-fn health(policy: &PolicyHandle) -> serde_json::Value {
+fn health(policy: &PolicyHandle, process: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
     let snapshot = policy.current();
-    json!({
+    let mut health = json!({
         "status": "ok",
         "version": env!("CARGO_PKG_VERSION"),
         "policy": {
@@ -88,7 +108,11 @@ fn health(policy: &PolicyHandle) -> serde_json::Value {
             "rules": snapshot.rule_count(),
             "last_error": policy.last_error(),
         },
-    })
+    });
+    if let Some(health) = health.as_object_mut() {
+        health.extend(process.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    health
 }
 
 fn metrics(policy: &PolicyHandle, counters: &Counters) -> String {

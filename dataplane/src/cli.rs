@@ -44,9 +44,24 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT")]
     pub(crate) workers: Option<NonZero<usize>>,
 
-    /// Seconds that open exchanges may take to finish after SIGTERM
+    /// Seconds that open exchanges may take to finish after SIGTERM or SIGINT; a second signal ends them at once
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) drain: u64,
+
+    /// Unix socket through which a new process, started with the same flag, takes over the listeners of the one that runs; no connection is lost
+    #[cfg(unix)]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) hand_over: Option<PathBuf>,
+
+    /// User to become once it listens, by name or number; without a group, the user's own. Needs root
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// What to give up once it listens: capabilities, new privileges, files (landlock) and system calls (seccomp)
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) sandbox: crate::process::sandbox::Sandbox,
 
     /// A limit instead of the policy's, such as `connect_timeout=5s`; may be repeated. `--limit help` lists them
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]

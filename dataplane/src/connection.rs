@@ -15,7 +15,7 @@ use crate::patience::Patience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
 use bytes::Buf;
@@ -117,7 +117,7 @@ impl<'s> Connection<'s> {
     /// From the first byte to the last, or to a tunnel.
     async fn run(mut self, service: Service) -> Option<Opened> {
         // Who says nothing is answered nothing.
-        match self.wait(true).await {
+        match self.wait(Until::AfterShutdown).await {
             Wait::Some => {}
             Wait::End => return None,
             Wait::TooLong => {
@@ -136,21 +136,25 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Waits for bytes of the client until patience is over; for a shutdown too, if it may end the connection here.
-    async fn wait(&mut self, until_shutdown: bool) -> Wait {
+    /// Waits for bytes of the client until patience is over, or until the shutdown, if it may end the connection here.
+    async fn wait(&mut self, until: Until) -> Wait {
+        let mut told = false;
         let Self { client, patience, ear, shutdown, .. } = self;
         poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_more(cx) {
                 return Poll::Ready(if matches!(read, Ok(1..)) { Wait::Some } else { Wait::End });
             }
-            if until_shutdown {
+            if until != Until::Patience {
                 // The bell first: a shutdown that starts after this look rings.
                 while ear.poll_rung(cx).is_ready() {}
-                if shutdown.has_started() {
+                if shutdown.has_started() && until == Until::Shutdown {
                     return Poll::Ready(Wait::End);
                 }
+                if shutdown.has_started() && !std::mem::replace(&mut told, true) {
+                    patience.set(GRACE);
+                }
             }
-            patience.poll_over(cx).map(|()| Wait::TooLong)
+            patience.poll_over(cx).map(|()| if told { Wait::End } else { Wait::TooLong })
         })
         .await
     }
@@ -188,7 +192,7 @@ impl<'s> Connection<'s> {
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
             self.patience.set(self.limits.keep_alive_timeout);
-            match self.wait(true).await {
+            match self.wait(Until::Shutdown).await {
                 Wait::Some => {}
                 Wait::End => return None,
                 Wait::TooLong => {
@@ -224,7 +228,7 @@ impl<'s> Connection<'s> {
             if !std::mem::replace(&mut started, true) {
                 self.patience.set(self.limits.head_timeout);
             }
-            match self.wait(false).await {
+            match self.wait(Until::Patience).await {
                 Wait::Some => {}
                 Wait::End => return None,
                 Wait::TooLong => {
@@ -552,6 +556,17 @@ impl<'s> Connection<'s> {
 
 /// A place among the tunnels to a host, and what this one may send.
 type Room = (Entered<Arc<str>>, Upload);
+
+/// For how long a client is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// As long as patience lasts: what has begun is served.
+    Patience,
+    /// Until the shutdown at most.
+    Shutdown,
+    /// A little longer: the first bytes may be on their way.
+    AfterShutdown,
+}
 
 /// What waiting for the client came to.
 enum Wait {

@@ -7,7 +7,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = netproxy::Builder::built_in().bind().await?;
 //! println!("HTTP proxy on {}", server.listeners().http);
-//! server.run(async { tokio::signal::ctrl_c().await.unwrap_or(()) }).await;
+//! server.run(async { tokio::signal::ctrl_c().await.unwrap_or(()) }).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -71,6 +71,7 @@ pub struct Builder {
     hosts: Option<PathBuf>,
     observer: Arc<dyn Observer>,
     drain: Duration,
+    sockets: Sockets,
 }
 
 /// Where a server listens.
@@ -84,28 +85,54 @@ pub struct Listeners {
     pub admin: SocketAddr,
 }
 
+/// Listening sockets that somebody else opened: a service manager, or the process that this one follows. Nothing is lost in their queues when one process ends and the
+/// next goes on.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// HTTP proxy.
+    pub http: Option<std::net::TcpListener>,
+    /// SOCKS5 proxy.
+    pub socks5: Option<std::net::TcpListener>,
+    /// Admin API.
+    pub admin: Option<std::net::TcpListener>,
+}
+
 /// A bound server that does not serve yet; clients wait in the listeners' queues.
 pub struct Server {
     addresses: Listeners,
-    http: TcpListener,
-    socks5: Option<TcpListener>,
-    admin: TcpListener,
+    // Of no runtime yet: between binding and running, a process gives up its privileges, and that has to be before it has threads.
+    http: std::net::TcpListener,
+    socks5: Option<std::net::TcpListener>,
+    admin: std::net::TcpListener,
+    health: serde_json::Map<String, serde_json::Value>,
     shared: Arc<Shared>,
     policy: PolicyHandle,
     watch: Option<(Reloader, Option<Stamp>)>,
-    asked: (ReloadRequest, mpsc::Receiver<()>),
+    asked: (ReloadRequest, mpsc::Receiver<Asked>),
     drain: Duration,
     workers: usize,
 }
 
 /// Asks a running server to look at its policy file now.
 #[derive(Debug, Clone)]
-pub struct ReloadRequest(mpsc::Sender<()>);
+pub struct ReloadRequest(mpsc::Sender<Asked>);
+
+/// A request to reload, and who is told when it was done by dropping this.
+type Asked = Option<tokio::sync::oneshot::Sender<()>>;
 
 impl ReloadRequest {
     /// Asks. A request that is waiting already is enough.
     pub fn reload(&self) {
-        let _ = self.0.try_send(());
+        let _ = self.0.try_send(None);
+    }
+
+    /// Asks, and waits until the file was looked at, whatever came of it. Without a policy file, that is at once.
+    pub async fn reloaded(&self) {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        if self.0.send(Some(sender)).await.is_ok() {
+            // It is dropped, never used.
+            let _ = done.await;
+        }
     }
 }
 
@@ -119,6 +146,7 @@ impl Builder {
             hosts: None,
             observer: Arc::new(Silent),
             drain: Duration::from_secs(10),
+            sockets: Sockets::default(),
         }
     }
 
@@ -183,6 +211,13 @@ impl Builder {
         self
     }
 
+    /// Listening sockets that are open already. Each is used where its address is the one that is asked for, port 0 asking for any, and closed where it is not.
+    #[must_use]
+    pub fn sockets(mut self, sockets: Sockets) -> Self {
+        self.sockets = sockets;
+        self
+    }
+
     /// Loads the policy and opens the listeners. When it returns, clients can connect.
     ///
     /// # Errors
@@ -211,12 +246,14 @@ impl Builder {
             admin: self.config.admin_listen.unwrap_or(meta.listeners.admin),
         };
         check_loopback(&wanted, &meta)?;
-        let (http, http_address) = bind("http", "--http-listen", wanted.http).await?;
+        let (http, http_address) = bind("http", "--http-listen", wanted.http, self.sockets.http).await?;
         let (socks5, socks5_address) = match wanted.socks5 {
-            Some(address) => bind("socks5", "--socks-listen", address).await.map(|(listener, bound)| (Some(listener), Some(bound)))?,
+            Some(address) => bind("socks5", "--socks-listen", address, self.sockets.socks5)
+                .await
+                .map(|(listener, bound)| (Some(listener), Some(bound)))?,
             None => (None, None),
         };
-        let (admin, admin_address) = bind("admin", "--admin-listen", wanted.admin).await?;
+        let (admin, admin_address) = bind("admin", "--admin-listen", wanted.admin, self.sockets.admin).await?;
         let addresses = Listeners { http: http_address, socks5: socks5_address, admin: admin_address };
 
         let policy = PolicyHandle::new(policy, self.config.limits);
@@ -228,7 +265,7 @@ impl Builder {
                 Arc::new(resolver.map_err(|what| StartError::Hosts { path, what })?)
             }
         };
-        let own = [Some(addresses.http), addresses.socks5, Some(addresses.admin)].into_iter().flatten().collect();
+        let own = decide::own::Own::new([Some(addresses.http), addresses.socks5, Some(addresses.admin)].into_iter().flatten().collect());
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let counters = counters::Counters::new();
@@ -248,6 +285,7 @@ impl Builder {
             http,
             socks5,
             admin,
+            health: serde_json::Map::new(),
             shared: Arc::new(shared),
             policy,
             watch,
@@ -279,10 +317,23 @@ fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), 
     Ok(())
 }
 
-/// A listener, and the address that it has got: the port may be the system's choice.
-async fn bind(listener: &'static str, flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+/// A listener, and the address that it has got: the port may be the system's choice. One that is open already is used if it is at the address.
+async fn bind(
+    listener: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+    open: Option<std::net::TcpListener>,
+) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
     let failed = |error| StartError::Bind { listener, address, flag, error };
-    let bound = TcpListener::bind(address).await.map_err(failed)?;
+    let asked_for = |at: SocketAddr| at.ip() == address.ip() && (at.port() == address.port() || address.port() == 0);
+    if let Some(open) = open
+        && let Ok(at) = open.local_addr()
+        && asked_for(at)
+    {
+        open.set_nonblocking(true).map_err(failed)?;
+        return Ok((open, at));
+    }
+    let bound = TcpListener::bind(address).await.and_then(TcpListener::into_std).map_err(failed)?;
     let address = bound.local_addr().map_err(failed)?;
     Ok((bound, address))
 }
@@ -300,6 +351,23 @@ impl Server {
         self.policy.clone()
     }
 
+    /// The listening sockets once more, to hand them to a process that follows this one.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn sockets(&self) -> std::io::Result<Sockets> {
+        Ok(Sockets {
+            http: Some(self.http.try_clone()?),
+            socks5: self.socks5.as_ref().map(std::net::TcpListener::try_clone).transpose()?,
+            admin: Some(self.admin.try_clone()?),
+        })
+    }
+
+    /// Says something about the process in `GET /health`, under `name`.
+    pub fn set_health(&mut self, name: &str, value: serde_json::Value) {
+        self.health.insert(name.to_owned(), value);
+    }
+
     /// Asks for reloads once the server runs. Without a policy file, nothing comes of it.
     #[must_use]
     pub fn reload_request(&self) -> ReloadRequest {
@@ -307,23 +375,32 @@ impl Server {
     }
 
     /// Serves until `stop` ends; then accepts no more, lets open exchanges finish within the drain time, and returns. Dropping the future stops accepting at once.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// There are no descriptors left, or no threads.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+        let admin = TcpListener::from_std(self.admin)?;
         let (trigger, shutdown) = shutdown::new(self.policy.bell().clone());
         let connections = self.policy.current().limits().connections;
         let permits = Arc::new(Semaphore::new(connections));
         let listeners = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];
-        let listeners = listeners.into_iter().filter_map(|(listener, service)| Some((listener?.into_std().ok()?, service))).collect();
+        let listeners = listeners.into_iter().filter_map(|(listener, service)| Some((listener?, service))).collect();
         let counters = Arc::clone(&self.shared.counters);
         let work = Work { listeners, shared: self.shared, permits: Arc::clone(&permits), shutdown: shutdown.clone() };
-        // Where no thread is to be had, fewer serve; the first one has to be.
-        let workers: Vec<Worker> = (0..self.workers).map_while(|number| Worker::start(number, &work).ok()).collect();
+        // Where no more threads are to be had, fewer serve; one has to be.
+        let mut workers = vec![Worker::start(0, &work)?];
+        workers.extend((1..self.workers).map_while(|number| Worker::start(number, &work).ok()));
         drop(work);
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(admin::serve(self.admin, self.policy, counters, shutdown));
+        tasks.spawn(admin::serve(admin, self.policy, counters, self.health, shutdown));
         let watching = async {
             match self.watch {
                 Some((reloader, stamp)) => reloader.watch(stamp, self.asked.1).await,
-                None => std::future::pending().await,
+                None => {
+                    // Who waits for a reload is told that none comes.
+                    drop(self.asked);
+                    std::future::pending().await
+                }
             }
         };
         tokio::select! {
@@ -334,9 +411,8 @@ impl Server {
         tasks.join_all().await;
         // All permits back is all connections ended.
         let all = u32::try_from(connections).unwrap_or(u32::MAX);
-        if !workers.is_empty() {
-            let _ = tokio::time::timeout(self.drain, permits.acquire_many(all)).await;
-        }
+        let _ = tokio::time::timeout(self.drain, permits.acquire_many(all)).await;
         Worker::end(workers);
+        Ok(())
     }
 }

@@ -3,6 +3,10 @@
 use crate::signal::{Bell, Ear};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// For what a client that was accepted just before the shutdown is about to say.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// Tells everyone that no new work is to be begun.
 #[derive(Debug, Clone)]
@@ -41,6 +45,12 @@ impl Shutdown {
         while !self.has_started() {
             std::future::poll_fn(|cx| ear.poll_rung(cx)).await;
         }
+    }
+
+    /// Ends when the shutdown has started and who was accepted before it has had time to say something: its first bytes may be on their way.
+    pub(crate) async fn started_a_while_ago(&self) {
+        self.started().await;
+        tokio::time::sleep(GRACE).await;
     }
 
     pub(crate) fn has_started(&self) -> bool {

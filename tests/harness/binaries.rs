@@ -64,18 +64,24 @@ impl DataPlane {
     /// Starts it and waits until it says where it listens.
     #[must_use]
     pub fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(path("netproxy-dp"))
-            .args(FREE_PORTS)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("netproxy-dp runs");
+        let mut command = Command::new(path("netproxy-dp"));
+        command.args(FREE_PORTS).args(args).stdin(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// The same for a command that was made otherwise, with `--json`.
+    #[must_use]
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("netproxy-dp runs");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                let Ok(value) = serde_json::from_str(&line) else { continue };
+                let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+                // What it says of itself is for tests of that, which read `/health`.
+                if !["listening", "policy"].contains(&value["event"].as_str().unwrap_or_default()) {
+                    continue;
+                }
                 if send.send(value).is_err() {
                     return;
                 }

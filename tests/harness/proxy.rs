@@ -147,7 +147,7 @@ impl Proxy {
             runtime.block_on(async {
                 let server = builder.bind().await.unwrap();
                 ready.send((server.listeners(), server.policy())).unwrap();
-                server.run(async { drop(stopped.await) }).await;
+                server.run(async { drop(stopped.await) }).await.unwrap();
             });
             runtime.shutdown_background();
         });

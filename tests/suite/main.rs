@@ -30,6 +30,9 @@ mod limits;
 mod metrics;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// The process: drain, hand-over, service managers, sandbox, its own listeners.
+#[cfg(unix)]
+mod process;
 /// Several profiles in one policy file.
 mod profiles;
 /// Rules with conditions, hooks, and what cannot be honoured.

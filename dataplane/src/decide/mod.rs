@@ -4,6 +4,7 @@
 //! what the name resolved to, and gives the [`Route`] that may be dialled. Both ask the same pure function.
 
 pub(crate) mod deny;
+pub(crate) mod own;
 
 use crate::audit::event::{Decided, Observer};
 use crate::counters::{Counter, Counters};
@@ -22,7 +23,7 @@ pub(crate) struct Decider {
     observer: Arc<dyn Observer>,
     counters: Arc<Counters>,
     /// Our own listeners, which nobody may reach through us.
-    own: Vec<SocketAddr>,
+    own: own::Own,
 }
 
 /// A request as the decision sees it.
@@ -68,7 +69,7 @@ pub(crate) struct Route<'q> {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, counters: Arc<Counters>, own: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, counters: Arc<Counters>, own: own::Own) -> Self {
         Self { policy, observer, counters, own }
     }
 
@@ -134,15 +135,10 @@ impl Decider {
         self.observer.decided(&decided(snapshot, question, decision));
     }
 
-    /// Whether an address is one of our own listeners, in any of the ways in which it can be written.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        self.own.iter().any(|own| {
-            let listener = own.ip().to_canonical();
-            // Listening on all addresses is listening on this one; connecting to "all addresses" is connecting to loopback.
-            let same = listener == ip || listener.is_unspecified() || (ip.is_unspecified() && listener.is_loopback());
-            same && own.port() == address.port()
-        })
+    /// Whether an address is one of our own listeners, in any of the ways in which it can be written. Whoever dials something that no route holds, an upstream
+    /// proxy, has to ask.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.holds(address)
     }
 }
 

@@ -151,7 +151,7 @@ impl Reloader {
     }
 
     /// Watches the file, whose last known state is `seen`, and reloads it when it has changed or when asked. Never returns.
-    pub(crate) async fn watch(&self, seen: Option<Stamp>, mut asked: tokio::sync::mpsc::Receiver<()>) {
+    pub(crate) async fn watch(&self, seen: Option<Stamp>, mut asked: tokio::sync::mpsc::Receiver<crate::Asked>) {
         let mut settled = seen;
         let mut last = settled.clone();
         let mut looks = tokio::time::interval(INTERVAL);
@@ -168,13 +168,14 @@ impl Reloader {
                         settled = now;
                     }
                 }
-                Some(()) = asked.recv() => {
+                Some(done) = asked.recv() => {
                     self.check_map().await;
                     let now = Stamp::of(&self.path);
                     last.clone_from(&now);
                     if self.reload().await || now.is_none() {
                         settled = now;
                     }
+                    drop(done);
                 }
             }
         }

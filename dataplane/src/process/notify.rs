@@ -1,0 +1,96 @@
+//! What the service manager is told (sd_notify(3)): ready, reloading, stopping, a line of status, and that the runtime still runs.
+//!
+//! Written here because it is this little: one datagram for each, on a socket that is connected before privileges are given up. Without `NOTIFY_SOCKET`, nothing is said.
+
+#[cfg(unix)]
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+/// The service manager's ear.
+pub(crate) struct Notify {
+    #[cfg(unix)]
+    socket: Option<UnixDatagram>,
+}
+
+impl Notify {
+    /// To whom `NOTIFY_SOCKET` leads. One that cannot be reached is not told anything: it will say so itself.
+    #[cfg(unix)]
+    pub(crate) fn from_env() -> Self {
+        let connected = |address: std::ffi::OsString| {
+            let socket = UnixDatagram::unbound()?;
+            connect(&socket, &address)?;
+            // A manager that does not listen holds nothing up.
+            socket.set_nonblocking(true)?;
+            std::io::Result::Ok(socket)
+        };
+        Self { socket: std::env::var_os("NOTIFY_SOCKET").and_then(|address| connected(address).ok()) }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn from_env() -> Self {
+        Self {}
+    }
+
+    fn send(&self, state: &str) {
+        #[cfg(unix)]
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(state.as_bytes());
+        }
+        #[cfg(not(unix))]
+        let _ = state;
+    }
+
+    /// Serving, with a line for people.
+    pub(crate) fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}\n"));
+    }
+
+    pub(crate) fn status(&self, status: &str) {
+        self.send(&format!("STATUS={status}\n"));
+    }
+
+    /// A reload begins; `ready` says that it has ended.
+    pub(crate) fn reloading(&self) {
+        #[cfg(unix)]
+        {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+            self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
+        }
+    }
+
+    pub(crate) fn stopping(&self, status: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
+    }
+
+    /// Says that the runtime runs, twice in the time that `WATCHDOG_USEC` gives, for as long as it does. A task of the runtime itself: one that hangs says nothing.
+    pub(crate) async fn watchdog(&self) {
+        let Some(within) = watchdog() else { return std::future::pending().await };
+        let mut beats = tokio::time::interval((within / 2).max(Duration::from_millis(1)));
+        loop {
+            beats.tick().await;
+            self.send("WATCHDOG=1\n");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn connect(socket: &UnixDatagram, address: &std::ffi::OsStr) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    match address.as_bytes().split_first() {
+        #[cfg(target_os = "linux")]
+        Some((b'@', name)) => {
+            use std::os::linux::net::SocketAddrExt;
+            socket.connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+        }
+        Some((b'/', _)) => socket.connect(address),
+        _ => Err(std::io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// How often a sign of life is asked of this process.
+fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let own = std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
+    number("WATCHDOG_USEC").filter(|usec| own && *usec > 0).map(Duration::from_micros)
+}
