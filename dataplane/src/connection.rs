@@ -12,7 +12,7 @@ use crate::relay::http::{ExchangeError, Exchanged, exchange};
 use crate::relay::tunnel::tunnel;
 use crate::reply;
 use crate::shutdown::Shutdown;
-use crate::stream::Buffered;
+use crate::stream::{Buffered, Stream};
 use policy_format::{Limits, Protocol, Reason};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
 pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: &Shared, shutdown: Shutdown) {
     let _ = stream.set_nodelay(true);
     let limits = shared.decider.limits();
-    let mut connection = Connection { client: Buffered::new(stream), address: client, shared, limits, shutdown };
+    let mut connection = Connection { client: Buffered::new(Stream::Tcp(stream)), address: client, shared, limits, shutdown };
     let first = tokio::select! {
         first = timeout(connection.limits.head_timeout, async { connection.client.reader().more().await }) => first,
         () = connection.shutdown.started() => return,
@@ -141,7 +141,7 @@ impl Connection<'_> {
             let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
             return self.deny(head, &denial).await;
         }
-        let mut reusable = idle.take_if(|idle| idle.target == head.target).filter(|idle| idle.stream.is_quiet());
+        let mut reusable = idle.take_if(|idle| idle.target == head.target && idle.stream.is_quiet());
         loop {
             let permit = match self.shared.decider.name(question.clone()) {
                 Ok(permit) => permit,
@@ -256,7 +256,7 @@ impl Connection<'_> {
     }
 
     async fn tunnel(&mut self, mut upstream: Buffered, route: Route) {
-        let Ok(peer) = upstream.stream.peer_addr() else { return };
+        let Some(peer) = upstream.stream.peer() else { return };
         let revoked = route.revoked(self.shared.decider.policy(), peer);
         tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
     }

@@ -4,11 +4,10 @@ use bytes::BytesMut;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, ReadHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -20,23 +19,26 @@ const HEAD_READ: usize = 8 * 1024;
 /// A stream with a read buffer.
 #[derive(Debug)]
 pub(crate) struct Buffered {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) buffer: BytesMut,
 }
 
+/// The half that writes.
+pub(crate) type WriteHalf<'a> = tokio::io::WriteHalf<&'a mut Stream>;
+
 /// Its two halves, so that both directions can move at once.
 pub(crate) struct Reader<'a> {
-    pub(crate) half: ReadHalf<'a>,
+    pub(crate) half: ReadHalf<&'a mut Stream>,
     pub(crate) buffer: &'a mut BytesMut,
 }
 
 impl Buffered {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, buffer: BytesMut::new() }
     }
 
     pub(crate) fn split(&mut self) -> (Reader<'_>, WriteHalf<'_>) {
-        let (read, write) = self.stream.split();
+        let (read, write) = tokio::io::split(&mut self.stream);
         (Reader { half: read, buffer: &mut self.buffer }, write)
     }
 
@@ -45,9 +47,10 @@ impl Buffered {
     }
 
     /// Whether an idle stream is still what it was left as: open, and with nothing to say.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let nothing = self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        nothing && self.buffer.is_empty()
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut nothing = [0];
+        let mut look = Context::from_waker(Waker::noop());
+        self.buffer.is_empty() && Pin::new(&mut self.stream).poll_read(&mut look, &mut ReadBuf::new(&mut nothing)).is_pending()
     }
 }
 
@@ -66,8 +69,8 @@ impl Reader<'_> {
 }
 
 /// A connection to an origin, or to a proxy.
+#[allow(dead_code, reason = "not all are dialled yet")]
 #[derive(Debug)]
-#[allow(dead_code, reason = "not dialled yet")]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
@@ -78,7 +81,6 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// The other end, where that is an address.
-    #[allow(dead_code, reason = "not dialled yet")]
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),

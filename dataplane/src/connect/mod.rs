@@ -5,7 +5,7 @@ pub(crate) mod resolve;
 
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
-use crate::stream::Buffered;
+use crate::stream::{Buffered, Stream};
 use policy_format::{Host, Limits};
 use resolve::Resolve;
 use std::io;
@@ -92,14 +92,14 @@ impl Connector {
         let stream = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok((Buffered::new(stream), route))
+        Ok((Buffered::new(Stream::Tcp(stream)), route))
     }
 
     /// A connection that is open already, if its peer may be used under this permit; else a new one.
     pub(crate) async fn reuse(&self, permit: Permit<'_>, idle: Buffered) -> Result<(Buffered, Route), ConnectError> {
-        match idle.stream.peer_addr() {
-            Ok(peer) => Ok((idle, permit.addresses(&[peer.ip()])?)),
-            Err(_) => self.connect(permit).await,
+        match idle.stream.peer() {
+            Some(peer) => Ok((idle, permit.addresses(&[peer.ip()])?)),
+            None => self.connect(permit).await,
         }
     }
 

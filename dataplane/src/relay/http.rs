@@ -4,13 +4,12 @@
 
 use crate::connect::UpstreamError;
 use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
-use crate::stream::{Buffered, Reader};
+use crate::stream::{Buffered, Reader, WriteHalf};
 use bytes::Buf;
 use policy_format::Limits;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::WriteHalf;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes of chunked data that are gathered before they are written.
@@ -331,7 +330,11 @@ async fn write(to: &mut WriteHalf<'_>, bytes: &[u8], limits: &Limits) -> Result<
     if bytes.is_empty() {
         return Ok(());
     }
-    let written: io::Result<()> =
-        timeout(limits.idle_timeout, to.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let write = async {
+        to.write_all(bytes).await?;
+        // What writes to a proxy through TLS keeps some back.
+        to.flush().await
+    };
+    let written: io::Result<()> = timeout(limits.idle_timeout, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     written.map_err(|_| CopyError::Write)
 }

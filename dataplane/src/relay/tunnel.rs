@@ -1,13 +1,14 @@
 //! Two-way copy: half-close, idle deadline, end on revocation.
 
-use crate::stream::Buffered;
+use crate::stream::{Buffered, Reader, Stream, WriteHalf};
 use bytes::BytesMut;
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::time::Instant;
 
 /// Bytes moved at a time.
@@ -17,7 +18,8 @@ const PIECE: usize = 64 * 1024;
 pub(crate) async fn tunnel(client: &mut Buffered, upstream: &mut Buffered, idle: Duration, revoked: impl Future<Output = ()>) {
     let activity = Activity::new();
     let early = (std::mem::take(&mut client.buffer), std::mem::take(&mut upstream.buffer));
-    let ((client_read, client_write), (upstream_read, upstream_write)) = (client.stream.split(), upstream.stream.split());
+    let ((Reader { half: client_read, .. }, client_write), (Reader { half: upstream_read, .. }, upstream_write)) =
+        (client.split(), upstream.split());
     let both = async {
         tokio::try_join!(pump(client_read, upstream_write, early.0, &activity), pump(upstream_read, client_write, early.1, &activity),)
     };
@@ -32,32 +34,32 @@ pub(crate) async fn tunnel(client: &mut Buffered, upstream: &mut Buffered, idle:
 }
 
 /// Copies one way; passes the end on as the end of that direction only.
-async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, early: BytesMut, activity: &Activity) -> io::Result<()> {
+async fn pump(mut from: ReadHalf<&mut Stream>, mut to: WriteHalf<'_>, early: BytesMut, activity: &Activity) -> io::Result<()> {
     if !early.is_empty() {
         to.write_all(&early).await?;
         activity.touch();
     }
     drop(early);
     loop {
-        // No buffer is held while there is nothing to move: an idle tunnel costs its sockets.
-        from.readable().await?;
-        let mut piece = Vec::with_capacity(PIECE);
-        loop {
-            piece.clear();
-            match from.try_read_buf(&mut piece) {
-                Ok(0) => {
-                    activity.touch();
-                    return to.shutdown().await;
-                }
-                Ok(_) => {
-                    activity.touch();
-                    to.write_all(&piece).await?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+        let piece = next(&mut from).await?;
+        activity.touch();
+        if piece.is_empty() {
+            return to.shutdown().await;
         }
+        to.write_all(&piece).await?;
+        // What writes to a proxy through TLS keeps some back.
+        to.flush().await?;
     }
+}
+
+/// The next bytes; none at the end. No buffer is held while there is nothing to move: an idle tunnel costs its sockets.
+async fn next(from: &mut ReadHalf<&mut Stream>) -> io::Result<Vec<u8>> {
+    std::future::poll_fn(|cx| {
+        let mut piece = Vec::with_capacity(PIECE);
+        ready!(pin!(from.read_buf(&mut piece)).poll(cx))?;
+        Poll::Ready(Ok(piece))
+    })
+    .await
 }
 
 /// When bytes moved last, in milliseconds since the start.
