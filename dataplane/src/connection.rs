@@ -1,6 +1,8 @@
 //! One connection from first byte to last: the five stages on one screen.
 
-use crate::connect::{ConnectError, Connector, UpstreamError};
+use crate::connect::chain::Form;
+use crate::connect::upstream::Traffic;
+use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
 use crate::listen::Service;
@@ -13,7 +15,8 @@ use crate::relay::tunnel::tunnel;
 use crate::reply;
 use crate::shutdown::Shutdown;
 use crate::stream::{Buffered, Stream};
-use policy_format::{Limits, Protocol, Reason};
+use policy_format::{Host, Limits, Protocol};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -58,6 +61,7 @@ struct Connection<'s> {
 struct Idle {
     target: Target,
     stream: Buffered,
+    leads: Leads,
 }
 
 /// Whether the client's connection goes on.
@@ -127,7 +131,7 @@ impl Connection<'_> {
     }
 
     fn question(&self, protocol: Protocol, target: &Target) -> Question {
-        Question { client: self.address, protocol, target: target.clone(), method: None, path: None }
+        Question { client: self.address, protocol, target: target.clone(), method: None, path: None, socket: false }
     }
 
     /// A plain request: decide → connect, or use the connection of the last request again → relay.
@@ -137,10 +141,10 @@ impl Connection<'_> {
             path: head.ask.path().map(str::to_owned),
             ..self.question(Protocol::Http, &head.target)
         };
-        if head.unix_socket {
-            let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
-            return self.deny(head, &denial).await;
+        if let Some(path) = &head.unix_socket {
+            return self.unix_socket(head, path, question).await;
         }
+        let traffic = if head.upgrade.is_some() { Traffic::Upgrade } else { Traffic::Http };
         let mut reusable = idle.take_if(|idle| idle.target == head.target && idle.stream.is_quiet());
         loop {
             let permit = match self.shared.decider.name(question.clone()) {
@@ -149,18 +153,18 @@ impl Connection<'_> {
             };
             let reused = reusable.is_some();
             let connected = match reusable.take() {
-                Some(idle) => self.shared.connector.reuse(permit, idle.stream).await,
-                None => self.shared.connector.connect(permit).await,
+                Some(idle) => self.shared.connector.reuse(permit, traffic, idle.stream, &idle.leads).await,
+                None => self.shared.connector.connect(permit, traffic).await,
             };
-            let (mut upstream, route) = match connected {
+            let Connected { stream: mut upstream, route, form } = match connected {
                 Ok(connected) => connected,
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
-                Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
+                Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &head.target, error).await,
             };
-            match exchange(&mut self.client, &mut upstream, head, route.read_only(), &self.limits).await {
+            match exchange(&mut self.client, &mut upstream, head, &form, route.read_only(), &self.limits).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
-                        *idle = Some(Idle { target: head.target.clone(), stream: upstream });
+                        *idle = Some(Idle { target: head.target.clone(), stream: upstream, leads: Leads::new(&route, form) });
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
@@ -170,7 +174,7 @@ impl Connection<'_> {
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {}
-                Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, error).await,
+                Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, &head.target, error).await,
                 Err(ExchangeError::BadBody(message)) => {
                     self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
                     return Next::Close;
@@ -180,14 +184,54 @@ impl Connection<'_> {
         }
     }
 
+    /// A plain request to a unix socket: decide → connect → relay.
+    #[cfg(unix)]
+    async fn unix_socket(&mut self, head: &RequestHead, path: &str, question: Question) -> Next {
+        // What stands for a socket in replies and events: no host has this name and port.
+        let target = Host::parse("unix-socket").map_or_else(|_| head.target.clone(), |host| Target { host, port: 0 });
+        let connected = match self.shared.decider.socket(Question { target, socket: true, ..question }) {
+            Ok(permit) => crate::connect::unix::connect(permit, path).await,
+            Err(denial) => Err(ConnectError::Denied(denial)),
+        };
+        let (mut upstream, route) = match connected {
+            Ok((stream, route)) => (Buffered::new(Stream::Unix(stream)), route),
+            Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
+            Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &"the unix socket", error).await,
+        };
+        match exchange(&mut self.client, &mut upstream, head, &Form::Origin, route.read_only(), &self.limits).await {
+            Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
+            Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken) => Next::Close,
+            Ok(Exchanged::Upgraded) => {
+                let revoked = route.revoked(self.shared.decider.policy());
+                tunnel(&mut self.client, &mut upstream, self.limits.idle_timeout, revoked).await;
+                Next::Close
+            }
+            Err(ExchangeError::BeforeResponse(error)) => self.upstream_failed(head, &"the unix socket", error).await,
+            Err(ExchangeError::BadBody(message)) => {
+                self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
+                Next::Close
+            }
+        }
+    }
+
+    /// There are none on this system.
+    #[cfg(not(unix))]
+    async fn unix_socket(&mut self, head: &RequestHead, _path: &str, question: Question) -> Next {
+        let denial = match self.shared.decider.socket(Question { socket: true, ..question }) {
+            Ok(permit) => permit.refuse(),
+            Err(denial) => denial,
+        };
+        self.deny(head, &denial).await
+    }
+
     /// CONNECT: decide → connect → say so → relay.
     async fn connect(&mut self, head: &RequestHead) {
         let connected = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
+            Ok(permit) => self.shared.connector.connect(permit, Traffic::Tunnel).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
         match connected {
-            Ok((upstream, route)) => {
+            Ok(Connected { stream: upstream, route, .. }) => {
                 if self.say(reply::TUNNEL_STANDS).await {
                     self.tunnel(upstream, route).await;
                 }
@@ -206,11 +250,11 @@ impl Connection<'_> {
             Err(code) => return self.say_and_close(&socks5::reply(code)).await,
         };
         let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
-            Ok(permit) => self.shared.connector.connect(permit).await,
+            Ok(permit) => self.shared.connector.connect(permit, Traffic::Tunnel).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
         match connected {
-            Ok((upstream, route)) => {
+            Ok(Connected { stream: upstream, route, .. }) => {
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
                     self.tunnel(upstream, route).await;
                 }
@@ -266,9 +310,9 @@ impl Connection<'_> {
         self.answer(&reply::blocked(denial, &head.method, keep_alive), keep_alive).await
     }
 
-    async fn upstream_failed(&mut self, head: &RequestHead, error: UpstreamError) -> Next {
+    async fn upstream_failed(&mut self, head: &RequestHead, target: &(dyn Display + Sync), error: UpstreamError) -> Next {
         let keep_alive = self.can_go_on(head);
-        self.answer(&reply::upstream_failed(&head.target, error, &head.method, keep_alive), keep_alive).await
+        self.answer(&reply::upstream_failed(target, error, &head.method, keep_alive), keep_alive).await
     }
 
     /// After a reply of our own: only when the request has no body that would be taken for the next one.
@@ -324,6 +368,11 @@ fn socks5_reply(error: UpstreamError) -> Reply {
         UpstreamError::NameNotResolved | UpstreamError::ResolveTimeout | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
             Reply::HostUnreachable
         }
-        UpstreamError::ResponseTimeout | UpstreamError::Closed | UpstreamError::BadResponse => Reply::Failure,
+        UpstreamError::ResponseTimeout
+        | UpstreamError::Closed
+        | UpstreamError::BadResponse
+        | UpstreamError::SocketMissing
+        | UpstreamError::NotASocket
+        | UpstreamError::Proxy(_) => Reply::Failure,
     }
 }

@@ -30,11 +30,12 @@ mod stream;
 pub use audit::event::{Decided, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
-pub use error::{LoadError, PolicyError, ShareError, StartError};
+pub use error::{EnvironmentError, LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
 pub use policy_format::{Limit, LimitError, LimitOverride, Limits};
 
 use audit::event::Silent;
+use connect::upstream::Environment;
 use connection::Shared;
 use listen::Service;
 use policy::reload::{Reloader, Stamp, load};
@@ -61,6 +62,7 @@ pub struct Builder {
     config: Config,
     resolver: Option<Arc<dyn Resolve>>,
     hosts: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     observer: Arc<dyn Observer>,
     drain: Duration,
 }
@@ -108,6 +110,7 @@ impl Builder {
             config: Config::default(),
             resolver: None,
             hosts: None,
+            environment: Vec::new(),
             observer: Arc::new(Silent),
             drain: Duration::from_secs(10),
         }
@@ -160,6 +163,14 @@ impl Builder {
         self
     }
 
+    /// Environment variables, of which `HTTP_PROXY`, `HTTPS_PROXY`, `WS_PROXY`, `WSS_PROXY`, `ALL_PROXY` and `NO_PROXY` name proxies to go through, where the policy allows it and names
+    /// none itself. None unless they are given: a library does not look at the environment by itself.
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment = variables.into_iter().collect();
+        self
+    }
+
     /// Who hears of decisions and reloads.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
@@ -179,6 +190,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`]; then nothing listens.
     pub async fn bind(self) -> Result<Server, StartError> {
+        let environment = Environment::read(self.environment)?;
         // The stamp is taken before the file is read, so that no change between the two is missed.
         let (map, profile) = (self.config.policy_map, self.profile);
         let (policy, file) = match self.source {
@@ -224,7 +236,7 @@ impl Builder {
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let shared = Shared {
-            decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own),
+            decider: decide::Decider::new(policy.clone(), Arc::clone(&self.observer), own, environment),
             connector: connect::Connector::new(resolver),
         };
         let watch = file

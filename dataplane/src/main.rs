@@ -38,6 +38,8 @@ async fn run(cli: cli::Cli) -> ExitCode {
         limits: cli.limits.clone(),
     };
     let builder = builder.config(config).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json });
+    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+    let builder = builder.environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
     let builder = match &cli.profile {
         Some(name) => builder.profile(name),
         None => builder,

@@ -69,7 +69,6 @@ impl Reader<'_> {
 }
 
 /// A connection to an origin, or to a proxy.
-#[allow(dead_code, reason = "not all are dialled yet")]
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),

@@ -55,6 +55,14 @@ pub struct DataPlane {
     admin: SocketAddr,
 }
 
+/// Takes the variables that name proxies out of a command's environment.
+pub fn without_proxies(command: &mut Command) -> &mut Command {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "WS_PROXY", "WSS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_ascii_lowercase());
+    }
+    command
+}
+
 /// Flags that let the system choose the ports.
 pub const FREE_PORTS: [&str; 7] =
     ["--json", "--http-listen", "127.0.0.1:0", "--socks-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
@@ -63,9 +71,16 @@ impl DataPlane {
     /// Starts it and waits until it says where it listens.
     #[must_use]
     pub fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(path("netproxy-dp"))
+        Self::start_in(args, &[])
+    }
+
+    /// The same with environment variables. Those that name proxies are not inherited.
+    #[must_use]
+    pub fn start_in(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = without_proxies(&mut Command::new(path("netproxy-dp")))
             .args(FREE_PORTS)
             .args(args)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

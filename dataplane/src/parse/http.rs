@@ -71,8 +71,8 @@ pub struct RequestHead {
     pub body: Body,
     /// The protocol that the client would switch to.
     pub upgrade: Option<Vec<u8>>,
-    /// Whether it asks for a unix socket.
-    pub unix_socket: bool,
+    /// The path of the unix socket that it asks for, absolute and without `..`.
+    pub unix_socket: Option<String>,
     fields: Fields,
 }
 
@@ -170,6 +170,10 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         return Err(bad("CONNECT has no body"));
     }
     let keep_alive = if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close };
+    let unix_socket = scan.unix_socket.map(socket_path).transpose()?;
+    if ask == Ask::Connect && unix_socket.is_some() {
+        return Err(bad("x-unix-socket is for plain requests, not for CONNECT"));
+    }
     Ok(RequestHead {
         method: method.to_owned(),
         ask,
@@ -178,7 +182,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         keep_alive,
         body,
         upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
-        unix_socket: scan.unix_socket,
+        unix_socket,
         fields: scan.fields(request.headers, Direction::Origin),
     })
 }
@@ -251,7 +255,7 @@ struct Scan<'h> {
     keep_alive: bool,
     wants_upgrade: bool,
     upgrade: Option<&'h [u8]>,
-    unix_socket: bool,
+    unix_socket: Option<&'h [u8]>,
     /// Fields that `Connection` names: they end here (RFC 9110, section 7.6.1).
     nominated: Vec<&'h [u8]>,
 }
@@ -266,7 +270,7 @@ impl<'h> Scan<'h> {
             keep_alive: false,
             wants_upgrade: false,
             upgrade: None,
-            unix_socket: false,
+            unix_socket: None,
             nominated: Vec::new(),
         };
         for header in headers {
@@ -287,7 +291,11 @@ impl<'h> Scan<'h> {
                 }
                 () if is(header.name, "connection") || is(header.name, "proxy-connection") => scan.connection(value)?,
                 () if is(header.name, "upgrade") => scan.upgrade = Some(value),
-                () if is(header.name, "x-unix-socket") => scan.unix_socket = true,
+                () if is(header.name, "x-unix-socket") => {
+                    if scan.unix_socket.replace(value).is_some() {
+                        return Err(bad("more than one x-unix-socket"));
+                    }
+                }
                 () => {}
             }
         }
@@ -362,6 +370,24 @@ fn parse_length(value: &[u8]) -> Result<u64, BadRequest> {
     std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(wrong)
 }
 
+/// Bytes of the path of a unix socket. A link may be longer than what a socket's address holds.
+const MAX_SOCKET_PATH: usize = 4095;
+
+/// The absolute path of a unix socket. What steps up has no single meaning among links.
+fn socket_path(value: &[u8]) -> Result<String, BadRequest> {
+    let path = std::str::from_utf8(value).map_err(|_| bad("x-unix-socket is not UTF-8"))?;
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err(bad("x-unix-socket is not the absolute path of a socket"));
+    }
+    if path.split('/').any(|part| part == "..") || path.contains(char::is_control) {
+        return Err(bad("x-unix-socket has `..` or control characters in its path"));
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(bad("x-unix-socket is too long for a path"));
+    }
+    Ok(path.to_owned())
+}
+
 fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
     match (scan.coding, scan.length) {
         (Coding::None, None) => Ok(Body::None),
@@ -428,17 +454,34 @@ fn agree(host: Option<&str>, target: &Target, default_port: u16) -> Result<(), B
     }
 }
 
+/// What a request to a proxy says beyond one to an origin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ToProxy<'a> {
+    /// The value of `Proxy-Authorization`.
+    pub(crate) authorization: Option<&'a str>,
+}
+
 impl RequestHead {
-    /// The head as it goes to the origin. `upgrade`: whether a switch of protocols may be offered on.
-    pub(crate) fn write(&self, resource: &str, upgrade: bool, out: &mut Vec<u8>) {
+    /// The head as it goes to the origin, or in absolute form to a proxy (RFC 9112, section 3.2.2), with its `Proxy-Authorization`. `upgrade`: whether a switch of protocols may be offered on.
+    pub(crate) fn write(&self, resource: &str, proxy: Option<ToProxy<'_>>, upgrade: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
+        let mut resource = resource;
+        if proxy.is_some() {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "http://{}", Authority { target: &self.target, default_port: Some(80) });
+            // `OPTIONS *` is said without a path (RFC 9112, section 3.2.4).
+            resource = if resource == "*" { "" } else { resource };
+        }
         out.extend_from_slice(resource.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         // Writing to a vector cannot fail.
         let _ = write!(out, "{}", Authority { target: &self.target, default_port: Some(80) });
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.fields.0);
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization) {
+            let _ = write!(out, "Proxy-Authorization: {authorization}\r\n");
+        }
         if self.body == Body::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }

@@ -3,7 +3,8 @@
 //! Bodies are streamed. A response may come before its request has ended: then it is passed on, and the connections end with it (RFC 9112, section 9.5).
 
 use crate::connect::UpstreamError;
-use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead};
+use crate::connect::chain::{Form, ProxyError};
+use crate::parse::http::{self, Ask, Body, Chunk, Chunks, RequestHead, ResponseHead, ToProxy};
 use crate::stream::{Buffered, Reader, WriteHalf};
 use bytes::Buf;
 use policy_format::Limits;
@@ -45,18 +46,23 @@ pub(crate) async fn exchange(
     client: &mut Buffered,
     upstream: &mut Buffered,
     head: &RequestHead,
+    form: &Form,
     read_only: bool,
     limits: &Limits,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
     let upgrade = !read_only && head.body == Body::None;
     let mut out = Vec::with_capacity(1024);
-    head.write(resource, upgrade, &mut out);
+    let proxy = match form {
+        Form::Origin => None,
+        Form::Absolute(proxy) => Some(ToProxy { authorization: proxy.authorization() }),
+    };
+    head.write(resource, proxy, upgrade, &mut out);
     let (mut client_reader, mut client_writer) = client.split();
     let (mut upstream_reader, mut upstream_writer) = upstream.split();
     let offered = upgrade && head.upgrade.is_some();
     let started = AtomicBool::new(false);
-    let mut response = Response { head, limits, offered, started: &started };
+    let mut response = Response { head, limits, offered, proxied: proxy.is_some(), started: &started };
 
     if matches!(head.body, Body::None | Body::Length(0)) {
         // A stale connection shows itself here or at the first read: both mean that nothing was answered.
@@ -137,6 +143,8 @@ struct Response<'h> {
     limits: &'h Limits,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
+    /// A proxy answers, and not the origin.
+    proxied: bool,
     /// Something of the final response was sent to the client.
     started: &'h AtomicBool,
 }
@@ -153,6 +161,8 @@ impl Response<'_> {
                     self.write_head(to, &response, false, false).await?;
                     return Ok(Exchanged::Upgraded);
                 }
+                // That is between the proxy and us: the client has no business with it.
+                407 if self.proxied => return Err(ExchangeError::BeforeResponse(ProxyError::Status(407).into())),
                 101 => return Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse)),
                 100..=199 => {
                     interim += 1;
