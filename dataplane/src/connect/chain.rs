@@ -79,7 +79,8 @@ impl ProxyError {
             Self::Tls => "upstream-proxy-tls",
             Self::Closed => "upstream-proxy-closed",
             Self::BadAnswer => "upstream-proxy-bad-answer",
-            Self::Authentication | Self::Status(407) => "upstream-proxy-authentication",
+            // To CONNECT there is nobody else who could ask for credentials; some proxies say it with 401.
+            Self::Authentication | Self::Status(401 | 407) => "upstream-proxy-authentication",
             Self::Status(503) => "upstream-proxy-unavailable",
             Self::Status(_) => "upstream-proxy-status",
             Self::NotAllowed => "upstream-proxy-not-allowed",
@@ -99,9 +100,13 @@ impl ProxyError {
             }
             Self::Closed => "is allowed, but the upstream proxy closed the connection before it answered",
             Self::BadAnswer => "is allowed, but the upstream proxy does not speak the protocol of its URL",
-            Self::Authentication => "is allowed, but the upstream proxy does not accept the user and password that are configured for it",
-            Self::Status(407) => {
-                "is allowed, but the upstream proxy answered with status 407: it does not accept the user and password that are configured for it"
+            Self::Authentication => {
+                "is allowed, but the upstream proxy does not accept the user and password that are configured for it, or there are none"
+            }
+            Self::Status(status @ (401 | 407)) => {
+                return Cow::Owned(format!(
+                    "is allowed, but the upstream proxy answered with status {status}: it does not accept the user and password that are configured for it, or there are none"
+                ));
             }
             Self::Status(status) => return Cow::Owned(format!("is allowed, but the upstream proxy answered with status {status}")),
             Self::NotAllowed => "is allowed, but the upstream proxy does not allow it",
