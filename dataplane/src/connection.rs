@@ -1,6 +1,9 @@
 //! One connection from first byte to last: the five stages on one screen.
 
-use crate::connect::{ConnectError, Connector, UpstreamError, pool};
+use crate::connect::chain::Form;
+use crate::connect::pool::{self, Idle};
+use crate::connect::upstream::Traffic;
+use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
 use crate::counters::{Counter, Counters, Reached, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Guard, Question, Route};
@@ -19,7 +22,8 @@ use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
 use bytes::Buf;
-use policy_format::{Limits, Protocol, Reason};
+use policy_format::{Host, Limits, Protocol};
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,13 +91,7 @@ struct Connection<'s> {
     /// A request was read.
     served: bool,
     /// The connection of the last request.
-    idle: Option<Idle>,
-}
-
-/// An upstream connection that may serve the next request.
-struct Idle {
-    target: Target,
-    stream: Buffered,
+    idle: Option<(Target, Idle)>,
 }
 
 /// What becomes of the client's connection.
@@ -181,8 +179,8 @@ impl<'s> Connection<'s> {
                 Next::Tunnel(upstream, guard, room, target) => return Some(self.open(upstream, *guard, room, target)),
             }
         }
-        if let Some(Idle { target, stream }) = self.idle.take() {
-            pool::put(&target, stream, &self.limits);
+        if let Some((target, idle)) = self.idle.take() {
+            pool::put(&target, idle, &self.limits);
         }
         None
     }
@@ -248,38 +246,42 @@ impl<'s> Connection<'s> {
         if let Some(counter) = Counter::requests(protocol) {
             self.shared.counters.count(counter);
         }
-        Question { client: self.address, protocol, target, method: None, path: None }
+        Question { client: self.address, protocol, target, method: None, path: None, socket: false }
     }
 
     /// A plain request: decide → connect, or use a connection that is open already → relay.
     async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>) -> Next {
         let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(Protocol::Http, &head.target) };
-        if head.unix_socket {
-            let denial = self.shared.decider.refuse(question, Reason::PolicyDenied);
-            return self.deny(head, &denial).await;
+        if let Some(path) = &head.unix_socket {
+            return self.unix_socket(head, forwarding, path, question).await;
         }
+        let traffic = if head.upgrade.is_some() { Traffic::Upgrade } else { Traffic::Http };
         let mut may_reuse = true;
         loop {
             let idle = if may_reuse { self.reusable(&head.target) } else { None };
-            let reused = idle.is_some();
             let (gate, host) = (&self.shared.gate, &head.target.host);
-            let connected = match idle.map(|idle| (idle.stream.peer(), idle)) {
-                Some((Some(peer), idle)) => self.shared.decider.reuse(question, peer.ip()).map(|route| (idle, route)).map_err(Into::into),
-                _ => match self.shared.decider.name(question) {
+            let reusable = match idle.map(|idle| self.reuse(question, traffic, idle)).transpose() {
+                Ok(reusable) => reusable.flatten(),
+                Err(denial) => return self.deny(head, &denial).await,
+            };
+            let reused = reusable.is_some();
+            let connected = match reusable {
+                Some(connected) => Ok(connected),
+                None => match self.shared.decider.name(question) {
                     Ok(permit) => match gate.body(host, head.body, &self.limits) {
-                        Ok(_) => self.shared.connector.connect(permit).await,
+                        Ok(_) => self.shared.connector.connect(permit, traffic).await,
                         Err(reached) => return self.limited(head, reached).await,
                     },
                     Err(denial) => Err(ConnectError::Denied(denial)),
                 },
             };
-            let (mut upstream, route) = match connected {
+            let Connected { stream: mut upstream, route, form } = match connected {
                 Ok(connected) => {
                     self.shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
                     connected
                 }
                 Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
-                Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, error).await,
+                Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &head.target, error).await,
             };
             if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
                 self.limits = Arc::clone(route.snapshot().limits());
@@ -305,10 +307,10 @@ impl<'s> Connection<'s> {
                 limits: &self.limits,
                 reached: &|reached| gate.reached(reached, Some(client), Some(target)),
             };
-            match exchange(sides, head, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
+            match exchange(sides, head, &form, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
-                        self.keep(&head.target, upstream);
+                        self.idle = Some((head.target.clone(), Idle { stream: upstream, leads: Leads::new(&route, form) }));
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
@@ -325,7 +327,7 @@ impl<'s> Connection<'s> {
                     self.flows = Flows::new(&self.shared.counters);
                     may_reuse = false;
                 }
-                Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, error).await,
+                Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, &head.target, error).await,
                 Err(ExchangeError::BadBody(message)) => {
                     self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
                     return Next::Close;
@@ -340,11 +342,11 @@ impl<'s> Connection<'s> {
     }
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
-    fn reusable(&mut self, target: &Target) -> Option<Buffered> {
+    fn reusable(&mut self, target: &Target) -> Option<Idle> {
         match self.idle.take() {
-            Some(idle) if idle.target == *target => Some(idle.stream).filter(Buffered::is_quiet),
-            Some(idle) => {
-                pool::put(&idle.target, idle.stream, &self.limits);
+            Some((last, idle)) if last == *target => Some(idle).filter(|idle| idle.stream.is_quiet()),
+            Some((last, idle)) => {
+                pool::put(&last, idle, &self.limits);
                 None
             }
             None => None,
@@ -352,16 +354,86 @@ impl<'s> Connection<'s> {
         .or_else(|| pool::take(target))
     }
 
-    /// Keeps a connection for the next request: this client's, or anybody's once this client is gone.
-    fn keep(&mut self, target: &Target, stream: Buffered) {
-        self.idle = Some(Idle { target: target.clone(), stream });
+    /// A connection that is open already, if the policy in force still has this way for the request.
+    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: Idle) -> Result<Option<Connected<'q>>, Box<Denial>> {
+        let Idle { stream, leads } = idle;
+        let (Some(peer), Some(form)) = (stream.stream.peer(), leads.form(traffic)) else { return Ok(None) };
+        let route = self.shared.decider.reuse(question, traffic, &leads, peer.ip())?;
+        Ok(route.map(|route| Connected { stream, route, form }))
+    }
+
+    /// A plain request to a unix socket: decide → connect → relay.
+    #[cfg(unix)]
+    async fn unix_socket(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>, path: &str, question: Question<'_>) -> Next {
+        // What stands for a socket in replies and events: no host has this name and port.
+        let target = Host::parse("unix-socket").map_or_else(|_| head.target.clone(), |host| Target { host, port: 0 });
+        let connected = match self.shared.decider.socket(Question { target: &target, socket: true, ..question }) {
+            Ok(permit) => crate::connect::unix::connect(permit, path).await,
+            Err(denial) => Err(ConnectError::Denied(denial)),
+        };
+        let (mut upstream, route) = match connected {
+            Ok((stream, route)) => (Buffered::new(Stream::Unix(stream)), route),
+            Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
+            Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &"the unix socket", error).await,
+        };
+        self.limits = Arc::clone(route.limits());
+        let gate = &self.shared.gate;
+        let room = match head.upgrade.as_ref().map(|_| self.room(&target)).transpose() {
+            Ok(room) => room,
+            Err(reached) => return self.limited(head, reached).await,
+        };
+        let upload = match gate.body(&target.host, head.body, &self.limits) {
+            Ok(upload) => Meter::up(&self.shared.counters, upload),
+            Err(reached) => return self.limited(head, reached).await,
+        };
+        let (decider, client) = (&self.shared.decider, self.address);
+        let sides = Sides {
+            client: &mut self.client,
+            upstream: &mut upstream,
+            flows: &mut self.flows,
+            patience: &mut self.patience,
+            ear: &mut self.ear,
+            limits: &self.limits,
+            reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
+        };
+        match exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), || route.is_revoked(decider)).await {
+            Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
+            Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken) => Next::Close,
+            Ok(Exchanged::Upgraded) => match room {
+                Some(room) => {
+                    let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));
+                    Next::Tunnel(upstream, guard, room, Box::new(target))
+                }
+                // Nobody offered to.
+                None => Next::Close,
+            },
+            Err(ExchangeError::BeforeResponse(error)) => self.upstream_failed(head, &"the unix socket", error).await,
+            Err(ExchangeError::BadBody(message)) => {
+                self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
+                Next::Close
+            }
+            Err(ExchangeError::Limited(reached)) => {
+                self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
+                Next::Close
+            }
+        }
+    }
+
+    /// There are none on this system.
+    #[cfg(not(unix))]
+    async fn unix_socket(&mut self, head: &RequestHead, _: &Forwarding<'_>, _path: &str, question: Question<'_>) -> Next {
+        let denial = match self.shared.decider.socket(Question { socket: true, ..question }) {
+            Ok(permit) => permit.refuse(),
+            Err(denial) => denial,
+        };
+        self.deny(head, &denial).await
     }
 
     /// CONNECT: decide → connect → say so → relay.
     async fn connect(&mut self, head: &RequestHead) -> Next {
         let (connected, room) = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
             Ok(permit) => match self.room(&head.target) {
-                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Ok(room) => (self.shared.connector.connect(permit, Traffic::Tunnel).await, Some(room)),
                 Err(reached) => {
                     self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
                     self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await;
@@ -371,7 +443,7 @@ impl<'s> Connection<'s> {
             Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
-            Ok((upstream, route)) => {
+            Ok(Connected { stream: upstream, route, .. }) => {
                 self.shared.counters.count(Counter::UpstreamOpened);
                 if let (true, Some(room)) = (self.say(reply::TUNNEL_STANDS).await, room) {
                     let guard = Box::new(self.guard(&upstream, route, true));
@@ -406,7 +478,7 @@ impl<'s> Connection<'s> {
         };
         let (connected, room) = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
             Ok(permit) => match self.room(&target) {
-                Ok(room) => (self.shared.connector.connect(permit).await, Some(room)),
+                Ok(room) => (self.shared.connector.connect(permit, Traffic::Tunnel).await, Some(room)),
                 Err(reached) => {
                     self.shared.gate.reached(reached, Some(self.address), Some(&target));
                     let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
@@ -417,7 +489,7 @@ impl<'s> Connection<'s> {
             Err(denial) => (Err(ConnectError::Denied(denial)), None),
         };
         match connected {
-            Ok((upstream, route)) => {
+            Ok(Connected { stream: upstream, route, .. }) => {
                 self.shared.counters.count(Counter::UpstreamOpened);
                 if let (true, Some(room)) = (self.say(&socks5::reply(Reply::Succeeded)).await, room) {
                     let guard = self.guard(&upstream, route, true);
@@ -498,10 +570,10 @@ impl<'s> Connection<'s> {
         self.answer(&reply::limited(reached, &head.target, &head.method, keep_alive), keep_alive).await
     }
 
-    async fn upstream_failed(&mut self, head: &RequestHead, error: UpstreamError) -> Next {
+    async fn upstream_failed(&mut self, head: &RequestHead, target: &(dyn Display + Sync), error: UpstreamError) -> Next {
         self.shared.gate.upstream_failed(error, self.address, &head.target);
         let keep_alive = self.can_go_on(head);
-        self.answer(&reply::upstream_failed(&head.target, error, &head.method, keep_alive), keep_alive).await
+        self.answer(&reply::upstream_failed(target, error, &head.method, keep_alive), keep_alive).await
     }
 
     /// After a reply of our own: only when the request has no body that would be taken for the next one.
@@ -589,6 +661,11 @@ fn socks5_reply(error: UpstreamError) -> Reply {
         | UpstreamError::ResolveTimeout
         | UpstreamError::Unreachable
         | UpstreamError::ConnectTimeout => Reply::HostUnreachable,
-        UpstreamError::ResponseTimeout | UpstreamError::Closed | UpstreamError::BadResponse => Reply::Failure,
+        UpstreamError::ResponseTimeout
+        | UpstreamError::Closed
+        | UpstreamError::BadResponse
+        | UpstreamError::SocketMissing
+        | UpstreamError::NotASocket
+        | UpstreamError::Proxy(_) => Reply::Failure,
     }
 }

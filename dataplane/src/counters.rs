@@ -4,6 +4,7 @@
 //! addition to memory that is near.
 
 use crate::connect::UpstreamError;
+use crate::connect::chain::ProxyError;
 use policy_format::{Limit, Limits, Protocol, Reason};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ counters! {
     Counter "netproxy_upstream_connections_total", "Upstream connections that were opened, or used again." {
         UpstreamOpened = r#"how="opened""#, UpstreamReused = r#"how="reused""#
     }
-    Counter "netproxy_upstream_failures_total", "Requests that were allowed and failed upstream, by `x-proxy-error`." {
+    Counter "netproxy_upstream_failures_total", "Requests that were allowed and failed upstream, by `x-proxy-error`; all of upstream proxies together." {
         NameNotResolved = r#"error="upstream-name-not-resolved""#,
         NameServerFailed = r#"error="upstream-name-server-failed""#,
         ResolveTimeout = r#"error="upstream-resolve-timeout""#,
@@ -79,7 +80,10 @@ counters! {
         ConnectTimeout = r#"error="upstream-connect-timeout""#,
         ResponseTimeout = r#"error="upstream-response-timeout""#,
         UpstreamClosed = r#"error="upstream-closed""#,
-        BadResponse = r#"error="upstream-bad-response""#
+        BadResponse = r#"error="upstream-bad-response""#,
+        SocketMissing = r#"error="upstream-socket-missing""#,
+        NotASocket = r#"error="upstream-not-a-socket""#,
+        AtProxy = r#"error="upstream-proxy""#
     }
     Counter "netproxy_tunnels_total", "Tunnels opened, those of protocols that were switched to included." { Tunnels = "" }
     Gauge "netproxy_tunnels_open", "Tunnels that are open." { TunnelsOpen = "" }
@@ -236,6 +240,10 @@ impl Counters {
             UpstreamError::ResponseTimeout => (Counter::ResponseTimeout, Some(reached!(response_timeout))),
             UpstreamError::Closed => (Counter::UpstreamClosed, None),
             UpstreamError::BadResponse => (Counter::BadResponse, None),
+            UpstreamError::SocketMissing => (Counter::SocketMissing, None),
+            UpstreamError::NotASocket => (Counter::NotASocket, None),
+            UpstreamError::Proxy(ProxyError::Timeout) => (Counter::AtProxy, Some(reached!(connect_timeout))),
+            UpstreamError::Proxy(_) => (Counter::AtProxy, None),
         };
         self.count(counter);
         reached

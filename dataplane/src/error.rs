@@ -54,6 +54,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// A proxy that the environment names cannot be used.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// A file with host names that cannot be read.
     #[error("cannot use the hosts file `{path}`: {what}")]
     Hosts {
@@ -62,6 +65,18 @@ pub enum StartError {
         /// Why.
         what: String,
     },
+}
+
+/// Why the environment is refused. The value is not shown: it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the environment variable `{variable}` is not the URL of a proxy: {what}; write `http://`, `https://`, `socks5://` or `socks5h://`, a host and a port, or unset it"
+)]
+pub struct EnvironmentError {
+    /// Its name, as it is set.
+    pub variable: String,
+    /// What is wrong.
+    pub what: &'static str,
 }
 
 fn off(network: Network) -> &'static str {
@@ -89,11 +104,14 @@ pub enum PolicyError {
         /// The names that it has.
         known: Vec<String>,
     },
-    /// It wants connections to go through another proxy. Connecting directly instead would go around it.
-    #[error(
-        "it sends connections through the upstream proxy {0}, which this version cannot do; take `upstream` out of the policy to connect directly"
-    )]
-    Upstream(String),
+    /// It wants connections to go through a proxy that there is no way to. Connecting directly instead would go around it.
+    #[error("it sends connections through the upstream proxy `{proxy}`, which cannot be used: {why}")]
+    Upstream {
+        /// The proxy, without user and password.
+        proxy: String,
+        /// Why.
+        why: &'static str,
+    },
     /// A name server that cannot be asked. Asking others instead might give other answers.
     #[error("{0}")]
     Resolver(String),

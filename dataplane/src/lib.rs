@@ -35,12 +35,13 @@ mod worker;
 pub use audit::event::{Accepting, Decided, LimitReached, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, NameServers, Resolve, SystemResolver};
-pub use error::{LoadError, PolicyError, ShareError, StartError};
+pub use error::{EnvironmentError, LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
 pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits, NameServer};
 
 use audit::event::Silent;
 use connect::resolve::PolicyResolver;
+use connect::upstream::Environment;
 use connection::Shared;
 use listen::Service;
 use policy::reload::{Reloader, Stamp, load};
@@ -69,6 +70,7 @@ pub struct Builder {
     config: Config,
     resolver: Option<Arc<dyn Resolve>>,
     hosts: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     observer: Arc<dyn Observer>,
     drain: Duration,
     sockets: Sockets,
@@ -144,6 +146,7 @@ impl Builder {
             config: Config::default(),
             resolver: None,
             hosts: None,
+            environment: Vec::new(),
             observer: Arc::new(Silent),
             drain: Duration::from_secs(10),
             sockets: Sockets::default(),
@@ -197,6 +200,14 @@ impl Builder {
         self
     }
 
+    /// Environment variables, of which `HTTP_PROXY`, `HTTPS_PROXY`, `WS_PROXY`, `WSS_PROXY`, `ALL_PROXY` and `NO_PROXY` name proxies to go through, where the policy allows it and names
+    /// none itself. None unless they are given: a library does not look at the environment by itself.
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment = variables.into_iter().collect();
+        self
+    }
+
     /// Who hears of decisions and reloads.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer) -> Self {
@@ -223,6 +234,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`]; then nothing listens.
     pub async fn bind(self) -> Result<Server, StartError> {
+        let environment = Environment::read(self.environment)?;
         // The stamp is taken before the file is read, so that no change between the two is missed.
         let (map, profile) = (self.config.policy_map, self.profile);
         let (policy, file) = match self.source {
@@ -270,7 +282,7 @@ impl Builder {
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let counters = counters::Counters::new();
         let shared = Shared {
-            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own)),
+            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own, environment)),
             connector: connect::Connector::new(resolver),
             gate: limits::Gate::new(Arc::clone(&counters), Arc::clone(&self.observer)),
             counters,

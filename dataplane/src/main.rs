@@ -148,6 +148,8 @@ fn builder(cli: &cli::Cli, notify: &Arc<Notify>) -> Builder {
         None => Builder::built_in(),
     };
     let builder = builder.drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(notify) });
+    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+    let builder = builder.environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
     let builder = match &cli.profile {
         Some(name) => builder.profile(name),
         None => builder,

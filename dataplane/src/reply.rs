@@ -6,6 +6,7 @@ use crate::decide::deny::Denial;
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{BadRequest, RequestHead};
 use crate::parse::target::Target;
+use std::fmt::Display;
 use std::io::Write;
 
 /// The answer to CONNECT once the upstream stands. No length and no coding: what follows is the tunnel (RFC 9110, section 9.3.6).
@@ -20,7 +21,7 @@ pub(crate) fn blocked(denial: &Denial, method: &str, keep_alive: bool) -> Vec<u8
 }
 
 /// The policy says yes, and the world says no.
-pub(crate) fn upstream_failed(target: &Target, error: UpstreamError, method: &str, keep_alive: bool) -> Vec<u8> {
+pub(crate) fn upstream_failed(target: &(dyn Display + Sync), error: UpstreamError, method: &str, keep_alive: bool) -> Vec<u8> {
     let reason = if error.status() == 504 { "Gateway Timeout" } else { "Bad Gateway" };
     let body = format!("{target} {}\n", error.message());
     response(error.status(), reason, Some(error.proxy_error()), "text/plain; charset=utf-8", &body, method, keep_alive)

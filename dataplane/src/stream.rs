@@ -76,7 +76,6 @@ pub(crate) fn poll_read_scratch<T>(
 
 /// A connection to an origin, or to a proxy.
 #[derive(Debug)]
-#[allow(dead_code, reason = "no proxy and no unix socket is dialled yet")]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]

@@ -56,6 +56,14 @@ pub struct DataPlane {
     admin: SocketAddr,
 }
 
+/// Takes the variables that name proxies out of a command's environment.
+pub fn without_proxies(command: &mut Command) -> &mut Command {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "WS_PROXY", "WSS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_ascii_lowercase());
+    }
+    command
+}
+
 /// Flags that let the system choose the ports.
 pub const FREE_PORTS: [&str; 7] =
     ["--json", "--http-listen", "127.0.0.1:0", "--socks-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
@@ -64,8 +72,14 @@ impl DataPlane {
     /// Starts it and waits until it says where it listens.
     #[must_use]
     pub fn start(args: &[&str]) -> Self {
+        Self::start_in(args, &[])
+    }
+
+    /// The same with environment variables. Those that name proxies are not inherited.
+    #[must_use]
+    pub fn start_in(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(path("netproxy-dp"));
-        command.args(FREE_PORTS).args(args).stdin(Stdio::null());
+        without_proxies(&mut command).args(FREE_PORTS).args(args).envs(variables.iter().copied()).stdin(Stdio::null());
         Self::spawn(command)
     }
 

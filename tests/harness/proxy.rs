@@ -128,6 +128,14 @@ impl Proxy {
         Self::run(Builder::policy(policy).resolver(resolver), limits)
     }
 
+    /// The same with environment variables.
+    #[must_use]
+    pub fn with_environment(toml: &str, names: &Names, variables: &[(&str, &str)]) -> Self {
+        let policy = Policy::from_bytes(compile(toml)).unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::run(Builder::policy(policy).resolver(names.clone()).environment(variables), &[])
+    }
+
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {

@@ -302,12 +302,12 @@ fn limited_mode_reads_and_does_not_write() {
 }
 
 #[test]
-fn unix_sockets_are_not_open() {
+fn unix_sockets_are_not_open_unless_the_policy_says_so() {
     let proxy = proxy();
     let answer = Client::connect(proxy.http())
         .send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Unix-Socket: /var/run/docker.sock\r\n\r\n")
         .answer();
-    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "policy_denied"));
+    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "not_allowed"));
 }
 
 #[test]

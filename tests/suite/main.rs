@@ -48,3 +48,9 @@ mod socks5;
 mod swap;
 /// Tunnels: half-close, revocation, drain.
 mod tunnels;
+/// Unix sockets: which may be reached, and that no link leads elsewhere.
+#[cfg(unix)]
+mod unix;
+/// Upstream proxies.
+#[cfg(unix)]
+mod upstream;

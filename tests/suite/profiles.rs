@@ -148,7 +148,7 @@ fn only_what_the_profile_asks_for_counts() {
     let toml = "default_permissions = \"far\"
 [permissions.far.network]
 enabled = true
-upstream = \"http://proxy.example.com:3128\"
+upstream = \"http://far.example.com:3128\"
 [permissions.near.network]
 enabled = true
 domains = { \"shared.test\" = \"allow\" }
@@ -161,7 +161,8 @@ mitm = { actions.a.strip_request_headers = [\"cookie\"], hooks.h = { host = \"sh
 ";
     compile(dir.path(), toml, &["--all-profiles"]);
     let bytes = fs::read(dir.path().join("policy.bin")).unwrap();
-    assert!(matches!(netproxy::Policy::from_bytes(bytes.clone()), Err(netproxy::PolicyError::Upstream(_))));
+    let upstream = |name: &str| netproxy::Policy::from_bytes_as(bytes.clone(), name).unwrap().meta().upstream.clone();
+    assert_eq!((upstream("far").map(|upstream| upstream.shown()), upstream("near")), (Some("http://far.example.com:3128".into()), None));
     let (near, hooked) = (start(dir.path(), &["--profile", "near"]), start(dir.path(), &["--profile", "hooked"]));
     assert_eq!((health(&near)["profile"].as_str(), health(&hooked)["profile"].as_str()), (Some("near"), Some("hooked")));
     let proxy = |name: &str| netproxy::Policy::from_bytes_as(bytes.clone(), name);

@@ -88,9 +88,6 @@ fn refused(settings: &str, flags: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_policy_that_cannot_be_honoured_is_refused_with_the_reason() {
-    let (code, said) = refused("upstream = \"http://user:secret@proxy.test:8080\"", &[]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("the upstream proxy http://proxy.test:8080") && !said.contains("secret"), "{said}");
     // A listener that other machines reach would be a bridge to the sockets.
     let sockets = "unix_sockets = { \"/run/x.sock\" = \"allow\" }\ndangerously_allow_non_loopback_proxy = true";
     let (code, said) = refused(sockets, &["--http-listen", "0.0.0.0:0"]);

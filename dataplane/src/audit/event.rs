@@ -16,7 +16,7 @@ pub struct Decided<'a> {
     pub client: SocketAddr,
     /// How.
     pub protocol: Protocol,
-    /// For which host.
+    /// For which host; `unix-socket`, with port 0 and no rule, stands for a unix socket.
     pub host: &'a Host,
     /// For which port.
     pub port: u16,

@@ -1,23 +1,39 @@
 //! A `Permit` to an upstream stream. Nothing else opens one.
 
 mod cache;
+pub(crate) mod chain;
 pub(crate) mod dial;
 pub(crate) mod dns;
 mod hosts;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+#[cfg(unix)]
+pub(crate) mod unix;
+pub(crate) mod upstream;
 
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
 use crate::stream::{Buffered, Stream};
+use chain::{Form, ProxyError, Tls};
 use policy_format::{Host, Limits};
 use resolve::{Failure, Resolve};
+use std::borrow::Cow;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
+use upstream::Traffic;
 
 /// Opens upstream streams.
 pub(crate) struct Connector {
     resolver: Arc<dyn Resolve>,
+    tls: Tls,
+}
+
+/// A stream that may be used for what it was permitted for.
+pub(crate) struct Connected<'q> {
+    pub(crate) stream: Buffered,
+    pub(crate) route: Route<'q>,
+    pub(crate) form: Form,
 }
 
 /// Why there is no upstream stream.
@@ -40,13 +56,27 @@ pub(crate) enum UpstreamError {
     ResponseTimeout,
     Closed,
     BadResponse,
+    /// There is no unix socket at the path.
+    SocketMissing,
+    /// What is at the path is something else.
+    NotASocket,
+    /// At the proxy on the way.
+    Proxy(ProxyError),
 }
 
 impl UpstreamError {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::ResolveTimeout | Self::ConnectTimeout | Self::ResponseTimeout => 504,
-            Self::NameNotResolved | Self::NameServerFailed | Self::Refused | Self::Unreachable | Self::Closed | Self::BadResponse => 502,
+            Self::NameNotResolved
+            | Self::NameServerFailed
+            | Self::Refused
+            | Self::Unreachable
+            | Self::Closed
+            | Self::BadResponse
+            | Self::SocketMissing
+            | Self::NotASocket => 502,
+            Self::Proxy(error) => error.status(),
         }
     }
 
@@ -62,12 +92,15 @@ impl UpstreamError {
             Self::ResponseTimeout => "upstream-response-timeout",
             Self::Closed => "upstream-closed",
             Self::BadResponse => "upstream-bad-response",
+            Self::SocketMissing => "upstream-socket-missing",
+            Self::NotASocket => "upstream-not-a-socket",
+            Self::Proxy(error) => error.proxy_error(),
         }
     }
 
     /// A line for people; it follows the target's name.
-    pub(crate) fn message(self) -> &'static str {
-        match self {
+    pub(crate) fn message(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::NameNotResolved => "is allowed, but its name could not be resolved",
             Self::NameServerFailed => "is allowed, but no name server could say where it is",
             Self::ResolveTimeout => "is allowed, but its name was not resolved in time",
@@ -77,7 +110,10 @@ impl UpstreamError {
             Self::ResponseTimeout => "is allowed, but did not answer in time",
             Self::Closed => "is allowed, but closed the connection before it answered",
             Self::BadResponse => "is allowed, but answered with something that is not HTTP/1.1",
-        }
+            Self::SocketMissing => "is allowed, but is not there",
+            Self::NotASocket => "is allowed, but what is there is not a socket",
+            Self::Proxy(error) => return error.message(),
+        })
     }
 }
 
@@ -89,37 +125,66 @@ impl From<Box<Denial>> for ConnectError {
 
 impl Connector {
     pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
-        Self { resolver }
+        Self { resolver, tls: Tls::default() }
     }
 
-    /// Resolves what the permit names, has every address decided on, and dials one of those very addresses.
-    pub(crate) async fn connect<'q>(&self, permit: Permit<'_, 'q>) -> Result<(Buffered, Route<'q>), ConnectError> {
+    /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
+    pub(crate) async fn connect<'q>(&self, permit: Permit<'_, 'q>, traffic: Traffic) -> Result<Connected<'q>, ConnectError> {
         let limits = permit.limits();
+        if let Some(proxy) = permit.proxy(traffic) {
+            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, &limits).await?;
+            return Ok(Connected { stream: Buffered { stream, buffer: early }, route, form });
+        }
         let route = self.route(permit, &limits).await?;
         let stream = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok((Buffered::new(Stream::Tcp(stream)), route))
+        Ok(Connected { stream: Buffered::new(Stream::Tcp(stream)), route, form: Form::Origin })
     }
 
-    async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
-        let addresses = match &permit.target().host {
+    pub(crate) async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
+        let addresses = self.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?;
+        Ok(permit.addresses(&addresses)?)
+    }
+
+    /// The addresses of a host that was permitted, or of a proxy that is configured.
+    async fn addresses(&self, host: &Host, limits: &Limits) -> Result<Vec<IpAddr>, UpstreamError> {
+        let addresses = match host {
             Host::Ip(ip) => vec![*ip],
             host if host.is_localhost() => resolve::LOOPBACK.to_vec(),
             Host::Name(name) | Host::NumericLookalike(name) => {
                 let looked_up = tokio::time::timeout(limits.resolve_timeout, self.resolver.resolve(name.as_str())).await;
-                let mut found = looked_up
-                    .map_err(|_| ConnectError::Upstream(UpstreamError::ResolveTimeout))?
-                    .map_err(|error| ConnectError::Upstream(resolve_error(&error)))?;
+                let mut found = looked_up.map_err(|_| UpstreamError::ResolveTimeout)?.map_err(|error| resolve_error(&error))?;
                 dial::take_turns(&mut found);
                 found.truncate(limits.addresses);
                 found
             }
         };
-        if addresses.is_empty() {
-            return Err(ConnectError::Upstream(UpstreamError::NameNotResolved));
-        }
-        Ok(permit.addresses(&addresses)?)
+        if addresses.is_empty() { Err(UpstreamError::NameNotResolved) } else { Ok(addresses) }
+    }
+}
+
+/// Where an idle stream leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Leads {
+    proxy: Option<Arc<upstream::Proxy>>,
+    asked: Vec<IpAddr>,
+    form: Form,
+}
+
+impl Leads {
+    /// The proxy that it leads to, and the addresses that were asked of it.
+    pub(crate) fn through(&self) -> (Option<&Arc<upstream::Proxy>>, &[IpAddr]) {
+        (self.proxy.as_ref(), &self.asked)
+    }
+
+    /// How requests are written on it, if it can carry such traffic.
+    pub(crate) fn form(&self, traffic: Traffic) -> Option<Form> {
+        (self.form == Form::Origin || traffic == Traffic::Http).then(|| self.form.clone())
+    }
+
+    pub(crate) fn new(route: &Route<'_>, form: Form) -> Self {
+        Self { proxy: route.proxy().cloned(), asked: route.asked().to_vec(), form }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each worker has its own, so that nothing is locked. A connection is found again by the target that it was opened for; whether it may be used is decided for each request anew.
 
+use super::Leads;
 use crate::parse::target::Target;
 use crate::stream::Buffered;
 use policy_format::Limits;
@@ -24,23 +25,29 @@ struct Pool {
 }
 
 struct Waiting {
-    stream: Buffered,
+    idle: Idle,
     until: Instant,
 }
 
+/// An upstream connection that may serve another request.
+pub(crate) struct Idle {
+    pub(crate) stream: Buffered,
+    pub(crate) leads: Leads,
+}
+
 /// The latest connection to a target that is still open and silent.
-pub(crate) fn take(target: &Target) -> Option<Buffered> {
+pub(crate) fn take(target: &Target) -> Option<Idle> {
     POOL.with_borrow_mut(|pool| {
-        let idle = pool.idle.get_mut(target)?;
+        let waiting = pool.idle.get_mut(target)?;
         let mut found = None;
-        while let Some(Waiting { stream, until }) = idle.pop() {
+        while let Some(Waiting { idle, until }) = waiting.pop() {
             pool.connections -= 1;
-            if until > Instant::now() && stream.is_quiet() {
-                found = Some(stream);
+            if until > Instant::now() && idle.stream.is_quiet() {
+                found = Some(idle);
                 break;
             }
         }
-        if idle.is_empty() {
+        if waiting.is_empty() {
             pool.idle.remove(target);
         }
         found
@@ -48,7 +55,7 @@ pub(crate) fn take(target: &Target) -> Option<Buffered> {
 }
 
 /// Keeps a connection for later requests to its target, if there is room.
-pub(crate) fn put(target: &Target, stream: Buffered, limits: &Limits) {
+pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     POOL.with_borrow_mut(|pool| {
         let now = Instant::now();
         pool.sweep(now, limits.pool_timeout);
@@ -58,8 +65,8 @@ pub(crate) fn put(target: &Target, stream: Buffered, limits: &Limits) {
         if !pool.idle.contains_key(target) {
             pool.idle.insert(target.clone(), Vec::new());
         }
-        if let Some(idle) = pool.idle.get_mut(target).filter(|idle| idle.len() < limits.pool_connections_per_host) {
-            idle.push(Waiting { stream, until: now + limits.pool_timeout });
+        if let Some(waiting) = pool.idle.get_mut(target).filter(|waiting| waiting.len() < limits.pool_connections_per_host) {
+            waiting.push(Waiting { idle, until: now + limits.pool_timeout });
             pool.connections += 1;
         }
     });

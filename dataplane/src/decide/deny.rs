@@ -13,6 +13,8 @@ pub(crate) struct Denial {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) protocol: Protocol,
     pub(super) target: Target,
+    /// It was for a unix socket.
+    pub(super) socket: bool,
     pub(super) denied: Denied,
 }
 
@@ -47,6 +49,9 @@ impl Denial {
 
     /// One line for people: what, why, and what to change.
     pub(crate) fn message(&self) -> String {
+        if self.socket {
+            return self.socket_message();
+        }
         let target = &self.target;
         let (host, table) = (&target.host, format!("[permissions.{}.network.domains]", self.snapshot.meta().profile));
         let rule = self.rule();
@@ -92,13 +97,30 @@ impl Denial {
             Reason::MitmRequired => write!(text, "it is read-only by {by}, and a tunnel cannot be read"),
             Reason::MitmHookDenied => write!(text, "no hook of this host matches the request"),
             Reason::PolicyDenied => {
-                write!(text, "unix sockets are not available in this version, and the proxy's own listeners are never opened")
+                write!(
+                    text,
+                    "it would come back to this proxy; its own listeners are never opened, and none of them can be its upstream proxy"
+                )
             }
         };
         if let Some(rule) = rule.filter(|rule| !rule.reason.is_empty()) {
             let _ = write!(text, " ({})", rule.reason);
         }
         text
+    }
+
+    /// The same of a unix socket. Its path is a header's value: it is not echoed.
+    fn socket_message(&self) -> String {
+        let table = format!("[permissions.{}.network.unix_sockets]", self.snapshot.meta().profile);
+        match self.denied.reason {
+            Reason::ProxyDisabled => "the unix socket is blocked: the network policy is switched off".to_owned(),
+            Reason::MethodNotAllowed => {
+                "the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods"
+                    .to_owned()
+            }
+            Reason::PolicyDenied => "the unix socket is blocked: only clients on this machine may ask for one".to_owned(),
+            _ => format!("the unix socket is blocked: its real path is not allowed; to allow it, add \"/REAL/PATH\" = \"allow\" under {table}"),
+        }
     }
 
     /// Whether the reply is JSON: requests that programs made see JSON, tunnels see a line.

@@ -2,17 +2,24 @@
 //!
 //! A decision has two steps. [`Decider::name`] decides on the request as it was made; only what it permits may be resolved. [`Permit::addresses`] decides on
 //! what the name resolved to, and gives the [`Route`] that may be dialled. Both ask the same pure function.
+//!
+//! Where a proxy stands in between, [`Permit::proxy`] says which, and [`Permit::via`] gives the route: it leads to that proxy and says what may be asked of it. Unix sockets are
+//! decided in `socket.rs`.
 
 pub(crate) mod deny;
 pub(crate) mod own;
+pub(crate) mod socket;
 
 use crate::audit::event::{Decided, Observer};
+use crate::connect::Leads;
+use crate::connect::upstream::{Environment, Proxy, Traffic};
 use crate::counters::{Counter, Counters};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
 use deny::Denial;
 use policy_format::{Decision, Denied, Host, Limits, OnRevoke, Protocol, Reason, Request, Sni};
+use socket::SocketRoute;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +31,8 @@ pub(crate) struct Decider {
     counters: Arc<Counters>,
     /// Our own listeners, which nobody may reach through us.
     own: own::Own,
+    /// The proxies that the environment names.
+    environment: Environment,
 }
 
 /// A request as the decision sees it.
@@ -36,6 +45,8 @@ pub(crate) struct Question<'q> {
     pub(crate) method: Option<&'q str>,
     /// Only for plain HTTP: the path, without the query.
     pub(crate) path: Option<&'q str>,
+    /// Whether it is for a unix socket. The target is then what stands for one.
+    pub(crate) socket: bool,
 }
 
 impl Question<'_> {
@@ -66,11 +77,25 @@ pub(crate) struct Route<'q> {
     question: Question<'q>,
     addresses: Vec<SocketAddr>,
     read_only: bool,
+    through: Option<Through>,
+}
+
+/// The proxy that a route leads to, and what may be asked of it.
+struct Through {
+    proxy: Arc<Proxy>,
+    /// The checked addresses of the target; none where the proxy looks the name up.
+    asked: Vec<IpAddr>,
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, counters: Arc<Counters>, own: own::Own) -> Self {
-        Self { policy, observer, counters, own }
+    pub(crate) fn new(
+        policy: PolicyHandle,
+        observer: Arc<dyn Observer>,
+        counters: Arc<Counters>,
+        own: own::Own,
+        environment: Environment,
+    ) -> Self {
+        Self { policy, observer, counters, own, environment }
     }
 
     pub(crate) fn policy(&self) -> &PolicyHandle {
@@ -91,11 +116,24 @@ impl Decider {
         }
     }
 
-    /// Decides on a request that would go to an address to which a connection is open already: on the name and the address at once.
-    pub(crate) fn reuse<'q>(&self, question: Question<'q>, peer: IpAddr) -> Result<Route<'q>, Box<Denial>> {
+    /// Decides on a request that would use a connection to `peer` that is open already and leads where `leads` says: on name and addresses at once. `None` when the policy in force has
+    /// another way for it.
+    pub(crate) fn reuse<'q>(
+        &self,
+        question: Question<'q>,
+        traffic: Traffic,
+        leads: &Leads,
+        peer: IpAddr,
+    ) -> Result<Option<Route<'q>>, Box<Denial>> {
         let snapshot = self.policy.current();
-        let decision = snapshot.decide(&question.request(&snapshot, &[peer]));
-        self.route(snapshot, question, decision, Vec::new())
+        let proxy = snapshot.upstreams().choose(&self.environment, question.target, traffic);
+        let (through, asked) = leads.through();
+        if proxy.as_ref() != through {
+            return Ok(None);
+        }
+        let (peer, through) = ([peer], proxy.map(|proxy| Through { proxy, asked: asked.to_vec() }));
+        let decision = snapshot.decide(&question.request(&snapshot, if through.is_some() { asked } else { &peer }));
+        self.route(snapshot, question, decision, Vec::new(), through).map(Some)
     }
 
     fn route<'q>(
@@ -104,27 +142,25 @@ impl Decider {
         question: Question<'q>,
         decision: Decision,
         addresses: Vec<SocketAddr>,
+        through: Option<Through>,
     ) -> Result<Route<'q>, Box<Denial>> {
         match decision {
             Decision::Deny(denied) => Err(self.deny(snapshot, question, denied)),
-            Decision::Allow(_) if addresses.iter().any(|address| self.is_own(*address)) => {
-                Err(self.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None }))
-            }
+            Decision::Allow(_) if addresses.iter().any(|address| self.is_own(*address)) => Err(self.comes_back(snapshot, question)),
             Decision::Allow(allowed) => {
                 self.observe(&snapshot, &question, decision);
-                Ok(Route { snapshot, question, addresses, read_only: allowed.read_only })
+                Ok(Route { snapshot, question, addresses, read_only: allowed.read_only, through })
             }
         }
     }
 
-    /// Refuses what is no matter of rules.
-    pub(crate) fn refuse(&self, question: Question<'_>, reason: Reason) -> Box<Denial> {
-        self.deny(self.policy.current(), question, Denied { reason, rule: None })
+    fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
+        self.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None })
     }
 
     fn deny(&self, snapshot: Arc<Snapshot>, question: Question<'_>, denied: Denied) -> Box<Denial> {
         self.observe(&snapshot, &question, Decision::Deny(denied));
-        Box::new(Denial { snapshot, protocol: question.protocol, target: question.target.clone(), denied })
+        Box::new(Denial { snapshot, protocol: question.protocol, target: question.target.clone(), socket: question.socket, denied })
     }
 
     fn observe(&self, snapshot: &Snapshot, question: &Question<'_>, decision: Decision) {
@@ -169,14 +205,52 @@ impl<'q> Permit<'_, 'q> {
         let Self { decider, snapshot, question } = self;
         let decision = snapshot.decide(&question.request(&snapshot, found));
         let addresses = found.iter().map(|ip| SocketAddr::new(*ip, question.target.port)).collect();
-        decider.route(snapshot, question, decision, addresses)
+        decider.route(snapshot, question, decision, addresses, None)
+    }
+
+    /// The proxy that the policy, or the environment, has for this request; `None` is a direct connection.
+    pub(crate) fn proxy(&self, traffic: Traffic) -> Option<Arc<Proxy>> {
+        self.snapshot.upstreams().choose(&self.decider.environment, self.question.target, traffic)
+    }
+
+    /// Lets a proxy be dialled at its addresses `at`, and be asked for the target: by name where `found` is empty, since then the proxy looks it up; else for one of the addresses that
+    /// were found here, on each of which is decided as in [`Self::addresses`]. The proxy's own address is the configuration's matter and not that of rules; but it is never one of our
+    /// own listeners.
+    pub(crate) fn via(self, proxy: &Arc<Proxy>, at: &[IpAddr], found: Vec<IpAddr>) -> Result<Route<'q>, Box<Denial>> {
+        let Self { decider, snapshot, question } = self;
+        let decision = snapshot.decide(&question.request(&snapshot, &found));
+        let literal = match question.target.host {
+            Host::Ip(ip) => Some(ip),
+            Host::Name(_) | Host::NumericLookalike(_) => None,
+        };
+        let mut reached = found.iter().chain(&literal).map(|ip| SocketAddr::new(*ip, question.target.port));
+        if matches!(decision, Decision::Allow(_)) && reached.any(|address| decider.is_own(address)) {
+            return Err(decider.comes_back(snapshot, question));
+        }
+        let addresses = at.iter().map(|ip| SocketAddr::new(*ip, proxy.at().port)).collect();
+        decider.route(snapshot, question, decision, addresses, Some(Through { proxy: Arc::clone(proxy), asked: found }))
     }
 }
 
 impl Route<'_> {
-    /// What may be dialled.
+    /// What may be dialled: the target, or the proxy on the way to it.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where to.
+    pub(crate) fn target(&self) -> &Target {
+        self.question.target
+    }
+
+    /// The proxy that is dialled instead of the target.
+    pub(crate) fn proxy(&self) -> Option<&Arc<Proxy>> {
+        self.through.as_ref().map(|through| &through.proxy)
+    }
+
+    /// The addresses that may be asked of the proxy; none where it is asked for the name.
+    pub(crate) fn asked(&self) -> &[IpAddr] {
+        self.through.as_ref().map_or(&[], |through| &through.asked)
     }
 
     /// Nothing that cannot be read may follow.
@@ -189,13 +263,18 @@ impl Route<'_> {
         &self.snapshot
     }
 
+    /// The addresses that are decided on again, where `peer` is who was dialled: of a route through a proxy, those that were asked for.
+    fn decided_on(&self, peer: Option<IpAddr>) -> Vec<IpAddr> {
+        if self.through.is_some() { self.asked().to_vec() } else { peer.into_iter().collect() }
+    }
+
     /// Whether the policy that is in force now, if it is another one, would not give this route to `peer`, the address that was dialled.
     pub(crate) fn is_revoked(&self, decider: &Decider, peer: Option<IpAddr>) -> bool {
         let current = decider.policy.current();
         if current.generation() == self.snapshot.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return false;
         }
-        let decision = current.decide(&self.question.request(&current, peer.as_slice()));
+        let decision = current.decide(&self.question.request(&current, &self.decided_on(peer)));
         let revoked = !matches!(decision, Decision::Allow(_));
         if revoked {
             decider.observer.revoked(&decided(&current, &self.question, decision));
@@ -206,11 +285,23 @@ impl Route<'_> {
     /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
     pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, peer: Option<IpAddr>, look: bool) -> Guard {
         let Question { client, protocol, target, .. } = self.question;
-        let generation = self.snapshot.generation();
         // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
         let host = target.host.to_string().into_boxed_str();
+        let addresses = self.decided_on(peer).into_boxed_slice();
         let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
-        Guard { decider: Arc::clone(decider), ear, asked: true, generation, client, protocol, host, port: target.port, peer, sni }
+        Guard {
+            decider: Arc::clone(decider),
+            ear,
+            asked: true,
+            generation: self.snapshot.generation(),
+            client,
+            protocol,
+            host,
+            port: target.port,
+            addresses,
+            socket: None,
+            sni,
+        }
     }
 }
 
@@ -225,7 +316,9 @@ pub(crate) struct Guard {
     protocol: Protocol,
     host: Box<str>,
     port: u16,
-    peer: Option<IpAddr>,
+    addresses: Box<[IpAddr]>,
+    /// It goes to a unix socket; the host is what stands for one.
+    socket: Option<Box<SocketRoute>>,
     sni: Sni,
 }
 
@@ -260,6 +353,9 @@ impl Guard {
             return false;
         }
         self.generation = current.generation();
+        if let Some(socket) = &self.socket {
+            return !socket.is_allowed(&current);
+        }
         let Ok(host) = Host::parse(&self.host) else { return true };
         let decision = self.decide(&current, &host, self.port);
         // A tunnel cannot be read.
@@ -291,7 +387,7 @@ impl Guard {
     }
 
     fn question<'q>(&self, target: &'q Target) -> Question<'q> {
-        Question { client: self.client, protocol: self.protocol, target, method: None, path: None }
+        Question { client: self.client, protocol: self.protocol, target, method: None, path: None, socket: false }
     }
 
     fn decide(&self, snapshot: &Snapshot, host: &Host, port: u16) -> Decision {
@@ -302,7 +398,7 @@ impl Guard {
             port,
             method: None,
             path: None,
-            addresses: self.peer.as_slice(),
+            addresses: &self.addresses,
         })
     }
 }

@@ -74,8 +74,8 @@ pub struct RequestHead {
     pub body: Body,
     /// The protocol that the client would switch to.
     pub upgrade: Option<Vec<u8>>,
-    /// Whether it asks for a unix socket.
-    pub unix_socket: bool,
+    /// The path of the unix socket that it asks for, absolute and without `..`.
+    pub unix_socket: Option<String>,
     /// Of TRACE and OPTIONS: how many proxies it may still go through (RFC 9110, section 7.6.2). With 0 it is answered here.
     pub max_forwards: Option<u64>,
     /// The client takes trailers.
@@ -195,6 +195,10 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         check_trace(request.headers, has_body)?;
     }
     let keep_alive = if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close };
+    let unix_socket = scan.unix_socket.map(socket_path).transpose()?;
+    if ask == Ask::Connect && unix_socket.is_some() {
+        return Err(bad("x-unix-socket is for plain requests, not for CONNECT"));
+    }
     Ok(RequestHead {
         method: method.to_owned(),
         ask,
@@ -203,7 +207,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         keep_alive,
         body,
         upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
-        unix_socket: scan.unix_socket,
+        unix_socket,
         max_forwards: max_forwards(method, request.headers)?,
         trailers: scan.trailers && is_1_1 && scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"te")),
         has_via: scan.has_via,
@@ -330,7 +334,7 @@ struct Scan<'h> {
     keep_alive: bool,
     wants_upgrade: bool,
     upgrade: Option<&'h [u8]>,
-    unix_socket: bool,
+    unix_socket: Option<&'h [u8]>,
     has_via: bool,
     expect: bool,
     /// `TE` has `trailers`.
@@ -351,7 +355,7 @@ impl<'h> Scan<'h> {
             keep_alive: false,
             wants_upgrade: false,
             upgrade: None,
-            unix_socket: false,
+            unix_socket: None,
             has_via: false,
             expect: false,
             trailers: false,
@@ -380,7 +384,11 @@ impl<'h> Scan<'h> {
                 }
                 () if is(header.name, "connection") || is(header.name, "proxy-connection") => scan.connection(value)?,
                 () if is(header.name, "upgrade") => scan.upgrade = Some(value),
-                () if is(header.name, "x-unix-socket") => scan.unix_socket = true,
+                () if is(header.name, "x-unix-socket") => {
+                    if scan.unix_socket.replace(value).is_some() {
+                        return Err(bad("more than one x-unix-socket"));
+                    }
+                }
                 () if is(header.name, "via") => scan.has_via = true,
                 () if is(header.name, "te") => {
                     scan.trailers |= value.split(|byte| *byte == b',').any(|coding| trim(coding).eq_ignore_ascii_case(b"trailers"));
@@ -522,6 +530,24 @@ fn parse_length(value: &[u8]) -> Result<u64, BadRequest> {
     length.filter(|length| *length <= i64::MAX as u64).ok_or(wrong)
 }
 
+/// Bytes of the path of a unix socket. A link may be longer than what a socket's address holds.
+const MAX_SOCKET_PATH: usize = 4095;
+
+/// The absolute path of a unix socket. What steps up has no single meaning among links.
+fn socket_path(value: &[u8]) -> Result<String, BadRequest> {
+    let path = std::str::from_utf8(value).map_err(|_| bad("x-unix-socket is not UTF-8"))?;
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err(bad("x-unix-socket is not the absolute path of a socket"));
+    }
+    if path.split('/').any(|part| part == "..") || path.contains(char::is_control) {
+        return Err(bad("x-unix-socket has `..` or control characters in its path"));
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(bad("x-unix-socket is too long for a path"));
+    }
+    Ok(path.to_owned())
+}
+
 fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
     match (scan.coding, scan.length) {
         (Coding::None, None) => Ok(Body::None),
@@ -589,14 +615,36 @@ fn agree(host: Option<&str>, target: &Target, default_port: u16) -> Result<(), B
     }
 }
 
+/// What a request to a proxy says beyond one to an origin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ToProxy<'a> {
+    /// The value of `Proxy-Authorization`.
+    pub(crate) authorization: Option<&'a str>,
+}
+
 impl RequestHead {
     /// The head as it goes to the origin. `upgrade`: whether a switch of protocols may be offered on.
     pub fn write(&self, resource: &str, upgrade: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+        self.write_to(None, resource, upgrade, forwarding, out);
+    }
+
+    /// The same, or in absolute form to a proxy (RFC 9112, section 3.2.2), with its `Proxy-Authorization`.
+    pub(crate) fn write_to(
+        &self,
+        proxy: Option<ToProxy<'_>>,
+        resource: &str,
+        upgrade: bool,
+        forwarding: &Forwarding<'_>,
+        out: &mut Vec<u8>,
+    ) {
         let upgrade = self.upgrade.as_deref().filter(|_| upgrade);
-        self.write_first_lines(resource, out);
+        self.write_first_lines(proxy.is_some(), resource, out);
         out.extend_from_slice(&self.fields.0);
         forwarding.write_client(&self.said.0, out);
         forwarding.write_via(self.is_1_1, out);
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization) {
+            let _ = write!(out, "Proxy-Authorization: {authorization}\r\n");
+        }
         if let Some(left) = self.max_forwards {
             let _ = write!(out, "Max-Forwards: {}\r\n", left.saturating_sub(1));
         }
@@ -611,9 +659,16 @@ impl RequestHead {
         out.extend_from_slice(b"\r\n");
     }
 
-    fn write_first_lines(&self, resource: &str, out: &mut Vec<u8>) {
+    fn write_first_lines(&self, absolute: bool, resource: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
+        let mut resource = resource;
+        if absolute {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "http://{}", Authority { target: &self.target, default_port: Some(80) });
+            // `OPTIONS *` is said without a path (RFC 9112, section 3.2.4).
+            resource = if resource == "*" { "" } else { resource };
+        }
         out.extend_from_slice(resource.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         // Writing to a vector cannot fail.
@@ -632,7 +687,7 @@ impl RequestHead {
     pub fn trace(&self) -> String {
         let mut out = Vec::new();
         if let Ask::Resource(resource) = &self.ask {
-            self.write_first_lines(resource, &mut out);
+            self.write_first_lines(false, resource, &mut out);
         }
         for value in self.fields.named("via") {
             out.extend_from_slice(b"Via: ");

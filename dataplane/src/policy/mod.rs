@@ -8,13 +8,15 @@ pub(crate) mod reload;
 pub(crate) mod shared;
 
 use crate::config::within_descriptors;
+use crate::connect::upstream::Upstreams;
 use crate::error::PolicyError;
 use crate::signal::Bell;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
-use policy_format::{Blob, LimitOverride, Limits, MitmMode, Mode, ProfileId, Settings};
+use policy_format::{Blob, LimitOverride, Limits, MitmMode, Mode, ProfileId, Settings, UnixSockets};
 use shared::Mapped;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -65,6 +67,9 @@ pub struct Policy {
     profile: ProfileId,
     /// The file, where the policy is what is in it rather than what was.
     mapped: Option<Mapped>,
+    /// The proxies that connections go through.
+    upstreams: Arc<Upstreams>,
+    sockets: Arc<Sockets>,
 }
 
 impl Policy {
@@ -118,12 +123,11 @@ impl Policy {
                 known: blob.profiles().iter().map(|meta| meta.profile.clone()).collect(),
             })?,
         };
-        let policy = Self { blob, profile, mapped: None };
-        crate::connect::dns::check(&settings(&policy.blob, profile).resolver).map_err(PolicyError::Resolver)?;
-        match &policy.meta().upstream {
-            Some(upstream) => Err(PolicyError::Upstream(upstream.shown())),
-            None => Ok(policy),
-        }
+        crate::connect::dns::check(&settings(&blob, profile).resolver).map_err(PolicyError::Resolver)?;
+        let upstreams = Upstreams::read(meta(&blob, profile), settings(&blob, profile));
+        let upstreams = Arc::new(upstreams.map_err(|(proxy, why)| PolicyError::Upstream { proxy, why })?);
+        let sockets = Arc::new(Sockets::pin(&meta(&blob, profile).unix_sockets));
+        Ok(Self { blob, profile, mapped: None, upstreams, sockets })
     }
 
     /// The file, where it can still change the policy.
@@ -148,6 +152,26 @@ impl Policy {
     }
 }
 
+/// The unix sockets that a policy opens: each path as it is written, and where it led when the policy was loaded. Who puts a link in the place of a socket, or of a folder, later,
+/// leads nobody to another socket.
+#[derive(Debug)]
+struct Sockets(Vec<PathBuf>);
+
+impl Sockets {
+    fn pin(sockets: &UnixSockets) -> Self {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for path in sockets.allow.iter().map(Path::new) {
+            // A socket that is not there yet will be in a folder that is.
+            let in_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+            paths.push(path.to_owned());
+            paths.extend(path.canonicalize().ok().or_else(in_folder));
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        Self(paths)
+    }
+}
+
 /// A policy in force, or that was.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -155,6 +179,8 @@ pub struct Snapshot {
     profile: ProfileId,
     mapped: Option<Mapped>,
     limits: Arc<Limits>,
+    upstreams: Arc<Upstreams>,
+    sockets: Arc<Sockets>,
     generation: u64,
 }
 
@@ -163,7 +189,8 @@ impl Snapshot {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
         within_descriptors(&mut limits);
-        Self { blob: policy.blob, profile: policy.profile, mapped: policy.mapped, limits: Arc::new(limits), generation }
+        let Policy { blob, profile, mapped, upstreams, sockets } = policy;
+        Self { blob, profile, mapped, limits: Arc::new(limits), upstreams, sockets, generation }
     }
 
     /// The file, where it can still change the policy.
@@ -212,6 +239,16 @@ impl Snapshot {
         &self.limits
     }
 
+    /// The proxies that connections go through.
+    pub(crate) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    /// Whether the unix socket with this real path may be reached.
+    pub(crate) fn allows_socket(&self, path: &Path) -> bool {
+        self.meta().unix_sockets.dangerously_allow_all || self.sockets.0.iter().any(|allowed| allowed == path)
+    }
+
     /// How many rules it has.
     #[must_use]
     pub fn rule_count(&self) -> u32 {
@@ -233,7 +270,6 @@ impl Snapshot {
             || self.blob.hooks().iter().any(|hook| hook.profiles.has(self.profile));
         let all = [
             (meta.enable_socks5_udp, "enable_socks5_udp: SOCKS5 datagrams are refused"),
-            (meta.unix_sockets.any(), "unix_sockets: requests to unix sockets are blocked"),
             (meta.credential_broker, "credential_broker: no credential is put into requests"),
             (intercepts, "mode, mitm: TLS is not opened, and tunnels that would have to be are blocked (mitm_required)"),
         ];

@@ -5,10 +5,11 @@
 use super::body::{BodyCopy, Copied, CopyError};
 use super::flow::Flow;
 use crate::connect::UpstreamError;
+use crate::connect::chain::{Form, ProxyError};
 use crate::counters::{Counters, Reached, reached};
 use crate::limits::Meter;
 use crate::parse::forwarding::Forwarding;
-use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead};
+use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead, ToProxy};
 use crate::patience::Patience;
 use crate::signal::Ear;
 use crate::stream::Buffered;
@@ -79,6 +80,7 @@ impl Flows {
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
+    form: &Form,
     forwarding: &Forwarding<'_>,
     upload: Meter,
     read_only: bool,
@@ -88,13 +90,31 @@ pub(crate) async fn exchange(
     let Sides { client, upstream, flows, patience, ear, limits, reached } = sides;
     flows.up.set_meter(upload);
     let upgrade = !read_only && head.body == Body::None;
-    head.write(resource, upgrade, forwarding, flows.up.buffer());
+    let proxy = match form {
+        Form::Origin => None,
+        Form::Absolute(proxy) => Some(ToProxy { authorization: proxy.authorization() }),
+    };
+    head.write_to(proxy, resource, upgrade, forwarding, flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits));
     patience.set(limits.response_timeout);
     let down = Down::Head { interim: 0 };
-    let mut exchange =
-        Exchange { client, upstream, flows, patience, head, forwarding, limits, reached, offered, up, down, revoked: false, cut: None };
+    let mut exchange = Exchange {
+        client,
+        upstream,
+        flows,
+        patience,
+        head,
+        proxied: proxy.is_some(),
+        forwarding,
+        limits,
+        reached,
+        offered,
+        up,
+        down,
+        revoked: false,
+        cut: None,
+    };
     poll_fn(|cx| {
         let ended = exchange.poll(cx);
         if ended.is_pending() && ear.poll_rung(cx).is_ready() {
@@ -118,6 +138,8 @@ struct Exchange<'c> {
     reached: &'c (dyn Fn(Reached) + Sync),
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
+    /// A proxy answers, and not the origin.
+    proxied: bool,
     up: Up,
     down: Down,
     /// The policy in force does not allow it any more.
@@ -236,6 +258,8 @@ impl Exchange<'_> {
                 response.write(is_1_1, false, false, self.forwarding, out);
                 Ok(Some(Exchanged::Upgraded))
             }
+            // That is between the proxy and us: the client has no business with it.
+            (407, _) if self.proxied => Err(ExchangeError::BeforeResponse(ProxyError::Status(407).into())),
             (101, _) => Err(BAD),
             (100..=199, Down::Head { interim }) => {
                 *interim += 1;

@@ -1,0 +1,393 @@
+//! Through another proxy: dials it, and asks it for the destination. By HTTP CONNECT (RFC 9110, section 9.3.6), or by SOCKS5 (RFC 1928, RFC 1929); to an `https://` proxy inside
+//! TLS. Plain requests to an HTTP proxy are not tunnelled: they are put to it in absolute form.
+//!
+//! The policy has decided before: the [`Route`] says which proxy, at which addresses, and what may be asked of it.
+
+use super::upstream::{Credentials, Proxy, Scheme, Traffic};
+use super::{ConnectError, Connector, UpstreamError, dial};
+use crate::decide::{Permit, Route};
+use crate::parse::http;
+use crate::parse::socks5::VERSION;
+use crate::parse::target::Target;
+use crate::stream::Stream;
+use bytes::BytesMut;
+use policy_format::{Host, Limits};
+use std::borrow::Cow;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// How requests are written to a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As to an origin: the stream leads to the destination, directly or through a tunnel.
+    Origin,
+    /// In absolute form, with this proxy's `Proxy-Authorization`: the stream leads to the proxy.
+    Absolute(Arc<Proxy>),
+}
+
+/// A stream that leads to the destination, or, for plain requests, to a proxy.
+pub(crate) struct Chained<'q> {
+    pub(crate) stream: Stream,
+    /// What the destination said before it was asked.
+    pub(crate) early: BytesMut,
+    pub(crate) route: Route<'q>,
+    pub(crate) form: Form,
+}
+
+/// What went wrong at a proxy, or with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyError {
+    NotResolved,
+    Refused,
+    Unreachable,
+    /// It was not reached, or did not answer, in time.
+    Timeout,
+    /// No TLS with it: no certificate, or not one of its.
+    Tls,
+    Closed,
+    /// What it answers is not its protocol.
+    BadAnswer,
+    /// It wants other credentials.
+    Authentication,
+    /// It answered CONNECT with this status.
+    Status(u16),
+    /// Its own rules do not allow it.
+    NotAllowed,
+    /// It could not, and does not say why; or it does not know what it was asked.
+    Failed,
+}
+
+impl ProxyError {
+    pub(crate) fn status(self) -> u16 {
+        if self == Self::Timeout { 504 } else { 502 }
+    }
+
+    /// The value of `x-proxy-error`.
+    pub(crate) fn proxy_error(self) -> &'static str {
+        match self {
+            Self::NotResolved => "upstream-proxy-not-resolved",
+            Self::Refused => "upstream-proxy-refused",
+            Self::Unreachable => "upstream-proxy-unreachable",
+            Self::Timeout => "upstream-proxy-timeout",
+            Self::Tls => "upstream-proxy-tls",
+            Self::Closed => "upstream-proxy-closed",
+            Self::BadAnswer => "upstream-proxy-bad-answer",
+            // To CONNECT there is nobody else who could ask for credentials; some proxies say it with 401.
+            Self::Authentication | Self::Status(401 | 407) => "upstream-proxy-authentication",
+            Self::Status(503) => "upstream-proxy-unavailable",
+            Self::Status(_) => "upstream-proxy-status",
+            Self::NotAllowed => "upstream-proxy-not-allowed",
+            Self::Failed => "upstream-proxy-failed",
+        }
+    }
+
+    /// A line for people; it follows the target's name.
+    pub(crate) fn message(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::NotResolved => "is allowed, but the name of the upstream proxy could not be resolved",
+            Self::Refused => "is allowed, but the upstream proxy refused the connection",
+            Self::Unreachable => "is allowed, but the upstream proxy cannot be reached",
+            Self::Timeout => "is allowed, but the upstream proxy did not answer in time",
+            Self::Tls => {
+                "is allowed, but there is no TLS with the upstream proxy: its certificate is not trusted here, or it does not speak TLS"
+            }
+            Self::Closed => "is allowed, but the upstream proxy closed the connection before it answered",
+            Self::BadAnswer => "is allowed, but the upstream proxy does not speak the protocol of its URL",
+            Self::Authentication => {
+                "is allowed, but the upstream proxy does not accept the user and password that are configured for it, or there are none"
+            }
+            Self::Status(status @ (401 | 407)) => {
+                return Cow::Owned(format!(
+                    "is allowed, but the upstream proxy answered with status {status}: it does not accept the user and password that are configured for it, or there are none"
+                ));
+            }
+            Self::Status(status) => return Cow::Owned(format!("is allowed, but the upstream proxy answered with status {status}")),
+            Self::NotAllowed => "is allowed, but the upstream proxy does not allow it",
+            Self::Failed => "is allowed, but the upstream proxy could not connect to it",
+        })
+    }
+}
+
+impl From<ProxyError> for UpstreamError {
+    fn from(error: ProxyError) -> Self {
+        Self::Proxy(error)
+    }
+}
+
+impl From<io::Error> for ProxyError {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+/// What TLS to proxies needs; made when the first of them is dialled.
+#[derive(Default)]
+pub(crate) struct Tls(OnceCell<TlsConnector>);
+
+impl Tls {
+    /// With the authorities that the system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    async fn connector(&self) -> Result<&TlsConnector, ProxyError> {
+        let make = || async {
+            let load = || {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                roots
+            };
+            let roots = tokio::task::spawn_blocking(load).await.map_err(|_| ProxyError::Tls)?;
+            let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
+            let mut config = versions.map_err(|_| ProxyError::Tls)?.with_root_certificates(roots).with_no_client_auth();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Ok(TlsConnector::from(Arc::new(config)))
+        };
+        self.0.get_or_try_init(make).await
+    }
+}
+
+/// Opens a stream to what `permit` is for, through `proxy`, within the time for connecting.
+///
+/// With `socks5`, the name is looked up here, and every address is decided on: the proxy is asked for a checked address. With the others the proxy looks the name up: here, only the
+/// name, or the literal address, has been decided on, and no name server is asked.
+pub(crate) async fn open<'q>(
+    connector: &Connector,
+    permit: Permit<'_, 'q>,
+    proxy: &Arc<Proxy>,
+    traffic: Traffic,
+    limits: &Limits,
+) -> Result<Chained<'q>, ConnectError> {
+    let found = match proxy.scheme() {
+        Scheme::Socks5 => connector.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?,
+        Scheme::Http | Scheme::Https | Scheme::Socks5h => Vec::new(),
+    };
+    let at = connector.addresses(&proxy.at().host, limits).await.map_err(|error| ConnectError::Upstream(at_proxy(error)))?;
+    let route = permit.via(proxy, &at, found)?;
+    let deadline = Instant::now() + limits.connect_timeout;
+    let ask = Ask { tls: &connector.tls, route: &route, proxy, limits, deadline };
+    let (stream, early, form) = match timeout_at(deadline, ask.open(traffic)).await {
+        Ok(opened) => opened.map_err(ConnectError::Upstream)?,
+        Err(_) => return Err(ConnectError::Upstream(ProxyError::Timeout.into())),
+    };
+    Ok(Chained { stream, early, route, form })
+}
+
+/// The same failure, of the proxy instead of the destination.
+fn at_proxy(error: UpstreamError) -> UpstreamError {
+    UpstreamError::Proxy(match error {
+        UpstreamError::NameNotResolved => ProxyError::NotResolved,
+        UpstreamError::Refused => ProxyError::Refused,
+        UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout => ProxyError::Timeout,
+        UpstreamError::Proxy(error) => error,
+        _ => ProxyError::Unreachable,
+    })
+}
+
+struct Ask<'a> {
+    tls: &'a Tls,
+    route: &'a Route<'a>,
+    proxy: &'a Proxy,
+    limits: &'a Limits,
+    deadline: Instant,
+}
+
+impl Ask<'_> {
+    async fn open(&self, traffic: Traffic) -> Result<(Stream, BytesMut, Form), UpstreamError> {
+        let target = self.route.target();
+        match (self.proxy.scheme(), self.route.proxy()) {
+            (Scheme::Http | Scheme::Https, Some(proxy)) if traffic == Traffic::Http => {
+                Ok((self.dial().await?, BytesMut::new(), Form::Absolute(Arc::clone(proxy))))
+            }
+            (Scheme::Http | Scheme::Https, _) => {
+                let mut stream = self.dial().await?;
+                let early = http_connect(&mut stream, target, self.proxy, self.limits).await?;
+                Ok((stream, early, Form::Origin))
+            }
+            (Scheme::Socks5h, _) => {
+                let mut stream = self.dial().await?;
+                socks5_connect(&mut stream, Asked::new(target), self.proxy).await?;
+                Ok((stream, BytesMut::new(), Form::Origin))
+            }
+            (Scheme::Socks5, _) => self.socks5(target.port).await,
+        }
+    }
+
+    /// Asks for the checked addresses in turn, each on a connection of its own, and takes the first that is reached.
+    async fn socks5(&self, port: u16) -> Result<(Stream, BytesMut, Form), UpstreamError> {
+        let mut last = UpstreamError::Unreachable;
+        for ip in self.route.asked() {
+            let mut stream = self.dial().await?;
+            match socks5_connect(&mut stream, Asked::Address(*ip, port), self.proxy).await {
+                Ok(()) => return Ok((stream, BytesMut::new(), Form::Origin)),
+                Err(error @ (UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::Proxy(ProxyError::Failed))) => {
+                    last = error
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial(&self) -> Result<Stream, UpstreamError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let stream = dial::dial(self.route, left).await.map_err(at_proxy)?;
+        let _ = stream.set_nodelay(true);
+        if self.proxy.scheme() != Scheme::Https {
+            return Ok(Stream::Tcp(stream));
+        }
+        let name = match &self.proxy.at().host {
+            Host::Ip(ip) => ServerName::from(*ip),
+            Host::Name(name) | Host::NumericLookalike(name) => {
+                ServerName::from(DnsName::try_from(name.as_str().to_owned()).map_err(|_| ProxyError::Tls)?)
+            }
+        };
+        let stream = self.tls.connector().await?.connect(name, stream).await.map_err(|_| ProxyError::Tls)?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+}
+
+/// Asks for a tunnel by CONNECT; gives what came behind the answer.
+async fn http_connect(stream: &mut Stream, target: &Target, proxy: &Proxy, limits: &Limits) -> Result<BytesMut, ProxyError> {
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+    if let Some(authorization) = proxy.authorization() {
+        request.extend(["Proxy-Authorization: ", authorization, "\r\n"]);
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut buffer = BytesMut::with_capacity(1024);
+    let mut interim = 0;
+    loop {
+        let mut seen = 0;
+        let head = loop {
+            if let Some(end) = http::head_end(&buffer, seen) {
+                break buffer.split_to(end);
+            }
+            seen = buffer.len();
+            if seen >= limits.head_bytes {
+                return Err(ProxyError::BadAnswer);
+            }
+            match stream.read_buf(&mut buffer).await? {
+                0 if seen == 0 => return Err(ProxyError::Closed),
+                0 => return Err(ProxyError::BadAnswer),
+                _ => {}
+            }
+        };
+        let answer = http::parse_response(&head, "CONNECT", limits.head_fields).map_err(|_| ProxyError::BadAnswer)?;
+        match answer.status {
+            200..=299 => return Ok(buffer),
+            101 => return Err(ProxyError::BadAnswer),
+            100..=199 if interim < limits.interim_responses => interim += 1,
+            100..=199 => return Err(ProxyError::BadAnswer),
+            // Its body may be a page of the proxy's: nobody here passes that on.
+            status => return Err(ProxyError::Status(status)),
+        }
+    }
+}
+
+/// What is asked of a SOCKS5 proxy.
+enum Asked<'a> {
+    Name(&'a str, u16),
+    Address(IpAddr, u16),
+}
+
+impl<'a> Asked<'a> {
+    fn new(target: &'a Target) -> Self {
+        match &target.host {
+            Host::Ip(ip) => Self::Address(*ip, target.port),
+            Host::Name(name) | Host::NumericLookalike(name) => Self::Name(name.as_str(), target.port),
+        }
+    }
+
+    /// A CONNECT request (RFC 1928, section 4).
+    fn request(&self) -> Vec<u8> {
+        let mut request = vec![VERSION, 1, 0];
+        let port = match self {
+            Self::Name(name, port) => {
+                // No name is longer than 253 bytes.
+                request.extend([3, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
+                request.extend_from_slice(name.as_bytes());
+                port
+            }
+            Self::Address(IpAddr::V4(ip), port) => {
+                request.push(1);
+                request.extend(ip.octets());
+                port
+            }
+            Self::Address(IpAddr::V6(ip), port) => {
+                request.push(4);
+                request.extend(ip.octets());
+                port
+            }
+        };
+        request.extend(port.to_be_bytes());
+        request
+    }
+}
+
+/// Greets, says who it is if it is asked, and asks. Reads not a byte beyond the answer, so that nothing of the destination is lost.
+async fn socks5_connect(stream: &mut Stream, asked: Asked<'_>, proxy: &Proxy) -> Result<(), UpstreamError> {
+    let greeted = async {
+        let credentials = proxy.credentials();
+        let greeting: &[u8] = if credentials.is_some() { &[VERSION, 2, 0, 2] } else { &[VERSION, 1, 0] };
+        let [version, method] = exchange(stream, greeting).await?;
+        match (version, method, credentials) {
+            (VERSION, 0, _) => {}
+            (VERSION, 2, Some(credentials)) => {
+                // Any status but 0 is a no (RFC 1929, section 2).
+                let [_, status] = exchange(stream, &password_request(credentials)).await?;
+                if status != 0 {
+                    return Err(ProxyError::Authentication);
+                }
+            }
+            (VERSION, 0xff, _) => return Err(ProxyError::Authentication),
+            _ => return Err(ProxyError::BadAnswer),
+        }
+        let [version, reply, _, kind] = exchange(stream, &asked.request()).await?;
+        if version != VERSION {
+            return Err(ProxyError::BadAnswer);
+        }
+        if reply == 0 {
+            // The address that it bound is of no use to anyone here.
+            let length = match kind {
+                1 => 4,
+                3 => usize::from(stream.read_u8().await?),
+                4 => 16,
+                _ => return Err(ProxyError::BadAnswer),
+            };
+            let mut bound = [0; 255 + 2];
+            stream.read_exact(bound.get_mut(..length + 2).unwrap_or_default()).await?;
+        }
+        Ok(reply)
+    };
+    match greeted.await? {
+        0 => Ok(()),
+        2 => Err(ProxyError::NotAllowed.into()),
+        3 | 4 => Err(UpstreamError::Unreachable),
+        5 => Err(UpstreamError::Refused),
+        6 => Err(UpstreamError::ConnectTimeout),
+        _ => Err(ProxyError::Failed.into()),
+    }
+}
+
+async fn exchange<const N: usize>(stream: &mut Stream, message: &[u8]) -> io::Result<[u8; N]> {
+    stream.write_all(message).await?;
+    stream.flush().await?;
+    let mut answer = [0; N];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+/// RFC 1929, section 2. Lengths were checked when the URL was read.
+fn password_request(credentials: &Credentials) -> Vec<u8> {
+    let mut request = vec![1];
+    for part in [&credentials.user, &credentials.password] {
+        request.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+        request.extend_from_slice(part);
+    }
+    request
+}
