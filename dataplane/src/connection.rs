@@ -1,18 +1,20 @@
 //! One connection from first byte to last: the five stages on one screen.
 
+use crate::association::Association;
 use crate::connect::{ConnectError, Connector, UpstreamError};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Question, Route};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
-use crate::parse::socks5::{self, Parsed, Reply};
+use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
 use crate::relay::http::{ExchangeError, Exchanged, exchange};
 use crate::relay::tunnel::tunnel;
 use crate::reply;
 use crate::shutdown::Shutdown;
 use crate::stream::Buffered;
+use bytes::BytesMut;
 use policy_format::{Limits, Protocol, Reason};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -202,7 +204,8 @@ impl Connection<'_> {
         let deadline = Instant::now() + self.limits.head_timeout;
         let Ok(Some(request)) = timeout_at(deadline, self.socks5_request()).await else { return };
         let target = match request {
-            Ok(target) => target,
+            Ok(Request::Connect(target)) => target,
+            Ok(Request::Associate) => return self.associate().await,
             Err(code) => return self.say_and_close(&socks5::reply(code)).await,
         };
         let connected = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
@@ -220,8 +223,21 @@ impl Connection<'_> {
         }
     }
 
+    /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
+    async fn associate(mut self) {
+        match Association::open(&self.client.stream, self.address, self.shared, &self.limits).await {
+            Ok(association) => {
+                if self.say(&socks5::associated(association.address())).await {
+                    self.client.buffer = BytesMut::new();
+                    association.relay(&self.client.stream).await;
+                }
+            }
+            Err(code) => self.say_and_close(&socks5::reply(code)).await,
+        }
+    }
+
     /// The handshake up to the request; `None` when the client does not keep to it.
-    async fn socks5_request(&mut self) -> Option<socks5::Request> {
+    async fn socks5_request(&mut self) -> Option<Result<Request, Reply>> {
         match self.socks5_message(socks5::parse_greeting).await? {
             None => {
                 self.say_and_close(&socks5::NO_METHOD).await;
@@ -321,9 +337,9 @@ fn may_repeat(head: &RequestHead) -> bool {
 fn socks5_reply(error: UpstreamError) -> Reply {
     match error {
         UpstreamError::Refused => Reply::Refused,
-        UpstreamError::NameNotResolved | UpstreamError::ResolveTimeout | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
-            Reply::HostUnreachable
-        }
+        UpstreamError::NameNotResolved | UpstreamError::Unreachable => Reply::HostUnreachable,
+        UpstreamError::NetworkUnreachable => Reply::NetworkUnreachable,
+        UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout => Reply::TimedOut,
         UpstreamError::ResponseTimeout | UpstreamError::Closed | UpstreamError::BadResponse => Reply::Failure,
     }
 }

@@ -13,6 +13,7 @@
 //! ```
 
 mod admin;
+mod association;
 mod audit;
 mod config;
 mod connect;
@@ -27,7 +28,7 @@ mod reply;
 mod shutdown;
 mod stream;
 
-pub use audit::event::{Decided, Observer, Reload};
+pub use audit::event::{Decided, Dropped, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, Resolve, SystemResolver};
 pub use error::{LoadError, PolicyError, ShareError, StartError};

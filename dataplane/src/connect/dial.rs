@@ -29,6 +29,7 @@ fn connect_error(error: &io::Error) -> UpstreamError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => UpstreamError::Refused,
         io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
+        io::ErrorKind::NetworkUnreachable => UpstreamError::NetworkUnreachable,
         _ => UpstreamError::Unreachable,
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod resolve;
+pub(crate) mod udp;
 
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
@@ -31,6 +32,7 @@ pub(crate) enum UpstreamError {
     ResolveTimeout,
     Refused,
     Unreachable,
+    NetworkUnreachable,
     ConnectTimeout,
     ResponseTimeout,
     Closed,
@@ -41,7 +43,7 @@ impl UpstreamError {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::ResolveTimeout | Self::ConnectTimeout | Self::ResponseTimeout => 504,
-            Self::NameNotResolved | Self::Refused | Self::Unreachable | Self::Closed | Self::BadResponse => 502,
+            Self::NameNotResolved | Self::Refused | Self::Unreachable | Self::NetworkUnreachable | Self::Closed | Self::BadResponse => 502,
         }
     }
 
@@ -51,7 +53,7 @@ impl UpstreamError {
             Self::NameNotResolved => "upstream-name-not-resolved",
             Self::ResolveTimeout => "upstream-resolve-timeout",
             Self::Refused => "upstream-refused",
-            Self::Unreachable => "upstream-unreachable",
+            Self::Unreachable | Self::NetworkUnreachable => "upstream-unreachable",
             Self::ConnectTimeout => "upstream-connect-timeout",
             Self::ResponseTimeout => "upstream-response-timeout",
             Self::Closed => "upstream-closed",
@@ -65,7 +67,7 @@ impl UpstreamError {
             Self::NameNotResolved => "is allowed, but its name could not be resolved",
             Self::ResolveTimeout => "is allowed, but its name was not resolved in time",
             Self::Refused => "is allowed, but refused the connection",
-            Self::Unreachable => "is allowed, but cannot be reached",
+            Self::Unreachable | Self::NetworkUnreachable => "is allowed, but cannot be reached",
             Self::ConnectTimeout => "is allowed, but did not accept the connection in time",
             Self::ResponseTimeout => "is allowed, but did not answer in time",
             Self::Closed => "is allowed, but closed the connection before it answered",
@@ -103,7 +105,8 @@ impl Connector {
         }
     }
 
-    async fn route(&self, permit: Permit<'_>, limits: &Limits) -> Result<Route, ConnectError> {
+    /// Resolves what the permit names, and has every address decided on.
+    pub(crate) async fn route(&self, permit: Permit<'_>, limits: &Limits) -> Result<Route, ConnectError> {
         let addresses = match &permit.target().host {
             Host::Ip(ip) => vec![*ip],
             host if host.is_localhost() => resolve::LOOPBACK.to_vec(),

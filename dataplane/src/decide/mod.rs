@@ -3,11 +3,13 @@
 //! A decision has two steps. [`Decider::name`] decides on the request as it was made; only what it permits may be resolved. [`Permit::addresses`] decides on
 //! what the name resolved to, and gives the [`Route`] that may be dialled. Both ask the same pure function.
 
+pub(crate) mod datagram;
 pub(crate) mod deny;
 
 use crate::audit::event::{Decided, Observer};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
+use datagram::Relays;
 use deny::Denial;
 use policy_format::{Decision, Denied, Limits, Protocol, Reason, Request};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +21,8 @@ pub(crate) struct Decider {
     observer: Arc<dyn Observer>,
     /// Our own listeners, which nobody may reach through us.
     own: Vec<SocketAddr>,
+    /// Our own sockets for clients' datagrams.
+    relays: Relays,
 }
 
 /// A request as the decision sees it.
@@ -65,7 +69,7 @@ pub(crate) struct Route {
 
 impl Decider {
     pub(crate) fn new(policy: PolicyHandle, observer: Arc<dyn Observer>, own: Vec<SocketAddr>) -> Self {
-        Self { policy, observer, own }
+        Self { policy, observer, own, relays: Relays::default() }
     }
 
     /// The limits of the policy that is in force.
@@ -108,16 +112,18 @@ impl Decider {
         });
     }
 
-    /// Whether an address is one of our own listeners, in any of the ways in which it can be written.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        self.own.iter().any(|own| {
-            let listener = own.ip().to_canonical();
-            // Listening on all addresses is listening on this one; connecting to "all addresses" is connecting to loopback.
-            let same = listener == ip || listener.is_unspecified() || (ip.is_unspecified() && listener.is_loopback());
-            same && own.port() == address.port()
-        })
+    /// Whether an address is one of our own listeners or, for datagrams, one of our own relays.
+    fn is_own(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| leads_to(address, *own)) || (protocol == Protocol::Socks5Udp && self.relays.has(address))
     }
+}
+
+/// Whether what is sent to an address comes to `own`, in any of the ways in which it can be written.
+fn leads_to(address: SocketAddr, own: SocketAddr) -> bool {
+    let (ip, listener) = (address.ip().to_canonical(), own.ip().to_canonical());
+    // Listening on all addresses is listening on this one; connecting to "all addresses" is connecting to loopback.
+    let same = listener == ip || listener.is_unspecified() || (ip.is_unspecified() && listener.is_loopback());
+    same && own.port() == address.port()
 }
 
 impl Permit<'_> {
@@ -137,7 +143,7 @@ impl Permit<'_> {
         let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(*ip, question.target.port)).collect();
         match decision {
             Decision::Deny(denied) => Err(decider.deny(snapshot, question, denied)),
-            Decision::Allow(_) if addresses.iter().any(|address| decider.is_own(*address)) => {
+            Decision::Allow(_) if addresses.iter().any(|address| decider.is_own(question.protocol, *address)) => {
                 Err(decider.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None }))
             }
             Decision::Allow(allowed) => {

@@ -2,4 +2,5 @@
 
 pub mod http;
 pub mod socks5;
+pub mod socks5_udp;
 pub mod target;
