@@ -17,6 +17,7 @@ pub mod binaries;
 pub mod client;
 pub mod origin;
 pub mod proxy;
+pub mod udp;
 
 pub use binaries::DataPlane;
 pub use client::{Answer, Client};

@@ -1,7 +1,7 @@
 //! The library in this process.
 
 use crate::compile;
-use netproxy::{Builder, Config, Decided, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
+use netproxy::{Builder, Config, Decided, Dropped, LimitOverride, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
 use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
@@ -34,9 +34,13 @@ pub struct Seen {
 
 /// Keeps what it hears.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Seen>>>);
+pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Dropped>>>);
 
 impl Observer for Decisions {
+    fn dropped(&self, _client: SocketAddr, why: Dropped) {
+        self.1.lock().unwrap().push(why);
+    }
+
     fn decided(&self, event: &Decided<'_>) {
         let (verdict, rule) = match event.decision {
             Decision::Allow(allowed) => ("allow".to_owned(), Some(allowed.rule)),
@@ -95,6 +99,12 @@ impl Proxy {
         Self::run(Builder::policy(policy).resolver(names.clone()), limits)
     }
 
+    /// A proxy with a resolver of the test's own.
+    #[must_use]
+    pub fn with_resolver(toml: &str, resolver: impl Resolve) -> Self {
+        Self::run(Builder::policy(Policy::from_bytes(compile(toml)).unwrap()).resolver(resolver), &[])
+    }
+
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {
@@ -150,6 +160,21 @@ impl Proxy {
     #[must_use]
     pub fn decisions(&self) -> Vec<Seen> {
         self.decisions.0.lock().unwrap().clone()
+    }
+
+    /// The datagrams that went no further, in order.
+    #[must_use]
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.decisions.1.lock().unwrap().clone()
+    }
+
+    /// Waits until that many datagrams were dropped, and says why the last was.
+    #[must_use]
+    pub fn drops(&self, count: usize) -> Dropped {
+        crate::wait_until("datagrams were dropped", || self.dropped().len() >= count);
+        let dropped = self.dropped();
+        assert_eq!(dropped.len(), count, "{dropped:?}");
+        *dropped.last().unwrap()
     }
 
     /// Asks it to stop, without waiting.
