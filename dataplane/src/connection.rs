@@ -343,3 +343,24 @@ fn socks5_reply(error: UpstreamError) -> Reply {
         UpstreamError::ResponseTimeout | UpstreamError::Closed | UpstreamError::BadResponse => Reply::Failure,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_the_reply_that_says_most() {
+        let cases = [
+            (UpstreamError::NameNotResolved, 4),
+            (UpstreamError::Unreachable, 4),
+            (UpstreamError::NetworkUnreachable, 3),
+            (UpstreamError::Refused, 5),
+            (UpstreamError::ResolveTimeout, 6),
+            (UpstreamError::ConnectTimeout, 6),
+            (UpstreamError::Closed, 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(socks5_reply(error) as u8, code, "{error:?}");
+        }
+    }
+}
