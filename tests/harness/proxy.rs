@@ -99,10 +99,10 @@ impl Proxy {
         Self::run(Builder::policy(policy).resolver(names.clone()), limits)
     }
 
-    /// A proxy with a resolver of the test's own.
+    /// A proxy with a resolver of the test's own, and other limits.
     #[must_use]
-    pub fn with_resolver(toml: &str, resolver: impl Resolve) -> Self {
-        Self::run(Builder::policy(Policy::from_bytes(compile(toml)).unwrap()).resolver(resolver), &[])
+    pub fn with_resolver(toml: &str, resolver: impl Resolve, limits: &[&str]) -> Self {
+        Self::run(Builder::policy(Policy::from_bytes(compile(toml)).unwrap()).resolver(resolver), limits)
     }
 
     /// A proxy with a policy file.

@@ -295,7 +295,7 @@ impl Resolve for Slow {
 fn names_that_are_slow_hold_up_a_few_datagrams_and_nobody_else() {
     let echo = Echo::start();
     let slow = Slow { asked: Arc::default(), answers: Arc::new(Semaphore::new(0)) };
-    let proxy = Proxy::with_resolver(&policy(LOCAL, &[("**.test", "allow"), ("127.0.0.1", "allow")]), slow.clone());
+    let proxy = Proxy::with_resolver(&policy(LOCAL, &[("**.test", "allow"), ("127.0.0.1", "allow")]), slow.clone(), &[]);
     let association = Association::open(proxy.socks5());
     for n in 0..17 {
         association.send(&format!("{n}.test"), echo.port(), format!("{n}"));

@@ -35,6 +35,13 @@ impl Flow {
         &self.addresses
     }
 
+    /// For tests of those who keep flows.
+    #[cfg(test)]
+    pub(crate) fn towards(address: SocketAddr) -> Self {
+        let host = address.ip().to_string().into_boxed_str();
+        Self { client: address, protocol: Protocol::Socks5Udp, host, port: address.port(), addresses: vec![address], generation: 1 }
+    }
+
     /// Keeps to one of its addresses.
     pub(crate) fn settle(&mut self, address: SocketAddr) {
         if self.addresses.len() > 1 {

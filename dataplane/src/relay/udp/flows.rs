@@ -94,3 +94,48 @@ impl Flows {
         self.peers.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: usize) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], u16::try_from(n + 1).unwrap()))
+    }
+
+    #[test]
+    fn what_is_not_used_is_decided_again_and_heard_until_then() {
+        let (mut flows, start) = (Flows::new(1), Instant::now());
+        flows.insert(Box::new([1]), Flow::towards(peer(0)), start);
+        assert!(flows.get(&[1], start + FRESH / 2).is_some());
+        assert!(flows.get(&[1], start + FRESH).is_some(), "each use counts");
+        assert!(flows.get(&[1], start + FRESH * 2).is_none());
+        assert!(flows.knows(peer(0)));
+        flows.insert(Box::new([1]), Flow::towards(peer(1)), start + FRESH * 2);
+        assert_eq!((flows.knows(peer(0)), flows.knows(peer(1))), (false, true));
+    }
+
+    #[test]
+    fn an_address_is_heard_as_long_as_one_name_leads_there() {
+        let (mut flows, now) = (Flows::new(1), Instant::now());
+        flows.insert(Box::new([1]), Flow::towards(peer(0)), now);
+        flows.insert(Box::new([2]), Flow::towards(peer(0)), now);
+        flows.remove(&[1]);
+        assert!(flows.knows(peer(0)));
+        flows.remove(&[2]);
+        assert!(!flows.knows(peer(0)) && flows.peers.is_empty());
+    }
+
+    #[test]
+    fn the_one_that_was_not_used_for_longest_makes_room() {
+        let (mut flows, start) = (Flows::new(1), Instant::now());
+        let at = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
+        for n in 0..MOST {
+            flows.insert(n.to_le_bytes().into(), Flow::towards(peer(n)), at(n));
+        }
+        assert!(flows.get(&0_usize.to_le_bytes(), at(MOST)).is_some());
+        flows.insert(MOST.to_le_bytes().into(), Flow::towards(peer(MOST)), at(MOST + 1));
+        assert_eq!((flows.knows(peer(0)), flows.knows(peer(1)), flows.knows(peer(MOST))), (true, false, true));
+        assert_eq!((flows.by_address.len(), flows.peers.len()), (MOST, MOST));
+    }
+}
