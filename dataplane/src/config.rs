@@ -37,7 +37,10 @@ pub enum PolicyMap {
 /// Within what the system gives: no more connections than there are descriptors for them and their upstreams.
 pub(crate) fn within_descriptors(limits: &mut Limits) {
     if let Some(descriptors) = descriptors() {
-        limits.connections = limits.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1);
+        let descriptors = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+        limits.connections = limits.connections.min(descriptors / 2).max(1);
+        // Each has up to three sockets besides its connection.
+        limits.udp_associations = limits.udp_associations.min(descriptors / 8).max(1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection from first byte to last: the five stages on one screen.
 
-use crate::connect::chain::Form;
+use crate::association::Association;
+use crate::connect::chain::{Form, ProxyError};
 use crate::connect::pool::{self, Idle};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
@@ -12,7 +13,7 @@ use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, RequestHead};
-use crate::parse::socks5::{self, Parsed, Reply};
+use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, exchange};
@@ -21,7 +22,7 @@ use crate::reply;
 use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use policy_format::{Host, Limits, Protocol};
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -469,7 +470,11 @@ impl<'s> Connection<'s> {
             }
         };
         let target = match request {
-            Ok(target) => target,
+            Ok(Request::Connect(target)) => target,
+            Ok(Request::Associate) => {
+                self.associate().await;
+                return None;
+            }
             Err(code) => {
                 self.shared.counters.count(Counter::BadSocksRequests);
                 self.say_and_close(&socks5::reply(code)).await;
@@ -505,8 +510,24 @@ impl<'s> Connection<'s> {
         None
     }
 
+    /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
+    async fn associate(mut self) {
+        let Stream::Tcp(control) = &self.client.stream else { return };
+        match Association::open(control, self.address, self.shared, &self.limits).await {
+            Ok(association) => {
+                if self.say(&socks5::associated(association.address())).await {
+                    self.client.buffer = BytesMut::new();
+                    if let Stream::Tcp(control) = &self.client.stream {
+                        association.relay(control).await;
+                    }
+                }
+            }
+            Err(code) => self.say_and_close(&socks5::reply(code)).await,
+        }
+    }
+
     /// The handshake up to the request; `None` when the client does not keep to it.
-    async fn socks5_request(&mut self) -> Option<socks5::Request> {
+    async fn socks5_request(&mut self) -> Option<Result<Request, Reply>> {
         match self.socks5_message(socks5::parse_greeting).await? {
             None => {
                 self.say_and_close(&socks5::NO_METHOD).await;
@@ -656,16 +677,36 @@ fn may_repeat(head: &RequestHead) -> bool {
 fn socks5_reply(error: UpstreamError) -> Reply {
     match error {
         UpstreamError::Refused => Reply::Refused,
-        UpstreamError::NameNotResolved
-        | UpstreamError::NameServerFailed
-        | UpstreamError::ResolveTimeout
-        | UpstreamError::Unreachable
-        | UpstreamError::ConnectTimeout => Reply::HostUnreachable,
+        UpstreamError::NameNotResolved | UpstreamError::NameServerFailed | UpstreamError::Unreachable => Reply::HostUnreachable,
+        UpstreamError::NetworkUnreachable => Reply::NetworkUnreachable,
+        UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout | UpstreamError::Proxy(ProxyError::Timeout) => Reply::TimedOut,
         UpstreamError::ResponseTimeout
         | UpstreamError::Closed
         | UpstreamError::BadResponse
         | UpstreamError::SocketMissing
         | UpstreamError::NotASocket
         | UpstreamError::Proxy(_) => Reply::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_the_reply_that_says_most() {
+        let cases = [
+            (UpstreamError::NameNotResolved, 4),
+            (UpstreamError::NameServerFailed, 4),
+            (UpstreamError::Unreachable, 4),
+            (UpstreamError::NetworkUnreachable, 3),
+            (UpstreamError::Refused, 5),
+            (UpstreamError::ResolveTimeout, 6),
+            (UpstreamError::ConnectTimeout, 6),
+            (UpstreamError::Closed, 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(socks5_reply(error) as u8, code, "{error:?}");
+        }
     }
 }

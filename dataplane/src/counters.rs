@@ -3,6 +3,7 @@
 //! A counter is a line of the table below. Threads count on shards of their own, which are added up when somebody asks, so that counting costs no more than an
 //! addition to memory that is near.
 
+use crate::audit::event::Dropped;
 use crate::connect::UpstreamError;
 use crate::connect::chain::ProxyError;
 use policy_format::{Limit, Limits, Protocol, Reason};
@@ -88,6 +89,18 @@ counters! {
     Counter "netproxy_tunnels_total", "Tunnels opened, those of protocols that were switched to included." { Tunnels = "" }
     Gauge "netproxy_tunnels_open", "Tunnels that are open." { TunnelsOpen = "" }
     Counter "netproxy_tunnels_revoked_total", "Tunnels closed because a new policy does not allow them." { TunnelsRevoked = "" }
+    Counter "netproxy_associations_total", "SOCKS5 clients that were let send datagrams." { Associations = "" }
+    Counter "netproxy_datagrams_dropped_total", "Datagrams of SOCKS5 clients, or to them, that went no further." {
+        DatagramMalformed = r#"reason="malformed""#,
+        DatagramFragment = r#"reason="fragment""#,
+        DatagramStranger = r#"reason="stranger""#,
+        DatagramDenied = r#"reason="denied""#,
+        DatagramProxied = r#"reason="proxied""#,
+        DatagramNotResolved = r#"reason="not_resolved""#,
+        DatagramBusy = r#"reason="busy""#,
+        DatagramNotSent = r#"reason="not_sent""#,
+        DatagramNotAsked = r#"reason="not_asked""#
+    }
     Counter "netproxy_bytes_total", "Bytes of bodies and tunnels, from clients (up) and to them (down)." { BytesUp = r#"direction="up""#, BytesDown = r#"direction="down""# }
 }
 
@@ -103,6 +116,21 @@ impl Counter {
             Reason::MitmRequired => Self::MitmRequired,
             Reason::MitmHookDenied => Self::MitmHookDenied,
             Reason::PolicyDenied => Self::PolicyDenied,
+        }
+    }
+
+    /// That of a datagram that was dropped.
+    pub(crate) fn dropped(why: Dropped) -> Self {
+        match why {
+            Dropped::Malformed => Self::DatagramMalformed,
+            Dropped::Fragment => Self::DatagramFragment,
+            Dropped::Stranger => Self::DatagramStranger,
+            Dropped::Denied => Self::DatagramDenied,
+            Dropped::Proxied => Self::DatagramProxied,
+            Dropped::NotResolved => Self::DatagramNotResolved,
+            Dropped::Busy => Self::DatagramBusy,
+            Dropped::NotSent => Self::DatagramNotSent,
+            Dropped::NotAsked => Self::DatagramNotAsked,
         }
     }
 
@@ -235,7 +263,7 @@ impl Counters {
             UpstreamError::NameServerFailed => (Counter::NameServerFailed, None),
             UpstreamError::ResolveTimeout => (Counter::ResolveTimeout, Some(reached!(resolve_timeout))),
             UpstreamError::Refused => (Counter::Refused, None),
-            UpstreamError::Unreachable => (Counter::Unreachable, None),
+            UpstreamError::Unreachable | UpstreamError::NetworkUnreachable => (Counter::Unreachable, None),
             UpstreamError::ConnectTimeout => (Counter::ConnectTimeout, Some(reached!(connect_timeout))),
             UpstreamError::ResponseTimeout => (Counter::ResponseTimeout, Some(reached!(response_timeout))),
             UpstreamError::Closed => (Counter::UpstreamClosed, None),

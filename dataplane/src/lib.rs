@@ -13,6 +13,7 @@
 //! ```
 
 mod admin;
+mod association;
 mod audit;
 mod config;
 mod connect;
@@ -32,7 +33,7 @@ mod signal;
 mod stream;
 mod worker;
 
-pub use audit::event::{Accepting, Decided, LimitReached, Observer, Reload};
+pub use audit::event::{Accepting, Decided, Dropped, LimitReached, Observer, Reload};
 pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, NameServers, Resolve, SystemResolver};
 pub use error::{EnvironmentError, LoadError, PolicyError, ShareError, StartError};

@@ -18,6 +18,7 @@ pub mod client;
 pub mod dns;
 pub mod origin;
 pub mod proxy;
+pub mod udp;
 pub mod upstream;
 
 pub use binaries::DataPlane;

@@ -2,7 +2,9 @@
 
 use crate::client::Metrics;
 use crate::compile;
-use netproxy::{Builder, Config, Decided, LimitOverride, LimitReached, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve};
+use netproxy::{
+    Builder, Config, Decided, Dropped, LimitOverride, LimitReached, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve,
+};
 use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
@@ -35,7 +37,7 @@ pub struct Seen {
 
 /// Keeps what it hears.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Limited>>>);
+pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Limited>>>, Arc<Mutex<Vec<Dropped>>>);
 
 /// A limit that was reached, as it was observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,10 @@ impl Observer for Decisions {
     fn limited(&self, event: &LimitReached<'_>) {
         let target = event.host.zip(event.port).map(|(host, port)| format!("{host}:{port}"));
         self.1.lock().unwrap().push(Limited { limit: event.limit.name, client: event.client, target });
+    }
+
+    fn dropped(&self, _client: SocketAddr, why: Dropped) {
+        self.2.lock().unwrap().push(why);
     }
 
     fn decided(&self, event: &Decided<'_>) {
@@ -203,6 +209,21 @@ impl Proxy {
     #[must_use]
     pub fn limited(&self) -> Vec<Limited> {
         self.decisions.1.lock().unwrap().clone()
+    }
+
+    /// The datagrams that went no further, in order.
+    #[must_use]
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.decisions.2.lock().unwrap().clone()
+    }
+
+    /// Waits until that many datagrams were dropped, and says why the last was.
+    #[must_use]
+    pub fn drops(&self, count: usize) -> Dropped {
+        crate::wait_until("datagrams were dropped", || self.dropped().len() >= count);
+        let dropped = self.dropped();
+        assert_eq!(dropped.len(), count, "{dropped:?}");
+        *dropped.last().unwrap()
     }
 
     /// Asks it to stop, without waiting.

@@ -44,6 +44,8 @@ mod shared;
 mod smuggling;
 /// SOCKS5.
 mod socks5;
+/// SOCKS5 datagrams.
+mod socks5_udp;
 /// Swapping policies: how a file is replaced, what is refused, what happens under load.
 mod swap;
 /// Tunnels: half-close, revocation, drain.

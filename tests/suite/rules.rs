@@ -98,7 +98,7 @@ fn a_policy_that_cannot_be_honoured_is_refused_with_the_reason() {
 fn what_is_asked_for_and_not_there_is_said_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.bin");
-    binaries::compile_to(&policy("mode = \"limited\"\nenable_socks5_udp = true\ncredential_broker = true", &[("a.test", "allow")]), &file);
+    binaries::compile_to(&policy("mode = \"limited\"\ncredential_broker = true", &[("a.test", "allow")]), &file);
     let mut child = Command::new(binaries::path("netproxy-dp"))
         .args(binaries::FREE_PORTS)
         .arg("--policy")
@@ -108,10 +108,10 @@ fn what_is_asked_for_and_not_there_is_said_at_the_start() {
         .spawn()
         .unwrap();
     let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    let lines: Vec<String> = std::io::BufRead::lines(stderr).take(3).map(Result::unwrap).collect();
+    let lines: Vec<String> = std::io::BufRead::lines(stderr).take(2).map(Result::unwrap).collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    for (line, key) in lines.iter().zip(["enable_socks5_udp", "credential_broker", "mode, mitm"]) {
+    for (line, key) in lines.iter().zip(["credential_broker", "mode, mitm"]) {
         assert!(line.starts_with(&format!("warning: not available in this version: {key}: ")), "{line}");
     }
 }

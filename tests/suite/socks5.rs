@@ -1,6 +1,7 @@
 //! SOCKS5 on the wire.
 
 use harness::{Client, Names, Origin, Proxy, policy};
+use netproxy::{Lookup, Resolve};
 use std::net::TcpListener;
 
 fn world() -> (Origin, Proxy) {
@@ -32,6 +33,18 @@ fn each_failure_has_its_own_reply() {
     {
         assert_eq!(Client::connect(proxy.socks5()).socks5_name(name, port), Some(expected), "{name}:{port}");
     }
+}
+
+#[test]
+fn a_time_out_has_its_own_reply() {
+    struct Silent;
+    impl Resolve for Silent {
+        fn resolve<'a>(&'a self, _name: &'a str) -> Lookup<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let proxy = Proxy::with_resolver(&policy("", &[("a.test", "allow")]), Silent, &["resolve_timeout=10ms"]);
+    assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", 443), Some(6));
 }
 
 /// What is sent whole, and what must come back before the end.

@@ -61,6 +61,60 @@ pub enum Accepting<'a> {
     Resumed,
 }
 
+/// Why a datagram of a SOCKS5 client went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dropped {
+    /// From the client: it has no header, or one that leads nowhere.
+    Malformed,
+    /// From the client: a piece of a longer one (RFC 1928, section 7, lets a server drop them).
+    Fragment,
+    /// To the relay, from somebody else than the client.
+    Stranger,
+    /// From the client: the policy does not allow its target.
+    Denied,
+    /// From the client: its target is reached through another proxy, which takes no datagrams from here.
+    Proxied,
+    /// From the client: its target's name could not be resolved.
+    NotResolved,
+    /// From the client: too many wait for names already.
+    Busy,
+    /// Either way: the network does not take it, or not now.
+    NotSent,
+    /// To the client: nothing was sent to where it comes from, or nothing may be any more.
+    NotAsked,
+}
+
+impl Dropped {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Malformed,
+        Self::Fragment,
+        Self::Stranger,
+        Self::Denied,
+        Self::Proxied,
+        Self::NotResolved,
+        Self::Busy,
+        Self::NotSent,
+        Self::NotAsked,
+    ];
+
+    /// The name used in events and counters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::Stranger => "stranger",
+            Self::Denied => "denied",
+            Self::Proxied => "proxied",
+            Self::NotResolved => "not_resolved",
+            Self::Busy => "busy",
+            Self::NotSent => "not_sent",
+            Self::NotAsked => "not_asked",
+        }
+    }
+}
+
 /// Hears of decisions and reloads. Called on the request's own task: whoever takes long or blocks holds up requests.
 pub trait Observer: Send + Sync + 'static {
     /// A request was decided: allowed after its addresses were checked too, or denied. A request that is sent again, because an idle connection had gone stale, is
@@ -78,6 +132,11 @@ pub trait Observer: Send + Sync + 'static {
     /// is closed for it.
     fn inner(&self, event: &Decided<'_>, closed: bool) {
         let _ = (event, closed);
+    }
+
+    /// A datagram of a SOCKS5 client, or one to it, was dropped. `client` is the client's end of the connection that the datagrams belong to.
+    fn dropped(&self, client: SocketAddr, why: Dropped) {
+        let _ = (client, why);
     }
 
     /// A reload was tried.

@@ -61,7 +61,8 @@ impl Told {
 impl From<Told> for UpstreamError {
     fn from(told: Told) -> Self {
         match told {
-            Told::NoWay | Told::Unreachable => Self::Unreachable,
+            Told::NoWay => Self::NetworkUnreachable,
+            Told::Unreachable => Self::Unreachable,
             Told::TimedOut => Self::ConnectTimeout,
             Told::Refused => Self::Refused,
         }
@@ -197,7 +198,7 @@ mod tests {
             ),
             ("unreachable more than late", &[(Err(Host), 1), (Err(Late), 1)], Err(UpstreamError::Unreachable), &[0, 1], 2),
             ("late more than a family without a way", &[(Err(Net), 1), (Ok(()), NEVER)], Err(UpstreamError::ConnectTimeout), &[0, 1], 990),
-            ("no family has a way", &[(Err(Net), 1), (Err(Net), 1)], Err(UpstreamError::Unreachable), &[0, 1], 2),
+            ("no family has a way", &[(Err(Net), 1), (Err(Net), 1)], Err(UpstreamError::NetworkUnreachable), &[0, 1], 2),
             ("refused more than late", &[(Err(No), 1), (Ok(()), NEVER)], Err(UpstreamError::Refused), &[0, 1], 990),
         ];
         for (what, behaviours, expected, begun, over) in cases {

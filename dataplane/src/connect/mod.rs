@@ -7,6 +7,7 @@ pub(crate) mod dns;
 mod hosts;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod udp;
 #[cfg(unix)]
 pub(crate) mod unix;
 pub(crate) mod upstream;
@@ -52,6 +53,7 @@ pub(crate) enum UpstreamError {
     ResolveTimeout,
     Refused,
     Unreachable,
+    NetworkUnreachable,
     ConnectTimeout,
     ResponseTimeout,
     Closed,
@@ -72,6 +74,7 @@ impl UpstreamError {
             | Self::NameServerFailed
             | Self::Refused
             | Self::Unreachable
+            | Self::NetworkUnreachable
             | Self::Closed
             | Self::BadResponse
             | Self::SocketMissing
@@ -87,7 +90,7 @@ impl UpstreamError {
             Self::NameServerFailed => "upstream-name-server-failed",
             Self::ResolveTimeout => "upstream-resolve-timeout",
             Self::Refused => "upstream-refused",
-            Self::Unreachable => "upstream-unreachable",
+            Self::Unreachable | Self::NetworkUnreachable => "upstream-unreachable",
             Self::ConnectTimeout => "upstream-connect-timeout",
             Self::ResponseTimeout => "upstream-response-timeout",
             Self::Closed => "upstream-closed",
@@ -105,7 +108,7 @@ impl UpstreamError {
             Self::NameServerFailed => "is allowed, but no name server could say where it is",
             Self::ResolveTimeout => "is allowed, but its name was not resolved in time",
             Self::Refused => "is allowed, but refused the connection",
-            Self::Unreachable => "is allowed, but cannot be reached",
+            Self::Unreachable | Self::NetworkUnreachable => "is allowed, but cannot be reached",
             Self::ConnectTimeout => "is allowed, but did not accept the connection in time",
             Self::ResponseTimeout => "is allowed, but did not answer in time",
             Self::Closed => "is allowed, but closed the connection before it answered",

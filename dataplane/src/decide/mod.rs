@@ -6,6 +6,7 @@
 //! Where a proxy stands in between, [`Permit::proxy`] says which, and [`Permit::via`] gives the route: it leads to that proxy and says what may be asked of it. Unix sockets are
 //! decided in `socket.rs`.
 
+pub(crate) mod datagram;
 pub(crate) mod deny;
 pub(crate) mod own;
 pub(crate) mod socket;
@@ -17,6 +18,7 @@ use crate::counters::{Counter, Counters};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
+use datagram::Relays;
 use deny::Denial;
 use policy_format::{Decision, Denied, Host, Limits, OnRevoke, Protocol, Reason, Request, Sni};
 use socket::SocketRoute;
@@ -33,6 +35,8 @@ pub(crate) struct Decider {
     own: own::Own,
     /// The proxies that the environment names.
     environment: Environment,
+    /// Our own sockets for clients' datagrams.
+    relays: Relays,
 }
 
 /// A request as the decision sees it.
@@ -95,7 +99,7 @@ impl Decider {
         own: own::Own,
         environment: Environment,
     ) -> Self {
-        Self { policy, observer, counters, own, environment }
+        Self { policy, observer, counters, own, environment, relays: Relays::default() }
     }
 
     pub(crate) fn policy(&self) -> &PolicyHandle {
@@ -146,7 +150,9 @@ impl Decider {
     ) -> Result<Route<'q>, Box<Denial>> {
         match decision {
             Decision::Deny(denied) => Err(self.deny(snapshot, question, denied)),
-            Decision::Allow(_) if addresses.iter().any(|address| self.is_own(*address)) => Err(self.comes_back(snapshot, question)),
+            Decision::Allow(_) if addresses.iter().any(|address| self.is_own(question.protocol, *address)) => {
+                Err(self.comes_back(snapshot, question))
+            }
             Decision::Allow(allowed) => {
                 self.observe(&snapshot, &question, decision);
                 Ok(Route { snapshot, question, addresses, read_only: allowed.read_only, through })
@@ -171,10 +177,9 @@ impl Decider {
         self.observer.decided(&decided(snapshot, question, decision));
     }
 
-    /// Whether an address is one of our own listeners, in any of the ways in which it can be written. Whoever dials something that no route holds, an upstream
-    /// proxy, has to ask.
-    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.holds(address)
+    /// Whether an address is one of our own listeners or, for datagrams, one of our own relays, in any of the ways in which it can be written.
+    fn is_own(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        self.own.holds(address) || (protocol == Protocol::Socks5Udp && self.relays.has(address))
     }
 }
 
@@ -224,7 +229,7 @@ impl<'q> Permit<'_, 'q> {
             Host::Name(_) | Host::NumericLookalike(_) => None,
         };
         let mut reached = found.iter().chain(&literal).map(|ip| SocketAddr::new(*ip, question.target.port));
-        if matches!(decision, Decision::Allow(_)) && reached.any(|address| decider.is_own(address)) {
+        if matches!(decision, Decision::Allow(_)) && reached.any(|address| decider.is_own(question.protocol, address)) {
             return Err(decider.comes_back(snapshot, question));
         }
         let addresses = at.iter().map(|ip| SocketAddr::new(*ip, proxy.at().port)).collect();

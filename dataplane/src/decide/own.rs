@@ -35,6 +35,11 @@ impl Own {
     }
 }
 
+/// Whether what is sent to `address` comes to `own`.
+pub(super) fn leads_to(address: SocketAddr, own: SocketAddr) -> bool {
+    Own::new(vec![own]).holds(address)
+}
+
 /// Whether an address is this machine's. The system is asked each time, because interfaces come and go, by a socket that nothing is sent through; only addresses with
 /// the port of a listener on all addresses are asked about. What cannot be told is ours.
 fn is_local(ip: IpAddr) -> bool {

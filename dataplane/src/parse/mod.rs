@@ -4,5 +4,6 @@ pub mod forwarding;
 pub mod http;
 pub mod look;
 pub mod socks5;
+pub mod socks5_udp;
 pub mod target;
 pub mod tls;

@@ -3,12 +3,14 @@
 //! ```text
 //! client: 05 n method×n                       server: 05 method        00 none, 02 user name and password, ff nothing acceptable
 //! client: 01 len name len password            server: 01 00            only after method 02
-//! client: 05 command 00 type address port     server: 05 reply 00 01 0.0.0.0 0
+//! client: 05 command 00 type address port     server: 05 reply 00 type address port
 //! ```
+//!
+//! Datagrams, which follow UDP ASSOCIATE, are in [`socks5_udp`](super::socks5_udp).
 
 use super::target::Target;
 use policy_format::Host;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First byte of everything in SOCKS5.
 pub const VERSION: u8 = 5;
@@ -38,11 +40,15 @@ pub enum Reply {
     Failure = 1,
     /// The policy does not allow it.
     NotAllowed = 2,
+    /// There is no way to the network.
+    NetworkUnreachable = 3,
     /// The host cannot be reached, or there is no such name.
     HostUnreachable = 4,
     /// The host refused.
     Refused = 5,
-    /// Another command than CONNECT.
+    /// Nobody answered in time. The code is called "TTL expired"; no other is for time-outs, and clients show it as one.
+    TimedOut = 6,
+    /// Another command than CONNECT, and than UDP ASSOCIATE where the policy has it on.
     CommandNotSupported = 7,
     /// An address type that does not exist.
     AddressNotSupported = 8,
@@ -59,8 +65,15 @@ pub enum Parsed<T> {
     Malformed,
 }
 
-/// A request to connect, or the reply that it gets at once.
-pub type Request = Result<Target, Reply>;
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is read; a box would be one more allocation for each connection")]
+pub enum Request {
+    /// CONNECT: a tunnel.
+    Connect(Target),
+    /// UDP ASSOCIATE. Which address the client says it will send from is not read: most do not know it, and those behind an address translator are wrong.
+    Associate,
+}
 
 /// Reads a greeting and chooses a method; `None` when none is acceptable.
 #[must_use]
@@ -107,48 +120,76 @@ pub fn parse_password(bytes: &[u8]) -> Parsed<()> {
 /// The answer to any user name and password.
 pub const PASSWORD_ACCEPTED: [u8; 2] = [1, 0];
 
-/// Reads a request.
+/// Reads a request, or the reply that it gets at once.
 #[must_use]
-pub fn parse_request(bytes: &[u8]) -> Parsed<Request> {
-    let (command, kind, rest) = match bytes {
-        [VERSION, command, _reserved, kind, rest @ ..] => (*command, *kind, rest),
-        [] => return Parsed::More,
-        [VERSION, ..] => return Parsed::More,
+pub fn parse_request(bytes: &[u8]) -> Parsed<Result<Request, Reply>> {
+    let (command, rest) = match bytes {
+        [VERSION, command, _reserved, rest @ ..] => (*command, rest),
+        [] | [VERSION, ..] => return Parsed::More,
         _ => return Parsed::Malformed,
     };
-    let address_len = match kind {
-        1 => 4,
-        3 => match rest.first() {
-            Some(len) => 1 + usize::from(*len),
-            None => return Parsed::More,
-        },
-        4 => 16,
+    let address = match address(rest) {
+        Address::Whole(address) => address,
+        Address::More => return Parsed::More,
         // How long the address is nobody knows: answer now.
-        _ => return Parsed::Complete(Err(Reply::AddressNotSupported), bytes.len()),
+        Address::Unknown => return Parsed::Complete(Err(Reply::AddressNotSupported), bytes.len()),
     };
-    let (Some(address), Some([high, low])) = (rest.get(..address_len), rest.get(address_len..address_len + 2)) else { return Parsed::More };
-    let total = 4 + address_len + 2;
-    let port = u16::from_be_bytes([*high, *low]);
-    if command != 1 {
-        return Parsed::Complete(Err(Reply::CommandNotSupported), total);
-    }
-    let host = match kind {
-        1 => <[u8; 4]>::try_from(address).ok().map(|octets| Host::Ip(IpAddr::V4(Ipv4Addr::from(octets)))),
-        4 => <[u8; 16]>::try_from(address).ok().map(|octets| Host::Ip(IpAddr::V6(Ipv6Addr::from(octets)))),
-        _ => address.get(1..).and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| Host::parse(name).ok()),
-    };
-    let target = match (host, port) {
-        (Some(host), 1..) => Ok(Target { host, port }),
+    let request = match command {
         // No such name and no such port: nothing that could be reached.
-        _ => Err(Reply::Failure),
+        1 => target(address).map(Request::Connect).ok_or(Reply::Failure),
+        3 => Ok(Request::Associate),
+        _ => Err(Reply::CommandNotSupported),
     };
-    Parsed::Complete(target, total)
+    Parsed::Complete(request, 3 + address.len())
+}
+
+/// The type, the address and the port at the beginning of some bytes.
+pub(super) enum Address<'a> {
+    Whole(&'a [u8]),
+    More,
+    /// No such type.
+    Unknown,
+}
+
+pub(super) fn address(bytes: &[u8]) -> Address<'_> {
+    let len = match bytes {
+        [1, ..] => 1 + 4 + 2,
+        [3, len, ..] => 1 + 1 + usize::from(*len) + 2,
+        [4, ..] => 1 + 16 + 2,
+        [] | [3] => return Address::More,
+        _ => return Address::Unknown,
+    };
+    bytes.get(..len).map_or(Address::More, Address::Whole)
+}
+
+/// What an address leads to, if anything could be there.
+pub(super) fn target(address: &[u8]) -> Option<Target> {
+    let (kind, rest) = address.split_first()?;
+    let (host, port) = rest.split_last_chunk::<2>()?;
+    let host = match kind {
+        1 => Host::Ip(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(host).ok()?))),
+        4 => Host::Ip(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(host).ok()?))),
+        _ => Host::parse(std::str::from_utf8(host.get(1..)?).ok()?).ok()?,
+    };
+    let port = u16::from_be_bytes(*port);
+    (port > 0).then_some(Target { host, port })
 }
 
 /// A reply. The bound address is not told: nobody needs it, and it would tell of the network behind.
 #[must_use]
 pub fn reply(code: Reply) -> [u8; 10] {
     [VERSION, code as u8, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The reply to UDP ASSOCIATE: where datagrams are to be sent.
+#[must_use]
+pub fn associated(relay: SocketAddr) -> Vec<u8> {
+    // Laid out as the header of a datagram, but for the first byte.
+    let mut reply = super::socks5_udp::Header::from(relay).as_bytes().to_vec();
+    if let Some(version) = reply.first_mut() {
+        *version = VERSION;
+    }
+    reply
 }
 
 #[cfg(test)]
@@ -169,7 +210,7 @@ mod tests {
     fn reads_requests_in_every_address_type() {
         let name = |text: &str| [&[5, 1, 0, 3, u8::try_from(text.len()).unwrap()], text.as_bytes(), &[1, 187]].concat();
         let shown = |bytes: &[u8]| match parse_request(bytes) {
-            Parsed::Complete(Ok(target), used) => format!("{target} {used}"),
+            Parsed::Complete(Ok(Request::Connect(target)), used) => format!("{target} {used}"),
             other => format!("{other:?}"),
         };
         assert_eq!(shown(&[5, 1, 0, 1, 127, 0, 0, 1, 0, 80]), "127.0.0.1:80 10");
@@ -181,13 +222,22 @@ mod tests {
         assert_eq!(shown(&name("a b")), "Complete(Err(Failure), 10)");
         assert_eq!(shown(&[5, 1, 0, 1, 127, 0, 0, 1, 0, 0]), "Complete(Err(Failure), 10)");
         assert_eq!(shown(&[5, 2, 0, 1, 127, 0, 0, 1, 0, 80]), "Complete(Err(CommandNotSupported), 10)");
-        assert_eq!(shown(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]), "Complete(Err(CommandNotSupported), 10)");
+        for (declared, used) in [(&[1, 0, 0, 0, 0, 0, 0][..], 10), (&[1, 127, 0, 0, 1, 9, 9], 10), (&[3, 0, 0, 0], 7), (&[4; 19], 22)] {
+            assert_eq!(shown(&[&[5, 3, 0], declared].concat()), format!("Complete(Ok(Associate), {used})"));
+        }
+        assert_eq!(shown(&[5, 3, 0, 2]), "Complete(Err(AddressNotSupported), 4)");
         assert_eq!(shown(&[5, 1, 0, 2, 1]), "Complete(Err(AddressNotSupported), 5)");
         assert_eq!(shown(&[4, 1, 0, 80]), "Malformed");
         let whole = name("example.com");
         for len in 0..whole.len() {
             assert_eq!(parse_request(&whole[..len]), Parsed::More, "{len}");
         }
+    }
+
+    #[test]
+    fn says_where_datagrams_are_to_be_sent() {
+        assert_eq!(associated("127.0.0.1:258".parse().unwrap()), [5, 0, 0, 1, 127, 0, 0, 1, 1, 2]);
+        assert_eq!(associated("[::1]:258".parse().unwrap()), [&[5, 0, 0, 4][..], &[0; 15], &[1, 1, 2]].concat());
     }
 
     #[test]

@@ -269,7 +269,6 @@ impl Snapshot {
             || meta.mitm.mode == MitmMode::Always
             || self.blob.hooks().iter().any(|hook| hook.profiles.has(self.profile));
         let all = [
-            (meta.enable_socks5_udp, "enable_socks5_udp: SOCKS5 datagrams are refused"),
             (meta.credential_broker, "credential_broker: no credential is put into requests"),
             (intercepts, "mode, mitm: TLS is not opened, and tunnels that would have to be are blocked (mitm_required)"),
         ];
@@ -328,6 +327,11 @@ impl PolicyHandle {
     #[must_use]
     pub fn current(&self) -> Arc<Snapshot> {
         self.0.current.load_full()
+    }
+
+    /// Which policy is in force now, for those who only want to know whether it still is the one that they asked.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.current.load().generation
     }
 
     /// Puts a policy in force and returns its generation. Tunnels are decided again.

@@ -5,3 +5,4 @@ mod flow;
 pub(crate) mod http;
 mod look;
 pub(crate) mod tunnel;
+pub(crate) mod udp;

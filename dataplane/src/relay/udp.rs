@@ -1,0 +1,340 @@
+//! The datagrams of one SOCKS5 client, both ways (RFC 1928, section 7).
+//!
+//! What cannot go on now is dropped: nothing queues here but the first datagrams for names that are being looked up, a few of them.
+
+mod flows;
+
+use crate::audit::event::Dropped;
+use crate::connect::udp::Outward;
+use crate::decide::datagram::Flow;
+use crate::parse::socks5_udp::{Header, LONGEST_HEADER, parse_datagram};
+use crate::parse::target::Target;
+use crate::policy::{PolicyHandle, Snapshot};
+use flows::Flows;
+use policy_format::Host;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, sleep};
+
+/// The longest datagram that there is.
+const LONGEST: usize = 65_535;
+/// Datagrams that are moved before others have their turn.
+const BATCH: usize = 64;
+/// Names that are looked up at once for one client.
+const NAMES: usize = 16;
+/// What waits for all of them, in bytes; and for each, in datagrams.
+const HELD_BYTES: usize = 128 * 1024;
+const HELD: usize = 8;
+
+/// A decision under way.
+pub(crate) type Routing<'w> = Pin<Box<dyn Future<Output = Result<Flow, Dropped>> + Send + 'w>>;
+
+/// Who decides where datagrams may go.
+pub(crate) trait Ways: Sync {
+    /// Decides on a target, and resolves it. Waits only for names.
+    fn route(&self, target: Target) -> Routing<'_>;
+
+    /// The policy that it asks.
+    fn policy(&self) -> &PolicyHandle;
+
+    /// Hears of what was dropped.
+    fn dropped(&self, why: Dropped);
+}
+
+/// Moves datagrams between a client, who sends to `socket`, and the world, until `control` ends, nothing moves for `idle`, or the policy has datagrams off.
+pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: SocketAddr, ways: &impl Ways, idle: Duration) -> Over {
+    let mut changes = ways.policy().changes();
+    let mut relay = Relay {
+        socket,
+        outward: Outward::default(),
+        client: client.ip().to_canonical(),
+        port: None,
+        flows: Flows::new(ways.policy().generation()),
+        waiting: Vec::new(),
+        ways,
+        off: false,
+        last: Instant::now(),
+    };
+    let mut silence = Box::pin(sleep(idle));
+    while !relay.off {
+        let (v4, v6) = relay.outward.sockets();
+        let event = tokio::select! {
+            Ok(()) = changes.changed() => Event::Policy,
+            ended = ended(control) => Event::Control { ended },
+            () = &mut silence => Event::Silence,
+            (address, held, routed) = next(&mut relay.waiting) => Event::Routed(address, held, routed),
+            Ok(()) = relay.socket.readable() => Event::FromClient,
+            Ok(()) = readable(v4) => Event::FromWorld { v6: false },
+            Ok(()) = readable(v6) => Event::FromWorld { v6: true },
+            // The runtime ends.
+            else => return Over::Ended,
+        };
+        let went_well = match event {
+            Event::Policy => {
+                relay.renew();
+                Ok(())
+            }
+            Event::Control { ended: true } => return Over::Ended,
+            // Nothing is to be said there. It is read so that its end is seen.
+            Event::Control { ended: false } => {
+                tokio::task::yield_now().await;
+                Ok(())
+            }
+            Event::Silence => {
+                let due = relay.last + idle;
+                if due <= Instant::now() {
+                    return Over::Idle;
+                }
+                silence.as_mut().reset(due);
+                Ok(())
+            }
+            Event::Routed(address, held, routed) => {
+                relay.routed(address, &held, routed).await;
+                Ok(())
+            }
+            Event::FromClient => relay.take_from_client().await,
+            Event::FromWorld { v6 } => relay.take_from_world(v6).await,
+        };
+        if went_well.is_err() {
+            return Over::Ended;
+        }
+    }
+    Over::Ended
+}
+
+/// Why an association is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The client's connection ended, the policy has datagrams off, or a socket failed.
+    Ended,
+    /// Nothing moved for too long.
+    Idle,
+}
+
+/// What an association waits for.
+enum Event {
+    Policy,
+    Control { ended: bool },
+    Silence,
+    Routed(Box<[u8]>, Vec<Box<[u8]>>, Result<Flow, Dropped>),
+    FromClient,
+    FromWorld { v6: bool },
+}
+
+struct Relay<'w, W> {
+    /// Towards the client.
+    socket: UdpSocket,
+    outward: Outward,
+    client: IpAddr,
+    /// Where the client sends from: known from its first datagram.
+    port: Option<u16>,
+    flows: Flows,
+    waiting: Vec<Waiting<'w>>,
+    ways: &'w W,
+    /// The policy has datagrams off.
+    off: bool,
+    /// When a datagram of the client's, or one for it, came last.
+    last: Instant,
+}
+
+/// A target that is being resolved, and what is to be sent there.
+struct Waiting<'w> {
+    address: Box<[u8]>,
+    held: Vec<Box<[u8]>>,
+    routing: Routing<'w>,
+}
+
+impl<W: Ways> Relay<'_, W> {
+    /// Takes in what the client has sent. An error is the end of the socket.
+    async fn take_from_client(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        // Only as long as there is something to move: an idle association costs its sockets.
+        let mut buffer = Vec::with_capacity(LONGEST);
+        let mut failed = 0;
+        for _ in 0..BATCH {
+            buffer.clear();
+            match self.socket.try_recv_buf_from(&mut buffer) {
+                Ok((_, from)) => {
+                    if let Err(why) = self.send(&buffer, from, now).await {
+                        self.ways.dropped(why);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => failed = one_more(failed, error)?,
+            }
+        }
+        drop(buffer);
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Sends a datagram of the client's on, or has it wait for its target's name.
+    async fn send(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
+        if from.ip().to_canonical() != self.client || self.port.is_some_and(|port| port != from.port()) {
+            return Err(Dropped::Stranger);
+        }
+        let datagram = parse_datagram(bytes).ok_or(Dropped::Malformed)?;
+        self.port = Some(from.port());
+        self.last = now;
+        if datagram.fragment != 0 {
+            return Err(Dropped::Fragment);
+        }
+        self.renew();
+        if self.off {
+            return Err(Dropped::Denied);
+        }
+        if let Some(flow) = self.flows.get(datagram.address, now) {
+            return self.outward.send(flow, datagram.payload).await.map_err(|error| {
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable
+                ) {
+                    // Perhaps the name leads elsewhere by now.
+                    self.flows.remove(datagram.address);
+                }
+                Dropped::NotSent
+            });
+        }
+        let held: usize = self.waiting.iter().flat_map(|waiting| &waiting.held).map(|held| held.len()).sum();
+        let room = held + datagram.payload.len() <= HELD_BYTES;
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| *waiting.address == *datagram.address) {
+            if !room || waiting.held.len() >= HELD {
+                return Err(Dropped::Busy);
+            }
+            waiting.held.push(datagram.payload.into());
+            return Ok(());
+        }
+        let target = datagram.target().ok_or(Dropped::Malformed)?;
+        if (!room || self.waiting.len() >= NAMES) && matches!(target.host, Host::Name(_)) {
+            return Err(Dropped::Busy);
+        }
+        let mut routing = self.ways.route(target);
+        // What need not wait is decided here and now.
+        match poll_fn(|context| Poll::Ready(routing.as_mut().poll(context))).await {
+            Poll::Ready(routed) => self.routed(datagram.address.into(), &[datagram.payload], routed).await,
+            Poll::Pending => self.waiting.push(Waiting { address: datagram.address.into(), held: vec![datagram.payload.into()], routing }),
+        }
+        Ok(())
+    }
+
+    /// Sends what waited for a decision, if it is good.
+    async fn routed(&mut self, address: Box<[u8]>, payloads: &[impl AsRef<[u8]>], routed: Result<Flow, Dropped>) {
+        self.renew();
+        let current = self.ways.policy().current();
+        // Of a policy that was replaced while the name was looked up, nothing counts.
+        let allowed = routed.and_then(|mut flow| if flow.holds(&current) && !self.off { Ok(flow) } else { Err(Dropped::Denied) });
+        let mut flow = match allowed {
+            Ok(flow) => flow,
+            Err(why) => return payloads.iter().for_each(|_| self.ways.dropped(why)),
+        };
+        let mut settled = false;
+        for payload in payloads {
+            match self.outward.send(&mut flow, payload.as_ref()).await {
+                Ok(()) => settled = true,
+                Err(error) => {
+                    settled |= error.kind() == io::ErrorKind::WouldBlock;
+                    self.ways.dropped(Dropped::NotSent);
+                }
+            }
+        }
+        if settled {
+            self.flows.insert(address, flow, Instant::now());
+        }
+    }
+
+    /// Takes in what has come for the client. An error is the end of the socket.
+    async fn take_from_world(&mut self, v6: bool) -> io::Result<()> {
+        let now = Instant::now();
+        let mut buffer = Vec::with_capacity(LONGEST_HEADER + LONGEST);
+        let mut failed = 0;
+        for _ in 0..BATCH {
+            buffer.clear();
+            buffer.resize(LONGEST_HEADER, 0);
+            let (v4_socket, v6_socket) = self.outward.sockets();
+            let Some(socket) = (if v6 { v6_socket } else { v4_socket }) else { return Ok(()) };
+            match socket.try_recv_buf_from(&mut buffer) {
+                Ok((_, from)) => {
+                    if let Err(why) = self.reply(&mut buffer, from, now) {
+                        self.ways.dropped(why);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => failed = one_more(failed, error)?,
+            }
+        }
+        drop(buffer);
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Hands the client what an address that it has sent to has answered. `buffer` has room for the header before the data.
+    fn reply(&mut self, buffer: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
+        self.renew();
+        let Some(port) = self.port.filter(|_| self.flows.knows(from)) else { return Err(Dropped::NotAsked) };
+        self.last = now;
+        let datagram = Header::from(from).before(buffer);
+        self.socket.try_send_to(datagram, SocketAddr::new(self.client, port)).map_err(|_| Dropped::NotSent)?;
+        Ok(())
+    }
+
+    /// Looks whether the policy has changed, and keeps to the new one.
+    fn renew(&mut self) {
+        if self.ways.policy().generation() == self.flows.generation() {
+            return;
+        }
+        let current = self.ways.policy().current();
+        self.off = !allows_datagrams(&current);
+        if self.off {
+            self.flows.clear();
+        }
+        self.flows.renew(&current);
+    }
+}
+
+/// Whether a policy has datagrams on.
+pub(crate) fn allows_datagrams(policy: &Snapshot) -> bool {
+    policy.meta().enable_socks5_udp
+}
+
+/// One error of a socket is that of one datagram. A batch of nothing else is the socket's own.
+fn one_more(failed: usize, error: io::Error) -> io::Result<usize> {
+    if failed + 1 < BATCH { Ok(failed + 1) } else { Err(error) }
+}
+
+/// Whether the client's connection has ended, once something has happened there.
+async fn ended(control: &TcpStream) -> bool {
+    if control.readable().await.is_err() {
+        return true;
+    }
+    match control.try_read(&mut [0; 256]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+async fn readable(socket: Option<&UdpSocket>) -> io::Result<()> {
+    match socket {
+        Some(socket) => socket.readable().await,
+        None => pending().await,
+    }
+}
+
+/// The next of those that wait for a name to have got an answer. They are few, so that all are asked.
+async fn next(waiting: &mut Vec<Waiting<'_>>) -> (Box<[u8]>, Vec<Box<[u8]>>, Result<Flow, Dropped>) {
+    poll_fn(|context| {
+        for at in 0..waiting.len() {
+            let Some(one) = waiting.get_mut(at) else { break };
+            if let Poll::Ready(routed) = one.routing.as_mut().poll(context) {
+                let Waiting { address, held, .. } = waiting.swap_remove(at);
+                return Poll::Ready((address, held, routed));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
