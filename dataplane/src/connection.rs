@@ -308,7 +308,12 @@ impl<'s> Connection<'s> {
                 limits: &self.limits,
                 reached: &|reached| gate.reached(reached, Some(client), Some(target)),
             };
-            match exchange(sides, head, &form, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await {
+            let exchanged = exchange(sides, head, &form, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await;
+            if exchanged.is_err() {
+                // What was to go either way belongs to nobody else.
+                self.flows = Flows::new(&self.shared.counters);
+            }
+            match exchanged {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
                         self.idle = Some((head.target.clone(), Idle { stream: upstream, leads: Leads::new(&route, form) }));
@@ -325,7 +330,6 @@ impl<'s> Connection<'s> {
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
-                    self.flows = Flows::new(&self.shared.counters);
                     may_reuse = false;
                 }
                 Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, &head.target, error).await,
@@ -397,7 +401,12 @@ impl<'s> Connection<'s> {
             limits: &self.limits,
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
         };
-        match exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), || route.is_revoked(decider)).await {
+        let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), || route.is_revoked(decider)).await;
+        if exchanged.is_err() {
+            // What was to go either way belongs to nobody else.
+            self.flows = Flows::new(&self.shared.counters);
+        }
+        match exchanged {
             Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
             Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken) => Next::Close,
             Ok(Exchanged::Upgraded) => match room {

@@ -111,8 +111,14 @@ impl Upstream {
     /// What it was asked: request heads, or SOCKS5 destinations.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().unwrap().iter().map(|head| without_via(head)).collect()
     }
+}
+
+/// A head without its `Via`, whose name is another one in each process.
+#[must_use]
+pub fn without_via(head: &str) -> String {
+    head.split_inclusive("\r\n").filter(|line| !line.starts_with("Via: 1.1 netproxy-")).collect()
 }
 
 fn serve_socks5(

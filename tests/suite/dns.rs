@@ -207,8 +207,8 @@ fn a_silent_server_is_a_time_out() {
             &["resolve_timeout=300ms"],
         );
         assert_eq!(verdict(&proxy, "slow.test", origin.port()), "504 upstream-resolve-timeout", "{manner:?}");
-        // Host unreachable.
-        assert_eq!(Client::connect(proxy.socks5()).socks5_name("slow.test", origin.port()), Some(4));
+        // Time-out.
+        assert_eq!(Client::connect(proxy.socks5()).socks5_name("slow.test", origin.port()), Some(6));
         assert_eq!(origin.connections(), 0);
     }
 }

@@ -172,7 +172,7 @@ fn replies_of_a_socks5_proxy_are_told_apart() {
         (3, "502 upstream-unreachable", 4),
         (4, "502 upstream-unreachable", 4),
         (5, "502 upstream-refused", 5),
-        (6, "504 upstream-connect-timeout", 4),
+        (6, "504 upstream-connect-timeout", 6),
         (7, "502 upstream-proxy-failed", 1),
         (8, "502 upstream-proxy-failed", 1),
         (99, "502 upstream-proxy-failed", 1),

@@ -119,6 +119,11 @@ impl Flow {
         self.moved += 1;
     }
 
+    /// Whether nothing was written of what waits.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.sent == 0 && !self.pending.is_empty()
+    }
+
     /// Whether bytes that were read wait to be written.
     pub(crate) fn is_blocked(&self) -> bool {
         #[cfg(target_os = "linux")]

@@ -240,8 +240,14 @@ impl Exchange<'_> {
                 }
                 Down::Body { copy, end } => {
                     let end = *end;
-                    ready!(copy.poll(cx, self.upstream, &mut self.client.stream, &mut self.flows.down))
-                        .map_err(|_| ExchangeError::Broken)?;
+                    match ready!(copy.poll(cx, self.upstream, &mut self.client.stream, &mut self.flows.down)) {
+                        Ok(Copied) => {}
+                        // Not even the head is out: the client can be told.
+                        Err(CopyError::Malformed(_)) if self.flows.down.is_untouched() => {
+                            return Poll::Ready(Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse)));
+                        }
+                        Err(_) => return Poll::Ready(Err(ExchangeError::Broken)),
+                    }
                     return Poll::Ready(Ok(self.end(end)));
                 }
             }
