@@ -399,7 +399,8 @@ impl Server {
         let listeners = [(Some(self.http), Service::Http), (self.socks5, Service::Socks5)];
         let listeners = listeners.into_iter().filter_map(|(listener, service)| Some((listener?, service))).collect();
         let counters = Arc::clone(&self.shared.counters);
-        let work = Work { listeners, shared: self.shared, permits: Arc::clone(&permits), shutdown: shutdown.clone() };
+        let (accepting, mut accept_ended) = mpsc::channel(1);
+        let work = Work { accepting, listeners, shared: self.shared, permits: Arc::clone(&permits), shutdown: shutdown.clone() };
         // Where no more threads are to be had, fewer serve; one has to be.
         let mut workers = vec![Worker::start(0, &work)?];
         workers.extend((1..self.workers).map_while(|number| Worker::start(number, &work).ok()));
@@ -422,6 +423,8 @@ impl Server {
         }
         trigger.start();
         tasks.join_all().await;
+        // Nothing is ever sent: it ends when nobody accepts any more. Who was accepted by then has a permit.
+        let _ = accept_ended.recv().await;
         // All permits back is all connections ended.
         let all = u32::try_from(connections).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(self.drain, permits.acquire_many(all)).await;

@@ -11,7 +11,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// A thread that serves.
 pub(crate) struct Worker {
@@ -26,6 +26,8 @@ pub(crate) struct Work {
     pub(crate) shared: Arc<Shared>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) shutdown: Shutdown,
+    /// Held by all that accept: once it is gone, nobody does any more.
+    pub(crate) accepting: mpsc::Sender<()>,
 }
 
 impl Worker {
@@ -36,17 +38,24 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         let (shared, permits, shutdown) = (Arc::clone(&work.shared), Arc::clone(&work.permits), work.shutdown.clone());
+        let accepting = work.accepting.clone();
         let serve = move || {
             runtime.block_on(async {
                 for (listener, service) in listeners {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
-                            tokio::spawn(listen::accept(listener, service, Arc::clone(&shared), Arc::clone(&permits), shutdown.clone()));
+                            let accept = listen::accept(listener, service, Arc::clone(&shared), Arc::clone(&permits), shutdown.clone());
+                            let accepting = accepting.clone();
+                            tokio::spawn(async move {
+                                accept.await;
+                                drop(accepting);
+                            });
                         }
                         // It was registered once already, when it was bound.
                         Err(_) => return,
                     }
                 }
+                drop(accepting);
                 tokio::spawn(async {
                     loop {
                         tokio::time::sleep(pool::sweep()).await;

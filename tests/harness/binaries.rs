@@ -93,7 +93,7 @@ impl DataPlane {
             for line in stdout.lines().map_while(Result::ok) {
                 let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 // What it says of itself is for tests of that, which read `/health`.
-                if !["listening", "policy"].contains(&value["event"].as_str().unwrap_or_default()) {
+                if !["accept", "listening", "policy"].contains(&value["event"].as_str().unwrap_or_default()) {
                     continue;
                 }
                 if send.send(value).is_err() {

@@ -122,7 +122,9 @@ fn a_name_that_moves_is_decided_on_by_what_it_is_now() {
     let rebind = Zone { answers: vec![records(first), records("rebind.test 0 A 10.0.0.1"), records(first)], ..Zone::default() };
     let server = NameServer::start([("rebind.test".to_owned(), rebind)]);
     let origin = Origin::start();
-    let proxy = proxy(&open(&origin), &[server.address()]);
+    // Each request opens a connection of its own.
+    let proxy =
+        Proxy::with_resolver(&open(&origin), servers(&[server.address()], &limits(Duration::from_secs(10))), &["pool_connections=0"]);
     for expected in ["ok", "not_allowed_local", "ok"] {
         assert_eq!(verdict(&proxy, "rebind.test", origin.port()), expected);
     }

@@ -97,7 +97,11 @@ pub(crate) async fn exchange(
     head.write_to(proxy, resource, upgrade, forwarding, flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits));
-    patience.set(limits.response_timeout);
+    let answer_due = Instant::now() + limits.response_timeout;
+    patience.set_until(answer_due);
+    if matches!(head.body, Body::Length(1..) | Body::Chunked) {
+        patience.set(limits.response_timeout.min(limits.idle_timeout));
+    }
     let down = Down::Head { interim: 0 };
     let mut exchange = Exchange {
         client,
@@ -112,6 +116,7 @@ pub(crate) async fn exchange(
         offered,
         up,
         down,
+        answer_due,
         revoked: false,
         cut: None,
     };
@@ -142,6 +147,8 @@ struct Exchange<'c> {
     proxied: bool,
     up: Up,
     down: Down,
+    /// When the final response's head has to be there.
+    answer_due: Instant,
     /// The policy in force does not allow it any more.
     revoked: bool,
     /// When it is cut off.
@@ -178,16 +185,26 @@ impl Exchange<'_> {
             // Nobody is there to hear the answer: nothing is held for them.
             return Poll::Ready(Err(ExchangeError::Broken));
         }
-        if matches!(self.down, Down::Body { .. }) {
-            if self.flows.up.take_moved() + self.flows.down.take_moved() > 0 {
-                self.patience.set(self.limits.idle_timeout);
+        let moved = self.flows.up.take_moved() + self.flows.down.take_moved() > 0;
+        match (&self.down, &self.up) {
+            (Down::Head { .. }, Up::Sending(_)) if moved => {
+                self.patience.set_until(self.answer_due.min(Instant::now() + self.limits.idle_timeout));
             }
-            if self.revoked {
-                self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
-            }
+            (Down::Head { .. }, Up::Sending(_)) => {}
+            (Down::Head { .. }, _) => self.patience.set_until(self.answer_due),
+            (Down::Body { .. }, _) if moved => self.patience.set(self.limits.idle_timeout),
+            (Down::Body { .. }, _) => {}
+        }
+        if self.revoked && matches!(self.down, Down::Body { .. }) {
+            self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
+            // The client sends nothing more, or the origin takes nothing more.
+            Down::Head { .. } if Instant::now() < self.answer_due => {
+                (self.reached)(reached!(idle_timeout));
+                ExchangeError::Broken
+            }
             Down::Head { .. } => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
             Down::Body { .. } => {
                 if self.cut.is_none() {
