@@ -92,7 +92,9 @@ struct Connection<'s> {
     /// A request was read.
     served: bool,
     /// The connection of the last request.
-    idle: Option<(Target, Idle)>,
+    idle: Option<(Box<Target>, Idle)>,
+    /// The target of the last request, to be used again.
+    spare: Option<Box<Target>>,
 }
 
 /// What becomes of the client's connection.
@@ -109,8 +111,20 @@ impl<'s> Connection<'s> {
         let limits = shared.decider.limits();
         let ear = shutdown.ear();
         let patience = Patience::new(limits.head_timeout);
-        let client = Buffered::new(Stream::Tcp(stream));
-        Self { client, address, shared, limits, shutdown, ear, patience, flows: Flows::new(&shared.counters), served: false, idle: None }
+        let client = Buffered::with_peer(Stream::Tcp(stream), address);
+        Self {
+            client,
+            address,
+            shared,
+            limits,
+            shutdown,
+            ear,
+            patience,
+            flows: Flows::new(&shared.counters),
+            served: false,
+            idle: None,
+            spare: None,
+        }
     }
 
     /// From the first byte to the last, or to a tunnel.
@@ -287,7 +301,7 @@ impl<'s> Connection<'s> {
             if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
                 self.limits = Arc::clone(route.snapshot().limits());
             }
-            let peer = upstream.stream.peer().map(|peer| peer.ip());
+            let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
                 Ok(upload) => Meter::up(&self.shared.counters, upload),
                 Err(reached) => return self.limited(head, reached).await,
@@ -316,7 +330,9 @@ impl<'s> Connection<'s> {
             match exchanged {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
                     if upstream_reusable {
-                        self.idle = Some((head.target.clone(), Idle { stream: upstream, leads: Leads::new(&route, form) }));
+                        let target = self.spare.take().filter(|spare| **spare == head.target);
+                        let target = target.unwrap_or_else(|| Box::new(head.target.clone()));
+                        self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form) }));
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
@@ -349,7 +365,10 @@ impl<'s> Connection<'s> {
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
     fn reusable(&mut self, target: &Target) -> Option<Idle> {
         match self.idle.take() {
-            Some((last, idle)) if last == *target => Some(idle).filter(|idle| idle.stream.is_quiet()),
+            Some((last, idle)) if *last == *target => {
+                self.spare = Some(last);
+                Some(idle).filter(|idle| idle.stream.is_quiet())
+            }
             Some((last, idle)) => {
                 pool::put(&last, idle, &self.limits);
                 None
@@ -362,7 +381,7 @@ impl<'s> Connection<'s> {
     /// A connection that is open already, if the policy in force still has this way for the request.
     fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: Idle) -> Result<Option<Connected<'q>>, Box<Denial>> {
         let Idle { stream, leads } = idle;
-        let (Some(peer), Some(form)) = (stream.stream.peer(), leads.form(traffic)) else { return Ok(None) };
+        let (Some(peer), Some(form)) = (stream.peer(), leads.form(traffic)) else { return Ok(None) };
         let route = self.shared.decider.reuse(question, traffic, &leads, peer.ip())?;
         Ok(route.map(|route| Connected { stream, route, form }))
     }
@@ -584,7 +603,7 @@ impl<'s> Connection<'s> {
 
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
     fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool) -> Guard {
-        let peer = upstream.stream.peer().map(|peer| peer.ip());
+        let peer = upstream.peer().map(|peer| peer.ip());
         self.limits = Arc::clone(route.snapshot().limits());
         route.guard(&self.shared.decider, self.shutdown.ear(), peer, look)
     }

@@ -20,11 +20,29 @@ const HEAD_READ: usize = 8 * 1024;
 pub(crate) struct Buffered {
     pub(crate) stream: Stream,
     pub(crate) buffer: BytesMut,
+    /// The other end, where that is an address.
+    peer: Option<SocketAddr>,
 }
 
 impl Buffered {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self::beginning_with(stream, BytesMut::new())
+    }
+
+    /// Whose other end is known.
+    pub(crate) fn with_peer(stream: Stream, peer: SocketAddr) -> Self {
+        Self { stream, buffer: BytesMut::new(), peer: Some(peer) }
+    }
+
+    /// With bytes that were read before.
+    pub(crate) fn beginning_with(stream: Stream, buffer: BytesMut) -> Self {
+        let peer = stream.peer();
+        Self { stream, buffer, peer }
+    }
+
+    /// The other end, where that is an address. The system is asked once.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// Reads more into the buffer; 0 is the end.
@@ -38,7 +56,7 @@ impl Buffered {
     }
 
     fn poll_at_most(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        let Self { stream, buffer } = self;
+        let Self { stream, buffer, .. } = self;
         poll_read_scratch(stream, cx, most, |_, read| {
             buffer.extend_from_slice(read);
             read.len()
@@ -98,7 +116,7 @@ impl Stream {
     }
 
     /// The other end, where that is an address.
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+    fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),
             #[cfg(unix)]

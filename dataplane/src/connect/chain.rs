@@ -234,7 +234,7 @@ impl Ask<'_> {
 
     async fn dial(&self) -> Result<Stream, UpstreamError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let stream = dial::dial(self.route, left).await.map_err(at_proxy)?;
+        let (stream, _) = dial::dial(self.route, left).await.map_err(at_proxy)?;
         let _ = stream.set_nodelay(true);
         if self.proxy.scheme() != Scheme::Https {
             return Ok(Stream::Tcp(stream));

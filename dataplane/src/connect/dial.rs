@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// How long one attempt has the network to itself (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to one of the route's addresses. Dropping the future drops every attempt.
-pub(crate) async fn dial(route: &Route<'_>, patience: Duration) -> Result<TcpStream, UpstreamError> {
-    first(route.addresses(), Instant::now() + patience, TcpStream::connect).await
+/// Connects to one of the route's addresses, and says to which. Dropping the future drops every attempt.
+pub(crate) async fn dial(route: &Route<'_>, patience: Duration) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    let connect = |address| async move { Ok((TcpStream::connect(address).await?, address)) };
+    first(route.addresses(), Instant::now() + patience, connect).await
 }
 
 /// The families take turns, beginning with that of the first address; within each, the order stays (RFC 8305, section 4).

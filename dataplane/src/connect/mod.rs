@@ -136,13 +136,13 @@ impl Connector {
         let limits = permit.limits();
         if let Some(proxy) = permit.proxy(traffic) {
             let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, &limits).await?;
-            return Ok(Connected { stream: Buffered { stream, buffer: early }, route, form });
+            return Ok(Connected { stream: Buffered::beginning_with(stream, early), route, form });
         }
         let route = self.route(permit, &limits).await?;
-        let stream = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
+        let (stream, peer) = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
-        Ok(Connected { stream: Buffered::new(Stream::Tcp(stream)), route, form: Form::Origin })
+        Ok(Connected { stream: Buffered::with_peer(Stream::Tcp(stream), peer), route, form: Form::Origin })
     }
 
     pub(crate) async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {

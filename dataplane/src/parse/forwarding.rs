@@ -3,7 +3,6 @@
 use super::http::trim;
 use policy_format::Forwarded;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Write;
 use std::net::IpAddr;
 
 /// What is added to the heads of one exchange.
@@ -45,8 +44,9 @@ impl Forwarding<'_> {
     /// Our entry in `Via`, behind those of others. `is_1_1` is of the message as it was received.
     pub(super) fn write_via(&self, is_1_1: bool, out: &mut Vec<u8>) {
         if let Some(own) = self.via {
-            // Writing to a vector cannot fail.
-            let _ = write!(out, "Via: 1.{} {own}\r\n", u8::from(is_1_1));
+            out.extend_from_slice(if is_1_1 { b"Via: 1.1 " } else { b"Via: 1.0 " });
+            out.extend_from_slice(own.as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
     }
 

@@ -5,7 +5,7 @@
 //! behind this proxy reads another request than the one that was decided. `tests/cases/smuggling.toml` has every known way to try that, with the answer.
 
 use super::forwarding::{self, Forwarding};
-use super::target::{Authority, AuthorityError, Target};
+use super::target::{Authority, AuthorityError, Target, push_decimal};
 use std::io::Write;
 
 /// Why a request head was refused: the status and a line for people.
@@ -130,21 +130,43 @@ pub fn leading_blank(bytes: &[u8]) -> usize {
     if bytes.starts_with(b"\r\n") { 2 } else { 0 }
 }
 
-/// Refuses what lines cannot hold, and bare ends of lines.
-fn check_lines(head: &[u8]) -> Result<(), BadRequest> {
-    let mut last = 0;
-    for byte in head.iter().copied() {
-        match byte {
-            0 => return Err(bad("a NUL byte in the head")),
-            b'\n' if last != b'\r' => return Err(bad("a line that ends with LF alone")),
-            b'\n' => {}
-            _ if last == b'\r' => return Err(bad("a CR without LF in the head")),
-            b' ' | b'\t' if last == b'\n' => return Err(bad("a folded header line")),
-            _ => {}
+/// Refuses what lines cannot hold, and bare ends of lines; says how many lines there are.
+fn check_lines(head: &[u8]) -> Result<usize, BadRequest> {
+    let mut lines = 0;
+    for end in memchr::memchr_iter(b'\n', head) {
+        lines += 1;
+        if end.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r') {
+            return Err(bad("a line that ends with LF alone"));
         }
-        last = byte;
+        if matches!(head.get(end + 1), Some(b' ' | b'\t')) {
+            return Err(bad("a folded header line"));
+        }
     }
-    Ok(())
+    // Every LF has its CR: one more has none.
+    if memchr::memchr_iter(b'\r', head).count() != lines {
+        return Err(bad("a CR without LF in the head"));
+    }
+    if memchr::memchr(0, head).is_some() {
+        return Err(bad("a NUL byte in the head"));
+    }
+    Ok(lines)
+}
+
+/// Fields of most heads. More are read into memory from the allocator.
+const FEW: usize = 32;
+
+/// Room for the fields of a head of so many lines, at most `max`: `few`, if they are enough.
+fn room<'r, 'h>(
+    lines: usize,
+    max: usize,
+    few: &'r mut [httparse::Header<'h>; FEW],
+    many: &'r mut Vec<httparse::Header<'h>>,
+) -> &'r mut [httparse::Header<'h>] {
+    if lines.min(max) <= FEW {
+        return few.get_mut(..max.min(FEW)).unwrap_or_default();
+    }
+    many.resize(max.min(lines), httparse::EMPTY_HEADER);
+    many
 }
 
 fn parse_error(error: httparse::Error) -> BadRequest {
@@ -170,9 +192,9 @@ fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one.
 pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
-    check_lines(head)?;
-    let mut storage = vec![httparse::EMPTY_HEADER; max_fields];
-    let mut request = httparse::Request::new(&mut storage);
+    let line_count = check_lines(head)?;
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW], Vec::new());
+    let mut request = httparse::Request::new(room(line_count, max_fields, &mut few, &mut many));
     match request.parse(head).map_err(|error| request_error(error, head))? {
         httparse::Status::Complete(len) if len == head.len() => {}
         _ => return Err(bad("the head is incomplete")),
@@ -253,13 +275,13 @@ fn counts_forwards(method: &str) -> bool {
 /// # Errors
 /// A line that says what is wrong with it.
 pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<ResponseHead, &'static str> {
-    check_lines(head).map_err(|bad| bad.message)?;
+    let line_count = check_lines(head).map_err(|bad| bad.message)?;
     // Empty lines before it would be forgiven below.
     if !head.starts_with(b"HTTP/") {
         return Err("the status line is malformed");
     }
-    let mut storage = vec![httparse::EMPTY_HEADER; max_fields];
-    let mut response = httparse::Response::new(&mut storage);
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW], Vec::new());
+    let mut response = httparse::Response::new(room(line_count, max_fields, &mut few, &mut many));
     match response.parse(head) {
         Ok(httparse::Status::Complete(len)) if len == head.len() => {}
         Ok(_) => return Err("the head is incomplete"),
@@ -327,7 +349,8 @@ enum Message {
 
 /// What the fields say about the message itself.
 struct Scan<'h> {
-    hosts: Vec<&'h [u8]>,
+    host: Option<&'h [u8]>,
+    hosts: usize,
     length: Option<u64>,
     coding: Coding,
     close: bool,
@@ -348,7 +371,8 @@ struct Scan<'h> {
 impl<'h> Scan<'h> {
     fn new(headers: &[httparse::Header<'h>], of: Message) -> Result<Self, BadRequest> {
         let mut scan = Self {
-            hosts: Vec::new(),
+            host: None,
+            hosts: 0,
             length: None,
             coding: Coding::None,
             close: false,
@@ -365,7 +389,10 @@ impl<'h> Scan<'h> {
         for header in headers {
             let value = trim(header.value);
             match () {
-                () if is(header.name, "host") => scan.hosts.push(value),
+                () if is(header.name, "host") => {
+                    scan.host = Some(value);
+                    scan.hosts += 1;
+                }
                 () if is(header.name, "content-length") => {
                     // Not even twice the same: what one reader folds, another does not.
                     if scan.length.replace(parse_length(value)?).is_some() {
@@ -562,9 +589,8 @@ fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
 
 /// The target of a request: from the request line, with which `Host` must agree, or from `Host` alone.
 fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result<(Ask, Target), BadRequest> {
-    let host = match scan.hosts.as_slice() {
-        [] => None,
-        [host] => Some(std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))?),
+    let host = match (scan.hosts, scan.host) {
+        (0 | 1, host) => host.map(|host| std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))).transpose()?,
         _ => return Err(bad("more than one Host")),
     };
     if host.is_none() && is_1_1 {
@@ -664,15 +690,14 @@ impl RequestHead {
         out.push(b' ');
         let mut resource = resource;
         if absolute {
-            // Writing to a vector cannot fail.
-            let _ = write!(out, "http://{}", Authority { target: &self.target, default_port: Some(80) });
+            out.extend_from_slice(b"http://");
+            Authority { target: &self.target, default_port: Some(80) }.write(out);
             // `OPTIONS *` is said without a path (RFC 9112, section 3.2.4).
             resource = if resource == "*" { "" } else { resource };
         }
         out.extend_from_slice(resource.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-        // Writing to a vector cannot fail.
-        let _ = write!(out, "{}", Authority { target: &self.target, default_port: Some(80) });
+        Authority { target: &self.target, default_port: Some(80) }.write(out);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -712,7 +737,9 @@ impl Fields {
 impl ResponseHead {
     /// The head as it goes to the client. `chunked`: how its body is sent; `close`: whether the connection ends with it.
     pub fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
-        let _ = write!(out, "HTTP/1.1 {} ", self.status);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_decimal(u32::from(self.status), out);
+        out.push(b' ');
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.fields.0);
@@ -906,9 +933,11 @@ const NO_TRAILERS: &[&str] = &[
 
 /// The trailer fields that may be passed on: no framing, routing or authority (RFC 9110, section 6.5.1).
 pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    check_lines(trailers).map_err(|bad| bad.message)?;
-    let mut storage = vec![httparse::EMPTY_HEADER; max_fields];
-    let headers = match httparse::parse_headers(trailers, &mut storage).map_err(|error| parse_error(error).message)? {
+    let line_count = check_lines(trailers).map_err(|bad| bad.message)?;
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW], Vec::new());
+    let headers = match httparse::parse_headers(trailers, room(line_count, max_fields, &mut few, &mut many))
+        .map_err(|error| parse_error(error).message)?
+    {
         httparse::Status::Complete((len, headers)) if len == trailers.len() => headers,
         _ => return Err("the trailers are incomplete"),
     };

@@ -3,6 +3,7 @@
 use policy_format::Host;
 use policy_format::pattern::parse_port;
 use std::fmt;
+use std::io::Write;
 
 /// Where a client wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +65,46 @@ pub(crate) struct Authority<'a> {
     pub(crate) default_port: Option<u16>,
 }
 
+/// A number as it is read, without the machinery of formatting: it is written several times a request.
+pub(crate) fn push_decimal(number: u32, out: &mut Vec<u8>) {
+    let (mut digits, mut at, mut left) = ([0; 10], 10, number);
+    loop {
+        at -= 1;
+        if let (Some(digit), Ok(value)) = (digits.get_mut(at), u8::try_from(left % 10)) {
+            *digit = b'0' + value;
+        }
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
+}
+
+impl Authority<'_> {
+    /// As it is displayed.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let Target { host, port } = self.target;
+        match host {
+            Host::Name(name) | Host::NumericLookalike(name) => out.extend_from_slice(name.as_str().as_bytes()),
+            Host::Ip(std::net::IpAddr::V4(ip)) => {
+                for (n, octet) in ip.octets().into_iter().enumerate() {
+                    if n > 0 {
+                        out.push(b'.');
+                    }
+                    push_decimal(u32::from(octet), out);
+                }
+            }
+            // Writing to a vector cannot fail.
+            Host::Ip(ip) => drop(write!(out, "[{ip}]")),
+        }
+        if Some(*port) != self.default_port {
+            out.push(b':');
+            push_decimal(u32::from(*port), out);
+        }
+    }
+}
+
 impl fmt::Display for Authority<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Target { host, port } = self.target;
@@ -78,6 +119,18 @@ impl fmt::Display for Authority<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_written_as_it_is_displayed() {
+        for text in ["a.test:80", "a.test:8080", "127.0.0.1:1", "255.10.0.9:65535", "[2001:db8::1]:80", "[::1]:443", "127.1:80"] {
+            let target = Target::parse(text, None).unwrap();
+            for default_port in [None, Some(80)] {
+                let (authority, mut out) = (Authority { target: &target, default_port }, Vec::new());
+                authority.write(&mut out);
+                assert_eq!(String::from_utf8(out).unwrap(), authority.to_string());
+            }
+        }
+    }
 
     #[test]
     fn reads_authorities_with_one_meaning_only() {

@@ -309,7 +309,8 @@ impl Exchange<'_> {
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 let copy = BodyCopy::new(response.body, chunked, self.limits);
                 self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable } };
-                self.patience.set(self.limits.idle_timeout);
+                // From here on, idle time counts.
+                self.flows.down.touch();
                 Ok(None)
             }
         }
