@@ -10,6 +10,7 @@ use crate::connection::Shared;
 use crate::counters::{Counter, reached};
 use crate::decide::Question;
 use crate::decide::datagram::{Flow, Place};
+use crate::limits::Meter;
 use crate::parse::socks5::Reply;
 use crate::parse::target::Target;
 use crate::policy::PolicyHandle;
@@ -76,7 +77,13 @@ impl Ways for Decided<'_> {
             }
             let limits = permit.limits();
             match self.shared.connector.route(permit, &limits).await {
-                Ok(route) => Ok(Flow::from(route)),
+                Ok(route) => match self.shared.gate.stream(&target.host, &limits) {
+                    Ok(upload) => Ok(Flow::from(route).counted(Meter::up(&self.shared.counters, upload))),
+                    Err(reached) => {
+                        self.shared.gate.reached(reached, Some(client), Some(&target));
+                        Err(Dropped::NotSent)
+                    }
+                },
                 Err(ConnectError::Denied(_)) => Err(Dropped::Denied),
                 Err(ConnectError::Upstream(_)) => Err(Dropped::NotResolved),
             }

@@ -93,6 +93,8 @@ struct Connection<'s> {
     served: bool,
     /// The connection of the last request.
     idle: Option<(Box<Target>, Idle)>,
+    /// Its requests are this client's only.
+    bound: bool,
     /// The target of the last request, to be used again.
     spare: Option<Box<Target>>,
 }
@@ -123,6 +125,7 @@ impl<'s> Connection<'s> {
             flows: Flows::new(&shared.counters),
             served: false,
             idle: None,
+            bound: false,
             spare: None,
         }
     }
@@ -194,9 +197,7 @@ impl<'s> Connection<'s> {
                 Next::Tunnel(upstream, guard, room, target) => return Some(self.open(upstream, *guard, room, target)),
             }
         }
-        if let Some((target, idle)) = self.idle.take() {
-            pool::put(&target, idle, &self.limits);
-        }
+        self.give_back();
         None
     }
 
@@ -328,8 +329,9 @@ impl<'s> Connection<'s> {
                 self.flows = Flows::new(&self.shared.counters);
             }
             match exchanged {
-                Ok(Exchanged::Done { client_reusable, upstream_reusable }) => {
+                Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {
                     if upstream_reusable {
+                        self.bound = bound || (reused && self.bound);
                         let target = self.spare.take().filter(|spare| **spare == head.target);
                         let target = target.unwrap_or_else(|| Box::new(head.target.clone()));
                         self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form) }));
@@ -357,6 +359,12 @@ impl<'s> Connection<'s> {
                     self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
                     return Next::Close;
                 }
+                Err(ExchangeError::Revoked) => {
+                    if let Err(denial) = self.shared.decider.name(question) {
+                        self.say_and_close(&reply::blocked(&denial, &head.method, false)).await;
+                    }
+                    return Next::Close;
+                }
                 Err(ExchangeError::Broken) => return Next::Close,
             }
         }
@@ -369,13 +377,24 @@ impl<'s> Connection<'s> {
                 self.spare = Some(last);
                 Some(idle).filter(|idle| idle.stream.is_quiet())
             }
-            Some((last, idle)) => {
-                pool::put(&last, idle, &self.limits);
+            Some(other) => {
+                self.idle = Some(other);
+                self.give_back();
                 None
             }
             None => None,
         }
-        .or_else(|| pool::take(target))
+        .or_else(|| {
+            self.bound = false;
+            pool::take(target)
+        })
+    }
+
+    /// Gives the connection of the last request to whoever has a request for its target, unless it is this client's only.
+    fn give_back(&mut self) {
+        if let Some((target, idle)) = self.idle.take().filter(|_| !self.bound) {
+            pool::put(&target, idle, &self.limits);
+        }
     }
 
     /// A connection that is open already, if the policy in force still has this way for the request.
@@ -427,7 +446,7 @@ impl<'s> Connection<'s> {
         }
         match exchanged {
             Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
-            Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken) => Next::Close,
+            Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken | ExchangeError::Revoked) => Next::Close,
             Ok(Exchanged::Upgraded) => match room {
                 Some(room) => {
                     let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));

@@ -72,6 +72,11 @@ impl Buffered {
     pub(crate) fn is_quiet(&self) -> bool {
         self.buffer.is_empty() && self.stream.is_quiet()
     }
+
+    /// The same, and the system is asked: news that nobody has heard yet counts.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_quiet() && self.stream.is_silent()
+    }
 }
 
 thread_local! {
@@ -113,6 +118,23 @@ impl Stream {
             // What it has read already may be a message of TLS itself, or a part of one.
             Self::Tls(stream) => quiet(stream.get_ref().0.try_read(&mut [0])) && !stream.get_ref().1.wants_write(),
         }
+    }
+
+    #[cfg(unix)]
+    fn is_silent(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let seen = match self {
+            Self::Tcp(stream) => recv(stream, &mut [0; 1], flags),
+            Self::Unix(stream) => recv(stream, &mut [0; 1], flags),
+            Self::Tls(stream) => recv(stream.get_ref().0, &mut [0; 1], flags),
+        };
+        matches!(seen, Err(rustix::io::Errno::AGAIN))
+    }
+
+    #[cfg(not(unix))]
+    fn is_silent(&self) -> bool {
+        true
     }
 
     /// The other end, where that is an address.

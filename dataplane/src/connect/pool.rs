@@ -42,7 +42,8 @@ pub(crate) fn take(target: &Target) -> Option<Idle> {
         let mut found = None;
         while let Some(Waiting { idle, until }) = waiting.pop() {
             pool.connections -= 1;
-            if until > Instant::now() && idle.stream.is_quiet() {
+            // Another client's: the system is asked, and not what is known of it.
+            if until > Instant::now() && idle.stream.is_silent() {
                 found = Some(idle);
                 break;
             }

@@ -28,6 +28,7 @@ pub(crate) struct Outward {
 impl Outward {
     /// Sends to the first of the flow's addresses that the network takes it for, and keeps the flow to it. What cannot be sent now is an error: it is not waited for.
     pub(crate) async fn send(&mut self, flow: &mut Flow, payload: &[u8]) -> io::Result<()> {
+        flow.charge(payload.len()).map_err(|reached| io::Error::other(reached.name()))?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         // By number, as the flow changes at the end.
         for at in 0..flow.addresses().len() {

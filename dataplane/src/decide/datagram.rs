@@ -3,7 +3,8 @@
 use super::own::leads_to;
 use super::{Decider, Question, Route};
 use crate::audit::event::Dropped;
-use crate::counters::Counter;
+use crate::counters::{Counter, Reached};
+use crate::limits::Meter;
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
 use policy_format::{Decision, Host, Protocol};
@@ -20,6 +21,8 @@ pub(crate) struct Flow {
     /// In their own family: an IPv4 address in IPv6 form is written as IPv4.
     addresses: Vec<SocketAddr>,
     generation: u64,
+    /// What may be sent, and what was.
+    meter: Option<Meter>,
 }
 
 impl From<Route<'_>> for Flow {
@@ -27,7 +30,7 @@ impl From<Route<'_>> for Flow {
         let Route { snapshot, question: Question { client, protocol, target, .. }, addresses, .. } = route;
         let addresses = addresses.iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect();
         let host = target.host.to_string().into_boxed_str();
-        Self { client, protocol, host, port: target.port, addresses, generation: snapshot.generation() }
+        Self { client, protocol, host, port: target.port, addresses, generation: snapshot.generation(), meter: None }
     }
 }
 
@@ -37,11 +40,29 @@ impl Flow {
         &self.addresses
     }
 
+    /// What is sent along it counts there.
+    pub(crate) fn counted(self, meter: Meter) -> Self {
+        Self { meter: Some(meter), ..self }
+    }
+
+    /// Counts a datagram before it is sent. After an error, it must not be.
+    pub(crate) fn charge(&mut self, bytes: usize) -> Result<(), Reached> {
+        self.meter.as_mut().map_or(Ok(()), |meter| meter.charge(bytes))
+    }
+
     /// For tests of those who keep flows.
     #[cfg(test)]
     pub(crate) fn towards(address: SocketAddr) -> Self {
         let host = address.ip().to_string().into_boxed_str();
-        Self { client: address, protocol: Protocol::Socks5Udp, host, port: address.port(), addresses: vec![address], generation: 1 }
+        Self {
+            client: address,
+            protocol: Protocol::Socks5Udp,
+            host,
+            port: address.port(),
+            addresses: vec![address],
+            generation: 1,
+            meter: None,
+        }
     }
 
     /// Keeps to one of its addresses.

@@ -78,6 +78,8 @@ pub struct RequestHead {
     pub unix_socket: Option<String>,
     /// Of TRACE and OPTIONS: how many proxies it may still go through (RFC 9110, section 7.6.2). With 0 it is answered here.
     pub max_forwards: Option<u64>,
+    /// It authenticates the connection that it goes over, and not itself (RFC 4559, section 6): that connection is nobody else's.
+    pub binds_connection: bool,
     /// The client takes trailers.
     trailers: bool,
     has_via: bool,
@@ -100,6 +102,10 @@ pub struct ResponseHead {
     pub body: Body,
     /// The protocol that the origin switched to.
     pub upgrade: Option<Vec<u8>>,
+    /// It challenges for what authenticates the connection.
+    pub binds_connection: bool,
+    /// It announces a body that it must not have, being the answer to HEAD: some origins send it all the same.
+    pub announces_body: bool,
     fields: Fields,
 }
 
@@ -232,6 +238,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         unix_socket,
         max_forwards: max_forwards(method, request.headers)?,
         trailers: scan.trailers && is_1_1 && scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"te")),
+        binds_connection: scan.binds_connection,
         has_via: scan.has_via,
         // Nobody waits to be told to go on (RFC 9110, section 10.1.1).
         fields: scan.fields(request.headers, if is_1_1 && has_body { Direction::Origin } else { Direction::OriginAtOnce }),
@@ -311,6 +318,8 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
     let announced = no_content && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0));
     Ok(ResponseHead {
         status,
+        binds_connection: scan.binds_connection,
+        announces_body: method == "HEAD" && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0)),
         is_1_1,
         reason: response.reason.unwrap_or_default().as_bytes().to_vec(),
         keep_alive: !announced && if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
@@ -359,9 +368,12 @@ struct Scan<'h> {
     upgrade: Option<&'h [u8]>,
     unix_socket: Option<&'h [u8]>,
     has_via: bool,
+    binds_connection: bool,
     expect: bool,
     /// `TE` has `trailers`.
     trailers: bool,
+    /// How many options `Connection` has.
+    options: usize,
     /// Fields that `Connection` names: they end here (RFC 9110, section 7.6.1).
     nominated: Vec<&'h [u8]>,
     /// `Max-Forwards` is read, and written anew.
@@ -381,8 +393,10 @@ impl<'h> Scan<'h> {
             upgrade: None,
             unix_socket: None,
             has_via: false,
+            binds_connection: false,
             expect: false,
             trailers: false,
+            options: 0,
             nominated: Vec::new(),
             counts_forwards: false,
         };
@@ -417,6 +431,9 @@ impl<'h> Scan<'h> {
                     }
                 }
                 () if is(header.name, "via") => scan.has_via = true,
+                () if is(header.name, "authorization") || is(header.name, "www-authenticate") => {
+                    scan.binds_connection |= binds_connection(value)
+                }
                 () if is(header.name, "te") => {
                     scan.trailers |= value.split(|byte| *byte == b',').any(|coding| trim(coding).eq_ignore_ascii_case(b"trailers"));
                 }
@@ -436,6 +453,10 @@ impl<'h> Scan<'h> {
     /// Every `Connection` line counts, and all of its options. `Proxy-Connection` is what clients from before RFC 7230 say instead.
     fn connection(&mut self, value: &'h [u8]) -> Result<(), BadRequest> {
         for option in value.split(|byte| *byte == b',').map(trim).filter(|option| !option.is_empty()) {
+            self.options += 1;
+            if self.options > MAX_OPTIONS {
+                return Err(bad("Connection names too many fields"));
+            }
             let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
             if is("close") {
                 self.close = true;
@@ -534,6 +555,15 @@ fn coding(value: &[u8]) -> Coding {
     let codings = || value.split(|byte| *byte == b',').map(trim);
     let ends = codings().next_back().is_some_and(chunked) && codings().filter(|coding| chunked(coding)).count() == 1;
     if ends && codings().all(|coding| !coding.is_empty()) { Coding::Other } else { Coding::Endless }
+}
+
+/// Options of `Connection` in a head; each is compared with each field.
+const MAX_OPTIONS: usize = 64;
+
+/// Whether credentials or a challenge are of a scheme that authenticates the connection (RFC 4559, section 6; NTLM does the same).
+fn binds_connection(value: &[u8]) -> bool {
+    let scheme = |name: &str| value.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()));
+    scheme("ntlm") || scheme("negotiate")
 }
 
 fn is(name: &str, expected: &str) -> bool {

@@ -69,15 +69,19 @@ enum Line {
 /// Whether the line at the front is for a reader of HTTP, however forgiving: a token, white space, and then HTTP's name or a method that everybody knows.
 fn first_line(bytes: &[u8]) -> Line {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let method = bytes.iter().take_while(|byte| is_token(byte)).count();
-    let (method, rest) = bytes.split_at_checked(method).unwrap_or_default();
-    match rest.first() {
-        None => return Line::More,
-        Some(b' ' | b'\t') if !method.is_empty() => {}
-        Some(_) => return Line::Other,
+    let end = memchr::memchr2(b'\r', b'\n', bytes);
+    let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+    // Servers forgive white space of any kind, before a method and between words.
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t' | 0x0b | 0x0c);
+    if !line.iter().all(is_text) {
+        return Line::Other;
     }
-    let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else { return Line::More };
-    let line = rest.get(..end).unwrap_or_default();
+    let method = line.iter().take_while(|byte| is_token(byte)).count();
+    let (method, rest) = line.split_at_checked(method).unwrap_or_default();
+    if end.is_none() {
+        return Line::More;
+    }
+    let line = rest;
     let named = line.windows(5).any(|window| window.eq_ignore_ascii_case(b"http/"));
     let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     if named || known.iter().any(|name| method.eq_ignore_ascii_case(name.as_bytes())) { Line::Request } else { Line::Other }
@@ -117,7 +121,8 @@ mod tests {
             ("SSH-2.0-OpenSSH_9.9\r\n", "Opaque"),
             ("SSH-2.0-OpenSSH_9.9 Debian-1\r\n", "Opaque"),
             ("\u{0}\u{1}", "Opaque"),
-            (" GET / HTTP/1.1\r\n", "Opaque"),
+            (" GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
+            ("GET\u{b}/\u{b}HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
             ("{\"json\": 1}\n", "Opaque"),
             ("", "More"),
             ("\r", "More"),

@@ -21,8 +21,12 @@ const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
 /// What the first bytes of a client are, if they are TLS: [`Look::Opaque`] if they are not.
 #[must_use]
 pub fn client_hello(bytes: &[u8]) -> Look {
-    if bytes.first().is_some_and(|first| *first != HANDSHAKE) {
-        return Look::Opaque;
+    match bytes {
+        [] | [HANDSHAKE, ..] => {}
+        // Servers skip some records before a hello, such as an empty one of another type: what follows would not be seen.
+        [20..=24, 3, ..] => return Look::Malformed("a TLS record of another type before the ClientHello"),
+        [20..=24] => return Look::More,
+        _ => return Look::Opaque,
     }
     match message(bytes) {
         Ok(Some(hello)) => match read(&hello) {

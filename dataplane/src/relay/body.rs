@@ -128,6 +128,7 @@ impl Chunked {
                 }
                 Chunk::End(len) => {
                     self.ended = true;
+                    flow.charge(len)?;
                     let trailers = from.buffer.split_to(len);
                     if self.chunked {
                         let out = flow.buffer();

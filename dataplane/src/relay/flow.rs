@@ -144,27 +144,34 @@ impl Flow {
         for _ in 0..ROUNDS {
             ready!(self.poll_write(cx, to))?;
             if *left == 0 {
-                return Poll::Ready(Ok(End::Done));
+                return Poll::Ready(Ok(self.end(End::Done)));
             }
             #[cfg(target_os = "linux")]
             if self.bulk
                 && let (Stream::Tcp(source), Stream::Tcp(_)) = (&*from, &*to)
+                && let Poll::Ready(filled) = self.poll_fill(cx, source, *left)
             {
-                match ready!(self.poll_fill(cx, source, *left)) {
-                    Some(Ok(0)) => return Poll::Ready(Ok(End::Eof)),
-                    Some(Ok(n)) => {
+                match filled {
+                    Filled::Some(0) => return Poll::Ready(Ok(self.end(End::Eof))),
+                    Filled::Some(n) => {
                         self.meter.charge(usize::try_from(n).unwrap_or(usize::MAX)).map_err(FlowError::Limited)?;
                         self.count(n, left);
                         continue;
                     }
-                    Some(Err(_)) => return Poll::Ready(Err(FlowError::Read)),
-                    // There is no pipe to be had.
-                    None => self.bulk = false,
+                    Filled::Failed => return Poll::Ready(Err(FlowError::Read)),
+                    // What the kernel does not take from the socket can be read from it, or there is nothing.
+                    Filled::Nothing => {}
                 }
             }
-            let n = ready!(self.poll_copy(cx, from, to, *left))?;
+            let n = match self.poll_copy(cx, from, to, *left) {
+                Poll::Ready(copied) => copied?,
+                Poll::Pending => {
+                    self.rest();
+                    return Poll::Pending;
+                }
+            };
             if n == 0 {
-                return Poll::Ready(Ok(End::Eof));
+                return Poll::Ready(Ok(self.end(End::Eof)));
             }
             self.count(n as u64, left);
             #[cfg(target_os = "linux")]
@@ -249,36 +256,51 @@ impl Flow {
         }
     }
 
-    /// Lets the kernel take what is there into a pipe; `None` when there is no pipe.
-    #[cfg(target_os = "linux")]
-    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &tokio::net::TcpStream, left: u64) -> Poll<Option<io::Result<u64>>> {
-        loop {
-            match from.poll_read_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Poll::Pending => {
-                    // Whoever waits holds no pipe, and who moved little goes back to copying.
-                    self.pipe = None;
-                    self.bulk = std::mem::take(&mut self.burst) >= BULK;
-                    return Poll::Pending;
-                }
-            }
-            if self.pipe.is_none() {
-                self.pipe = pipes::take();
-            }
-            let Some(pipe) = &mut self.pipe else { return Poll::Ready(None) };
-            match from.try_io(tokio::io::Interest::READABLE, || pipe.fill_from(from, left)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                filled => return Poll::Ready(Some(filled)),
-            }
+    /// Whoever waits holds no pipe, and who moved little goes back to copying.
+    fn rest(&mut self) {
+        #[cfg(target_os = "linux")]
+        {
+            self.pipe = None;
+            self.bulk = std::mem::take(&mut self.burst) >= BULK;
         }
     }
+
+    fn end(&mut self, end: End) -> End {
+        self.rest();
+        end
+    }
+
+    /// Lets the kernel take what is there into a pipe.
+    #[cfg(target_os = "linux")]
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &tokio::net::TcpStream, left: u64) -> Poll<Filled> {
+        if ready!(from.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(Filled::Failed);
+        }
+        if self.pipe.is_none() {
+            self.pipe = pipes::take();
+        }
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Filled::Nothing) };
+        // Not through `try_io`: splice says that it would block at urgent data too, and then there is something to read.
+        Poll::Ready(match pipe.fill_from(from, left) {
+            Ok(n) => Filled::Some(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Filled::Nothing,
+            Err(_) => Filled::Failed,
+        })
+    }
+}
+
+/// What a pipe was filled with.
+#[cfg(target_os = "linux")]
+enum Filled {
+    Some(u64),
+    Nothing,
+    Failed,
 }
 
 /// Pipes that flows borrow.
 #[cfg(target_os = "linux")]
 mod pipes {
-    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
     use std::cell::RefCell;
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
@@ -286,6 +308,10 @@ mod pipes {
 
     /// Bytes that a pipe holds, if the system lets it.
     const SIZE: usize = 1 << 20;
+    /// With less, copying is as good.
+    const SMALLEST: usize = 64 * 1024;
+    /// Free ones that a thread keeps.
+    const KEPT: usize = 8;
     /// Pipes that all threads have together: they may be full, of what slow readers leave there.
     const MOST: usize = 128;
 
@@ -327,9 +353,10 @@ mod pipes {
         }
         match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
             Ok((read, write)) => {
-                // What is refused leaves the size that there was.
-                let _ = fcntl_setpipe_size(&write, SIZE);
-                Some(Ends { read, write })
+                let ends = Ends { read, write };
+                // What is refused leaves the size that there was. Whoever has too many pipes already gets very small ones.
+                let _ = fcntl_setpipe_size(&ends.write, SIZE);
+                fcntl_getpipe_size(&ends.write).is_ok_and(|size| size >= SMALLEST).then_some(ends)
             }
             Err(_) => {
                 THERE_ARE.fetch_sub(1, Ordering::Relaxed);
@@ -362,7 +389,12 @@ mod pipes {
             // What is in it belongs to nobody else.
             if let Some(ends) = self.ends.take().filter(|_| self.filled == 0) {
                 // A thread that ends has no free pipes any more.
-                let _ = FREE.try_with(|free| free.borrow_mut().push(ends));
+                let _ = FREE.try_with(|free| {
+                    let mut free = free.borrow_mut();
+                    if free.len() < KEPT {
+                        free.push(ends);
+                    }
+                });
             }
         }
     }

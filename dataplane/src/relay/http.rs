@@ -33,6 +33,8 @@ pub(crate) enum Exchanged {
         client_reusable: bool,
         /// The upstream may be given another request.
         upstream_reusable: bool,
+        /// Of this client only: something authenticated the connection.
+        bound: bool,
     },
     /// Both sides now speak another protocol.
     Upgraded,
@@ -47,6 +49,8 @@ pub(crate) enum ExchangeError {
     BadBody(&'static str),
     /// A limit was reached, and nothing was sent to the client yet.
     Limited(Reached),
+    /// A new policy does not allow it, and nothing was sent to the client yet.
+    Revoked,
     /// The connections are of no more use.
     Broken,
 }
@@ -195,11 +199,13 @@ impl Exchange<'_> {
             (Down::Body { .. }, _) if moved => self.patience.set(self.limits.idle_timeout),
             (Down::Body { .. }, _) => {}
         }
-        if self.revoked && matches!(self.down, Down::Body { .. }) {
+        // What only waits for an answer may have it: that was asked for before. What is being sent goes no further.
+        if self.revoked && (matches!(self.down, Down::Body { .. }) || matches!(self.up, Up::Sending(_))) {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
+            Down::Head { .. } if self.cut.is_some() => ExchangeError::Revoked,
             // The client sends nothing more, or the origin takes nothing more.
             Down::Head { .. } if Instant::now() < self.answer_due => {
                 (self.reached)(reached!(idle_timeout));
@@ -250,10 +256,7 @@ impl Exchange<'_> {
                         ready!(self.flows.down.poll_write(cx, &mut self.client.stream)).map_err(|_| ExchangeError::Broken)?;
                     }
                     let response = ready!(self.poll_head(cx))?;
-                    if let Some(ended) = self.begin(&response)? {
-                        ready!(self.flows.down.poll_write(cx, &mut self.client.stream)).map_err(|_| ExchangeError::Broken)?;
-                        return Poll::Ready(Ok(ended));
-                    }
+                    self.begin(&response)?;
                 }
                 Down::Body { copy, end } => {
                     let end = *end;
@@ -271,15 +274,16 @@ impl Exchange<'_> {
         }
     }
 
-    /// What follows from a response head. `Some` when nothing is to be copied any more.
-    fn begin(&mut self, response: &ResponseHead) -> Result<Option<Exchanged>, ExchangeError> {
+    /// What follows from a response head.
+    fn begin(&mut self, response: &ResponseHead) -> Result<(), ExchangeError> {
         const BAD: ExchangeError = ExchangeError::BeforeResponse(UpstreamError::BadResponse);
         let is_1_1 = self.head.is_1_1;
         let out = self.flows.down.buffer();
         match (response.status, &mut self.down) {
             (101, _) if self.offered && response.upgrade.is_some() => {
                 response.write(is_1_1, false, false, self.forwarding, out);
-                Ok(Some(Exchanged::Upgraded))
+                self.down = Down::Body { copy: BodyCopy::new(Body::None, false, self.limits), end: Exchanged::Upgraded };
+                Ok(())
             }
             // That is between the proxy and us: the client has no business with it.
             (407, _) if self.proxied => Err(ExchangeError::BeforeResponse(ProxyError::Status(407).into())),
@@ -294,7 +298,7 @@ impl Exchange<'_> {
                 if is_1_1 {
                     response.write(is_1_1, false, false, self.forwarding, out);
                 }
-                Ok(None)
+                Ok(())
             }
             _ => {
                 let chunked = response.body == Body::Chunked && is_1_1;
@@ -306,12 +310,14 @@ impl Exchange<'_> {
                 // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
                 let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
                 response.write(is_1_1, chunked, !client_reusable, self.forwarding, out);
-                let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
+                // What follows such an answer to HEAD may be the body that it announces, and not the next answer.
+                let upstream_reusable = response.keep_alive && response.body != Body::UntilClose && !response.announces_body;
+                let bound = self.head.binds_connection || response.binds_connection;
                 let copy = BodyCopy::new(response.body, chunked, self.limits);
-                self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable } };
+                self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable, bound } };
                 // From here on, idle time counts.
                 self.flows.down.touch();
-                Ok(None)
+                Ok(())
             }
         }
     }
@@ -319,9 +325,9 @@ impl Exchange<'_> {
     /// Connections whose request did not end cannot be used again.
     fn end(&self, end: Exchanged) -> Exchanged {
         match end {
-            Exchanged::Done { client_reusable, upstream_reusable } => {
+            Exchanged::Done { client_reusable, upstream_reusable, bound } => {
                 let sent = matches!(self.up, Up::Sent);
-                Exchanged::Done { client_reusable: client_reusable && sent, upstream_reusable: upstream_reusable && sent }
+                Exchanged::Done { client_reusable: client_reusable && sent, upstream_reusable: upstream_reusable && sent, bound }
             }
             Exchanged::Upgraded => Exchanged::Upgraded,
         }
