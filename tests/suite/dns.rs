@@ -223,7 +223,7 @@ fn the_next_server_is_asked_when_one_does_not_answer_or_does_not_know() {
     {
         let bad = NameServer::start([("a.test".to_owned(), Zone { code, manner, ..Zone::default() })]);
         let resolver = servers(&[bad.address(), good.address()], &limits(Duration::from_secs(2)));
-        let proxy = Proxy::with_resolver(&open(&origin), resolver, &["resolve_timeout=20s"]);
+        let proxy = Proxy::with_resolver(&open(&origin), resolver, &["resolve_timeout=20s", "pool_connections=0"]);
         assert_eq!(verdict(&proxy, "a.test", origin.port()), "ok", "{code} {manner:?}");
         let before = bad.asked().len();
         assert!(before > 0);

@@ -562,8 +562,10 @@ const MAX_OPTIONS: usize = 64;
 
 /// Whether credentials or a challenge are of a scheme that authenticates the connection (RFC 4559, section 6; NTLM does the same).
 fn binds_connection(value: &[u8]) -> bool {
-    let scheme = |name: &str| value.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()));
-    scheme("ntlm") || scheme("negotiate")
+    value.split(|byte| *byte == b',').map(trim).any(|one| {
+        let scheme = |name: &str| one.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()));
+        scheme("ntlm") || scheme("negotiate")
+    })
 }
 
 fn is(name: &str, expected: &str) -> bool {

@@ -128,7 +128,8 @@ impl Chunked {
                 }
                 Chunk::End(len) => {
                     self.ended = true;
-                    flow.charge(len)?;
+                    // The empty line at their end is framing.
+                    flow.charge(len.saturating_sub(2))?;
                     let trailers = from.buffer.split_to(len);
                     if self.chunked {
                         let out = flow.buffer();

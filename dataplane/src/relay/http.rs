@@ -310,9 +310,9 @@ impl Exchange<'_> {
                 // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
                 let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
                 response.write(is_1_1, chunked, !client_reusable, self.forwarding, out);
-                // What follows such an answer to HEAD may be the body that it announces, and not the next answer.
-                let upstream_reusable = response.keep_alive && response.body != Body::UntilClose && !response.announces_body;
-                let bound = self.head.binds_connection || response.binds_connection;
+                let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
+                // What follows an answer to HEAD may be the body that it announces, and is no other client's answer.
+                let bound = self.head.binds_connection || response.binds_connection || response.announces_body;
                 let copy = BodyCopy::new(response.body, chunked, self.limits);
                 self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable, bound } };
                 // From here on, idle time counts.
