@@ -9,6 +9,7 @@ use policy_format::Decision;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
@@ -127,6 +128,13 @@ impl Proxy {
         Self::run(Builder::policy(policy).resolver(names.clone()), limits)
     }
 
+    /// The same with one worker: workers share no connections to origins.
+    #[must_use]
+    pub fn with_one_worker(toml: &str, names: &Names, limits: &[&str]) -> Self {
+        let policy = Policy::from_bytes(compile(toml)).unwrap();
+        Self::run_on(NonZero::new(1), Builder::policy(policy).resolver(names.clone()), limits)
+    }
+
     /// The same with another resolver.
     #[must_use]
     pub fn with_resolver(toml: &str, resolver: impl Resolve, limits: &[&str]) -> Self {
@@ -149,9 +157,13 @@ impl Proxy {
     }
 
     fn run(builder: Builder, limits: &[&str]) -> Self {
+        Self::run_on(None, builder, limits)
+    }
+
+    fn run_on(workers: Option<NonZero<usize>>, builder: Builder, limits: &[&str]) -> Self {
         let limits = limits.iter().map(|limit| limit.parse::<LimitOverride>().unwrap()).collect();
         let free = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits, ..Config::default() };
+        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits, workers, ..Config::default() };
         let decisions = Decisions::default();
         let builder = builder.config(config).observer(decisions.clone());
         let (stop, stopped) = oneshot::channel();

@@ -26,10 +26,14 @@ mod http;
 mod layering;
 /// Every limit: how it is set, what its client is answered, and what is counted.
 mod limits;
+/// The first look into tunnels: whom clients speak to in there.
+mod look;
 /// What is counted.
 mod metrics;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// Connections to origins: who is given one that another client had, and when one ends before its exchange does.
+mod pool;
 /// The process: drain, hand-over, service managers, sandbox, its own listeners.
 #[cfg(unix)]
 mod process;

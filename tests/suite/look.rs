@@ -1,0 +1,168 @@
+//! The first look into tunnels: a client may speak only to servers that the policy allows, whichever it opened the tunnel for.
+
+use harness::{Client, Names, Origin, PATIENCE, Proxy, policy};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+const LOCAL: &str = "allow_local_binding = true";
+
+/// A proxy for tunnels to `a.test` and `b.test`.
+fn proxy(settings: &str) -> Proxy {
+    let domains = [("a.test", "allow"), ("b.test", "allow"), ("evil.test", "deny")];
+    let names = Names::new(&[("a.test", &["127.0.0.1"]), ("b.test", &["127.0.0.1"])]);
+    Proxy::start(&policy(&format!("{LOCAL}\n{settings}"), &domains), &names)
+}
+
+/// Sends back what comes, and tells of all of it once the connection has ended.
+fn listener() -> (Origin, Receiver<Vec<u8>>) {
+    let (heard, hear) = channel();
+    let origin = Origin::raw(move |mut stream| {
+        let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = stream.read(&mut piece) {
+            all.extend_from_slice(&piece[..read]);
+            let _ = stream.write_all(&piece[..read]);
+        }
+        // A test that has ended listens no more.
+        let _ = heard.send(all);
+    });
+    (origin, hear)
+}
+
+/// A ClientHello for a name. One for an address names no server.
+fn hello(name: &'static str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// A tunnel to `a.test`, by CONNECT or by SOCKS5.
+fn open(proxy: &Proxy, by_socks5: bool, port: u16) -> Client {
+    let mut client = Client::connect(if by_socks5 { proxy.socks5() } else { proxy.http() });
+    if by_socks5 {
+        assert_eq!(client.socks5_name("a.test", port), Some(0));
+    } else {
+        assert_eq!(client.tunnel(&format!("a.test:{port}")).status, 200);
+    }
+    client
+}
+
+/// Sends pieces into tunnels of both kinds: all of it arrives as it is, or nothing does and the tunnel ends.
+fn check(proxy: &Proxy, what: &str, pieces: &[&[u8]], passes: bool) {
+    let all = pieces.concat();
+    for by_socks5 in [false, true] {
+        let what = format!("{what}, {}", if by_socks5 { "by SOCKS5" } else { "by CONNECT" });
+        let (origin, hear) = listener();
+        let mut client = open(proxy, by_socks5, origin.port());
+        for piece in pieces {
+            client.send(piece);
+        }
+        if passes {
+            assert!(client.bytes(all.len()) == all, "{what}: sent back as it came");
+            client.finish();
+        }
+        assert_eq!(client.rest(), Vec::<u8>::new(), "{what}: the tunnel ends");
+        let heard = hear.recv_timeout(PATIENCE).unwrap();
+        assert!(heard == if passes { all.clone() } else { Vec::new() }, "{what}: {} of {} bytes arrived", heard.len(), all.len());
+    }
+}
+
+#[test]
+fn a_hello_goes_on_if_the_policy_allows_its_server() {
+    // What it names, and whether it passes by `enforce`, which is the default.
+    let cases = [("a.test", true), ("b.test", true), ("127.0.0.1", true), ("c.test", false), ("evil.test", false), ("sub.a.test", false)];
+    for settings in ["", "sni = \"enforce\"", "sni = \"log\"", "sni = \"off\""] {
+        let proxy = proxy(settings);
+        for (name, allowed) in cases {
+            let passes = allowed || settings.contains("log") || settings.contains("off");
+            check(&proxy, &format!("{name} with {settings:?}"), &[&hello(name)], passes);
+        }
+    }
+}
+
+#[test]
+fn a_hello_is_read_however_it_is_cut() {
+    let proxy = proxy("");
+    for (name, passes) in [("a.test", true), ("c.test", false)] {
+        let hello = hello(name);
+        for size in [1, 3, 5, 50, hello.len() / 2 + 1, hello.len() - 1] {
+            let pieces: Vec<&[u8]> = hello.chunks(size).collect();
+            check(&proxy, &format!("{name} in pieces of {size}"), &pieces, passes);
+        }
+    }
+}
+
+#[test]
+fn a_hello_that_comes_with_the_request_is_looked_at_too() {
+    let proxy = proxy("");
+    for (name, passes) in [("a.test", true), ("c.test", false)] {
+        let (origin, hear) = listener();
+        let (authority, hello) = (format!("a.test:{}", origin.port()), hello(name));
+        let mut client = Client::connect(proxy.http());
+        client.send([format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes(), &hello].concat());
+        assert_eq!(client.answer_to("CONNECT").status, 200);
+        if passes {
+            assert!(client.bytes(hello.len()) == hello, "{name}");
+            client.finish();
+        }
+        assert_eq!(client.rest(), Vec::<u8>::new(), "{name}");
+        assert!(hear.recv_timeout(PATIENCE).unwrap() == if passes { hello } else { Vec::new() }, "{name}");
+    }
+}
+
+/// Servers skip some of them, and take the hello that follows.
+#[test]
+fn no_other_record_comes_before_a_hello() {
+    let cases: [(&str, &[u8]); 6] = [
+        ("an empty change of ciphers", &[0x14, 3, 3, 0, 0]),
+        ("a change of ciphers", &[0x14, 3, 3, 0, 1, 1]),
+        ("an alert", &[0x15, 3, 3, 0, 2, 1, 0]),
+        ("an empty alert", &[0x15, 3, 3, 0, 0]),
+        ("data", &[0x17, 3, 3, 0, 1, 0]),
+        ("a heartbeat", &[0x18, 3, 3, 0, 3, 1, 0, 0]),
+    ];
+    let (enforcing, logging) = (proxy(""), proxy("sni = \"log\""));
+    for (what, record) in cases {
+        for name in ["a.test", "c.test"] {
+            check(&enforcing, &format!("{what} before {name}"), &[record, &hello(name)], false);
+            check(&enforcing, &format!("{what} right before {name}"), &[&[record, &hello(name)].concat()], false);
+        }
+        check(&logging, &format!("{what}, logged"), &[record, &hello("c.test")], true);
+    }
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_before_its_client_speaks() {
+    const BANNER: &[u8] = b"220 mail.test ready\r\n";
+    let origin = Origin::raw(|mut stream| {
+        let mut copy = stream.try_clone().unwrap();
+        let _ = copy.write_all(BANNER);
+        let _ = std::io::copy(&mut stream, &mut copy);
+    });
+    let proxy = proxy("");
+    for by_socks5 in [false, true] {
+        for (said, passes) in [(b"EHLO a.test\r\n".to_vec(), true), (hello("a.test"), true), (hello("c.test"), false)] {
+            let mut client = open(&proxy, by_socks5, origin.port());
+            assert_eq!(client.bytes(BANNER.len()), BANNER);
+            client.send(&said);
+            if passes {
+                assert!(client.bytes(said.len()) == said);
+            } else {
+                assert_eq!(client.rest(), Vec::<u8>::new());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_tls_passes() {
+    let proxy = proxy("");
+    for said in ["SSH-2.0-OpenSSH_9.9\r\n", "\0\u{1}", "{\"id\": 1}\n", "GET / HTTP/1.1\r\nHost: c.test\r\n\r\n"] {
+        check(&proxy, &format!("{said:?}"), &[said.as_bytes()], true);
+    }
+}
