@@ -274,7 +274,7 @@ impl<'s> Connection<'s> {
         let traffic = if head.upgrade.is_some() { Traffic::Upgrade } else { Traffic::Http };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.reusable(&head.target) } else { None };
+            let idle = if may_reuse { self.reusable(&head.target, may_repeat(head)) } else { None };
             let (gate, host) = (&self.shared.gate, &head.target.host);
             let reusable = match idle.map(|idle| self.reuse(question, traffic, idle)).transpose() {
                 Ok(reusable) => reusable.flatten(),
@@ -371,11 +371,12 @@ impl<'s> Connection<'s> {
     }
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
-    fn reusable(&mut self, target: &Target) -> Option<Idle> {
+    /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it.
+    fn reusable(&mut self, target: &Target, may_repeat: bool) -> Option<Idle> {
         match self.idle.take() {
             Some((last, idle)) if *last == *target => {
                 self.spare = Some(last);
-                Some(idle).filter(|idle| idle.stream.is_quiet())
+                Some(idle).filter(|idle| if may_repeat { idle.stream.is_quiet() } else { idle.stream.is_silent() })
             }
             Some(other) => {
                 self.idle = Some(other);
@@ -386,7 +387,7 @@ impl<'s> Connection<'s> {
         }
         .or_else(|| {
             self.bound = false;
-            pool::take(target)
+            if may_repeat { pool::take(target) } else { None }
         })
     }
 
