@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
             (&request.method, &request.ask, &request.target, request.body),
             "{out:?}"
         );
-        assert_eq!(again.upgrade, request.upgrade.filter(|_| again.upgrade.is_some()), "{out:?}");
+        assert_eq!(again.upgrade, request.upgrade.clone().filter(|_| again.upgrade.is_some()), "{out:?}");
         assert_eq!(again.went_through("netproxy-0"), request.went_through("netproxy-0") || forwarding.via.is_some(), "{out:?}");
     }
 });
