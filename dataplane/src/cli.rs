@@ -67,7 +67,7 @@ pub(crate) struct Cli {
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]
     pub(crate) limits: Vec<LimitOverride>,
 
-    /// Print addresses and reloads as JSON, one object a line
+    /// Print events as JSON, one object a line: addresses, reloads, the sandbox, pauses in accepting, hand-over
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,4 +1,4 @@
-//! One connection from first byte to last: the five stages on one screen.
+//! One connection from first byte to last: the five stages in their order.
 
 use crate::association::Association;
 use crate::connect::chain::{Form, ProxyError};
@@ -83,7 +83,7 @@ struct Connection<'s> {
     client: Buffered,
     address: SocketAddr,
     shared: &'s Shared,
-    /// Those of the policy that the request was decided under.
+    /// Those of the policy that the last request was decided under; at first, of the one that was in force.
     limits: Arc<Limits>,
     shutdown: Shutdown,
     ear: Ear,
@@ -286,7 +286,7 @@ impl<'s> Connection<'s> {
                 None => match self.shared.decider.name(question) {
                     Ok(permit) => match gate.body(host, head.body, &self.limits) {
                         Ok(_) => self.shared.connector.connect(permit, traffic).await,
-                        Err(reached) => return self.limited(head, reached).await,
+                        Err(reached) => return self.limited(head, &head.target, reached).await,
                     },
                     Err(denial) => Err(ConnectError::Denied(denial)),
                 },
@@ -305,12 +305,12 @@ impl<'s> Connection<'s> {
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
                 Ok(upload) => Meter::up(&self.shared.counters, upload),
-                Err(reached) => return self.limited(head, reached).await,
+                Err(reached) => return self.limited(head, &head.target, reached).await,
             };
             // Who may switch to another protocol may become a tunnel.
             let room = match head.upgrade.as_ref().map(|_| self.room(&head.target)).transpose() {
                 Ok(room) => room,
-                Err(reached) => return self.limited(head, reached).await,
+                Err(reached) => return self.limited(head, &head.target, reached).await,
             };
             let decider = &self.shared.decider;
             let (client, target) = (self.address, &head.target);
@@ -424,11 +424,11 @@ impl<'s> Connection<'s> {
         let gate = &self.shared.gate;
         let room = match head.upgrade.as_ref().map(|_| self.room(&target)).transpose() {
             Ok(room) => room,
-            Err(reached) => return self.limited(head, reached).await,
+            Err(reached) => return self.limited(head, &target, reached).await,
         };
         let upload = match gate.body(&target.host, head.body, &self.limits) {
             Ok(upload) => Meter::up(&self.shared.counters, upload),
-            Err(reached) => return self.limited(head, reached).await,
+            Err(reached) => return self.limited(head, &target, reached).await,
         };
         let (decider, client) = (&self.shared.decider, self.address);
         let sides = Sides {
@@ -462,7 +462,7 @@ impl<'s> Connection<'s> {
                 Next::Close
             }
             Err(ExchangeError::Limited(reached)) => {
-                self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
+                self.say_and_close(&reply::limited(reached, &target, &head.method, false)).await;
                 Next::Close
             }
         }
@@ -633,10 +633,10 @@ impl<'s> Connection<'s> {
         self.answer(&reply::blocked(denial, &head.method, keep_alive), keep_alive).await
     }
 
-    async fn limited(&mut self, head: &RequestHead, reached: Reached) -> Next {
-        self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
+    async fn limited(&mut self, head: &RequestHead, target: &Target, reached: Reached) -> Next {
+        self.shared.gate.reached(reached, Some(self.address), Some(target));
         let keep_alive = self.can_go_on(head);
-        self.answer(&reply::limited(reached, &head.target, &head.method, keep_alive), keep_alive).await
+        self.answer(&reply::limited(reached, target, &head.method, keep_alive), keep_alive).await
     }
 
     async fn upstream_failed(&mut self, head: &RequestHead, target: &(dyn Display + Sync), error: UpstreamError) -> Next {

@@ -89,6 +89,9 @@ counters! {
     Counter "netproxy_tunnels_total", "Tunnels opened, those of protocols that were switched to included." { Tunnels = "" }
     Gauge "netproxy_tunnels_open", "Tunnels that are open." { TunnelsOpen = "" }
     Counter "netproxy_tunnels_revoked_total", "Tunnels closed because a new policy does not allow them." { TunnelsRevoked = "" }
+    Counter "netproxy_tunnels_looked_total", "Tunnels whose first bytes speak of a server that the policy does not allow, or cannot be made out." {
+        LookedClosed = r#"outcome="closed""#, LookedPassed = r#"outcome="passed""#
+    }
     Counter "netproxy_associations_total", "SOCKS5 clients that were let send datagrams." { Associations = "" }
     Counter "netproxy_datagrams_dropped_total", "Datagrams of SOCKS5 clients, or to them, that went no further." {
         DatagramMalformed = r#"reason="malformed""#,

@@ -1,4 +1,4 @@
-//! Streams, and the bytes that were read from it too early.
+//! Streams, and the bytes that were read from them too early.
 
 use bytes::BytesMut;
 use std::cell::RefCell;
@@ -97,7 +97,7 @@ pub(crate) fn poll_read_scratch<T>(
     })
 }
 
-/// A connection to an origin, or to a proxy.
+/// A connection: of a client, to an origin, a proxy or a unix socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),

@@ -387,8 +387,10 @@ impl Guard {
             return true;
         }
         let target = Target { host, port: self.port };
-        self.decider.observer.inner(&decided(&current, &self.question(&target), decision), self.sni == Sni::Enforce);
-        self.sni != Sni::Enforce
+        let closed = self.sni == Sni::Enforce;
+        self.decider.counters.count(if closed { Counter::LookedClosed } else { Counter::LookedPassed });
+        self.decider.observer.inner(&decided(&current, &self.question(&target), decision), closed);
+        !closed
     }
 
     fn question<'q>(&self, target: &'q Target) -> Question<'q> {
