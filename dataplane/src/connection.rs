@@ -350,24 +350,26 @@ impl<'s> Connection<'s> {
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
                     may_reuse = false;
                 }
-                Err(ExchangeError::BeforeResponse(error)) => return self.upstream_failed(head, &head.target, error).await,
-                Err(ExchangeError::BadBody(message)) => {
-                    self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
-                    return Next::Close;
-                }
-                Err(ExchangeError::Limited(reached)) => {
-                    self.say_and_close(&reply::limited(reached, &head.target, &head.method, false)).await;
-                    return Next::Close;
-                }
                 Err(ExchangeError::Revoked) => {
                     if let Err(denial) = self.shared.decider.name(question) {
                         self.say_and_close(&reply::blocked(&denial, &head.method, false)).await;
                     }
                     return Next::Close;
                 }
-                Err(ExchangeError::Broken) => return Next::Close,
+                Err(error) => return self.broke_off(head, &head.target, &head.target, error).await,
             }
         }
+    }
+
+    /// Tells the client why there is no response, if it can still be told. `shown` is how the target is called to it.
+    async fn broke_off(&mut self, head: &RequestHead, target: &Target, shown: &(dyn Display + Sync), error: ExchangeError) -> Next {
+        match error {
+            ExchangeError::BeforeResponse(error) => return self.upstream_failed(head, shown, error).await,
+            ExchangeError::BadBody(message) => self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await,
+            ExchangeError::Limited(reached) => self.say_and_close(&reply::limited(reached, target, &head.method, false)).await,
+            ExchangeError::Revoked | ExchangeError::Broken => {}
+        }
+        Next::Close
     }
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
@@ -447,7 +449,7 @@ impl<'s> Connection<'s> {
         }
         match exchanged {
             Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
-            Ok(Exchanged::Done { .. }) | Err(ExchangeError::Broken | ExchangeError::Revoked) => Next::Close,
+            Ok(Exchanged::Done { .. }) => Next::Close,
             Ok(Exchanged::Upgraded) => match room {
                 Some(room) => {
                     let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));
@@ -456,15 +458,7 @@ impl<'s> Connection<'s> {
                 // Nobody offered to.
                 None => Next::Close,
             },
-            Err(ExchangeError::BeforeResponse(error)) => self.upstream_failed(head, &"the unix socket", error).await,
-            Err(ExchangeError::BadBody(message)) => {
-                self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await;
-                Next::Close
-            }
-            Err(ExchangeError::Limited(reached)) => {
-                self.say_and_close(&reply::limited(reached, &target, &head.method, false)).await;
-                Next::Close
-            }
+            Err(error) => self.broke_off(head, &target, &"the unix socket", error).await,
         }
     }
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use netproxy::parse::http::{Chunk, Chunks};
+use netproxy::parse::chunks::{Chunk, Chunks};
 
 /// What was read: the data, and how it ended: the trailers, nothing yet, or what is wrong.
 #[derive(Debug, PartialEq, Eq)]

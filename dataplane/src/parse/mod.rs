@@ -1,5 +1,6 @@
 //! Bytes to requests. Knows neither sockets nor policy.
 
+pub mod chunks;
 pub mod forwarding;
 pub mod http;
 pub mod look;

@@ -2,7 +2,8 @@
 
 use super::flow::{End, Flow, FlowError};
 use crate::counters::Reached;
-use crate::parse::http::{self, Body, Chunk, Chunks};
+use crate::parse::chunks::{self, Chunk, Chunks};
+use crate::parse::http::Body;
 use crate::stream::{Buffered, Stream};
 use bytes::Buf;
 use policy_format::Limits;
@@ -134,7 +135,7 @@ impl Chunked {
                     if self.chunked {
                         let out = flow.buffer();
                         out.extend_from_slice(b"0\r\n");
-                        http::write_trailers(&trailers, self.max_fields, out).map_err(CopyError::Malformed)?;
+                        chunks::write_trailers(&trailers, self.max_fields, out).map_err(CopyError::Malformed)?;
                         out.extend_from_slice(b"\r\n");
                     }
                 }
