@@ -63,7 +63,7 @@ pub(crate) fn own(head: &RequestHead, forwarding: &Forwarding<'_>, keep_alive: b
         let body = "the request came through this proxy already\n";
         return Some(response(508, "Loop Detected", Some("blocked-by-policy"), "text/plain; charset=utf-8", body, method, keep_alive));
     }
-    match (head.max_forwards, method.as_str()) {
+    match (head.max_forwards, &**method) {
         (Some(0), "TRACE") => Some(response(200, "OK", None, "message/http", &head.trace(), method, keep_alive)),
         (Some(0), _) => Some(response(200, "OK", None, "text/plain; charset=utf-8", "", method, keep_alive)),
         _ => None,

@@ -71,7 +71,8 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
 
     let opened =
         Opened { local: meta.allow_local_binding, loopback: request.host.is_localhost() && matched.named, metadata: metadata_name };
-    for ip in literal.iter().chain(request.addresses) {
+    // A literal is what it is dialled as: once is enough.
+    for ip in literal.iter().chain(request.addresses.iter().filter(|ip| Some(**ip) != literal)) {
         check_address(policy, request, *ip, opened)?;
     }
     Ok(Allowed { rule: best.rule, read_only })

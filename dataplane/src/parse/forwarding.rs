@@ -28,8 +28,8 @@ pub fn pseudonym() -> String {
 /// Whether the field has to do with whose a request is, so that [`Forwarded`] says what becomes of it.
 pub(super) fn tells_the_client(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let others = ["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
-    starts("x-forwarded-") || others.iter().any(|other| name.eq_ignore_ascii_case(other))
+    const OTHERS: &[&str] = &["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
+    starts("x-forwarded-") || OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Whether a `Via` names `own` among those that the message went through (RFC 9110, section 7.6.3): `1.1 name (comment), 1.1 name`.

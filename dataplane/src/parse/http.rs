@@ -6,7 +6,9 @@
 
 use super::forwarding::{self, Forwarding};
 use super::target::{Authority, AuthorityError, Target, push_decimal};
+use std::borrow::Cow;
 use std::io::Write;
+use std::mem::MaybeUninit;
 
 /// Why a request head was refused: the status and a line for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +63,11 @@ impl Ask {
 #[derive(Debug)]
 pub struct RequestHead {
     /// The method, as it was sent.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Tunnel or resource.
     pub ask: Ask,
-    /// Where to.
-    pub target: Target,
+    /// Where to. Boxed, since it is large and a head is moved often.
+    pub target: Box<Target>,
     /// HTTP/1.1 rather than 1.0.
     pub is_1_1: bool,
     /// Whether the client would use the connection again.
@@ -95,7 +97,7 @@ pub struct ResponseHead {
     pub status: u16,
     is_1_1: bool,
     /// The reason phrase.
-    reason: Vec<u8>,
+    reason: Cow<'static, [u8]>,
     /// Whether the origin would use the connection again.
     pub keep_alive: bool,
     /// How its body ends.
@@ -161,6 +163,12 @@ pub(super) fn check_lines(head: &[u8]) -> Result<usize, BadRequest> {
 /// Fields of most heads. More are read into memory from the allocator.
 pub(super) const FEW: usize = 32;
 
+/// Refuses a line that ends with LF alone. Of the rest of what [`check_lines`] looks for, `httparse` lets nothing pass.
+fn check_line_ends(head: &[u8]) -> Result<(), BadRequest> {
+    let bare = |end: usize| end.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r');
+    if memchr::memchr_iter(b'\n', head).any(bare) { Err(bad("a line that ends with LF alone")) } else { Ok(()) }
+}
+
 /// Room for the fields of a head of so many lines, at most `max`: `few`, if they are enough.
 pub(super) fn room<'r, 'h>(
     lines: usize,
@@ -198,10 +206,20 @@ fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one.
 pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
-    let line_count = check_lines(head)?;
-    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW], Vec::new());
-    let mut request = httparse::Request::new(room(line_count, max_fields, &mut few, &mut many));
-    match request.parse(head).map_err(|error| request_error(error, head))? {
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FEW], Vec::new());
+    let mut request = httparse::Request::new(&mut []);
+    let mut parsed = request.parse_with_uninit_headers(head, few.get_mut(..max_fields.min(FEW)).unwrap_or_default());
+    if let Err(error) = parsed {
+        // What is wrong with the lines themselves says more.
+        let lines = check_lines(head)?;
+        if error == httparse::Error::TooManyHeaders && max_fields > FEW {
+            many.resize(max_fields.min(lines), httparse::EMPTY_HEADER);
+            request = httparse::Request::new(&mut many);
+            parsed = request.parse(head);
+        }
+    }
+    check_line_ends(head)?;
+    match parsed.map_err(|error| request_error(error, head))? {
         httparse::Status::Complete(len) if len == head.len() => {}
         _ => return Err(bad("the head is incomplete")),
     }
@@ -228,7 +246,7 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         return Err(bad("x-unix-socket is for plain requests, not for CONNECT"));
     }
     Ok(RequestHead {
-        method: method.to_owned(),
+        method: shared(method),
         ask,
         target,
         is_1_1,
@@ -273,6 +291,12 @@ fn max_forwards(method: &str, headers: &[httparse::Header<'_>]) -> Result<Option
     }
 }
 
+/// A method that most requests have takes no memory of its own.
+fn shared(method: &str) -> Cow<'static, str> {
+    const COMMON: &[&str] = &["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT"];
+    COMMON.iter().find(|common| **common == method).map_or_else(|| Cow::Owned(method.to_owned()), |common| Cow::Borrowed(*common))
+}
+
 fn counts_forwards(method: &str) -> bool {
     matches!(method, "TRACE" | "OPTIONS")
 }
@@ -282,14 +306,24 @@ fn counts_forwards(method: &str) -> bool {
 /// # Errors
 /// A line that says what is wrong with it.
 pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<ResponseHead, &'static str> {
-    let line_count = check_lines(head).map_err(|bad| bad.message)?;
-    // Empty lines before it would be forgiven below.
+    let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FEW], Vec::new());
+    let mut response = httparse::Response::new(&mut []);
+    let few = few.get_mut(..max_fields.min(FEW)).unwrap_or_default();
+    let mut parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, few);
+    if let Err(error) = parsed {
+        let lines = check_lines(head).map_err(|bad| bad.message)?;
+        if error == httparse::Error::TooManyHeaders && max_fields > FEW {
+            many.resize(max_fields.min(lines), httparse::EMPTY_HEADER);
+            response = httparse::Response::new(&mut many);
+            parsed = response.parse(head);
+        }
+    }
+    check_line_ends(head).map_err(|bad| bad.message)?;
+    // Empty lines before it are forgiven above.
     if !head.starts_with(b"HTTP/") {
         return Err("the status line is malformed");
     }
-    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW], Vec::new());
-    let mut response = httparse::Response::new(room(line_count, max_fields, &mut few, &mut many));
-    match response.parse(head) {
+    match parsed {
         Ok(httparse::Status::Complete(len)) if len == head.len() => {}
         Ok(_) => return Err("the head is incomplete"),
         Err(error) => return Err(parse_error(error).message),
@@ -321,7 +355,10 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         binds_connection: scan.binds_connection,
         announces_body: method == "HEAD" && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0)),
         is_1_1,
-        reason: response.reason.unwrap_or_default().as_bytes().to_vec(),
+        reason: match response.reason.unwrap_or_default() {
+            "OK" => Cow::Borrowed(b"OK"),
+            other => Cow::Owned(other.as_bytes().to_vec()),
+        },
         keep_alive: !announced && if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
         body,
         upgrade: scan.upgrade().map(<[u8]>::to_vec),
@@ -486,10 +523,10 @@ impl<'h> Scan<'h> {
     fn ends_here(&self, name: &str) -> bool {
         let proxys_own =
             name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy")) && matches!(name.as_bytes().get(5), None | Some(b'-'));
-        let hop = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
+        const HOP: &[&str] = &["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
         proxys_own
             || self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
-            || hop.iter().any(|hop| is(name, hop))
+            || HOP.iter().any(|hop| is(name, hop))
     }
 
     /// The end-to-end fields, without those that are for this connection or for this proxy.
@@ -620,7 +657,7 @@ fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
 }
 
 /// The target of a request: from the request line, with which `Host` must agree, or from `Host` alone.
-fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result<(Ask, Target), BadRequest> {
+fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result<(Ask, Box<Target>), BadRequest> {
     let host = match (scan.hosts, scan.host) {
         (0 | 1, host) => host.map(|host| std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))).transpose()?,
         _ => return Err(bad("more than one Host")),
@@ -629,11 +666,11 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
         return Err(bad("Host is missing"));
     }
     if method == "CONNECT" {
-        let target = Target::parse(uri, None).map_err(|error| match error {
+        let target = Target::parse_boxed(uri, None).map_err(|error| match error {
             AuthorityError::Port => bad("CONNECT needs host:port, with a port from 1 to 65535"),
             AuthorityError::Host | AuthorityError::UserInfo => bad("CONNECT needs host:port"),
         })?;
-        agree(host, &target, target.port)?;
+        agree(host, uri, &target, target.port)?;
         return Ok((Ask::Connect, target));
     }
     let authority_error = |error| match error {
@@ -643,7 +680,7 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
     };
     if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
         let host = host.ok_or(bad("Host is missing"))?;
-        let target = Target::parse(host, Some(80)).map_err(authority_error)?;
+        let target = Target::parse_boxed(host, Some(80)).map_err(authority_error)?;
         return Ok((Ask::Resource(uri.to_owned()), target));
     }
     let rest = match uri.get(..7) {
@@ -653,8 +690,8 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).ok_or(bad("the request target is malformed"))?;
-    let target = Target::parse(authority, Some(80)).map_err(authority_error)?;
-    agree(host, &target, 80)?;
+    let target = Target::parse_boxed(authority, Some(80)).map_err(authority_error)?;
+    agree(host, authority, &target, 80)?;
     let resource = match path.as_bytes().first() {
         None if method == "OPTIONS" => "*".to_owned(),
         None => "/".to_owned(),
@@ -664,9 +701,9 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
     Ok((Ask::Resource(resource), target))
 }
 
-/// `Host` names the same host and port as the target.
-fn agree(host: Option<&str>, target: &Target, default_port: u16) -> Result<(), BadRequest> {
-    match host.map(|host| Target::parse(host, Some(default_port))) {
+/// `Host` names the same host and port as the target, which was read from `authority`.
+fn agree(host: Option<&str>, authority: &str, target: &Target, default_port: u16) -> Result<(), BadRequest> {
+    match host.filter(|host| *host != authority).map(|host| Target::parse(host, Some(default_port))) {
         None => Ok(()),
         Some(Ok(host)) if host == *target => Ok(()),
         Some(_) => Err(bad("Host and the request target disagree")),

@@ -55,7 +55,7 @@ pub fn http_host(bytes: &[u8], max_fields: usize) -> Look {
     }
     let Some(end) = head_end(head, 0) else { return Look::More };
     match parse_request(head.get(..end).unwrap_or_default(), max_fields) {
-        Ok(request) => Look::Http(request.target),
+        Ok(request) => Look::Http(*request.target),
         Err(bad) => Look::Malformed(bad.message),
     }
 }

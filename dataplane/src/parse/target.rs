@@ -53,6 +53,13 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The same, in memory of its own.
+    pub(super) fn parse_boxed(authority: &str, default_port: Option<u16>) -> Result<Box<Self>, AuthorityError> {
+        Self::parse(authority, default_port).map(Box::new)
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Authority { target: self, default_port: None }.fmt(f)
