@@ -5,7 +5,7 @@ use crate::connect::chain::{Form, ProxyError};
 use crate::connect::pool::{self, Idle};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
-use crate::counters::{Counter, Counters, Reached, reached};
+use crate::counters::{Counter, Counters, Held, Reached, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Guard, Question, Route};
 use crate::limits::{Entered, Gate, Meter, Upload, head_fits};
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
 
 /// What all connections use.
@@ -52,32 +53,57 @@ impl Shared {
     }
 }
 
-/// Serves one client connection until either side is done. Dropping the future closes both sides.
-pub(crate) async fn serve(stream: TcpStream, client: SocketAddr, service: Service, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Serves one client connection until either side is done; `permit` is held as long. Dropping the future closes both sides. `None`: it is closed at once.
+///
+/// What it holds while a tunnel does nothing is kept small: there may be thousands.
+pub(crate) fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    service: Service,
+    shared: &Arc<Shared>,
+    shutdown: &Shutdown,
+    permit: OwnedSemaphorePermit,
+) -> Option<impl Future<Output = ()> + Send + use<>> {
     shared.counters.count(if service == Service::Http { Counter::HttpConnections } else { Counter::SocksConnections });
-    let _open = shared.counters.hold(Counter::ConnectionsOpen);
+    let open = shared.counters.hold(Counter::ConnectionsOpen);
     // Closed without a word: a word for each would be more work than the flood is for its sender.
-    let _one = match shared.gate.client(client.ip(), &shared.decider.limits()) {
+    let one = match shared.gate.client(client.ip(), &shared.decider.limits()) {
         Ok(one) => one,
-        Err(reached) => return shared.gate.reached(reached, Some(client), None),
+        Err(reached) => {
+            shared.gate.reached(reached, Some(client), None);
+            return None;
+        }
     };
-    let common = Arc::clone(&shared);
+    let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
-    let set_up = Box::pin(async move { Connection::new(stream, client, &shared, shutdown).run(service).await });
-    if let Some((tunnel, _room, target)) = set_up.await {
-        common.counters.count(Counter::Tunnels);
-        let _open = common.counters.hold(Counter::TunnelsOpen);
-        match tunnel.await {
-            Over::Limited(reached) => common.gate.reached(reached, Some(client), Some(&target)),
-            Over::Revoked => common.counters.count(Counter::TunnelsRevoked),
-            Over::Looked(Some(reached)) => common.gate.reached(reached, Some(client), Some(&target)),
-            Over::Ended | Over::Failed | Over::Looked(None) => {}
+    let set_up = Box::pin(async move { Connection::new(stream, client, &own, shutdown).run(service).await });
+    Some(async move {
+        if let Some(mut opened) = set_up.await {
+            let over = (&mut opened.tunnel).await;
+            opened.is_over(over, client, &common);
+        }
+        drop((open, one, permit));
+    })
+}
+
+/// A tunnel, and its place among those to its host. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
+struct Opened {
+    tunnel: Tunnel,
+    _one: Entered<Arc<str>>,
+    _open: Held,
+}
+
+impl Opened {
+    /// What is to be said of its end.
+    fn is_over(&self, over: Over, client: SocketAddr, shared: &Shared) {
+        match over {
+            Over::Limited(reached) | Over::Looked(Some(reached)) => {
+                shared.gate.reached(reached, Some(client), self.tunnel.target().as_ref())
+            }
+            Over::Revoked | Over::Ended | Over::Failed | Over::Looked(None) => {}
         }
     }
 }
-
-/// A tunnel, its place among those to its host, and where it goes.
-type Opened = (Tunnel, Entered<Arc<str>>, Box<Target>);
 
 struct Connection<'s> {
     client: Buffered,
@@ -104,7 +130,7 @@ enum Next {
     Request,
     Close,
     /// Bytes both ways.
-    Tunnel(Buffered, Box<Guard>, Room, Box<Target>),
+    Tunnel(Buffered, Box<Guard>, Room),
 }
 
 impl<'s> Connection<'s> {
@@ -131,7 +157,7 @@ impl<'s> Connection<'s> {
     }
 
     /// From the first byte to the last, or to a tunnel.
-    async fn run(mut self, service: Service) -> Option<Opened> {
+    async fn run(mut self, service: Service) -> Option<Box<Opened>> {
         // Who says nothing is answered nothing.
         match self.wait(Until::AfterShutdown).await {
             Wait::Some => {}
@@ -176,7 +202,7 @@ impl<'s> Connection<'s> {
     }
 
     /// HTTP: requests one after the other.
-    async fn http(mut self) -> Option<Opened> {
+    async fn http(mut self) -> Option<Box<Opened>> {
         while let Some(head) = self.read_head().await {
             let forwarding = self.shared.forwarding(self.address);
             let next = match head {
@@ -194,7 +220,7 @@ impl<'s> Connection<'s> {
             match next {
                 Next::Request if !self.shutdown.has_started() => {}
                 Next::Request | Next::Close => break,
-                Next::Tunnel(upstream, guard, room, target) => return Some(self.open(upstream, *guard, room, target)),
+                Next::Tunnel(upstream, guard, room) => return Some(self.open(upstream, *guard, room)),
             }
         }
         self.give_back();
@@ -332,8 +358,8 @@ impl<'s> Connection<'s> {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {
                     if upstream_reusable {
                         self.bound = bound || (reused && self.bound);
-                        let target = self.spare.take().filter(|spare| **spare == head.target);
-                        let target = target.unwrap_or_else(|| Box::new(head.target.clone()));
+                        let target = self.spare.take().filter(|spare| *spare == head.target);
+                        let target = target.unwrap_or_else(|| head.target.clone());
                         self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form) }));
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
@@ -341,7 +367,7 @@ impl<'s> Connection<'s> {
                 Ok(Exchanged::Upgraded) => {
                     let guard = Box::new(self.guard(&upstream, route, false));
                     return match room {
-                        Some(room) => Next::Tunnel(upstream, guard, room, Box::new(head.target.clone())),
+                        Some(room) => Next::Tunnel(upstream, guard, room),
                         // Nobody offered to.
                         None => Next::Close,
                     };
@@ -412,7 +438,7 @@ impl<'s> Connection<'s> {
     #[cfg(unix)]
     async fn unix_socket(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>, path: &str, question: Question<'_>) -> Next {
         // What stands for a socket in replies and events: no host has this name and port.
-        let target = Host::parse("unix-socket").map_or_else(|_| head.target.clone(), |host| Target { host, port: 0 });
+        let target = Host::parse(crate::decide::socket::NAME).map_or_else(|_| Target::clone(&head.target), |host| Target { host, port: 0 });
         let connected = match self.shared.decider.socket(Question { target: &target, socket: true, ..question }) {
             Ok(permit) => crate::connect::unix::connect(permit, path).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
@@ -453,7 +479,7 @@ impl<'s> Connection<'s> {
             Ok(Exchanged::Upgraded) => match room {
                 Some(room) => {
                     let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));
-                    Next::Tunnel(upstream, guard, room, Box::new(target))
+                    Next::Tunnel(upstream, guard, room)
                 }
                 // Nobody offered to.
                 None => Next::Close,
@@ -490,7 +516,7 @@ impl<'s> Connection<'s> {
                 self.shared.counters.count(Counter::UpstreamOpened);
                 if let (true, Some(room)) = (self.say(reply::TUNNEL_STANDS).await, room) {
                     let guard = Box::new(self.guard(&upstream, route, true));
-                    return Next::Tunnel(upstream, guard, room, Box::new(head.target.clone()));
+                    return Next::Tunnel(upstream, guard, room);
                 }
             }
             Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
@@ -503,7 +529,7 @@ impl<'s> Connection<'s> {
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
-    async fn socks5(mut self) -> Option<Opened> {
+    async fn socks5(mut self) -> Option<Box<Opened>> {
         let request = match timeout_at(self.patience.due(), self.socks5_request()).await {
             Ok(request) => request?,
             Err(_) => {
@@ -540,7 +566,7 @@ impl<'s> Connection<'s> {
                 self.shared.counters.count(Counter::UpstreamOpened);
                 if let (true, Some(room)) = (self.say(&socks5::reply(Reply::Succeeded)).await, room) {
                     let guard = self.guard(&upstream, route, true);
-                    return Some(self.open(upstream, guard, room, Box::new(target)));
+                    return Some(self.open(upstream, guard, room));
                 }
             }
             Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
@@ -609,10 +635,12 @@ impl<'s> Connection<'s> {
         Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
     }
 
-    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room, target: Box<Target>) -> Opened {
+    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room) -> Box<Opened> {
         let counters = &self.shared.counters;
         let meters = [Meter::up(counters, upload), Meter::down(counters)];
-        (Tunnel::new(self.client, upstream, guard, meters, &self.limits), one, target)
+        counters.count(Counter::Tunnels);
+        let tunnel = Tunnel::new(self.client, upstream, guard, meters, &self.limits);
+        Box::new(Opened { tunnel, _one: one, _open: counters.hold(Counter::TunnelsOpen) })
     }
 
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
@@ -713,7 +741,7 @@ enum Wait {
 
 /// Idempotent, and without a body that is gone.
 fn may_repeat(head: &RequestHead) -> bool {
-    matches!(head.body, http::Body::None) && matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+    matches!(head.body, http::Body::None) && matches!(&*head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
 }
 
 fn socks5_reply(error: UpstreamError) -> Reply {

@@ -340,6 +340,11 @@ impl Guard {
         self.port
     }
 
+    /// Where it leads, made anew: for the few that end in a way which says so.
+    pub(crate) fn target(&self) -> Option<Target> {
+        Some(Target { host: Host::parse(&self.host).ok()?, port: self.port })
+    }
+
     pub(crate) fn sni(&self) -> Sni {
         self.sni
     }
@@ -358,18 +363,26 @@ impl Guard {
             return false;
         }
         self.generation = current.generation();
+        if !self.is_denied(&current) {
+            return false;
+        }
+        self.decider.counters.count(Counter::TunnelsRevoked);
+        true
+    }
+
+    fn is_denied(&self, current: &Snapshot) -> bool {
         if let Some(socket) = &self.socket {
-            return !socket.is_allowed(&current);
+            return !socket.is_allowed(current);
         }
         let Ok(host) = Host::parse(&self.host) else { return true };
-        let decision = self.decide(&current, &host, self.port);
+        let decision = self.decide(current, &host, self.port);
         // A tunnel cannot be read.
-        let revoked = !matches!(decision, Decision::Allow(allowed) if !allowed.read_only);
-        if revoked {
+        let denied = !matches!(decision, Decision::Allow(allowed) if !allowed.read_only);
+        if denied {
             let target = Target { host, port: self.port };
-            self.decider.observer.revoked(&decided(&current, &self.question(&target), decision));
+            self.decider.observer.revoked(&decided(current, &self.question(&target), decision));
         }
-        revoked
+        denied
     }
 
     /// Whether the client may speak to that server in here: the policy has to allow it as if it had been asked for.

@@ -12,6 +12,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+/// What a unix socket is called where a host is asked for. No host has this name and port 0.
+pub(crate) const NAME: &str = "unix-socket";
+
 /// What the list of sockets stands for where rules are reported: no rule of any policy has this number.
 const NO_RULE: RuleId = RuleId(u32::MAX);
 
@@ -125,7 +128,7 @@ impl SocketRoute {
             generation: self.generation,
             client: self.client,
             protocol: Protocol::Http,
-            host: Box::default(),
+            host: Box::from(NAME),
             port: 0,
             addresses: Box::default(),
             socket: Some(Box::new(self)),

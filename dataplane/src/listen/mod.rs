@@ -41,10 +41,8 @@ pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<
                 }
             }
         };
-        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move {
-            connection::serve(stream, client, service, shared, shutdown).await;
-            drop(permit);
-        });
+        if let Some(served) = connection::serve(stream, client, service, &shared, &shutdown, permit) {
+            tokio::spawn(served);
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::look::{Looked, Looking};
 use crate::counters::{Reached, reached};
 use crate::decide::Guard;
 use crate::limits::Meter;
+use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::stream::{Buffered, Stream};
 use policy_format::Limits;
@@ -15,14 +16,18 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+/// How long a tunnel that was revoked waits, silent, for its end: to close one takes the system twenty times as long as to decide on it, so that a policy is put
+/// in force in all of thousands before the first is closed.
+const LAST: Duration = Duration::from_millis(20);
+
 /// Two streams and what moves between them. It holds no buffer while nothing moves. Dropping it closes both.
 pub(crate) struct Tunnel {
     client: Stream,
     upstream: Stream,
     up: Way,
     down: Way,
-    /// What is wrong with what was read before it began.
-    early: Option<FlowError>,
+    /// Nothing moves any more, because of this.
+    ending: Option<Over>,
     /// Until it is known whom the client wants to speak to in there.
     look: Option<Box<Looking>>,
     guard: Guard,
@@ -74,19 +79,24 @@ impl Tunnel {
             }
             None => up.begin_with(&client.buffer),
         };
-        let early = early.and(down.begin_with(&upstream.buffer)).err();
+        let ending = early.and(down.begin_with(&upstream.buffer)).err().map(over);
         Self {
             client: client.stream,
             upstream: upstream.stream,
             up: Way { flow: up, state: State::Open },
             down: Way { flow: down, state: State::Open },
-            early,
+            ending,
             look,
             guard,
             patience: Patience::new(limits.idle_timeout.min(limits.tunnel_lifetime)),
             idle: limits.idle_timeout,
             ends: now + limits.tunnel_lifetime,
         }
+    }
+
+    /// Where it leads.
+    pub(crate) fn target(&self) -> Option<Target> {
+        self.guard.target()
     }
 
     /// What the client sends before anything of it goes on.
@@ -148,11 +158,14 @@ impl Future for Tunnel {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Over> {
         let this = self.get_mut();
         // Revocation first: not a byte moves under a policy that was replaced while the upstream was dialled.
-        if this.guard.poll_revoked(cx).is_ready() {
-            return Poll::Ready(Over::Revoked);
+        if this.ending != Some(Over::Revoked) && this.guard.poll_revoked(cx).is_ready() {
+            this.ending = Some(Over::Revoked);
+            this.patience.set(LAST);
         }
-        if let Some(error) = this.early.take() {
-            return Poll::Ready(over(error));
+        match this.ending {
+            None => {}
+            Some(Over::Revoked) => return this.patience.poll_over(cx).map(|()| Over::Revoked),
+            Some(over) => return Poll::Ready(over),
         }
         if let Poll::Ready(over) = this.poll_ways(cx) {
             return Poll::Ready(over);
