@@ -76,6 +76,8 @@ fn decisions(c: &mut Criterion) {
                     method: None,
                     path: None,
                     addresses: &[],
+                    inside: None,
+                    can_intercept: false,
                 };
                 matches!(decide(&policy, &request), Decision::Allow(_))
             };

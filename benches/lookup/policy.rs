@@ -51,6 +51,8 @@ impl Policy {
             method: None,
             path: None,
             addresses: &[],
+            inside: None,
+            can_intercept: false,
         };
         match decide(&self.blob, &request) {
             Decision::Allow(allowed) => Some(allowed.rule),

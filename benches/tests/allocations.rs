@@ -102,14 +102,25 @@ fn a_decision_allocates_nothing() {
             method: Some("GET"),
             path: Some("/v1/x"),
             addresses: &[],
+            inside: None,
+            can_intercept: false,
         };
         assert_eq!(decided(&count(&policy, &plain).1), expected, "{text}");
         for protocol in [Protocol::Http, Protocol::Connect, Protocol::Socks5Tcp, Protocol::Socks5Udp] {
             for (method, path) in [(Some("GET"), Some("/v1/x")), (Some("POST"), Some("/other")), (None, None)] {
                 for port in [443, 3000, 8080, 1] {
                     for addresses in [&[][..], &addresses] {
-                        let request =
-                            Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path, addresses };
+                        let request = Request {
+                            profile: policy_format::ProfileId::default(),
+                            protocol,
+                            host: &host,
+                            port,
+                            method,
+                            path,
+                            addresses,
+                            inside: None,
+                            can_intercept: false,
+                        };
                         let (allocations, decision) = count(&policy, &request);
                         assert_eq!(allocations, 0, "{request:?}: {decision:?}");
                     }
@@ -131,6 +142,8 @@ fn nor_does_one_among_many_rules_or_on_a_crafted_name() {
             method: None,
             path: None,
             addresses: &[],
+            inside: None,
+            can_intercept: false,
         };
         assert_eq!(count(&policy, &request).0, 0, "{host}");
     }

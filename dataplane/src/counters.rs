@@ -143,7 +143,8 @@ impl Counter {
             Protocol::Http => Some(Self::HttpRequests),
             Protocol::Connect => Some(Self::ConnectRequests),
             Protocol::Socks5Tcp => Some(Self::SocksRequests),
-            Protocol::Socks5Udp => None,
+            // Those inside TLS are counted by who opens it.
+            Protocol::Https | Protocol::Socks5Udp => None,
         }
     }
 }

@@ -48,7 +48,17 @@ fn ask(blob: &Blob<&[u8]>) {
             (63, 443, Protocol::Connect, None),
         ] {
             let (method, path) = seen.unzip();
-            let request = Request { profile: ProfileId(number), protocol, host, port, method, path, addresses: &addresses };
+            let request = Request {
+                profile: ProfileId(number),
+                protocol,
+                host,
+                port,
+                method,
+                path,
+                addresses: &addresses,
+                inside: None,
+                can_intercept: false,
+            };
             let _ = (decide(blob, &request), decide_address(blob, &request, addresses[0]));
             let named = named_by(blob, &request);
             assert!(named.windows(2).all(|pair| pair[0].rank >= pair[1].rank));

@@ -97,8 +97,17 @@ fn names_that_share_labels(input: &Input<'_>) {
     for text in input.asked.iter().filter_map(Shared::text).chain(own).chain(below) {
         let Ok(host) = Host::parse(&text) else { continue };
         for profile in [ProfileId(0), ProfileId(1)] {
-            let request =
-                Request { profile, protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+            let request = Request {
+                profile,
+                protocol: Protocol::Connect,
+                host: &host,
+                port: 443,
+                method: None,
+                path: None,
+                addresses: &[],
+                inside: None,
+                can_intercept: false,
+            };
             let mut found: Vec<(usize, usize)> =
                 named_by(&blob, &request).iter().map(|named| (named.rank, blob.rule(named.rule).expect("a rule").line as usize)).collect();
             let mut expected: Vec<(usize, usize)> = (1..)
@@ -164,7 +173,17 @@ fuzz_target!(|input: Input<'_>| {
         for (protocol, seen) in [(Protocol::Http, true), (Protocol::Connect, false)] {
             let (method, path) = if seen { (Some("GET"), Some("/v1/x")) } else { (None, None) };
             let profile = ProfileId::default();
-            let request = Request { profile, protocol, host: &host, port, method, path, addresses: input.address.as_slice() };
+            let request = Request {
+                profile,
+                protocol,
+                host: &host,
+                port,
+                method,
+                path,
+                addresses: input.address.as_slice(),
+                inside: None,
+                can_intercept: false,
+            };
             let decision = decide(&blob, &request);
             let says_so = matches!(decision, Decision::Deny(denied) if denied.reason == Reason::Denied);
             assert!(!denied || says_so, "{host}:{port} is denied by name, but: {decision:?}");

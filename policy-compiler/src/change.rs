@@ -9,7 +9,7 @@ use crate::{Options, compile, diagnostic::Severity, request::Asked};
 use policy_format::net::{is_metadata_address, non_public};
 use policy_format::{
     Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Profiles,
-    Reason, Request, Rule, RuleId, RuleInput, Source, named_by,
+    Protocol, Reason, Request, Rule, RuleId, RuleInput, Settings, Source, named_by,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -112,6 +112,8 @@ pub struct Parts {
     rules: Vec<(RuleInput, Rule)>,
     hooks: Vec<Hook>,
     sources: Vec<Source>,
+    /// Of each profile: what hooks ask of bodies, and whose TLS stays closed, stand there.
+    settings: Vec<Settings>,
 }
 
 impl Parts {
@@ -130,6 +132,7 @@ impl Parts {
             rules: rules?,
             hooks: policy.hooks().to_vec(),
             sources: policy.sources().to_vec(),
+            settings: (0..).map_while(|number| policy.settings(ProfileId(number)).cloned()).collect(),
         })
     }
 
@@ -138,6 +141,9 @@ impl Parts {
         let mut builder = BlobBuilder::new(first.clone());
         for meta in others {
             builder.profile(meta.clone());
+        }
+        for (number, settings) in (0..).zip(&self.settings) {
+            builder.settings(ProfileId(number), settings.clone());
         }
         for (rule, _) in &self.rules {
             builder.rule(rule.clone());
@@ -298,6 +304,10 @@ fn stuck<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, decision: Decision) ->
         (Host::NumericLookalike(_), _) => {
             "no rule can allow a number that some programs read as an address; ask for the address in full".to_owned()
         }
+        (host, Reason::MitmRequired) if policy.is_hooked(asked.profile, host) && asked.protocol == Protocol::Http => {
+            "the host has hooks, which act inside TLS: ask by `https://`".to_owned()
+        }
+        (_, Reason::MitmHookDenied) => "a hook that matches it would let it pass: see `mitm.hooks`".to_owned(),
         (host, Reason::MitmRequired) if policy.is_hooked(asked.profile, host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".to_owned()
         }

@@ -260,6 +260,18 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "NAME=IP[,IP]")]
     pub(crate) resolve: Vec<String>,
 
+    /// A header field of a request inside TLS. Repeatable
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+
+    /// The body of a request inside TLS; JSON, unless a header says otherwise
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) body: Option<String>,
+
+    /// Explain for a data plane that opens no TLS
+    #[arg(long)]
+    pub(crate) no_interception: bool,
+
     /// Print the explanation as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -293,6 +305,10 @@ pub(crate) struct Test {
     /// Fail when the tests exercise fewer rules than this, in percent; those of presets and lists do not count
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) fail_under: Option<u8>,
+
+    /// Test for a data plane that opens no TLS
+    #[arg(long)]
+    pub(crate) no_interception: bool,
 
     /// Run only the cases whose name has this text
     #[arg(long, value_name = "TEXT")]

@@ -10,8 +10,8 @@ use crate::profiles::Profile;
 use crate::schema::limit_toml;
 use crate::source::quote;
 use policy_format::{
-    Access, Blob, Hook, Hosts, InjectedHeader, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId,
-    Rule, Secret, Settings,
+    Access, Blob, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader, JsonValue, Limits,
+    Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -79,7 +79,7 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
     }
     settings(&mut text, meta, &profile.settings(), &table);
     domains(&mut text, profile, &table)?;
-    hooks(&mut text, profile.hooks(), &table)?;
+    hooks(&mut text, profile.hooks(), &profile.settings().hook_bodies, &table)?;
     Ok(text)
 }
 
@@ -141,6 +141,9 @@ fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
         let servers: Vec<String> = settings.resolver.iter().map(ToString::to_string).collect();
         line(text, format_args!("resolver = {}", list(&servers)));
     }
+    if settings.broker_fallback == BrokerFallback::Real {
+        line(text, format_args!("dangerously_pass_credentials_without_broker = true"));
+    }
     limits(text, settings, table);
     upstream(text, meta, settings, table);
     if !meta.unix_sockets.allow.is_empty() {
@@ -150,7 +153,7 @@ fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
         }
     }
     let mitm = &meta.mitm;
-    if *mitm != plain.mitm {
+    if *mitm != plain.mitm || settings.bypass_read_only || !settings.client_certificates.is_empty() {
         line(text, format_args!("\n[{table}.mitm]"));
         if mitm.mode != MitmMode::Auto {
             line(text, format_args!("mode = {}", quote(mitm.mode.as_str())));
@@ -166,7 +169,44 @@ fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
         if let Some(bytes) = mitm.max_body_bytes {
             line(text, format_args!("max_body_bytes = {bytes}"));
         }
+        if settings.bypass_read_only {
+            line(text, format_args!("dangerously_bypass_read_only = true"));
+        }
+        for ClientCertificate { host, cert_path, key_path } in &settings.client_certificates {
+            line(text, format_args!("\n[[{table}.mitm.client_certificates]]"));
+            line(text, format_args!("host = {}\ncert_path = {}\nkey_path = {}", quote(host), quote(cert_path), quote(key_path)));
+        }
     }
+    for credential in &settings.credentials {
+        credentials(text, credential, table);
+    }
+}
+
+fn credentials(text: &mut String, credential: &Credential, table: &str) {
+    let Credential { id, env, url_prefixes, auth } = credential;
+    let prefixes: Vec<String> = url_prefixes.iter().map(ToString::to_string).collect();
+    line(text, format_args!("\n[{table}.credentials.{}]", quote_key(id)));
+    line(text, format_args!("env = {}\nurl_prefixes = {}\nauth = {}", list(env), list(&prefixes), quote(auth.as_str())));
+    if let CredentialAuth::Header { name, prefix } = auth {
+        line(text, format_args!("header = {}", quote(name)));
+        if !prefix.is_empty() {
+            line(text, format_args!("prefix = {}", quote(prefix)));
+        }
+    }
+}
+
+/// `{ json = { "/event" = ["COMMENT"] }, max_bytes = 65536 }`.
+pub(crate) fn body_table(body: &HookBody) -> String {
+    let value = |value: &JsonValue| match value {
+        JsonValue::Text(text) => quote(text),
+        JsonValue::Bool(value) => value.to_string(),
+        JsonValue::Number(value) => value.to_string(),
+    };
+    let pointer = |(pointer, values): &(String, Vec<JsonValue>)| {
+        format!("{} = [{}]", quote(pointer), values.iter().map(value).collect::<Vec<_>>().join(", "))
+    };
+    let json = body.json.iter().map(pointer).collect::<Vec<_>>().join(", ");
+    format!("{{ json = {{ {json} }}, max_bytes = {} }}", body.max_bytes)
 }
 
 fn limits(text: &mut String, settings: &Settings, table: &str) {
@@ -404,7 +444,7 @@ fn comment(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn hooks<'a>(text: &mut String, hooks: impl Iterator<Item = &'a Hook>, table: &str) -> Result<(), DecompileError> {
+fn hooks<'a>(text: &mut String, hooks: impl Iterator<Item = &'a Hook>, bodies: &[HookBody], table: &str) -> Result<(), DecompileError> {
     let mut names = BTreeSet::new();
     for hook in hooks {
         let name = quote_key(&hook.name);
@@ -423,6 +463,9 @@ fn hooks<'a>(text: &mut String, hooks: impl Iterator<Item = &'a Hook>, table: &s
             if !fields.is_empty() {
                 line(text, format_args!("{key} = {}", fields_table(hook, fields)?));
             }
+        }
+        if let Some(body) = bodies.iter().find(|body| body.hook == hook.name) {
+            line(text, format_args!("body = {}", body_table(body)));
         }
         let actions = [
             ("strip_request_headers", list(&hook.strip_request_headers), hook.strip_request_headers.is_empty()),

@@ -8,9 +8,10 @@ use crate::profiles::{Profile, UnknownProfile, choose, meta};
 use crate::request::Asked;
 use crate::source::SourceFile;
 use policy_format::net::{is_metadata_address, is_metadata_name, non_public};
+use policy_format::path::has_one_reading;
 use policy_format::{
-    Access, Blob, Decision, Host, Meta, MitmMode, Mode, Network, ProfileId, Protocol, Reason, Request, Rule, RuleId, RuleKind, SectionKind,
-    decide, named_by,
+    Access, Blob, Decision, Hook, Host, Meta, MitmMode, Mode, Network, Pattern, ProfileId, Protocol, Reason, Request, Rule, RuleId,
+    RuleKind, SectionKind, named_by,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -120,6 +121,10 @@ pub struct Explanation {
     pub reason: Option<Reason>,
     /// The same in words, where no rule says it.
     pub why: Option<String>,
+    /// Whether the tunnel goes on only if its TLS is opened, so that each request inside is decided.
+    pub intercept: bool,
+    /// The hook that matches a request inside TLS.
+    pub hook: Option<Hook>,
     /// The rule that decides.
     pub rule: Option<ShownRule>,
     /// The resolved address that decides.
@@ -151,22 +156,26 @@ pub fn explain(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explan
 /// The explanation without a change: what a failed test shows.
 #[must_use]
 pub fn verdict(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explanation {
-    let (policy, asked) = (&subject.policy, &subject.ask(asked));
+    let policy = &subject.policy;
+    // Where the tunnel is opened, it is the request inside that is explained.
+    let asked = &subject.ask(asked).seen(policy, addresses);
     let decision = asked.decide(policy, addresses);
-    let by_name = decide(policy, &asked.request(&[]));
+    let by_name = asked.decide(policy, &[]);
     let address = if matches!(by_name, Decision::Allow(_)) { deciding_address(policy, asked, addresses) } else { None };
-    let (allowed, read_only, reason, winner) = match decision {
-        Decision::Allow(allowed) => (true, allowed.read_only, None, Some(allowed.rule)),
-        Decision::Deny(denied) => (false, false, Some(denied.reason), denied.rule),
+    let (allowed, reason, winner) = match decision {
+        Decision::Allow(allowed) => (Some(allowed), None, Some(allowed.rule)),
+        Decision::Deny(denied) => (None, Some(denied.reason), denied.rule),
     };
     let winning = winner.and_then(|id| policy.rule(id));
     let others = others(policy, asked, address, decision, winner);
     Explanation {
         request: asked.to_string(),
         protocol: asked.protocol,
-        allowed,
-        read_only,
+        allowed: allowed.is_some(),
+        read_only: allowed.is_some_and(|allowed| allowed.read_only),
         reason,
+        intercept: allowed.is_some_and(|allowed| allowed.intercept),
+        hook: allowed.and_then(|allowed| policy.hooks().get(allowed.hook?)).cloned(),
         why: reason.and_then(|reason| why(policy, asked, address, reason, winning.as_ref())),
         notes: notes(policy, asked, addresses, decision, &others),
         rule: winning.map(|rule| ShownRule { text: line_text(subject.sources(), &rule), rule }),
@@ -178,7 +187,7 @@ pub fn verdict(subject: &Subject, asked: &Asked, addresses: &[IpAddr]) -> Explan
 
 /// The first address that is refused, by itself as among the others.
 fn deciding_address(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr]) -> Option<IpAddr> {
-    addresses.iter().copied().find(|ip| matches!(decide(policy, &asked.request(&[*ip])), Decision::Deny(_)))
+    addresses.iter().copied().find(|ip| matches!(asked.decide(policy, &[*ip]), Decision::Deny(_)))
 }
 
 fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: Reason, rule: Option<&Rule>) -> Option<String> {
@@ -208,21 +217,55 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
         (Reason::NotAllowed, _) => "no rule allows it".into(),
         (Reason::MethodNotAllowed, None) => "mode = \"limited\" allows GET, HEAD and OPTIONS only".into(),
         (Reason::MethodNotAllowed, Some(_)) => "the rule is read-only: GET, HEAD and OPTIONS only".into(),
+        (Reason::MitmRequired, None) if policy.is_hooked(asked.profile, host) && asked.protocol == Protocol::Http => {
+            "the host has hooks, which act inside TLS, and this is not encrypted".into()
+        }
+        (Reason::MitmRequired, _) if asked.protocol == Protocol::Socks5Tcp && is_odd_socks(policy, asked) => {
+            "in limited mode SOCKS5 reaches port 443 only, where TLS can be opened".into()
+        }
+        (Reason::MitmRequired, _) if asked.protocol == Protocol::Socks5Udp => {
+            "datagrams cannot be read, and here only what is read may pass".into()
+        }
+        (Reason::MitmRequired, _) if asked.can_intercept && policy.is_bypassed(asked.profile, host, asked.port) => {
+            "`mitm.bypass` keeps its TLS closed, and here only what is read may pass".into()
+        }
         (Reason::MitmRequired, None) if policy.is_hooked(asked.profile, host) => {
             "the host has hooks, which act inside TLS, and TLS interception is not available".into()
         }
         (Reason::MitmRequired, None) if is_always(meta(policy, asked.profile)) => {
             "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available".into()
         }
+        (Reason::MitmRequired, None) if policy.is_credentialed(asked.profile, host, asked.port) => {
+            "credentials of the host are put in inside TLS, and TLS interception is not available".into()
+        }
         (Reason::MitmRequired, None) => "mode = \"limited\" allows only what can be read, and this cannot".into(),
         (Reason::MitmRequired, Some(rule)) if rule.access == Access::ReadOnly => {
             "the rule is read-only, and what this carries cannot be read".into()
         }
         (Reason::MitmRequired, Some(_)) => "the rule asks for methods or paths, and what this carries cannot be read".into(),
-        (Reason::MitmHookDenied, _) => "no hook of this host matches the request".into(),
+        (Reason::MitmHookDenied, _) => no_hook(policy, asked),
         (Reason::PolicyDenied, _) => "the policy does not open it".into(),
     };
     Some(what)
+}
+
+/// Whether limited mode lets no SOCKS5 connection through to that port.
+fn is_odd_socks(policy: &Blob<Vec<u8>>, asked: &Asked) -> bool {
+    meta(policy, asked.profile).mode == Mode::Limited && asked.port != 443
+}
+
+/// What the hooks of the host are, and why none of them matches where it is known.
+fn no_hook(policy: &Blob<Vec<u8>>, asked: &Asked) -> String {
+    let speaks = |hook: &&Hook| {
+        hook.profiles.has(asked.profile) && Pattern::parse(&hook.host).is_ok_and(|pattern| pattern.hosts.matches(&asked.host))
+    };
+    let names: Vec<String> =
+        policy.hooks().iter().filter(speaks).take(MAX_SHOWN).map(|hook| format!("`{}`", printable(&hook.name))).collect();
+    let which = format!("no hook of this host matches the request: {}", names.join(", "));
+    match asked.path.as_deref().is_some_and(has_one_reading) {
+        true => which,
+        false => format!("{which}; servers read this path in two ways, and then none does"),
+    }
 }
 
 fn is_always(meta: &Meta) -> bool {
@@ -261,6 +304,9 @@ fn standing(asked: &Asked, decision: Decision, winning: Option<usize>, candidate
     let denies = rule.access == Access::Deny;
     match (decision, holds) {
         (_, Some(false)) => (Standing::NotInPlay, other_than(asked, rule)),
+        (Decision::Allow(allowed), None) if allowed.intercept => {
+            (Standing::NotInPlay, "it asks for methods or paths, which are seen once the tunnel is opened".to_owned())
+        }
         (Decision::Allow(_), None) => (Standing::NotInPlay, "it asks for methods or paths, which are not seen".to_owned()),
         (Decision::Allow(_), Some(true)) => (Standing::Beaten, closer(winning, *rank, "an allow")),
         (Decision::Deny(denied), _) => match (denied.reason, denies) {
@@ -274,6 +320,7 @@ fn standing(asked: &Asked, decision: Decision, winning: Option<usize>, candidate
                 (_, None) => (Standing::NotEnough, "it asks for methods or paths, which are not seen".to_owned()),
                 _ => (Standing::NotEnough, "it allows the host, not what is done there".to_owned()),
             },
+            (Reason::MitmHookDenied, false) => (Standing::NotEnough, "it allows the host, and hooks say what may pass there".to_owned()),
             (_, false) => (Standing::NotEnough, "it is not enough".to_owned()),
         },
     }
@@ -304,7 +351,11 @@ fn notes(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr], decision: 
         Decision::Allow(_) => true,
         Decision::Deny(denied) => matches!(denied.reason, Reason::MitmRequired | Reason::MethodNotAllowed),
     };
+    if matches!(decision, Decision::Allow(allowed) if allowed.intercept) {
+        notes.push("its TLS is opened, and each request inside is decided by itself; what is not TLS is closed".to_owned());
+    }
     if asked.inside.is_some()
+        && !asked.protocol.is_read()
         && (sight_matters || others.iter().any(|other| !other.rule.methods.is_empty() || !other.rule.paths.is_empty()))
     {
         notes.push("the method and path are inside TLS and are not seen".to_owned());
@@ -360,10 +411,12 @@ fn printable(text: &str) -> String {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match (self.allowed, self.read_only) {
-            (true, true) => "allowed, read-only",
-            (true, false) => "allowed",
-            (false, _) => "blocked",
+        let verdict = match (self.allowed, self.read_only, self.intercept) {
+            (true, true, true) => "allowed, read-only, and would be intercepted",
+            (true, false, true) => "allowed, and would be intercepted",
+            (true, true, false) => "allowed, read-only",
+            (true, false, false) => "allowed",
+            (false, ..) => "blocked",
         };
         writeln!(f, "{verdict}: {}", self.request)?;
         if let Some(reason) = self.reason {
@@ -371,6 +424,9 @@ impl fmt::Display for Explanation {
         }
         if let Some(why) = &self.why {
             writeln!(f, "why: {why}")?;
+        }
+        if let Some(hook) = &self.hook {
+            writeln!(f, "hook: {}", describe_hook(hook))?;
         }
         if let Some(ShownRule { rule, text }) = &self.rule {
             writeln!(f, "rule: {}", describe(rule))?;
@@ -405,6 +461,18 @@ impl fmt::Display for Explanation {
 pub fn describe(rule: &Rule) -> String {
     let list = |items: &[String]| if items.is_empty() { String::new() } else { format!(" {}", items.join(",")) };
     format!("{} {rule}{}{}, {}", rule.access, list(&rule.methods), list(&rule.paths), printable(&rule.place()))
+}
+
+/// `github_write, user config.toml:12 (-authorization +authorization ~set-cookie)`: its name, its place, and the headers that it takes out, puts in and takes out of responses.
+#[must_use]
+pub fn describe_hook(hook: &Hook) -> String {
+    let stripped = hook.strip_request_headers.iter().map(|name| format!("-{name}"));
+    let injected = hook.inject_request_headers.iter().map(|header| format!("+{}", header.name));
+    let responses = hook.strip_response_headers.iter().map(|name| format!("~{name}"));
+    let actions = stripped.chain(injected).chain(responses).collect::<Vec<_>>().join(" ");
+    let place = format!("{} {}:{}", hook.source.layer, hook.source.label, hook.line);
+    let actions = if actions.is_empty() { String::new() } else { format!(" ({actions})") };
+    format!("{}, {}{}", printable(&hook.name), printable(&place), printable(&actions))
 }
 
 fn write_change(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {

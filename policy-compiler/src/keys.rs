@@ -2,7 +2,7 @@
 //!
 //! Limits, and the words of settings, are those of `policy_format::Settings`. The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
 
-use policy_format::{Forwarded, Limit, Limits, OnRevoke, Sni};
+use policy_format::{CredentialAuth, Forwarded, Limit, Limits, OnRevoke, Sni};
 
 /// A table of the TOML.
 #[derive(Debug)]
@@ -178,6 +178,9 @@ const NAME_SERVER: Kind = Kind::Matches(
 );
 const HOOK_PATH: Kind = Kind::Matches("^(/|literal:/|pattern:.)");
 const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
+const JSON_VALUE: Kind = Kind::Any(&[Kind::Text, Kind::Bool, Kind::Integer(0, i64::MAX)]);
+const VARIABLE: Kind = Kind::Matches("^[A-Za-z_][A-Za-z0-9_]*$");
+const URL_PREFIX: Kind = Kind::Matches(r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@*]+(/[^\s?#]*)?$");
 const TEXTS: Kind = Kind::List(&Kind::Text, 0);
 const PATTERNS: Kind = Kind::List(&Kind::Matches(PATTERN), 0);
 const VALUES: Kind = Kind::Map(NAME, &Kind::List(&Kind::Text, 1));
@@ -255,6 +258,12 @@ pub static NETWORK: Table = Table::closed(
         Key::new("credential_broker", Kind::Bool, "Whether placeholders are replaced by secrets on the way out.").default("false"),
         Key::new("dangerously_allow_plaintext_credential_injection", Kind::Bool, "Whether secrets may go out without TLS.")
             .default("false"),
+        Key::new(
+            "dangerously_pass_credentials_without_broker",
+            Kind::Bool,
+            "Whether programs get their real credentials where the broker cannot run; else they get none.",
+        )
+        .default("false"),
         Key::new("presets", TEXTS, "Built-in sets of domains, each of which allows or denies.")
             .examples(&["[\"common-dependencies\"]", "[\"github\", \"openai\"]"]),
         Key::new("domains", Kind::Domains, "What each host, or pattern of hosts, may be used for.")
@@ -275,7 +284,7 @@ pub static NETWORK: Table = Table::closed(
         Key::new("limits", Kind::Table(&LIMITS), "What peers may use up."),
         Key::new("audit", Kind::Free, "Not in this version: it is refused."),
         Key::new("clients", Kind::Free, "Not in this version: it is refused."),
-        Key::new("credentials", Kind::Free, "Not in this version: it is refused."),
+        Key::new("credentials", Kind::Map(NAME, &Kind::Table(&CREDENTIAL)), "Credentials of the broker beside those that it knows, by name."),
         Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
         Key::new("denied_domains", PATTERNS, "Patterns to deny.").older("domains, each pattern with \"deny\""),
         Key::new("allow_unix_sockets", TEXTS, "Sockets to allow.").older("unix_sockets, each path with \"allow\""),
@@ -315,6 +324,17 @@ pub static MITM: Table = Table::closed(
     &[
         Key::new("mode", Kind::Choice(&["auto", "always"]), "`auto` reads only where a rule or a hook needs it.").default("\"auto\""),
         Key::new("bypass", PATTERNS, "Hosts whose TLS is never opened."),
+        Key::new(
+            "dangerously_bypass_read_only",
+            Kind::Bool,
+            "Whether `bypass` holds even where only what reads may pass, or where rules ask for methods or paths, which nobody sees then.",
+        )
+        .default("false"),
+        Key::new(
+            "client_certificates",
+            Kind::List(&Kind::Table(&CLIENT_CERTIFICATE), 0),
+            "Certificates for servers that ask for one. The first that is for a host counts.",
+        ),
         Key::new("ca_cert_path", Kind::Text, "The certificate of the authority that clients trust, a PEM file."),
         Key::new("ca_key_path", Kind::Text, "The key of that authority, a PEM file."),
         Key::new("max_body_bytes", Kind::Integer(0, i64::MAX), "Bytes of a body that are held for inspection."),
@@ -340,11 +360,74 @@ pub static HOOK: Table = Table::closed(
             .examples(&["[\"/repos/openai/\"]"]),
         Key::new("query", VALUES, "Query parameters, each with the values that it may have.").examples(&["{\"state\": [\"open\"]}"]),
         Key::new("headers", VALUES, "Headers, each with the values that it may have.").examples(&["{\"accept\": [\"application/json\"]}"]),
-        Key::new("body", Kind::Free, "What the body has to be."),
+        Key::new("body", Kind::Table(&BODY), "What the body has to be: JSON, with these values."),
         Key::new("action", Kind::List(&Kind::Text, 1), "Names of actions, in order.").examples(&["[\"strip_auth\"]"]),
     ],
 )
 .required(&[&["host"], &["methods"], &["path_prefixes"], &["action"]]);
+
+/// `body` of a hook.
+pub static BODY: Table = Table::closed(
+    "body",
+    "What the body of a request has to be: JSON, sent as `application/json` and not packed, in which every pointer leads to one of its values.",
+    &[
+        Key::new(
+            "json",
+            Kind::Map("^(/.*)?$", &Kind::List(&JSON_VALUE, 1)),
+            "JSON pointers (RFC 6901), each with the values that it may lead to: texts, globs after `pattern:`, `true`, `false` and whole numbers.",
+        )
+        .examples(&["{\"/event\": [\"COMMENT\"], \"/draft\": [true]}"]),
+        Key::new(
+            "max_bytes",
+            Kind::Any(&[Kind::Integer(1, 16 << 20), Kind::Matches("^[0-9]+ *(kB|MB|KiB|MiB)?$")]),
+            "Bytes that the body may have: it is held until it is decided on.",
+        )
+        .default("65536")
+        .examples(&["\"256KiB\""]),
+    ],
+)
+.required(&[&["json"]]);
+
+/// An item of `mitm.client_certificates`.
+pub static CLIENT_CERTIFICATE: Table = Table::closed(
+    "client_certificate",
+    "A certificate for servers that ask for one.",
+    &[
+        Key::new("host", Kind::Matches(PATTERN), "The server, or pattern of servers.").examples(&["\"api.corp.example\""]),
+        Key::new("cert_path", Kind::Matches("^/"), "The certificate, a PEM file, with those between it and the authority."),
+        Key::new("key_path", Kind::Matches("^/"), "Its key, a PEM file."),
+    ],
+)
+.required(&[&["host"], &["cert_path"], &["key_path"]]);
+
+/// `[….network.credentials.NAME]`.
+pub static CREDENTIAL: Table = Table::closed(
+    "credential",
+    "A credential that children get a stand-in for. Its value is in the environment; the policy has its name only.",
+    &[
+        Key::new(
+            "env",
+            Kind::Any(&[VARIABLE, Kind::List(&VARIABLE, 1)]),
+            "The environment variable that has it, or several, each by itself.",
+        )
+        .examples(&["\"EXAMPLE_TOKEN\"", "[\"EXAMPLE_TOKEN\", \"EXAMPLE_API_KEY\"]"]),
+        Key::new(
+            "url_prefixes",
+            Kind::List(&URL_PREFIX, 1),
+            "Where it may go: scheme, host, and perhaps port and path. What lies below the path is within.",
+        )
+        .examples(&["[\"https://api.example.com/\"]"]),
+        Key::new(
+            "auth",
+            Kind::Choice(CredentialAuth::NAMES),
+            "How requests carry it: as `Authorization` of that scheme, or in a header of its own.",
+        )
+        .default("\"bearer\""),
+        Key::new("header", HEADER, "The header, for `auth = \"header\"`.").examples(&["\"x-api-key\""]),
+        Key::new("prefix", Kind::Text, "What stands before it in that header.").examples(&["\"Key \""]),
+    ],
+)
+.required(&[&["env"], &["url_prefixes"]]);
 
 /// `[….network.mitm.actions.NAME]`.
 pub static ACTION: Table = Table::closed(
@@ -476,6 +559,11 @@ pub static EXPERIMENTAL_NETWORK: Table = Table::closed(
         Key::new("enable_socks5_udp", Kind::Bool, "Whether SOCKS5 clients may send datagrams."),
         Key::new("credential_broker", Kind::Bool, "Whether placeholders are replaced by secrets on the way out."),
         Key::new("dangerously_allow_plaintext_credential_injection", Kind::Bool, "Whether secrets may go out without TLS."),
+        Key::new(
+            "dangerously_pass_credentials_without_broker",
+            Kind::Bool,
+            "Whether programs may get their real credentials where the broker cannot run.",
+        ),
         Key::new("mode", Kind::Choice(MODES), "The mode, or a more restrictive one."),
         Key::new("mitm", Kind::Table(&MITM), "Interception, hooks and actions that weaker layers can neither change nor add to."),
         Key::new("domains", Kind::Domains, "Rules that are always there; a deny cannot be taken back."),
@@ -508,11 +596,16 @@ pub static CASE: Table = Table::closed(
         Key::new("requests", Kind::List(&REQUEST, 1), "Several requests, for each of which the same is expected."),
         Key::new("hosts", TEXTS, "Hosts, each with or without a port: a tunnel to each is asked for.")
             .examples(&["[\"a.example.com\", \"b.example.com:8443\"]"]),
+        Key::new("headers", Kind::Map(NAME, &Kind::Any(&[Kind::Text, TEXTS])), "Header fields of the requests, which are inside TLS.")
+            .examples(&["{\"accept\": \"application/json\"}"]),
+        Key::new("body", Kind::Text, "The body of the requests; JSON, unless `headers` says otherwise.")
+            .examples(&["\"{\\\"event\\\": \\\"COMMENT\\\"}\""]),
         Key::new("resolve", TEXTS, "The addresses that the names resolve to.").examples(&["[\"203.0.113.7\"]"]),
         Key::new("expect", Kind::Choice(&["allow", "deny"]), "What is decided."),
         Key::new("reason", Kind::Choice(REASONS), "Why it is denied."),
         Key::new("rule", Kind::Text, "The pattern of the rule that decides.").examples(&["\"**.example.com\""]),
         Key::new("layer", Kind::Choice(LAYERS), "The layer of the rule that decides."),
+        Key::new("hook", Kind::Text, "The hook that matches.").examples(&["\"github_write\""]),
     ],
 )
 .required(&[&["expect"], &["request", "requests", "hosts"]]);
@@ -628,6 +721,9 @@ mod tests {
             (&MITM, "[permissions.w.network.mitm]"),
             (&HOOK, "[permissions.w.network.mitm.hooks.h]"),
             (&ACTION, "[permissions.w.network.mitm.actions.a]"),
+            (&BODY, "[permissions.w.network.mitm.hooks.h.body]"),
+            (&CLIENT_CERTIFICATE, "[[permissions.w.network.mitm.client_certificates]]"),
+            (&CREDENTIAL, "[permissions.w.network.credentials.c]"),
             (&INJECT, "[[permissions.w.network.mitm.actions.a.inject_request_headers]]"),
             (&UPSTREAM, "[permissions.w.network.upstream]"),
             (&UPSTREAM_RULE, "[[permissions.w.network.upstream.rules]]"),

@@ -6,7 +6,8 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{
-    ActionDoc, At, DomainEntry, HookDoc, LayerDoc, LimitsDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc, nearest_of,
+    ActionDoc, At, CredentialDoc, DomainEntry, HookDoc, LayerDoc, LimitsDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc,
+    nearest_of,
 };
 use crate::source::{SourceFile, layer_of};
 use policy_format::{Access, Layer};
@@ -330,6 +331,7 @@ pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFi
             unix_sockets: merge_sockets(below.unix_sockets, above.unix_sockets, sources),
             mitm: merge_mitm(below.mitm, above.mitm, sources),
             limits: merge_limits(below.limits, above.limits, sources),
+            credentials: merge_named(below.credentials, above.credentials, |credential: &CredentialDoc| &credential.name, sources),
         } };
     }
     pick!(
@@ -349,6 +351,7 @@ pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFi
         dangerously_allow_all_unix_sockets,
         credential_broker,
         dangerously_allow_plaintext_credential_injection,
+        dangerously_pass_credentials_without_broker,
         presets,
         domain_lists,
         sni,
@@ -471,6 +474,8 @@ fn merge_mitm(below: MitmDoc, above: MitmDoc, sources: &[SourceFile]) -> MitmDoc
     MitmDoc {
         mode: pick(below.mode, above.mode, sources),
         bypass: pick(below.bypass, above.bypass, sources),
+        dangerously_bypass_read_only: pick(below.dangerously_bypass_read_only, above.dangerously_bypass_read_only, sources),
+        client_certificates: pick(below.client_certificates, above.client_certificates, sources),
         ca_cert_path: pick(below.ca_cert_path, above.ca_cert_path, sources),
         ca_key_path: pick(below.ca_key_path, above.ca_key_path, sources),
         max_body_bytes: pick(below.max_body_bytes, above.max_body_bytes, sources),

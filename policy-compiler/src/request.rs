@@ -3,17 +3,18 @@
 //! | words | what is asked |
 //! | --- | --- |
 //! | `GET http://host[:port]/path`, any method | a plain request; without a method, GET; `OPTIONS` without a path asks for `*`, the server as a whole |
-//! | `GET https://host[:port]/path` | the tunnel that the client opens for it: method and path are inside TLS |
+//! | `GET https://host[:port]/path` | the tunnel that the client opens for it and, where the policy has its TLS opened, the request inside |
 //! | `CONNECT host:port` | a tunnel |
 //! | `host`, `host:port`, an address | a tunnel, to port 443 unless another is named |
 //! | `socks host[:port]`, also `socks5`, `socks5h` | a SOCKS5 connection, to port 443 unless another is named |
 //! | `udp host:port` | a SOCKS5 datagram |
 //!
-//! IPv6 addresses with a port stand in brackets. Queries are passed over: no rule sees them. What the data plane refuses as malformed is an error here too.
+//! IPv6 addresses with a port stand in brackets. Queries of plain requests are passed over: no rule sees them; hooks do, inside TLS. What the data plane refuses as malformed is an
+//! error here too.
 
 use crate::diagnostic::hide_passwords;
 use policy_format::pattern::parse_port;
-use policy_format::{Blob, Decision, Host, ProfileId, Protocol, Request, decide};
+use policy_format::{Blob, Decision, Host, Inside, ProfileId, Protocol, Request, decide};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -40,12 +41,35 @@ pub struct Asked {
     pub host: Host,
     /// To which port.
     pub port: u16,
-    /// The method; only for [`Protocol::Http`].
+    /// The method; only for [`Protocol::Http`] and [`Protocol::Https`].
     pub method: Option<String>,
-    /// The path, without the query; only for [`Protocol::Http`].
+    /// The path, without the query; only for [`Protocol::Http`] and [`Protocol::Https`].
     pub path: Option<String>,
-    /// What was asked for inside the tunnel, such as `GET /x`: nobody sees it.
-    pub inside: Option<String>,
+    /// What was asked for inside the tunnel. It is seen where the policy has the tunnel opened.
+    pub inside: Option<Box<Within>>,
+    /// Whether the data plane can open TLS.
+    pub can_intercept: bool,
+}
+
+/// A request inside TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Within {
+    /// The method.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The query, without its `?`.
+    pub query: Option<String>,
+    /// The header fields: names in lower case, values without the blanks around them.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Option<String>,
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
 }
 
 /// Words that are no request: what is wrong, and which bytes of them.
@@ -105,6 +129,11 @@ impl fmt::Display for Asked {
                 let path = self.path.as_deref().filter(|path| *path != ASTERISK);
                 let without = if self.path.is_some() { "" } else { "/" };
                 write!(f, "{} http://{port}{}", self.method.as_deref().unwrap_or("GET"), path.unwrap_or(without))
+            }
+            Protocol::Https => {
+                let port = if self.port == DEFAULT_TUNNEL_PORT { bracketed(&self.host) } else { authority };
+                let path = self.path.as_deref().filter(|path| *path != ASTERISK);
+                write!(f, "{} https://{port}{}", self.method.as_deref().unwrap_or("GET"), path.unwrap_or_default())
             }
             Protocol::Connect => write!(f, "CONNECT {authority}"),
             Protocol::Socks5Tcp => write!(f, "socks5 {authority}"),
@@ -166,7 +195,7 @@ impl Asked {
         tunnel(Protocol::Connect, part).map_err(|wrong| RequestError::new(text, wrong))
     }
 
-    /// The question to a policy.
+    /// The question to a policy, as far as rules go: of a request inside TLS, what only hooks see is not in it.
     #[must_use]
     pub fn request<'a>(&'a self, addresses: &'a [IpAddr]) -> Request<'a> {
         Request {
@@ -177,17 +206,95 @@ impl Asked {
             method: self.method.as_deref(),
             path: self.path.as_deref(),
             addresses,
+            inside: None,
+            can_intercept: self.can_intercept,
         }
     }
 
-    /// Decides as the data plane does: on the request as it was made and, only if that is allowed and there are addresses, again on them.
+    /// Decides as the data plane does: on the request as it was made and, only if that is allowed and there are addresses, again on them. Where a tunnel is to be opened,
+    /// what is asked for inside is decided then.
     #[must_use]
     pub fn decide<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Decision {
-        match decide(policy, &self.request(&[])) {
-            Decision::Allow(_) if !addresses.is_empty() => decide(policy, &self.request(addresses)),
+        let decision = match self.put(policy, &[]) {
+            Decision::Allow(_) if !addresses.is_empty() => self.put(policy, addresses),
             decision => decision,
+        };
+        match (decision, self.opened()) {
+            (Decision::Allow(allowed), Some(inside)) if allowed.intercept => inside.decide(policy, addresses),
+            _ => decision,
         }
     }
+
+    /// What the data plane comes to see of it: the request inside, where the policy has the tunnel opened for it, else the tunnel.
+    #[must_use]
+    pub fn seen<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Self {
+        let tunnel = Self { inside: None, ..self.clone() }.decide(policy, addresses);
+        match (tunnel, self.opened()) {
+            (Decision::Allow(allowed), Some(inside)) if allowed.intercept => inside,
+            _ => self.clone(),
+        }
+    }
+
+    /// The request inside a tunnel, as who opens it sees it.
+    fn opened(&self) -> Option<Self> {
+        let within = self.inside.as_ref().filter(|_| !self.protocol.is_read())?;
+        let (method, path) = (Some(within.method.clone()), Some(within.path.clone()));
+        Some(Self { protocol: Protocol::Https, method, path, ..self.clone() })
+    }
+
+    /// One question, with all that hooks see.
+    fn put<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Decision {
+        let within = self.inside.as_ref().filter(|_| self.protocol == Protocol::Https);
+        let headers: Vec<(&str, &[u8])> =
+            within.iter().flat_map(|within| &within.headers).map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let inside = within.map(|within| Inside {
+            query: within.query.as_deref(),
+            headers: &headers,
+            body: within.body.as_deref().map(str::as_bytes),
+        });
+        decide(policy, &Request { inside, ..self.request(addresses) })
+    }
+
+    /// The same with these header fields and this body, which only requests inside TLS have. A body that nobody says the type of is JSON.
+    ///
+    /// # Errors
+    /// What is wrong, in a sentence.
+    pub fn with(mut self, headers: &[(String, String)], body: Option<&str>) -> Result<Self, String> {
+        if headers.is_empty() && body.is_none() {
+            return Ok(self);
+        }
+        let Some(within) = &mut self.inside else {
+            return Err("only requests inside TLS have headers and bodies that a policy sees: ask for an `https://` URL".to_owned());
+        };
+        within.headers.extend(headers.iter().cloned());
+        within.body = body.map(str::to_owned);
+        if within.body.is_some() && within.headers.iter().all(|(name, _)| name != "content-type") {
+            within.headers.push(("content-type".to_owned(), "application/json".to_owned()));
+        }
+        Ok(self)
+    }
+}
+
+/// `name: value`, as it stands in a request.
+///
+/// # Errors
+/// What is wrong, in a sentence.
+pub fn parse_header(text: &str) -> Result<(String, String), String> {
+    let shown = text.split(':').next().unwrap_or_default().escape_debug().to_string();
+    let (name, value) = text.split_once(':').ok_or_else(|| format!("`{shown}` is not `name: value`"))?;
+    let value = value.trim_matches([' ', '\t']);
+    if !is_token(name) {
+        return Err(format!("`{shown}` is not the name of a header"));
+    }
+    if value.contains(char::is_control) {
+        return Err(format!("the value of `{shown}` has a control character"));
+    }
+    Ok((name.to_ascii_lowercase(), value.to_owned()))
+}
+
+/// A token (RFC 9110, section 5.6.2).
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 fn parse(text: &str) -> Result<Asked, Wrong> {
@@ -219,8 +326,7 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
         "socks" | "socks5" | "socks5h" => tunnel(Protocol::Socks5Tcp, rest),
         "udp" => tunnel(Protocol::Socks5Udp, rest),
         lower => {
-            let is_token = word.text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-            if !is_token {
+            if !is_token(word.text) {
                 return wrong(word, "this is no method", "write `GET https://example.com/`, or `CONNECT`, `socks` or `udp` and a host");
             }
             let upper = lower.to_ascii_uppercase();
@@ -258,6 +364,12 @@ fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
         let len = path.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8);
         return wrong(tail.slice(at..at + len), "a path has printable ASCII only", "write other characters as `%XX`");
     }
+    let query = tail.text.split('#').next().and_then(|tail| tail.split_once('?')).map(|(_, query)| query.to_owned());
+    if let Some(at) = query.as_ref().and_then(|query| query.find(|c: char| !c.is_ascii_graphic())).filter(|_| tls) {
+        let at = path.len() + 1 + at;
+        let len = tail.text.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8);
+        return wrong(tail.slice(at..at + len), "a query has printable ASCII only", "write other characters as `%XX`");
+    }
     let path = match path {
         "" if method == "OPTIONS" && tail.text.is_empty() => ASTERISK,
         "" => "/",
@@ -267,9 +379,20 @@ fn url_request(method: &str, url: Part<'_>) -> Result<Asked, Wrong> {
     let (host, port) = host_and_port(place)?;
     let (port, profile) = (port.unwrap_or(default), ProfileId::default());
     Ok(if tls {
-        Asked { profile, protocol: Protocol::Connect, host, port, method: None, path: None, inside: Some(format!("{method} {path}")) }
+        let within = Within { method: method.to_owned(), path: path.to_owned(), query, headers: Vec::new(), body: None };
+        Asked {
+            profile,
+            protocol: Protocol::Connect,
+            host,
+            port,
+            method: None,
+            path: None,
+            inside: Some(Box::new(within)),
+            can_intercept: true,
+        }
     } else {
-        Asked { profile, protocol: Protocol::Http, host, port, method: Some(method.to_owned()), path: Some(path.to_owned()), inside: None }
+        let (method, path) = (Some(method.to_owned()), Some(path.to_owned()));
+        Asked { profile, protocol: Protocol::Http, host, port, method, path, inside: None, can_intercept: true }
     })
 }
 
@@ -299,7 +422,7 @@ fn tunnel(protocol: Protocol, place: Part<'_>) -> Result<Asked, Wrong> {
         (None, Protocol::Socks5Udp) => return wrong(place, "a datagram needs a port", format!("write `udp {}:53`", place.text)),
         (None, _) => DEFAULT_TUNNEL_PORT,
     };
-    Ok(Asked { profile: ProfileId::default(), protocol, host, port, method: None, path: None, inside: None })
+    Ok(Asked { profile: ProfileId::default(), protocol, host, port, method: None, path: None, inside: None, can_intercept: true })
 }
 
 /// `host`, `host:port`, an IPv6 address with or without brackets, brackets before a port.

@@ -30,6 +30,7 @@ pub struct Requirements {
     enable_socks5_udp: Option<At<bool>>,
     credential_broker: Option<At<bool>>,
     dangerously_allow_plaintext_credential_injection: Option<At<bool>>,
+    dangerously_pass_credentials_without_broker: Option<At<bool>>,
     mode: Option<At<Mode>>,
     managed_allowed_domains_only: Option<At<bool>>,
     domains: Vec<DomainEntry>,
@@ -80,13 +81,18 @@ impl Requirements {
                 "dangerously_allow_plaintext_credential_injection" => {
                     self.dangerously_allow_plaintext_credential_injection = reader.bool(key, value);
                 }
+                "dangerously_pass_credentials_without_broker" => {
+                    self.dangerously_pass_credentials_without_broker = reader.bool(key, value);
+                }
                 "managed_allowed_domains_only" => self.managed_allowed_domains_only = reader.bool(key, value),
                 "mode" => self.mode = reader.mode(key, value),
                 "mitm" => {
                     self.mitm = reader.mitm(key, value);
-                    if let Some(bypass) = self.mitm.bypass.take() {
+                    let bypass = self.mitm.bypass.take().map(|at| ("bypass", at.place));
+                    let certificates = self.mitm.client_certificates.take().map(|at| ("client_certificates", at.place));
+                    for (key, place) in bypass.into_iter().chain(certificates) {
                         reader
-                            .error(Code::InvalidValue, bypass.place.span, "`bypass` is a setting, and nothing that can be required")
+                            .error(Code::InvalidValue, place.span, format!("`{key}` is a setting, and nothing that can be required"))
                             .help = Some("move it to the settings of this layer, or remove it".into());
                     }
                 }
@@ -310,10 +316,14 @@ impl Constrain<'_> {
         let key = "dangerously_allow_plaintext_credential_injection";
         let demand = &demanded.dangerously_allow_plaintext_credential_injection;
         self.value(key, demand, &mut network.dangerously_allow_plaintext_credential_injection, no_looser);
+        let key = "dangerously_pass_credentials_without_broker";
+        let demand = &demanded.dangerously_pass_credentials_without_broker;
+        self.value(key, demand, &mut network.dangerously_pass_credentials_without_broker, no_looser);
         self.value("mode", &demanded.mode, &mut network.mode, |demand, value| demand == Mode::Full || value == Mode::Limited);
         self.port("proxy_url", &demanded.http_port, &network.proxy_url, &mut network.http_port);
         self.port("socks_url", &demanded.socks_port, &network.socks_url, &mut network.socks_port);
         self.no_upstream(demanded, network);
+        self.seen(demanded, network);
     }
 
     /// Without an upstream proxy, the policy's own is one too many, in whichever key it is.
@@ -444,6 +454,8 @@ impl Constrain<'_> {
         let same = |demand: &str, value: &str| demand == value;
         self.text("mitm.ca_cert_path", &demanded.ca_cert_path, &mut network.mitm.ca_cert_path, same);
         self.text("mitm.ca_key_path", &demanded.ca_key_path, &mut network.mitm.ca_key_path, same);
+        let (demand, value) = (&demanded.dangerously_bypass_read_only, &mut network.mitm.dangerously_bypass_read_only);
+        self.value("mitm.dangerously_bypass_read_only", demand, value, |demand: bool, value: bool| demand || !value);
         self.value("mitm.max_body_bytes", &demanded.max_body_bytes, &mut network.mitm.max_body_bytes, |demand, value| value <= demand);
         let always = demanded.mode.as_ref().filter(|mode| mode.value == policy_format::MitmMode::Always);
         if let (Some(always), Some(bypass)) = (always, network.mitm.bypass.as_ref().filter(|bypass| !bypass.value.is_empty()))
@@ -454,6 +466,23 @@ impl Constrain<'_> {
             self.diagnostics
                 .push(error.and(always.place.clone(), "required here").with_help("remove `bypass`: every request is to be seen"));
         }
+    }
+
+    /// What has to be seen to hold, such as limited mode, is not left unseen by a weaker layer.
+    fn seen(&mut self, demanded: &Requirements, network: &NetworkDoc) {
+        let limited = demanded.mode.as_ref().filter(|mode| mode.value == Mode::Limited).map(|mode| &mode.place);
+        let asks = |entry: &&DomainEntry| {
+            entry.access == Some(Access::ReadOnly) || (entry.access.is_some() && !(entry.methods.is_empty() && entry.paths.is_empty()))
+        };
+        let Some(demand) = limited.or(demanded.domains.iter().find(asks).map(|entry| &entry.place)) else { return };
+        let Some(at) = network.mitm.dangerously_bypass_read_only.as_ref().filter(|at| at.value && !self.is_stronger(&at.place, demand))
+        else {
+            return;
+        };
+        let layer = self.layer(demand);
+        let message = format!("`dangerously_bypass_read_only` would leave unseen what the {layer} layer requires to be seen");
+        let error = Diagnostic::error(Code::RequirementViolated, message, at.place.clone()).and(demand.clone(), "required here");
+        self.diagnostics.push(error.with_help("remove it, and the hosts of `bypass` that need it"));
     }
 
     fn text(&mut self, key: &str, demand: &Option<At<String>>, value: &mut Option<At<String>>, holds: impl Fn(&str, &str) -> bool) {

@@ -9,13 +9,14 @@
 //! ```
 //!
 //! A case asks with `request`, `requests` or `hosts` (each a tunnel, to port 443 unless it names another), and may say more of the answer than `expect`: `reason`, `rule` (the
-//! pattern that decides), `layer`. `resolve` is what names resolve to.
+//! pattern that decides), `layer`, `hook` (the name of the one that matches). `resolve` is what names resolve to; `headers` and `body` belong to requests inside TLS, where the policy
+//! has it opened.
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::explain::{Explanation, Subject, verdict};
 use crate::keys;
 use crate::profiles::Profile;
-use crate::request::{Asked, RequestError, parse_address};
+use crate::request::{Asked, RequestError, parse_address, parse_header};
 use crate::schema::Reader;
 use crate::source::{Lines, SourceFile, SourceId};
 use policy_format::{Blob, Decision, Host, Layer, Pattern, Reason, Request, Rule, RuleId, named_by};
@@ -53,6 +54,8 @@ pub struct Expected {
     pub rule: Option<String>,
     /// The layer of the rule that decides.
     pub layer: Option<Layer>,
+    /// The hook that matches.
+    pub hook: Option<String>,
 }
 
 /// The answer to one request of a case.
@@ -145,6 +148,13 @@ pub fn read(id: SourceId, sources: &[SourceFile], diagnostics: &mut Vec<Diagnost
     found
 }
 
+/// What the requests of a case carry.
+#[derive(Default)]
+struct Sent {
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+}
+
 struct CaseReader<'a, 'd> {
     reader: Reader<'d>,
     source: &'a SourceFile,
@@ -168,18 +178,25 @@ impl CaseReader<'_, '_> {
             line: self.lines.line(&self.reader.place(item.span())),
             requests: Vec::new(),
             resolve: Vec::new(),
-            expected: Expected { allowed: true, reason: None, rule: None, layer: None },
+            expected: Expected { allowed: true, reason: None, rule: None, layer: None, hook: None },
         };
         let mut entries: Vec<(&Key<'_>, &Value<'_>)> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
+        let mut sent = Sent::default();
         for (key, value) in entries {
-            self.key(key, value, table, &mut case);
+            self.key(key, value, table, &mut case, &mut sent);
+        }
+        for asked in &mut case.requests {
+            match asked.clone().with(&sent.headers, sent.body.as_deref()) {
+                Ok(with) => *asked = with,
+                Err(why) => self.error(item, why, "leave `headers` and `body` out, or make a case of the other requests"),
+            }
         }
         self.check(item, table, &mut case);
         (self.reader.diagnostics.len() == before).then_some(case)
     }
 
-    fn key(&mut self, key: &Key<'_>, value: &Value<'_>, table: &DeTable<'_>, case: &mut Case) {
+    fn key(&mut self, key: &Key<'_>, value: &Value<'_>, table: &DeTable<'_>, case: &mut Case, sent: &mut Sent) {
         let expected = &mut case.expected;
         match key.get_ref().as_ref() {
             "name" => case.name = self.text(key, value).unwrap_or_default(),
@@ -205,6 +222,9 @@ impl CaseReader<'_, '_> {
                     }
                 }
             }
+            "headers" => sent.headers = self.headers(key, value),
+            "body" => sent.body = self.text(key, value),
+            "hook" => expected.hook = self.text(key, value),
             "expect" => {
                 let words = [("allow", true), ("deny", false)];
                 expected.allowed = self.reader.word_or(key, value, &words, &EXPECTED).is_some_and(|at| at.value);
@@ -223,6 +243,25 @@ impl CaseReader<'_, '_> {
         }
     }
 
+    /// `headers = { accept = "application/json", x-team = ["a", "b"] }`.
+    fn headers(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<(String, String)> {
+        let Some(table) = self.reader.table(key, value) else { return Vec::new() };
+        let mut headers = Vec::new();
+        for (name, value) in table {
+            let texts = match value.get_ref().is_str() {
+                true => self.text(name, value).into_iter().map(|text| (value, text)).collect(),
+                false => self.texts(name, value),
+            };
+            for (at, text) in texts {
+                match parse_header(&format!("{}:{text}", name.get_ref())) {
+                    Ok(header) => headers.push(header),
+                    Err(why) => self.error(at, why, "write `headers = { accept = \"application/json\" }`"),
+                }
+            }
+        }
+        headers
+    }
+
     fn check(&mut self, item: &Value<'_>, table: &DeTable<'_>, case: &mut Case) {
         let asks = ["request", "requests", "hosts"].into_iter().filter(|key| table.contains_key(*key)).count();
         if asks == 0 {
@@ -235,6 +274,9 @@ impl CaseReader<'_, '_> {
         }
         if !table.contains_key("expect") {
             self.error(item, "a case needs `expect`", "write `expect = \"allow\"` or `expect = \"deny\"`");
+        }
+        if let Some(hook) = table.get("hook").filter(|_| !case.expected.allowed && table.contains_key("expect")) {
+            self.error(hook, "what is denied matches no hook", "leave `hook` out, or write `expect = \"allow\"`");
         }
         if let Some(reason) = table.get("reason").filter(|_| case.expected.allowed && table.contains_key("expect")) {
             self.error(reason, "what is allowed has no reason", "leave `reason` out, or write `expect = \"deny\"`");
@@ -284,8 +326,9 @@ pub fn run(subject: &Subject, cases: &[Case]) -> Report {
     let mut report = Report { outcomes: Vec::new(), exercised: HashSet::new() };
     for (index, case) in cases.iter().enumerate() {
         for asked in &case.requests {
-            let asked = &subject.ask(asked);
             let addresses = if matches!(asked.host, Host::Name(_)) { case.resolve.as_slice() } else { &[] };
+            // Where a tunnel is opened, the request inside is what counts.
+            let asked = &subject.ask(asked).seen(policy, addresses);
             let decision = asked.decide(policy, addresses);
             exercise(policy, asked, addresses, decision, &mut report.exercised);
             let failure = (!case.expected.is_met(policy, decision)).then(|| Box::new(verdict(subject, asked, addresses)));
@@ -319,6 +362,13 @@ impl Expected {
             Decision::Allow(_) => None,
             Decision::Deny(denied) => Some(denied.reason),
         };
+        let hook = match decision {
+            Decision::Allow(allowed) => allowed.hook.and_then(|at| policy.hooks().get(at)),
+            Decision::Deny(_) => None,
+        };
+        if self.hook.is_some() && self.hook.as_ref() != hook.map(|hook| &hook.name) {
+            return false;
+        }
         if reason.is_none() != self.allowed || (self.reason.is_some() && self.reason != reason) {
             return false;
         }
@@ -341,7 +391,8 @@ impl fmt::Display for Expected {
         f.write_str(if self.allowed { "allow" } else { "deny" })?;
         self.reason.map_or(Ok(()), |reason| write!(f, ", reason {reason}"))?;
         self.rule.as_ref().map_or(Ok(()), |rule| write!(f, ", rule {rule}"))?;
-        self.layer.map_or(Ok(()), |layer| write!(f, ", layer {layer}"))
+        self.layer.map_or(Ok(()), |layer| write!(f, ", layer {layer}"))?;
+        self.hook.as_ref().map_or(Ok(()), |hook| write!(f, ", hook {}", hook.escape_debug()))
     }
 }
 
@@ -354,6 +405,7 @@ pub fn found(explanation: &Explanation) -> Expected {
         reason: explanation.reason,
         rule: rule.map(ToString::to_string),
         layer: rule.map(|rule| rule.layer),
+        hook: explanation.hook.as_ref().map(|hook| hook.name.clone()),
     }
 }
 

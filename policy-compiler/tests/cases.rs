@@ -192,6 +192,24 @@ fn hook(hook: &policy_format::Hook) -> String {
     format!("{} {} {actions}@ {}", hook.name, hook.host, hook.source.layer)
 }
 
+/// A body as `hook /pointer=value|value … max_bytes`.
+fn body(body: &policy_format::HookBody) -> String {
+    let value = |value: &policy_format::JsonValue| match value {
+        policy_format::JsonValue::Text(text) => text.clone(),
+        policy_format::JsonValue::Bool(value) => value.to_string(),
+        policy_format::JsonValue::Number(value) => value.to_string(),
+    };
+    let pointers = body.json.iter().map(|(at, values)| format!("{at}={} ", values.iter().map(value).collect::<Vec<_>>().join("|")));
+    format!("{} {}{}", body.hook, pointers.collect::<String>(), body.max_bytes)
+}
+
+/// A credential as `name VARIABLES PLACES auth header`.
+fn credential(credential: &policy_format::Credential) -> String {
+    let places: Vec<String> = credential.url_prefixes.iter().map(ToString::to_string).collect();
+    let auth = &credential.auth;
+    format!("{} {} {} {} {}", credential.id, credential.env.join(" "), places.join(" "), auth.as_str(), auth.header())
+}
+
 fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
     let meta = blob.meta();
     let settings = blob.settings(policy_format::ProfileId::default()).unwrap();
@@ -231,6 +249,14 @@ fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
         ("upstream_rules", rules.collect::<Vec<_>>().join(", ")),
         ("on_revoke", settings.on_revoke.as_str().to_owned()),
         ("limits", limits.join(", ")),
+        ("bodies", settings.hook_bodies.iter().map(body).collect::<Vec<_>>().join(", ")),
+        ("credentials", settings.credentials.iter().map(credential).collect::<Vec<_>>().join(", ")),
+        ("fallback", settings.broker_fallback.as_str().to_owned()),
+        ("unseen", on(settings.bypass_read_only)),
+        (
+            "certificates",
+            settings.client_certificates.iter().map(|own| format!("{} {} {}", own.host, own.cert_path, own.key_path)).collect(),
+        ),
         ("format", format!("1.{}", blob.version().1)),
         ("plaintext", on(meta.dangerously_allow_plaintext_credential_injection)),
     ])
@@ -259,6 +285,8 @@ fn answer(blob: &Blob<Vec<u8>>, question: &str) -> String {
         method: http.then_some(method),
         path: http.then_some(path),
         addresses: &addresses,
+        inside: None,
+        can_intercept: false,
     };
     match decide(blob, &request) {
         Decision::Allow(_) => "allow".to_owned(),

@@ -122,8 +122,17 @@ fn same_decisions(one: &Blob<Vec<u8>>, other: &Blob<Vec<u8>>, text: &str) {
         let host = Host::parse(host).unwrap();
         for port in PORTS {
             let ask = |protocol, method, path, addresses: &[std::net::IpAddr]| {
-                let request =
-                    Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path, addresses };
+                let request = Request {
+                    profile: policy_format::ProfileId::default(),
+                    protocol,
+                    host: &host,
+                    port,
+                    method,
+                    path,
+                    addresses,
+                    inside: None,
+                    can_intercept: false,
+                };
                 assert_eq!(answer(one, &request), answer(other, &request), "{request:?}\n{text}");
             };
             for (method, path) in [("GET", "/v1"), ("POST", "/v1/x"), ("GET", "/")] {
@@ -229,6 +238,7 @@ fn every_setting_comes_back() {
         dangerously_allow_non_loopback_admin = true
         credential_broker = true
         dangerously_allow_plaintext_credential_injection = true
+        dangerously_pass_credentials_without_broker = true
         unix_sockets = { "/run/a b.sock" = "allow", "/run/\"q\".sock" = "allow" }
         upstream = { url = "socks5h://10.0.0.1:1080", no_proxy = [".example.com", "10.0.0.0/8"] }
         [permissions.w.network.mitm]
@@ -237,12 +247,24 @@ fn every_setting_comes_back() {
         ca_cert_path = "/etc/ca.pem"
         ca_key_path = "/etc/ca.key"
         max_body_bytes = 4096
+        dangerously_bypass_read_only = true
+        client_certificates = [{ host = "*.corp.test", cert_path = "/etc/c.pem", key_path = "/etc/k.pem" }]
+        [permissions.w.network.credentials.one]
+        env = "ONE_TOKEN"
+        url_prefixes = ["https://one.test", "http://[2001:db8::1]:8080/v1"]
+        [permissions.w.network.credentials."t w o"]
+        env = ["TWO", "TWO_TOO"]
+        url_prefixes = ["https://two.test/"]
+        auth = "header"
+        header = "X-Key"
+        prefix = "Key \"q\" "
         [permissions.w.network.mitm.hooks.first]
         host = "**.api.test"
         methods = ["POST", "GET"]
         path_prefixes = ["/v1/", "pattern:/repos/*/issues", "literal:/a*"]
         query = { state = ["open", "pattern:clo*"] }
         headers = { accept = [], "x-kind" = ["a"] }
+        body = { json = { "/a~1b/\"q\"" = ["x", "pattern:y*", true, 7], "" = ["z"] }, max_bytes = "1MiB" }
         action = ["auth", "clean"]
         [permissions.w.network.mitm.hooks.second]
         host = "10.0.0.1"
@@ -264,6 +286,9 @@ fn every_setting_comes_back() {
     let one = recompiled(text);
     let back = recompiled(&decompile(&one).unwrap());
     assert_eq!(back.meta(), one.meta());
+    let settings = |blob: &Blob<Vec<u8>>| blob.settings(policy_format::ProfileId::default()).cloned();
+    assert_eq!(settings(&back), settings(&one));
+    assert_eq!((settings(&one).unwrap().hook_bodies.len(), settings(&one).unwrap().credentials.len()), (1, 2));
     let places_apart = |blob: &Blob<Vec<u8>>| {
         let hooks: Vec<_> = blob.hooks().iter().map(|hook| policy_format::Hook { line: 0, ..hook.clone() }).collect();
         let rules: Vec<_> = blob.rules().map(|rule| (rule.to_string(), rule.access, rule.methods, rule.paths, rule.reason)).collect();

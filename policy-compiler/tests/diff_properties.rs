@@ -270,6 +270,8 @@ fn check_witness(old: &Blob<Vec<u8>>, new: &Blob<Vec<u8>>, witness: &Witness, re
         method: witness.method.as_deref(),
         path: witness.path.as_deref(),
         addresses: witness.address.as_slice(),
+        inside: None,
+        can_intercept: false,
     };
     prop_assert_eq!(flips(old, new, &request), Some(reach), "{} does not show it", witness);
     Ok(())
@@ -291,7 +293,17 @@ fn check(old: &Blob<Vec<u8>>, new: &Blob<Vec<u8>>, diff: &Diff) -> Result<(), Te
         };
         for port in [1, 2, 3, 5] {
             for (protocol, method, path) in ways.iter().copied() {
-                let request = Request { profile: policy_format::ProfileId::default(), protocol, host, port, method, path, addresses: &[] };
+                let request = Request {
+                    profile: policy_format::ProfileId::default(),
+                    protocol,
+                    host,
+                    port,
+                    method,
+                    path,
+                    addresses: &[],
+                    inside: None,
+                    can_intercept: false,
+                };
                 let expected = flips(old, new, &request);
                 let said: Vec<Reach> =
                     changes.iter().filter(|change| holds(&change.surfaces, &request)).map(|change| change.reach).collect();
@@ -347,7 +359,7 @@ proptest! {
         prop_assert_eq!(there.settings.len(), back.settings.len());
         for host in hosts().iter().step_by(11) {
             for (protocol, method, path) in ways(true) {
-                let request = Request { profile: policy_format::ProfileId::default(), protocol, host, port: 1, method, path, addresses: &[] };
+                let request = Request { profile: policy_format::ProfileId::default(), protocol, host, port: 1, method, path, addresses: &[], inside: None, can_intercept: false };
                 prop_assert_eq!(there.at(&request), back.at(&request).map(mirrored));
             }
         }

@@ -103,7 +103,36 @@ fn methods_paths_and_hooks_are_explained_too() {
         profiles: policy_format::Profiles::default(),
     });
     let subject = Subject::bare(Blob::open(builder.build().unwrap()).unwrap());
-    let said = |request: &str| explain(&subject, &Asked::parse(request).unwrap(), &[]).to_string();
+    let said =
+        |request: &str, can_intercept| explain(&subject, &Asked { can_intercept, ..Asked::parse(request).unwrap() }, &[]).to_string();
+    for (request, expected) in [
+        ("GET https://api.test/v1/x", "allowed: GET https://api.test/v1/x\nrule: allow api.test GET /v1/, user config.toml:4\n"),
+        (
+            "GET https://api.test/admin",
+            "blocked: GET https://api.test/admin\nreason: denied (x-proxy-error: blocked-by-denylist)\nrule: deny **.test /admin, user config.toml:5\n",
+        ),
+        ("api.test", "allowed, and would be intercepted: CONNECT api.test:443\nrule: allow api.test GET /v1/, user config.toml:4\n"),
+        (
+            "https://hooked.example/",
+            "blocked: GET https://hooked.example/\nreason: mitm_hook_denied (x-proxy-error: blocked-by-mitm-hook)\n\
+             why: no hook of this host matches the request: `write`\n",
+        ),
+        (
+            "POST https://hooked.example/repos/../x?a+b=c",
+            "blocked: POST https://hooked.example/repos/../x\nreason: mitm_hook_denied (x-proxy-error: blocked-by-mitm-hook)\n\
+             why: no hook of this host matches the request: `write`; servers read this path in two ways, and then none does\n",
+        ),
+        (
+            "http://hooked.example/",
+            "blocked: GET http://hooked.example/\nreason: mitm_required (x-proxy-error: blocked-by-mitm-required)\n\
+             why: the host has hooks, which act inside TLS, and this is not encrypted\n",
+        ),
+    ] {
+        assert!(said(request, true).starts_with(expected), "{request}: {}", said(request, true));
+    }
+    let asked = Asked::parse("POST https://hooked.example/repos/x?a+b=c").unwrap().with(&[("x-any".into(), "1".into())], None).unwrap();
+    let found = explain(&subject, &asked, &[]);
+    assert!(found.to_string().contains("\nhook: write, user config.toml:8 (-authorization +authorization)\n"), "{found}");
     for (request, expected) in [
         (
             "GET http://api.test/v1/x",
@@ -134,7 +163,7 @@ fn methods_paths_and_hooks_are_explained_too() {
              to change this: the host has hooks, which act inside TLS, and TLS interception is not available\n",
         ),
     ] {
-        assert_eq!(said(request), expected, "{request}");
+        assert_eq!(said(request, false), expected, "{request}");
     }
     let text = decompile(subject.policy()).unwrap();
     let (_, body) = text.split_once('\n').unwrap();

@@ -66,7 +66,17 @@ fn decided(blob: &Blob<Vec<u8>>, request: &str) -> (&'static str, Option<&'stati
     let method = Some(method).filter(|_| protocol == Protocol::Http);
     match decide(
         blob,
-        &Request { profile: policy_format::ProfileId::default(), protocol, host: &host, port, method, path: None, addresses: &[] },
+        &Request {
+            profile: policy_format::ProfileId::default(),
+            protocol,
+            host: &host,
+            port,
+            method,
+            path: None,
+            addresses: &[],
+            inside: None,
+            can_intercept: false,
+        },
     ) {
         Decision::Allow(_) => ("allow", None),
         Decision::Deny(denied) => ("deny", Some(denied.reason.as_str())),

@@ -109,6 +109,8 @@ fn allows(policy: &Blob<Vec<u8>>, protocol: Protocol, target: &str) -> bool {
         method,
         path: None,
         addresses: &[],
+        inside: None,
+        can_intercept: false,
     };
     matches!(decide(policy, &request), Decision::Allow(_))
 }

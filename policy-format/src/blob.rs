@@ -9,11 +9,13 @@ use crate::conditions::Conditions;
 use crate::error::FormatError;
 use crate::glob::OWNER_LEN;
 use crate::header::{self, Digest, Layout, SectionKind};
+use crate::hooks::Hooks;
 use crate::host::{Host, MAX_NAME, Name};
 use crate::net::Network;
-use crate::pattern::{Hosts, Pattern};
+use crate::pattern::Pattern;
 use crate::reader::{bytes, record, record_count, u16_at, u32_at};
-use crate::records::{Hook, Layer, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
+use crate::records::{Hook, Layer, MAX_PROFILES, MAX_RECORDS, Meta, MitmMode, Mode, ProfileId, Profiles, Source};
+use crate::request::{Protocol, Request};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
 use crate::settings::Settings;
 use crate::settings_record;
@@ -36,7 +38,9 @@ pub struct Blob<B> {
     settings: Vec<Settings>,
     sources: Vec<Source>,
     hooks: Vec<Hook>,
-    hooked: Vec<Hosts>,
+    matchers: Hooks,
+    /// Of each profile, the hosts whose TLS stays closed.
+    bypassed: Vec<Vec<Pattern>>,
 }
 
 /// A rule that names a host by name.
@@ -71,6 +75,18 @@ enum RuleKey {
 
 /// Stands in where there is no profile: nothing may pass.
 static NO_PROFILE: LazyLock<Meta> = LazyLock::new(|| Meta { network: crate::records::Network::Blocked, ..Meta::default() });
+
+/// Rules beyond which no list of hosts is made.
+const MAX_INTERCEPTED: usize = 4096;
+
+/// The hosts whose TLS may be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intercepted {
+    /// Any host, or more of them than can be listed.
+    All,
+    /// Those of these patterns, without ports, sorted.
+    Hosts(Vec<String>),
+}
 
 /// A rule, spelt out for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,14 +183,17 @@ impl<B: AsRef<[u8]>> Blob<B> {
         }
         let sources = decode(bytes, &layout, SectionKind::Sources)?;
         let hooks: Vec<Hook> = decode(bytes, &layout, SectionKind::Hooks)?;
-        let hooked = hooked(&hooks)?;
         let first_deny = first_deny(bytes.get(layout.range(SectionKind::Terms)).unwrap_or_default());
         let listed = record_count::<RULE_LEN>(bytes.get(layout.range(SectionKind::Rules)).unwrap_or_default()).unwrap_or(0);
         let settings = match layout.has(SectionKind::Settings) {
             true => settings_record::read(bytes.get(layout.range(SectionKind::Settings)).unwrap_or_default(), profiles.len())?,
             false => vec![Settings::default(); profiles.len()],
         };
-        Ok(Self { layout, trie, listed, first_deny, profiles, settings, sources, hooks, hooked, data })
+        let matchers =
+            Hooks::prepare(&hooks, &settings).map_err(|what| FormatError::Section { section: SectionKind::Hooks, offset: 0, what })?;
+        // What is no pattern names no host, and its TLS is opened.
+        let bypassed = profiles.iter().map(|meta| meta.mitm.bypass.iter().filter_map(|text| Pattern::parse(text).ok()).collect()).collect();
+        Ok(Self { layout, trie, listed, first_deny, profiles, settings, sources, hooks, matchers, bypassed, data })
     }
 
     /// Settings of the first profile: the one that is meant where none is named.
@@ -235,7 +254,72 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// Whether a hook of the profile speaks of the host.
     #[must_use]
     pub fn is_hooked(&self, profile: ProfileId, host: &Host) -> bool {
-        self.hooks.iter().zip(&self.hooked).any(|(hook, hosts)| hook.profiles.has(profile) && hosts.matches(host))
+        self.matchers.speak_of(profile, host)
+    }
+
+    /// The place among [`Self::hooks`] of the hook that a request inside TLS matches: the first of those of its profile and its host. What hooks see beside method and path is
+    /// [`Request::inside`].
+    #[must_use]
+    pub fn matching_hook(&self, request: &Request<'_>) -> Option<usize> {
+        if request.protocol == Protocol::Https { self.matchers.first(request) } else { None }
+    }
+
+    /// How many bytes of a request's body have to be read before it can be decided: what is longer matches no hook that looks at it. `None` where no hook that might match looks
+    /// at the body. To be asked once [`decide()`](crate::decide()) did not refuse the request without its body, or refused it for [`Reason::MitmHookDenied`](crate::Reason) only.
+    #[must_use]
+    pub fn body_wanted(&self, request: &Request<'_>) -> Option<usize> {
+        if request.protocol == Protocol::Https { self.matchers.body_wanted(request) } else { None }
+    }
+
+    /// Whether the profile leaves the TLS of that host closed ([`Mitm::bypass`](crate::Mitm::bypass)). Where only what reads may pass, or a rule asks for methods or paths, it counts only with
+    /// [`Settings::bypass_read_only`].
+    #[must_use]
+    pub fn is_bypassed(&self, profile: ProfileId, host: &Host, port: u16) -> bool {
+        let patterns = self.bypassed.get(usize::from(profile.0));
+        patterns.is_some_and(|patterns| {
+            patterns.iter().any(|pattern| pattern.port.is_none_or(|own| own == port) && pattern.hosts.matches(host))
+        })
+    }
+
+    /// Whether a credential of the profile may go to that host and port, inside TLS. Those that the broker knows by itself depend on its environment, and are not among them.
+    #[must_use]
+    pub fn is_credentialed(&self, profile: ProfileId, host: &Host, port: u16) -> bool {
+        let settings = self.settings(profile).filter(|settings| !settings.credentials.is_empty());
+        let brokers = self.profile_meta(profile).is_some_and(|meta| meta.credential_broker);
+        let mut prefixes = settings.iter().flat_map(|settings| &settings.credentials).flat_map(|credential| &credential.url_prefixes);
+        brokers && prefixes.any(|prefix| prefix.is_for(true, host, port))
+    }
+
+    /// The hosts whose TLS may be opened under a profile; [`Meta::mitm`]'s bypass is not taken out. Hosts of credentials that the broker knows by itself are not among them.
+    #[must_use]
+    pub fn intercepted(&self, profile: ProfileId) -> Intercepted {
+        let Some(meta) = self.profile_meta(profile) else { return Intercepted::Hosts(Vec::new()) };
+        let everywhere = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always;
+        let mut patterns = Vec::new();
+        for id in self.rule_ids() {
+            let Some((kind, terms, ..)) = self.find(id) else { continue };
+            let Some(terms) = self.terms(terms).filter(|terms| terms.profiles.has(profile)) else { continue };
+            let conditions = self.conditions(&terms).is_some_and(|conditions| !conditions.hold_always());
+            let denies = terms.access == Access::Deny;
+            if !(conditions || terms.access == Access::ReadOnly || (everywhere && !denies)) {
+                continue;
+            }
+            // Names that lead into a network are not known.
+            let unknown = kind == RuleKind::Any || (denies && kind == RuleKind::Network);
+            match self.rule(id) {
+                Some(rule) if !unknown && patterns.len() < MAX_INTERCEPTED => patterns.push(rule.hosts),
+                _ => return Intercepted::All,
+            }
+        }
+        patterns.extend(self.hooks.iter().filter(|hook| hook.profiles.has(profile)).map(|hook| hook.host.clone()));
+        if meta.credential_broker {
+            let credentials = self.settings(profile).map(|settings| settings.credentials.as_slice()).unwrap_or_default();
+            let prefixes = credentials.iter().flat_map(|credential| &credential.url_prefixes);
+            patterns.extend(prefixes.filter(|prefix| prefix.tls).map(|prefix| prefix.host.to_string()));
+        }
+        patterns.sort_unstable();
+        patterns.dedup();
+        Intercepted::Hosts(patterns)
     }
 
     /// The bytes.
@@ -507,24 +591,6 @@ fn first_deny(terms: &[u8]) -> u32 {
         }
     }
     low
-}
-
-/// The hosts of hooks, parsed.
-fn hooked(hooks: &[Hook]) -> Result<Vec<Hosts>, FormatError> {
-    let wrong = |what| FormatError::Section { section: SectionKind::Hooks, offset: 0, what };
-    if hooks.len() > MAX_HOOKS {
-        return Err(wrong("too many hooks"));
-    }
-    hooks
-        .iter()
-        .map(|hook| match Pattern::parse(&hook.host) {
-            Ok(Pattern {
-                hosts: hosts @ (Hosts::Exact(_) | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_) | Hosts::Network(_)),
-                port: None,
-            }) => Ok(hosts),
-            _ => Err(wrong("a hook's host is not a name or a scoped wildcard")),
-        })
-        .collect()
 }
 
 fn decode<T: DeserializeOwned>(data: &[u8], layout: &Layout, kind: SectionKind) -> Result<T, FormatError> {

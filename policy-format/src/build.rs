@@ -8,6 +8,7 @@ use crate::automaton;
 use crate::conditions;
 use crate::glob::{self, Glob, OWNER_LEN};
 use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MAX_SECTIONS, MINOR, REQUIRED, SectionKind};
+use crate::hooks::Hooks;
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
 use crate::records::{Hook, MAX_HOOKS, MAX_PROFILES, MAX_RECORDS, Meta, ProfileId, Profiles, Source};
@@ -162,6 +163,8 @@ impl BlobBuilder {
         if let Some(ProfileId(profile)) = nobodys.keys().next() {
             return Err(BuildError::Encode(format!("there are settings of profile {profile}, and no such profile")));
         }
+        // What no reader could prepare is not written.
+        Hooks::prepare(&hooks, &settings).map_err(|what| BuildError::Encode(what.to_owned()))?;
         Sections::new(&profiles, &settings, rules, &hooks)?.write()
     }
 }

@@ -9,7 +9,7 @@
 use crate::path;
 use crate::prefixes::{NODE_LEN, Prefixes};
 use crate::reader::{byte, bytes, u16_at, u32_at};
-use crate::request::{Protocol, Request};
+use crate::request::Request;
 
 /// Bytes before the first record.
 pub(crate) const FIRST: usize = 4;
@@ -81,6 +81,11 @@ impl<'a> Conditions<'a> {
         self.prefixes.list()
     }
 
+    /// Whether they ask nothing: there is only a reason.
+    pub(crate) fn hold_always(&self) -> bool {
+        self.methods == 0 && self.prefixes.is_empty()
+    }
+
     pub(crate) fn reason(&self) -> &'a str {
         std::str::from_utf8(self.reason).unwrap_or_default()
     }
@@ -88,10 +93,10 @@ impl<'a> Conditions<'a> {
     /// Whether the conditions hold. A deny takes more than it says where a server might: methods in any case, and every path with two readings. Case counts in
     /// paths, for denies too (RFC 3986, section 6.2.2.1).
     pub(crate) fn hold(&self, request: &Request<'_>, denies: bool) -> Held {
-        if self.methods == 0 && self.prefixes.is_empty() {
+        if self.hold_always() {
             return Held::Yes;
         }
-        if request.protocol != Protocol::Http {
+        if !request.protocol.is_read() {
             return Held::Unseen;
         }
         let same = |known: &[u8], method: &str| {

@@ -6,21 +6,25 @@
 //! 2. the host, as named, matches a deny: `denied`
 //! 3. local addresses are closed and the host is `localhost` or a literal that is not public, which no allow names itself: `not_allowed_local`
 //! 4. no allow matches: `not_allowed`
-//! 5. the host has hooks, or every request is to be read, and the traffic cannot be read: `mitm_required`
-//! 6. read-only, and a method that writes: `method_not_allowed`
-//! 7. read-only, or a rule that asks for methods or paths, and traffic that cannot be read: `mitm_required`
-//! 8. then, with addresses: one is in a denied network: `denied`; one is not public and nothing opens it: `not_allowed_local`
+//! 5. a host that has hooks, to be reached by a plain request: `mitm_required`
+//! 6. a tunnel to a host that has hooks or credentials, or where every request is to be read, and it can be neither opened nor, because it is bypassed, left closed: `mitm_required`
+//! 7. read-only, and a method that writes: `method_not_allowed`
+//! 8. read-only, or a rule that asks for methods or paths, and a tunnel that cannot be opened: `mitm_required`
+//! 9. a request inside TLS, to a host that has hooks, none of which matches: `mitm_hook_denied`
+//! 10. then, with addresses: one is in a denied network: `denied`; one is not public and nothing opens it: `not_allowed_local`
 //!
 //! Any matching deny beats any matching allow. Among rules of one access, the one that fixes most of the name is reported; among
-//! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which cannot be read, a deny that has
+//! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which is not read yet, a deny that has
 //! them might match, and an allow that has them might not: both need the tunnel to be opened.
+//!
+//! A tunnel that has to be opened, by somebody who can open it, is allowed under that very term ([`Allowed::intercept`]): the requests inside are decided one by one.
 
 use crate::blob::Blob;
 use crate::conditions::Held;
 use crate::decision::{Allowed, Decision, Denied, Reason};
 use crate::host::Host;
 use crate::net;
-use crate::records::{MitmMode, Mode, Network};
+use crate::records::{Meta, MitmMode, Mode, Network};
 use crate::request::{Protocol, Request};
 use crate::rules::{Access, RuleId, RuleKind, TermsRecord};
 use std::net::IpAddr;
@@ -57,26 +61,85 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
         return Err(deny(Reason::NotAllowedLocal));
     }
 
-    let tunnel = request.protocol != Protocol::Http;
-    if policy.is_hooked(request.profile, request.host) || (tunnel && meta.mitm.mode == MitmMode::Always) {
+    let hooked = policy.is_hooked(request.profile, request.host);
+    let sight = Sight::new(policy, request, meta);
+    let mut intercept = false;
+    if !request.protocol.is_read() {
+        let wanted = hooked || meta.mitm.mode == MitmMode::Always || policy.is_credentialed(request.profile, request.host, request.port);
+        if wanted && !policy.is_bypassed(request.profile, request.host, request.port) {
+            intercept |= sight.needed(None)?;
+        }
+    } else if hooked && request.protocol == Protocol::Http {
         return Err(deny(Reason::MitmRequired));
     }
     let read_only = meta.mode == Mode::Limited || best.access == Access::ReadOnly;
     if read_only {
-        check_readable(request).map_err(|reason| Denied { reason, rule: (best.access == Access::ReadOnly).then_some(best.rule) })?;
+        let rule = (best.access == Access::ReadOnly).then_some(best.rule);
+        if request.protocol.is_read() && !request.method.is_some_and(|method| READING.contains(&method)) {
+            return Err(Denied { reason: Reason::MethodNotAllowed, rule });
+        }
+        intercept |= sight.needed(rule)?;
     }
     if let Some(unseen) = matched.needs_sight() {
-        return Err(Denied { reason: Reason::MitmRequired, rule: Some(unseen) });
+        intercept |= sight.needed(Some(unseen))?;
     }
+    let hook = match hooked && request.protocol == Protocol::Https {
+        true => Some(policy.matching_hook(request).ok_or(deny(Reason::MitmHookDenied))?),
+        false => None,
+    };
 
     let opened =
         Opened { local: meta.allow_local_binding, loopback: request.host.is_localhost() && matched.named, metadata: metadata_name };
     // A literal is what it is dialled as: once is enough.
     for ip in literal.iter().chain(request.addresses.iter().filter(|ip| Some(**ip) != literal)) {
-        check_address(policy, request, *ip, opened)?;
+        intercept |= check_address(policy, request, *ip, opened, sight)?;
     }
-    Ok(Allowed { rule: best.rule, read_only })
+    // Where a bypass keeps it closed nobody sees that only what reads goes through.
+    Ok(Allowed { rule: best.rule, read_only: read_only && sight != Sight::Waived, intercept, hook })
 }
+
+/// What becomes of a tunnel that a policy has to see into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It is no tunnel: all is seen.
+    Clear,
+    /// It is opened.
+    Opened,
+    /// It stays closed, and the policy takes that.
+    Waived,
+    /// It stays closed, and may not be.
+    Blocked,
+}
+
+impl Sight {
+    #[inline]
+    fn new<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, meta: &Meta) -> Self {
+        match request.protocol {
+            Protocol::Http | Protocol::Https => Self::Clear,
+            // As in the proxy whose policies this reads: limited mode lets SOCKS5 carry nothing but TLS to its usual port.
+            Protocol::Socks5Tcp if meta.mode == Mode::Limited && request.port != HTTPS_PORT => Self::Blocked,
+            Protocol::Connect | Protocol::Socks5Tcp => match policy.is_bypassed(request.profile, request.host, request.port) {
+                true if policy.settings(request.profile).is_some_and(|settings| settings.bypass_read_only) => Self::Waived,
+                true => Self::Blocked,
+                false if request.can_intercept => Self::Opened,
+                false => Self::Blocked,
+            },
+            Protocol::Socks5Udp => Self::Blocked,
+        }
+    }
+
+    /// Whether the tunnel has to be opened, where `rule`, or something else if there is none, needs to see into it.
+    fn needed(self, rule: Option<RuleId>) -> Result<bool, Denied> {
+        match self {
+            Self::Clear | Self::Waived => Ok(false),
+            Self::Opened => Ok(true),
+            Self::Blocked => Err(Denied { reason: Reason::MitmRequired, rule }),
+        }
+    }
+}
+
+/// The port of HTTP over TLS.
+const HTTPS_PORT: u16 = 443;
 
 fn deny(reason: Reason) -> Denied {
     Denied { reason, rule: None }
@@ -84,15 +147,6 @@ fn deny(reason: Reason) -> Denied {
 
 /// Methods that read: the safe ones (RFC 9110, section 9.2.1) without TRACE, which no client of ours needs.
 pub const READING: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
-
-/// Read-only lets pass what is seen to read: a plain request with a method that does.
-fn check_readable(request: &Request<'_>) -> Result<(), Reason> {
-    match (request.protocol, request.method) {
-        (Protocol::Http, Some(method)) if READING.contains(&method) => Ok(()),
-        (Protocol::Http, _) => Err(Reason::MethodNotAllowed),
-        (Protocol::Connect | Protocol::Socks5Tcp | Protocol::Socks5Udp, _) => Err(Reason::MitmRequired),
-    }
-}
 
 /// What opens addresses that are not public, apart from rules that name them.
 #[derive(Clone, Copy)]
@@ -105,20 +159,25 @@ struct Opened {
     metadata: bool,
 }
 
-fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr, opened: Opened) -> Result<(), Denied> {
+/// Whether the tunnel has to be opened because of an address.
+fn check_address<B: AsRef<[u8]>>(
+    policy: &Blob<B>,
+    request: &Request<'_>,
+    ip: IpAddr,
+    opened: Opened,
+    sight: Sight,
+) -> Result<bool, Denied> {
     let covering = match_address(policy, request, ip);
     if let Some(best) = covering.deny {
         return Err(Denied { reason: Reason::Denied, rule: Some(best.rule) });
     }
-    if let Some(best) = covering.unseen_deny {
-        return Err(Denied { reason: Reason::MitmRequired, rule: Some(best.rule) });
-    }
+    let intercept = covering.unseen_deny.map_or(Ok(false), |best| sight.needed(Some(best.rule)))?;
     let open = if net::is_metadata_address(ip) {
         covering.named_exactly || (opened.local && opened.metadata)
     } else {
         opened.local || covering.named || (opened.loopback && ip.is_loopback()) || net::non_public(ip).is_none()
     };
-    if open { Ok(()) } else { Err(deny(Reason::NotAllowedLocal)) }
+    if open { Ok(intercept) } else { Err(deny(Reason::NotAllowedLocal)) }
 }
 
 /// The step for addresses alone: what the policy says of one address that the name of a request leads to, if it allows the request as it stands, without
@@ -127,13 +186,14 @@ fn check_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: Ip
 /// # Errors
 /// [`Denied`] as [`decide()`] would say it.
 pub fn decide_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, ip: IpAddr) -> Result<(), Denied> {
+    let Some(meta) = policy.profile_meta(request.profile) else { return Err(deny(Reason::PolicyDenied)) };
     // A name of these kinds that is allowed is allowed because a rule names it, or else everything local is open anyway.
     let opened = Opened {
-        local: policy.profile_meta(request.profile).is_some_and(|meta| meta.allow_local_binding),
+        local: meta.allow_local_binding,
         loopback: request.host.is_localhost(),
         metadata: request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str())),
     };
-    check_address(policy, request, ip, opened)
+    check_address(policy, request, ip, opened, Sight::new(policy, request, meta)).map(|_| ())
 }
 
 /// The best rule of one access so far.

@@ -21,6 +21,11 @@ pub struct Allowed {
     pub rule: RuleId,
     /// Only GET, HEAD and OPTIONS: nothing that cannot be read may follow.
     pub read_only: bool,
+    /// Only for tunnels: it may go on only if its TLS is opened here and each request in it is decided. What is no TLS in it may not go on
+    /// ([`Reason::MitmRequired`]).
+    pub intercept: bool,
+    /// The hook that matches a request inside TLS: its place in [`Blob::hooks`](crate::Blob::hooks). It says what becomes of headers.
+    pub hook: Option<usize>,
 }
 
 /// Why a request may not go on.

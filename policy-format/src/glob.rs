@@ -106,6 +106,11 @@ const MAX_GROUPS: usize = 4 * MAX_ALTERNATIVES;
 
 /// Expands the first brace group and, with it, all that follow and nest. Groups without an alternative, such as `{a}`, add no text but work: their number is bounded.
 fn expand(text: &[u8]) -> Result<Vec<Vec<u8>>, PatternErrorKind> {
+    expand_marked(text, b"")
+}
+
+/// The same with a mark where a group begins and ends.
+pub(crate) fn expand_marked(text: &[u8], mark: &[u8]) -> Result<Vec<Vec<u8>>, PatternErrorKind> {
     let mut done = Vec::new();
     let mut open = vec![text.to_vec()];
     let mut groups = 0;
@@ -116,7 +121,7 @@ fn expand(text: &[u8]) -> Result<Vec<Vec<u8>>, PatternErrorKind> {
                 groups += 1;
                 let mut from = start + 1;
                 for to in commas.into_iter().chain([end]) {
-                    let parts = [item.get(..start), item.get(from..to), item.get(end + 1..)];
+                    let parts = [item.get(..start), Some(mark), item.get(from..to), Some(mark), item.get(end + 1..)];
                     open.push(parts.map(Option::unwrap_or_default).concat());
                     from = to + 1;
                 }

@@ -53,11 +53,13 @@ mod blob;
 mod build;
 mod check;
 mod conditions;
+mod credentials;
 mod decide;
 mod decision;
 mod error;
 pub mod glob;
 mod header;
+pub mod hooks;
 mod host;
 pub mod net;
 mod packed;
@@ -78,9 +80,10 @@ mod trie_check;
 #[cfg(feature = "build")]
 mod trie_writer;
 
-pub use blob::{Blob, Closest, Rule};
+pub use blob::{Blob, Closest, Intercepted, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
+pub use credentials::{ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix, UrlPrefixError};
 pub use decide::{NamedBy, READING, decide, decide_address, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
@@ -91,8 +94,10 @@ pub use records::{
     Hook, InjectedHeader, Layer, Listeners, MAX_HOOKS, MAX_PROFILES, Meta, Mitm, MitmMode, Mode, Network, ProfileId, Profiles, Secret,
     Source, UnixSockets, Upstream,
 };
-pub use request::{Protocol, Request};
+pub use request::{Inside, Protocol, Request};
 pub use rules::{Access, PortRange, RuleId, RuleKind};
 #[cfg(feature = "build")]
 pub use ruleset::{HostsRef, RuleRef, RuleSet, Terms, TermsId};
-pub use settings::{Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
+pub use settings::{
+    BrokerFallback, Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni, UpstreamRule,
+};

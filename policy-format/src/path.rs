@@ -54,7 +54,7 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Well-formed UTF-8, a byte at a time (RFC 3629, section 4): a percent-encoded character comes in pieces.
 #[derive(Default)]
-struct Utf8 {
+pub(crate) struct Utf8 {
     /// Continuation bytes that are still to come.
     left: u8,
     /// The least and greatest value that the next of them may have.
@@ -62,7 +62,7 @@ struct Utf8 {
 }
 
 impl Utf8 {
-    fn take(&mut self, byte: u8) -> bool {
+    pub(crate) fn take(&mut self, byte: u8) -> bool {
         if self.left > 0 {
             let fits = (self.next.0..=self.next.1).contains(&byte);
             (self.left, self.next) = (self.left - 1, (0x80, 0xbf));
@@ -82,7 +82,7 @@ impl Utf8 {
         true
     }
 
-    fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.left == 0
     }
 }

@@ -16,20 +16,45 @@ pub struct Request<'a> {
     pub host: &'a Host,
     /// To which port.
     pub port: u16,
-    /// With which method; only for [`Protocol::Http`]. Methods are case-sensitive (RFC 9110, section 9.1).
+    /// With which method; only for [`Protocol::Http`] and [`Protocol::Https`]. Methods are case-sensitive (RFC 9110, section 9.1).
     pub method: Option<&'a str>,
-    /// The path, without the query; only for [`Protocol::Http`].
+    /// The path, without the query; only for [`Protocol::Http`] and [`Protocol::Https`].
     pub path: Option<&'a str>,
     /// The addresses that the host was resolved to; empty as long as it was not. A name is resolved only after its request
     /// was allowed without addresses, and then asked about again with them.
     pub addresses: &'a [IpAddr],
+    /// What hooks look at beside method and path; only for [`Protocol::Https`]. Without it a hook that asks for any of it does not match.
+    pub inside: Option<Inside<'a>>,
+    /// Whether whoever asks can open TLS, and will put each request inside to the policy again.
+    pub can_intercept: bool,
+}
+
+/// What a request inside TLS says beside its method and its path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inside<'a> {
+    /// The query, without its `?`; `None` where there is none.
+    pub query: Option<&'a str>,
+    /// The header fields in their order: names in lower case, values without the blanks around them.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// The whole body as it was sent; `None` where it was not read, or not to its end. See [`Blob::body_wanted`](crate::Blob::body_wanted).
+    pub body: Option<&'a [u8]>,
 }
 
 impl<'a> Request<'a> {
-    /// A tunnel by CONNECT, under the first profile, to a host that was not resolved.
+    /// A tunnel by CONNECT, under the first profile, to a host that was not resolved, from somebody who does not open TLS.
     #[must_use]
     pub fn connect(host: &'a Host, port: u16) -> Self {
-        Self { profile: ProfileId::default(), protocol: Protocol::Connect, host, port, method: None, path: None, addresses: &[] }
+        Self {
+            profile: ProfileId::default(),
+            protocol: Protocol::Connect,
+            host,
+            port,
+            method: None,
+            path: None,
+            addresses: &[],
+            inside: None,
+            can_intercept: false,
+        }
     }
 }
 
@@ -38,6 +63,8 @@ impl<'a> Request<'a> {
 pub enum Protocol {
     /// A plain HTTP request, whose method can be read.
     Http,
+    /// A request that was read inside TLS, which was opened here.
+    Https,
     /// CONNECT: a tunnel.
     Connect,
     /// SOCKS5 CONNECT: a tunnel.
@@ -47,11 +74,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether its method and its path can be read.
+    #[must_use]
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+
     /// The name used in replies and events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Https => "https",
             Self::Connect => "https_connect",
             Self::Socks5Tcp => "socks5_tcp",
             Self::Socks5Udp => "socks5_udp",

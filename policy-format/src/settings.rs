@@ -2,6 +2,7 @@
 //!
 //! Every setting has its default here, and nowhere else. A blob says only what is not the default.
 
+use crate::credentials::{ClientCertificate, Credential, HookBody};
 use crate::records::Upstream;
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,6 +26,17 @@ pub struct Settings {
     pub on_revoke: OnRevoke,
     /// What peers may use up.
     pub limits: Limits,
+    /// What hooks ask of bodies, sorted by the hook's name.
+    pub hook_bodies: Vec<HookBody>,
+    /// Whether hosts of [`Mitm::bypass`](crate::Mitm::bypass) stay closed even where only what reads may pass, or where rules ask for methods or paths: nobody sees then
+    /// whether they hold.
+    pub bypass_read_only: bool,
+    /// Certificates for servers that ask for one, in this order.
+    pub client_certificates: Vec<ClientCertificate>,
+    /// Credentials of the broker beside those that it knows by itself, sorted by name.
+    pub credentials: Vec<Credential>,
+    /// What children get where the broker cannot run.
+    pub broker_fallback: BrokerFallback,
 }
 
 impl Default for Settings {
@@ -37,6 +49,11 @@ impl Default for Settings {
             upstream_rules: Vec::new(),
             on_revoke: OnRevoke::default(),
             limits: Limits::default(),
+            hook_bodies: Vec::new(),
+            bypass_read_only: false,
+            client_certificates: Vec::new(),
+            credentials: Vec::new(),
+            broker_fallback: BrokerFallback::default(),
         }
     }
 }
@@ -77,6 +94,16 @@ pub enum OnRevoke {
     Keep,
 }
 
+/// What children get in place of credentials where the broker cannot run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BrokerFallback {
+    /// Nothing.
+    #[default]
+    None,
+    /// The credentials themselves.
+    Real,
+}
+
 macro_rules! named {
     ($($kind:ident { $($variant:ident = $name:literal),+ })+) => {$(
         impl $kind {
@@ -104,6 +131,7 @@ named! {
     Sni { Enforce = "enforce", Log = "log", Off = "off" }
     Forwarded { Pass = "pass", Strip = "strip", XForwardedFor = "x-forwarded-for", Forwarded = "forwarded" }
     OnRevoke { Close = "close", Keep = "keep" }
+    BrokerFallback { None = "none", Real = "real" }
 }
 
 /// Who is asked for addresses.

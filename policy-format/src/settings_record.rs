@@ -5,11 +5,12 @@
 //!
 //! Values hold values, so they are read by hand: what a foreign file nests and counts is bounded.
 
+use crate::credentials::{ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix};
 use crate::error::FormatError;
 use crate::header::SectionKind;
 use crate::pattern::Pattern;
 use crate::records::{MAX_RECORDS, Upstream};
-use crate::settings::{Forwarded, Limit, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
+use crate::settings::{BrokerFallback, Forwarded, Limit, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
 use serde::Serialize;
 use std::borrow::Cow;
 
@@ -59,7 +60,20 @@ pub(crate) fn write(profiles: &[Settings]) -> Result<Option<Vec<u8>>, crate::Bui
 #[cfg(feature = "build")]
 fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
     let text = |text: &'static str| Value::Text(text.into());
-    let Settings { sni, via, forwarded, resolver, upstream_rules, on_revoke, limits } = settings;
+    let Settings {
+        sni,
+        via,
+        forwarded,
+        resolver,
+        upstream_rules,
+        on_revoke,
+        limits,
+        hook_bodies,
+        bypass_read_only,
+        client_certificates,
+        credentials,
+        broker_fallback,
+    } = settings;
     let mut pairs: Pairs<'a> = crate::Limits::ALL
         .iter()
         .filter_map(|limit| Some((limit, limits.get(limit.name)?)))
@@ -67,7 +81,24 @@ fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
         .map(|(limit, value)| (format!("limits.{}", limit.name).into(), Value::Number(value)))
         .collect();
     let others = [
+        ("broker_fallback", *broker_fallback != default.broker_fallback, text(broker_fallback.as_str())),
+        ("bypass_read_only", *bypass_read_only != default.bypass_read_only, Value::Bool(*bypass_read_only)),
+        (
+            "client_certificates",
+            *client_certificates != default.client_certificates,
+            Value::List(client_certificates.iter().map(|certificate| Value::Table(certificate_pairs(certificate))).collect()),
+        ),
+        (
+            "credentials",
+            *credentials != default.credentials,
+            Value::List(credentials.iter().map(|credential| Value::Table(credential_pairs(credential))).collect()),
+        ),
         ("forwarded", *forwarded != default.forwarded, text(forwarded.as_str())),
+        (
+            "hook_bodies",
+            *hook_bodies != default.hook_bodies,
+            Value::List(hook_bodies.iter().map(|body| Value::Table(body_pairs(body))).collect()),
+        ),
         ("limits.on_revoke", *on_revoke != default.on_revoke, text(on_revoke.as_str())),
         (
             "resolver",
@@ -92,6 +123,55 @@ fn rule_pairs(rule: &UpstreamRule) -> Pairs<'_> {
     let hosts = rule.hosts.iter().map(|host| Value::Text(host.as_str().into())).collect();
     let url = rule.proxy.as_ref().map_or(DIRECT, |proxy| &proxy.url);
     vec![("hosts".into(), Value::List(hosts)), ("url".into(), Value::Text(url.into()))]
+}
+
+#[cfg(feature = "build")]
+fn texts(texts: &[String]) -> Value<'_> {
+    Value::List(texts.iter().map(|text| Value::Text(text.as_str().into())).collect())
+}
+
+#[cfg(feature = "build")]
+fn certificate_pairs(certificate: &ClientCertificate) -> Pairs<'_> {
+    let ClientCertificate { host, cert_path, key_path } = certificate;
+    [("cert_path", cert_path), ("host", host), ("key_path", key_path)]
+        .map(|(key, text)| (key.into(), Value::Text(text.as_str().into())))
+        .into()
+}
+
+/// `header` and `prefix` are there where the header is one of its own.
+#[cfg(feature = "build")]
+fn credential_pairs(credential: &Credential) -> Pairs<'_> {
+    let Credential { id, env, url_prefixes, auth } = credential;
+    let text = |text| Value::Text(Cow::Borrowed(text));
+    let mut pairs: Pairs<'_> = vec![("auth".into(), text(auth.as_str())), ("env".into(), texts(env))];
+    if let CredentialAuth::Header { name, .. } = auth {
+        pairs.push(("header".into(), text(name)));
+    }
+    pairs.push(("id".into(), text(id)));
+    if let CredentialAuth::Header { prefix, .. } = auth {
+        pairs.push(("prefix".into(), text(prefix)));
+    }
+    pairs.push(("url_prefixes".into(), Value::List(url_prefixes.iter().map(|prefix| Value::Text(prefix.to_string().into())).collect())));
+    pairs
+}
+
+#[cfg(feature = "build")]
+fn body_pairs(body: &HookBody) -> Pairs<'_> {
+    let HookBody { hook, json, max_bytes } = body;
+    let value = |value: &JsonValue| match value {
+        JsonValue::Text(text) => Value::Text(text.clone().into()),
+        JsonValue::Bool(value) => Value::Bool(*value),
+        JsonValue::Number(value) => Value::Number(*value),
+    };
+    let pointer = |(pointer, values): &(String, Vec<JsonValue>)| {
+        let values = Value::List(values.iter().map(value).collect());
+        Value::Table(vec![("pointer".into(), Value::Text(pointer.clone().into())), ("values".into(), values)])
+    };
+    vec![
+        ("hook".into(), Value::Text(hook.as_str().into())),
+        ("json".into(), Value::List(json.iter().map(pointer).collect())),
+        ("max_bytes".into(), Value::Number(*max_bytes)),
+    ]
 }
 
 /// The settings of as many profiles.
@@ -126,6 +206,11 @@ fn set(settings: &mut Settings, key: &str, value: &Value<'_>) -> Result<(), &'st
         "forwarded" => value.text().and_then(Forwarded::named).map(|forwarded| settings.forwarded = forwarded),
         "resolver" => value.each(|server| NameServer::read(server.text()?)).map(|servers| settings.resolver = servers),
         "upstream.rules" => value.each(Value::rule).map(|rules| settings.upstream_rules = rules),
+        "hook_bodies" => value.each(Value::hook_body).map(|bodies| settings.hook_bodies = bodies),
+        "bypass_read_only" => value.bool().map(|bypass| settings.bypass_read_only = bypass),
+        "client_certificates" => value.each(Value::client_certificate).map(|all| settings.client_certificates = all),
+        "credentials" => value.each(Value::credential).map(|all| settings.credentials = all),
+        "broker_fallback" => value.text().and_then(BrokerFallback::named).map(|fallback| settings.broker_fallback = fallback),
         "limits.on_revoke" => value.text().and_then(OnRevoke::named).map(|on_revoke| settings.on_revoke = on_revoke),
         _ => {
             let limit = key.strip_prefix("limits.").and_then(Limit::named).ok_or("is unknown to this program")?;
@@ -155,13 +240,64 @@ impl<'a> Value<'a> {
         if let Self::List(values) = self { values.iter().map(read).collect() } else { None }
     }
 
+    fn texts(&self) -> Option<Vec<String>> {
+        self.each(|value| value.text().map(str::to_owned))
+    }
+
+    /// The values of a table that has these keys, and no others.
+    fn table<const N: usize>(&self, keys: [&str; N]) -> Option<[&Self; N]> {
+        let Self::Table(pairs) = self else { return None };
+        let same = pairs.len() == N && pairs.iter().zip(keys).all(|((key, _), wanted)| key == wanted);
+        let values: Vec<&Self> = pairs.iter().map(|(_, value)| value).collect();
+        if same { values.try_into().ok() } else { None }
+    }
+
+    /// An item of `hook_bodies`.
+    fn hook_body(&self) -> Option<HookBody> {
+        let [hook, json, max_bytes] = self.table(["hook", "json", "max_bytes"])?;
+        let value = |value: &Self| match value {
+            Self::Text(text) => Some(JsonValue::Text(text.clone().into_owned())),
+            Self::Bool(value) => Some(JsonValue::Bool(*value)),
+            Self::Number(value) => Some(JsonValue::Number(*value)),
+            Self::List(_) | Self::Table(_) => None,
+        };
+        let json = json.each(|item| {
+            let [pointer, values] = item.table(["pointer", "values"])?;
+            Some((pointer.text().filter(|text| crate::hooks::is_pointer(text))?.to_owned(), values.each(value)?))
+        })?;
+        let max_bytes = max_bytes.number().filter(|bytes| (1..=HookBody::MOST_BYTES).contains(bytes))?;
+        Some(HookBody { hook: hook.text()?.to_owned(), json, max_bytes })
+    }
+
+    /// An item of `client_certificates`.
+    fn client_certificate(&self) -> Option<ClientCertificate> {
+        let [cert_path, host, key_path] = self.table(["cert_path", "host", "key_path"])?;
+        let path = |value: &Self| value.text().filter(|path| path.starts_with('/')).map(str::to_owned);
+        let host = host.text().filter(|host| Pattern::parse(host).is_ok())?.to_owned();
+        Some(ClientCertificate { host, cert_path: path(cert_path)?, key_path: path(key_path)? })
+    }
+
+    /// An item of `credentials`.
+    fn credential(&self) -> Option<Credential> {
+        let of_its_own = || {
+            let [auth, env, header, id, prefix, urls] = self.table(["auth", "env", "header", "id", "prefix", "url_prefixes"])?;
+            let own = CredentialAuth::Header { name: header.text()?.to_owned(), prefix: prefix.text()?.to_owned() };
+            (auth.text()? == own.as_str()).then_some((own, env, id, urls))
+        };
+        let (auth, env, id, urls) = match self.table(["auth", "env", "id", "url_prefixes"]) {
+            Some([auth, env, id, urls]) => {
+                let known = [CredentialAuth::Bearer, CredentialAuth::Token, CredentialAuth::Basic];
+                (known.into_iter().find(|known| Some(known.as_str()) == auth.text())?, env, id, urls)
+            }
+            None => of_its_own()?,
+        };
+        let url_prefixes = urls.each(|url| UrlPrefix::parse(url.text()?).ok())?;
+        Some(Credential { id: id.text()?.to_owned(), env: env.texts()?, url_prefixes, auth })
+    }
+
     /// A rule of `upstream.rules`: `hosts` and `url`, and nothing else.
     fn rule(&self) -> Option<UpstreamRule> {
-        let Self::Table(pairs) = self else { return None };
-        let [(hosts_key, hosts), (url_key, url)] = pairs.as_slice() else { return None };
-        if hosts_key != "hosts" || url_key != "url" {
-            return None;
-        }
+        let [hosts, url] = self.table(["hosts", "url"])?;
         let hosts = hosts.each(|host| host.text().filter(|text| is_destination(text)).map(str::to_owned))?;
         let proxy = match url.text()? {
             DIRECT => None,

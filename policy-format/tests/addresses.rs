@@ -116,6 +116,8 @@ fn decided(blob: &Blob<Vec<u8>>, ip: IpAddr, port: u16) -> String {
         method: None,
         path: None,
         addresses: &[],
+        inside: None,
+        can_intercept: false,
     };
     let line = |rule| blob.rule(rule).unwrap().line;
     match decide(blob, &request) {
@@ -146,6 +148,8 @@ fn names(blob: &Blob<Vec<u8>>, ip: IpAddr, port: u16) -> Vec<NamedBy> {
             method: None,
             path: None,
             addresses: &[],
+            inside: None,
+            can_intercept: false,
         },
     )
 }

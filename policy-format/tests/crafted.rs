@@ -24,7 +24,8 @@ fn place(blob: &Blob<Vec<u8>>, kind: SectionKind) -> usize {
 fn allows(blob: &Blob<Vec<u8>>, host: &str) -> bool {
     let host = Host::parse(host).unwrap();
     let (profile, protocol) = (ProfileId::default(), Protocol::Connect);
-    let request = Request { profile, protocol, host: &host, port: 443, method: None, path: None, addresses: &[] };
+    let request =
+        Request { profile, protocol, host: &host, port: 443, method: None, path: None, addresses: &[], inside: None, can_intercept: false };
     matches!(decide(blob, &request), Decision::Allow(_))
 }
 

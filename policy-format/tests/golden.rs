@@ -248,6 +248,8 @@ fn answer(blob: &Blob<Vec<u8>>, asked: &str) -> String {
         method: (!tunnel).then_some(method),
         path,
         addresses: &[],
+        inside: None,
+        can_intercept: false,
     };
     let place = |rule| blob.rule(rule).map(|rule| format!("{rule}, {}", rule.place())).unwrap();
     match decide(blob, &request) {

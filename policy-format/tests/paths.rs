@@ -37,6 +37,8 @@ fn allows(blob: &Blob<Vec<u8>>, host: &str, method: &str, path: &str) -> bool {
         method: Some(method),
         path: Some(path),
         addresses: &[],
+        inside: None,
+        can_intercept: false,
     };
     matches!(decide(blob, &request), Decision::Allow(_))
 }

@@ -30,7 +30,20 @@ fn ask(blob: &Blob<Vec<u8>>, host: &str, port: u16, method: Option<&str>, addres
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
     let host = Host::parse(host).unwrap();
     let protocol = if method.is_some() { Protocol::Http } else { Protocol::Connect };
-    shown(blob, &Request { profile: ProfileId::default(), protocol, host: &host, port, method, path: None, addresses: &addresses })
+    shown(
+        blob,
+        &Request {
+            profile: ProfileId::default(),
+            protocol,
+            host: &host,
+            port,
+            method,
+            path: None,
+            addresses: &addresses,
+            inside: None,
+            can_intercept: false,
+        },
+    )
 }
 
 fn shown(blob: &Blob<Vec<u8>>, request: &Request<'_>) -> String {
@@ -180,7 +193,17 @@ fn methods_and_paths_are_part_of_a_match() {
         let host = Host::parse(host).unwrap();
         let (method, path) = seen.map_or((None, None), |(method, path)| (Some(method), Some(path)));
         let protocol = if seen.is_some() { Protocol::Http } else { Protocol::Connect };
-        let request = Request { profile: ProfileId::default(), protocol, host: &host, port: 80, method, path, addresses: &addresses };
+        let request = Request {
+            profile: ProfileId::default(),
+            protocol,
+            host: &host,
+            port: 80,
+            method,
+            path,
+            addresses: &addresses,
+            inside: None,
+            can_intercept: false,
+        };
         assert_eq!(&shown(&blob, &request), expected, "{host} {seen:?} {addresses:?}");
     }
     let rule = blob.rules().find(|rule| rule.hosts == "api.test").unwrap();
@@ -337,6 +360,8 @@ fn ask_raw(blob: &Blob<Vec<u8>>, host: &str, port: u16) {
             method: None,
             path: None,
             addresses: &addresses,
+            inside: None,
+            can_intercept: false,
         },
     );
 }
@@ -391,7 +416,7 @@ proptest! {
         let blob = Blob::open(build(meta(), &globs.iter().map(|(text, _)| (*text, ALLOW)).collect::<Vec<_>>())).unwrap();
         for host in hosts {
             let parsed = Host::parse(&host).unwrap();
-            let request = Request { profile: ProfileId::default(), protocol: Protocol::Connect, host: &parsed, port: 443, method: None, path: None, addresses: &[] };
+            let request = Request { profile: ProfileId::default(), protocol: Protocol::Connect, host: &parsed, port: 443, method: None, path: None, addresses: &[], inside: None, can_intercept: false };
             let mut named: Vec<(String, usize)> = named_by(&blob, &request).into_iter().map(|named| (blob.rule(named.rule).unwrap().hosts, named.rank)).collect();
             let rank = |glob: &glob::Glob| {
                 let program = glob.programs().iter().find(|program| steps_match(&glob::ops(program).collect::<Vec<_>>(), host.as_bytes()))?;
@@ -502,6 +527,8 @@ fn the_step_for_addresses_alone_says_what_the_decision_says() {
                         method: None,
                         path: None,
                         addresses: &addresses,
+                        inside: None,
+                        can_intercept: false,
                     };
                     let alone = decide_address(&blob, &Request { addresses: &[], ..request }, addresses[0]).err();
                     let whole = match decide(&blob, &request) {

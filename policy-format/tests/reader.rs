@@ -167,8 +167,17 @@ fn policy(rules: usize, sources: usize, asked: usize) -> (Blob<Vec<u8>>, Vec<Que
 fn decided(blob: &Blob<Vec<u8>>, (profile, port, host): &Question) -> String {
     let host = Host::parse(host).unwrap();
     let (method, path) = (Some("GET"), Some("/"));
-    let request =
-        Request { profile: ProfileId(*profile), protocol: Protocol::Http, host: &host, port: *port, method, path, addresses: &[] };
+    let request = Request {
+        profile: ProfileId(*profile),
+        protocol: Protocol::Http,
+        host: &host,
+        port: *port,
+        method,
+        path,
+        addresses: &[],
+        inside: None,
+        can_intercept: false,
+    };
     let rule = match decide(blob, &request) {
         Decision::Allow(allowed) => allowed.rule,
         Decision::Deny(denied) if denied.reason == Reason::Denied => denied.rule.unwrap(),

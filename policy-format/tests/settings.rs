@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
-use policy_format::{Blob, BlobBuilder, Forwarded, Limits, Meta, NameServer, OnRevoke, ProfileId, Settings, Sni, Upstream, UpstreamRule};
+use policy_format::{
+    Blob, BlobBuilder, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Forwarded, Limits, Meta, NameServer, OnRevoke,
+    ProfileId, Settings, Sni, Upstream, UpstreamRule, UrlPrefix,
+};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,11 +41,42 @@ fn limits() -> impl Strategy<Value = Limits> {
     })
 }
 
+fn certificate() -> impl Strategy<Value = ClientCertificate> {
+    ("(\\*\\.|\\*\\*\\.)?[a-z]{1,9}\\.test", "/[ -~]{0,20}", "/[ -~]{0,20}").prop_map(|(host, cert_path, key_path)| ClientCertificate {
+        host,
+        cert_path,
+        key_path,
+    })
+}
+
+fn credential() -> impl Strategy<Value = Credential> {
+    let auth = prop_oneof![
+        Just(CredentialAuth::Bearer),
+        Just(CredentialAuth::Token),
+        Just(CredentialAuth::Basic),
+        ("[a-z-]{1,9}", "[ -~]{0,9}").prop_map(|(name, prefix)| CredentialAuth::Header { name, prefix })
+    ];
+    let prefix = "(https|http)://[a-z]{1,9}\\.test(:[1-9][0-9]{0,3})?(/[a-z]{1,5}){0,3}".prop_map(|text| UrlPrefix::parse(&text).unwrap());
+    let lists = (proptest::collection::vec("[A-Z_]{1,9}", 0..3), proptest::collection::vec(prefix, 0..3));
+    ("[ -~]{1,9}", lists, auth).prop_map(|(id, (env, url_prefixes), auth)| Credential { id, env, url_prefixes, auth })
+}
+
+fn inside() -> impl Strategy<Value = Settings> {
+    let lists = (proptest::collection::vec(certificate(), 0..3), proptest::collection::vec(credential(), 0..3));
+    (lists, any::<bool>(), any::<bool>()).prop_map(|((client_certificates, credentials), bypass_read_only, real)| Settings {
+        client_certificates,
+        credentials,
+        bypass_read_only,
+        broker_fallback: if real { BrokerFallback::Real } else { BrokerFallback::None },
+        ..Settings::default()
+    })
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let one_of = |count: usize| 0..count;
     let words = (one_of(Sni::ALL.len()), any::<bool>(), one_of(Forwarded::ALL.len()), one_of(OnRevoke::ALL.len()));
     let lists = (proptest::collection::vec(name_server(), 0..4), proptest::collection::vec(rule(), 0..4));
-    (words, lists, limits()).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), limits)| Settings {
+    (words, lists, limits(), inside()).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), limits, inside)| Settings {
         sni: Sni::ALL[sni].1,
         via,
         forwarded: Forwarded::ALL[forwarded].1,
@@ -50,6 +84,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         upstream_rules,
         on_revoke: OnRevoke::ALL[on_revoke].1,
         limits,
+        ..inside
     })
 }
 

@@ -116,8 +116,17 @@ fn agrees(rules: &[Rule], hosts: &[String]) -> Result<(), TestCaseError> {
         let Ok(host) = Host::parse(&text) else { continue };
         let Some(name) = host.name() else { continue };
         for profile in [0, 1].map(ProfileId) {
-            let request =
-                Request { profile, protocol: Protocol::Connect, host: &host, port: 443, method: None, path: None, addresses: &[] };
+            let request = Request {
+                profile,
+                protocol: Protocol::Connect,
+                host: &host,
+                port: 443,
+                method: None,
+                path: None,
+                addresses: &[],
+                inside: None,
+                can_intercept: false,
+            };
             let found = named_by(&blob, &request);
             prop_assert!(found.windows(2).all(|pair| pair[0].rank >= pair[1].rank), "{text}: not the closest first");
             let mut found: Vec<(usize, u32)> = found.iter().map(|named| (named.rank, blob.rule(named.rule).unwrap().line)).collect();

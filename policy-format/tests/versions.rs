@@ -261,7 +261,8 @@ fn exercise(blob: &Blob<&[u8]>, hosts: &[Host]) {
         let (method, path) = if seen { (Some("GET"), Some("/v1/users/7")) } else { (None, None) };
         let protocol = if seen { Protocol::Http } else { Protocol::Connect };
         let profile = ProfileId(number / 2 % 2);
-        let request = Request { profile, protocol, host, port: 443, method, path, addresses: &addresses };
+        let request =
+            Request { profile, protocol, host, port: 443, method, path, addresses: &addresses, inside: None, can_intercept: false };
         let _ = (decide(blob, &request), named_by(blob, &request));
         host.name().map(|name| blob.closest(name));
     }

@@ -64,6 +64,8 @@ impl Question<'_> {
             method: self.method,
             path: self.path,
             addresses,
+            inside: None,
+            can_intercept: false,
         }
     }
 }
@@ -419,6 +421,8 @@ impl Guard {
             method: None,
             path: None,
             addresses: &self.addresses,
+            inside: None,
+            can_intercept: false,
         })
     }
 }

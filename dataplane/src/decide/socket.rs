@@ -82,7 +82,7 @@ impl SocketPermit<'_, '_> {
             return Err(decider.deny(snapshot, question, Denied { reason: Reason::NotAllowed, rule: None }));
         }
         let read_only = snapshot.meta().mode == Mode::Limited;
-        decider.observe(&snapshot, &question, Decision::Allow(Allowed { rule: NO_RULE, read_only }));
+        decider.observe(&snapshot, &question, Decision::Allow(Allowed { rule: NO_RULE, read_only, intercept: false, hook: None }));
         let (generation, client, limits) = (snapshot.generation(), question.client, Arc::clone(snapshot.limits()));
         Ok(SocketRoute { generation, real: real.into(), method: question.method.map(str::to_owned), client, read_only, limits })
     }

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{ActionDoc, At, HookDoc, MitmDoc, suggest};
 use crate::source::{Lines, SourceFile, layer_of};
-use policy_format::{Hook, InjectedHeader, Layer, MAX_HOOKS, Mitm, Mode, Profiles, Source};
+use policy_format::{ClientCertificate, Hook, HookBody, InjectedHeader, Layer, MAX_HOOKS, Mitm, Mode, Profiles, READING, Source};
 use std::collections::{HashMap, HashSet};
 
 /// Actions that a hook may name. Each is a set of headers by itself, and few are ever put together.
@@ -14,13 +14,17 @@ const MAX_ACTION_HEADERS: usize = 64;
 /// Characters of a prefix beyond which it looks like the secret itself: `Bearer `, `token `, `Basic ` are shorter.
 const LONG_PREFIX: usize = 20;
 
-pub(super) fn check(
-    doc: MitmDoc,
-    mode: Mode,
-    sources: &[SourceFile],
-    lines: &Lines,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (Mitm, Vec<Hook>) {
+/// What is read inside TLS.
+pub(super) struct Checked {
+    pub(super) mitm: Mitm,
+    pub(super) hooks: Vec<Hook>,
+    /// What hooks ask of bodies, sorted by their names.
+    pub(super) bodies: Vec<HookBody>,
+    pub(super) bypass_read_only: bool,
+    pub(super) client_certificates: Vec<ClientCertificate>,
+}
+
+pub(super) fn check(doc: MitmDoc, mode: Mode, sources: &[SourceFile], lines: &Lines, diagnostics: &mut Vec<Diagnostic>) -> Checked {
     let pair = match (&doc.ca_cert_path, &doc.ca_key_path) {
         (Some(at), None) => Some(("ca_cert_path", "ca_key_path", at)),
         (None, Some(at)) => Some(("ca_key_path", "ca_cert_path", at)),
@@ -31,11 +35,7 @@ pub(super) fn check(
         let error = Diagnostic::error(Code::MissingKey, message, at.place.clone());
         diagnostics.push(error.with_help("give both, or neither: then an authority is made in memory"));
     }
-    if let Some(bypass) = doc.bypass.as_ref().filter(|bypass| mode == Mode::Limited && !bypass.value.is_empty()) {
-        let message = "`bypass` in limited mode would let pass what nobody can see to be read-only";
-        let error = Diagnostic::error(Code::InvalidValue, message, bypass.place.clone());
-        diagnostics.push(error.with_help("remove it, or set `mode = \"full\"`"));
-    }
+    let bypass_read_only = bypasses(&doc, mode, diagnostics);
     let names: Vec<&str> = doc.actions.iter().map(|action| action.name.value.as_str()).collect();
     let by_name: HashMap<&str, &ActionDoc> = doc.actions.iter().map(|action| (action.name.value.as_str(), action)).collect();
     if let Some(hook) = doc.hooks.get(MAX_HOOKS) {
@@ -45,7 +45,18 @@ pub(super) fn check(
     }
     let mut used: HashSet<&str> = HashSet::new();
     let mut hooks = Vec::new();
+    let body = |hook: &HookDoc| {
+        let body = hook.body.as_ref().filter(|body| !body.json.is_empty())?;
+        Some(HookBody { hook: hook.name.value.clone(), json: body.json.clone(), max_bytes: body.max_bytes })
+    };
+    let mut bodies: Vec<HookBody> = doc.hooks.iter().take(MAX_HOOKS).filter_map(body).collect();
+    bodies.sort_by(|a, b| a.hook.cmp(&b.hook));
     for hook in doc.hooks.iter().take(MAX_HOOKS) {
+        if mode == Mode::Limited && !hook.methods.is_empty() && !hook.methods.iter().any(|method| READING.contains(&method.as_str())) {
+            let message = format!("the hook `{}` never matches: limited mode lets none of its methods pass", hook.name.value);
+            let warning = Diagnostic::warning(Code::NoEffect, message, hook.name.place.clone());
+            diagnostics.push(warning.with_help("set `mode = \"full\"`, and say \"read-only\" of the hosts that are only read"));
+        }
         used.extend(hook.action.iter().map(|name| name.value.as_str()));
         let mut actions = Vec::new();
         for name in hook_actions(hook, diagnostics) {
@@ -94,7 +105,30 @@ pub(super) fn check(
         ca_key_path: text(doc.ca_key_path),
         max_body_bytes: doc.max_body_bytes.map(|at| at.value),
     };
-    (mitm, hooks)
+    let client_certificates = doc.client_certificates.map(|at| at.value).unwrap_or_default();
+    Checked { mitm, hooks, bodies, bypass_read_only, client_certificates }
+}
+
+/// Whether the bypass holds where only what reads may pass.
+fn bypasses(doc: &MitmDoc, mode: Mode, diagnostics: &mut Vec<Diagnostic>) -> bool {
+    let bypass = doc.bypass.as_ref().filter(|bypass| !bypass.value.is_empty());
+    match (bypass, doc.dangerously_bypass_read_only.as_ref().filter(|at| at.value)) {
+        (Some(_), Some(_)) => return true,
+        (None, Some(at)) => {
+            let message = "`dangerously_bypass_read_only` has no effect: no host is in `bypass`";
+            let warning = Diagnostic::warning(Code::NoEffect, message, at.place.clone());
+            diagnostics.push(warning.with_help("remove it, or name the hosts in `bypass`"));
+        }
+        (Some(bypass), None) if mode == Mode::Limited => {
+            let message = "`bypass` in limited mode would let pass what nobody can see to be read-only";
+            let error = Diagnostic::error(Code::InvalidValue, message, bypass.place.clone());
+            diagnostics.push(
+                error.with_help("remove it, set `mode = \"full\"`, or accept that with `dangerously_bypass_read_only = true` beside it"),
+            );
+        }
+        _ => {}
+    }
+    false
 }
 
 /// An administrator's hook whose action a weaker layer has: that layer would say what the hook does.

@@ -1,5 +1,6 @@
 //! The merged document to a `Policy`, collecting every diagnostic.
 
+mod credentials;
 mod denies;
 mod listed;
 mod listeners;
@@ -31,7 +32,7 @@ pub fn check(
     let lines = Lines::new(sources);
     let unix_sockets = unix_sockets(&network, diagnostics);
     let (listeners, upstream) = listeners::check(&network, &unix_sockets, sources, diagnostics);
-    let settings = settings::check(&network, &merged, sources, diagnostics);
+    let mut settings = settings::check(&network, &merged, sources, diagnostics);
     let state = state(&network, &merged, sources, diagnostics);
     let refused = |place: &Place| {
         let about = |diagnostic: &&Diagnostic| diagnostic.code == Code::RequirementViolated;
@@ -45,7 +46,12 @@ pub fn check(
     }
     let (rules, listed, lists) = rules::rules(&network, demanded, sources, &lines, progress, diagnostics);
     let mode = network.mode.as_ref().map_or(Mode::Full, |at| at.value);
-    let (mitm, hooks) = mitm::check(network.mitm.clone(), mode, sources, &lines, diagnostics);
+    let inside = mitm::check(network.mitm.clone(), mode, sources, &lines, diagnostics);
+    settings.hook_bodies = inside.bodies;
+    settings.bypass_read_only = inside.bypass_read_only;
+    settings.client_certificates = inside.client_certificates;
+    settings.credentials = credentials::check(&network, sources, diagnostics);
+    let (mitm, hooks) = (inside.mitm, inside.hooks);
     let default = Meta::default();
     let meta = Meta {
         profile: merged.profile,
@@ -72,11 +78,16 @@ pub fn check(
             default.dangerously_allow_plaintext_credential_injection,
         ),
     };
-    let injects = &network.dangerously_allow_plaintext_credential_injection;
-    if let Some(at) = injects.as_ref().filter(|at| at.value && !meta.credential_broker) {
-        let message = "`dangerously_allow_plaintext_credential_injection` has no effect: the credential broker is off";
+    let switches = [
+        ("dangerously_allow_plaintext_credential_injection", &network.dangerously_allow_plaintext_credential_injection),
+        ("dangerously_pass_credentials_without_broker", &network.dangerously_pass_credentials_without_broker),
+    ];
+    let without = switches.iter().filter_map(|(key, at)| Some((*key, &at.as_ref().filter(|at| at.value)?.place)));
+    let first = network.credentials.first().map(|credential| ("credentials", &credential.name.place));
+    for (key, place) in without.chain(first).filter(|_| !meta.credential_broker) {
+        let message = format!("`{key}` has no effect: the credential broker is off");
         diagnostics
-            .push(Diagnostic::warning(Code::NoEffect, message, at.place.clone()).with_help("set `credential_broker = true`, or remove it"));
+            .push(Diagnostic::warning(Code::NoEffect, message, place.clone()).with_help("set `credential_broker = true`, or remove it"));
     }
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     (!failed).then(|| (Policy::new(meta, settings, rules, listed, hooks), lists))

@@ -6,7 +6,7 @@ use crate::keys::DIRECT;
 use crate::merge::Merged;
 use crate::schema::{At, NetworkDoc, UpstreamRuleDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Layer, Limits, Settings, Sni, Upstream, UpstreamRule};
+use policy_format::{BrokerFallback, Layer, Limits, Settings, Sni, Upstream, UpstreamRule};
 
 pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Settings {
     let default = Settings::default();
@@ -23,6 +23,11 @@ pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile
         upstream_rules: upstream_rules(network, sources, diagnostics),
         on_revoke: network.limits.on_revoke.as_ref().map_or(default.on_revoke, |at| at.value),
         limits,
+        broker_fallback: match network.dangerously_pass_credentials_without_broker.as_ref().is_some_and(|at| at.value) {
+            true => BrokerFallback::Real,
+            false => BrokerFallback::None,
+        },
+        ..Settings::default()
     }
 }
 

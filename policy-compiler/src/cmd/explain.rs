@@ -4,12 +4,18 @@ use super::{fail, rule_json, say, stream, stream_text, subject};
 use crate::cli::Explain;
 use policy_compiler::change::{Change, Edit, EditKind};
 use policy_compiler::explain::{Explanation, Standing, explain};
-use policy_compiler::request::{Asked, parse_resolution};
+use policy_compiler::request::{Asked, parse_header, parse_resolution};
+use policy_format::Hook;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Explain) -> ExitCode {
     let asked = match Asked::parse(&arguments.request.join(" ")) {
+        Ok(asked) => Asked { can_intercept: !arguments.no_interception, ..asked },
+        Err(error) => return fail(error),
+    };
+    let headers: Result<Vec<_>, String> = arguments.header.iter().map(|text| parse_header(text)).collect();
+    let asked = match headers.and_then(|headers| asked.with(&headers, arguments.body.as_deref())) {
         Ok(asked) => asked,
         Err(error) => return fail(error),
     };
@@ -54,6 +60,8 @@ pub(crate) fn explanation_json(explanation: &Explanation) -> Value {
         "reason": explanation.reason.map(|reason| reason.as_str()),
         "proxy_error": explanation.reason.map(|reason| reason.proxy_error()),
         "why": explanation.why,
+        "intercept": explanation.intercept,
+        "hook": explanation.hook.as_ref().map(hook_json),
         "rule": rule,
         "address": explanation.address.map(|ip| ip.to_string()),
         "beats": others(Standing::Beaten),
@@ -61,6 +69,19 @@ pub(crate) fn explanation_json(explanation: &Explanation) -> Value {
         "not_in_play": others(Standing::NotInPlay),
         "notes": explanation.notes,
         "change": change_json(&explanation.change),
+    })
+}
+
+fn hook_json(hook: &Hook) -> Value {
+    json!({
+        "name": hook.name,
+        "host": hook.host,
+        "layer": hook.source.layer.as_str(),
+        "file": hook.source.label,
+        "line": hook.line,
+        "strip_request_headers": hook.strip_request_headers,
+        "inject_request_headers": hook.inject_request_headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(),
+        "strip_response_headers": hook.strip_response_headers,
     })
 }
 

@@ -8,7 +8,8 @@ use policy_compiler::explain::describe;
 use policy_compiler::keys::DIRECT;
 use policy_compiler::profiles::{Profile, choose, names};
 use policy_format::{
-    Blob, HEADER_LEN, Hook, Limit, Limits, Meta, ProfileId, Profiles, Rule, SectionKind, Settings, Upstream, UpstreamRule,
+    Blob, BrokerFallback, ClientCertificate, Credential, HEADER_LEN, Hook, JsonValue, Limit, Limits, Meta, ProfileId, Profiles, Rule,
+    SectionKind, Settings, Upstream, UpstreamRule,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -78,7 +79,24 @@ fn settings(meta: &Meta, settings: &Settings) -> Vec<(&'static str, Value)> {
         ("resolver", settings.resolver.iter().map(ToString::to_string).collect::<Vec<_>>().into()),
         ("upstream_rules", settings.upstream_rules.iter().map(rule_of_upstream).collect::<Vec<_>>().into()),
         ("on_revoke", settings.on_revoke.as_str().into()),
+        ("mitm_dangerously_bypass_read_only", settings.bypass_read_only.into()),
+        ("mitm_client_certificates", settings.client_certificates.iter().map(certificate).collect::<Vec<_>>().into()),
+        ("credentials", settings.credentials.iter().map(credential).collect::<Vec<_>>().into()),
+        ("dangerously_pass_credentials_without_broker", (settings.broker_fallback == BrokerFallback::Real).into()),
     ]
+}
+
+fn fields_json(fields: &[(String, Vec<String>)]) -> Value {
+    fields.iter().map(|(name, values)| (name.clone(), values.clone().into())).collect::<serde_json::Map<String, Value>>().into()
+}
+
+fn certificate(certificate: &ClientCertificate) -> Value {
+    json!({ "host": certificate.host, "cert_path": certificate.cert_path, "key_path": certificate.key_path })
+}
+
+fn credential(credential: &Credential) -> Value {
+    let prefixes: Vec<String> = credential.url_prefixes.iter().map(ToString::to_string).collect();
+    json!({ "name": credential.id, "env": credential.env, "url_prefixes": prefixes, "auth": credential.auth.as_str(), "header": credential.auth.header() })
 }
 
 fn rule_of_upstream(rule: &UpstreamRule) -> Value {
@@ -119,6 +137,21 @@ impl Shown<'_> {
 
     fn hooks(&self) -> impl Iterator<Item = &Hook> {
         self.policy.hooks().iter().filter(|hook| self.shows(hook.profiles))
+    }
+
+    /// What the first profile that has the hook, of those that are shown, asks of bodies.
+    fn body_json(&self, hook: &Hook) -> Value {
+        let of_it = self.profiles().into_iter().filter(|id| hook.profiles.has(*id)).filter_map(|id| self.policy.settings(id));
+        let mut bodies = of_it.flat_map(|settings| &settings.hook_bodies).filter(|body| body.hook == hook.name);
+        bodies.next().map_or(Value::Null, |body| {
+            let value = |value: &JsonValue| match value {
+                JsonValue::Text(text) => text.as_str().into(),
+                JsonValue::Bool(value) => (*value).into(),
+                JsonValue::Number(value) => (*value).into(),
+            };
+            let json = body.json.iter().map(|(pointer, values)| (pointer.clone(), values.iter().map(value).collect::<Vec<Value>>().into()));
+            json!({ "json": json.collect::<serde_json::Map<String, Value>>(), "max_bytes": body.max_bytes })
+        })
     }
 
     fn rule_count(&self) -> usize {
@@ -183,6 +216,13 @@ impl Shown<'_> {
                 "host": hook.host,
                 "methods": hook.methods,
                 "path_prefixes": hook.path_prefixes,
+                "query": fields_json(&hook.query),
+                "headers": fields_json(&hook.headers),
+                "body": self.body_json(hook),
+                "strip_request_headers": hook.strip_request_headers,
+                // Where the secrets are, not what they are.
+                "inject_request_headers": hook.inject_request_headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(),
+                "strip_response_headers": hook.strip_response_headers,
                 "layer": hook.source.layer.as_str(),
                 "file": hook.source.label,
                 "line": hook.line,

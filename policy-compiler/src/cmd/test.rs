@@ -23,10 +23,13 @@ const MAX_TESTS: u64 = 64 << 20;
 const MAX_LISTED: usize = 50;
 
 pub(crate) fn run(arguments: Test) -> ExitCode {
-    let (cases, subject) = match read(&arguments) {
+    let (mut cases, subject) = match read(&arguments) {
         Ok(read) => read,
         Err(code) => return code,
     };
+    for asked in cases.iter_mut().flat_map(|case| &mut case.requests) {
+        asked.can_intercept = !arguments.no_interception;
+    }
     let report = testing::run(&subject, &cases);
     if let Some(path) = &arguments.junit
         && let Err(error) = std::fs::write(path, report.junit(&cases))

@@ -186,8 +186,10 @@ struct Comparison<'a, B> {
     below: globs::Below,
     no_names_below: HashSet<usize>,
     ranges: addresses::Ranges,
-    /// Whether any rule speaks of ports, methods or paths.
+    /// Whether any rule, or any setting, speaks of ports, methods or paths.
     conditions: bool,
+    /// Ports of settings, as terms.
+    own_ports: Vec<u32>,
     spaces: HashMap<Vec<u32>, Rc<Space>>,
     /// Numbers of surfaces, by the space and the requests in it.
     cut: HashMap<CutKey, usize>,
@@ -233,8 +235,16 @@ fn name_of(rule: &Known) -> Option<&str> {
     }
 }
 
-fn hook_hosts<'a, B: AsRef<[u8]>>(blob: Profile<'a, B>) -> BTreeSet<&'a str> {
-    blob.hooks().map(|hook| hook.host.as_str()).collect()
+/// Hosts, with the ports, that settings single out: those with hooks, those whose TLS stays closed, and those that credentials are for.
+fn singled_out<B: AsRef<[u8]>>(blob: Profile<'_, B>) -> BTreeSet<(String, Option<u16>)> {
+    let (meta, settings) = (blob.meta(), blob.settings());
+    let hooks = blob.hooks().map(|hook| (hook.host.clone(), None));
+    let bypassed = meta.mitm.bypass.iter().filter_map(|text| {
+        let pattern = Pattern::parse(text).ok()?;
+        Some((pattern.hosts.to_string(), pattern.port))
+    });
+    let credentials = settings.credentials.iter().filter(|_| meta.credential_broker).flat_map(|credential| &credential.url_prefixes);
+    hooks.chain(bypassed).chain(credentials.map(|prefix| (prefix.host.to_string(), Some(prefix.port)))).collect()
 }
 
 /// What the denies of a policy say of an IPv4 address, by the numbers of their terms.
@@ -252,9 +262,11 @@ fn denies<B: AsRef<[u8]>>(side: &Side<'_, B>, ip: std::net::Ipv4Addr) -> BTreeSe
 fn settings_matter<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) -> bool {
     let of = |blob: Profile<'_, B>| {
         let meta = blob.meta();
-        (meta.network, meta.mode, meta.allow_local_binding, meta.mitm.mode == MitmMode::Always)
+        let bypassed: BTreeSet<String> = meta.mitm.bypass.iter().cloned().collect();
+        let settings = (meta.network, meta.mode, meta.allow_local_binding, meta.mitm.mode == MitmMode::Always);
+        (settings, bypassed, blob.settings().bypass_read_only)
     };
-    of(old) != of(new) || hook_hosts(old) != hook_hosts(new)
+    of(old) != of(new) || singled_out(old) != singled_out(new)
 }
 
 /// What the rules of a glob say, in the old policy and (`true`) in the new one, by the numbers of their terms.
@@ -323,7 +335,16 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
         mark_shared(&mut of_old, &mut of_new);
         let (old, new) = (Side::new(old, of_old), Side::new(new, of_new));
         let rules = || old.rules.iter().chain(&new.rules);
-        let patterns = [old.blob, new.blob].into_iter().flat_map(hook_hosts).filter_map(|host| Some(Pattern::parse(host).ok()?.hosts));
+        let singled_out: BTreeSet<(String, Option<u16>)> = [old.blob, new.blob].into_iter().flat_map(singled_out).collect();
+        let patterns = singled_out.iter().filter_map(|(host, _)| Some(Pattern::parse(host).ok()?.hosts));
+        // A port that only a setting names cuts as that of a rule does, for every host.
+        let ports: BTreeSet<u16> = singled_out.iter().filter_map(|(_, port)| *port).collect();
+        let mut own_ports = Vec::with_capacity(ports.len());
+        for port in ports {
+            let ports = vec![PortRange { first: port, last: port }];
+            own_ports.extend(u32::try_from(terms.len()));
+            terms.push(Terms { access: Access::Allow, ports, methods: Vec::new(), paths: Vec::new() });
+        }
         let (mut hook_names, mut networks) = (Vec::new(), Vec::new());
         for hosts in patterns {
             match hosts {
@@ -360,6 +381,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
             no_names_below: HashSet::new(),
             ranges,
             conditions: terms.iter().any(|terms| !terms.is_plain()),
+            own_ports,
             spaces: HashMap::new(),
             cut: HashMap::new(),
             surfaces: Vec::new(),
@@ -481,7 +503,7 @@ impl<'a, B: AsRef<[u8]>> Comparison<'a, B> {
 
     /// The requests to a host, as the rules of both policies for it cut them.
     fn space(&mut self, hosts: &[&Host]) -> Result<Asked, DiffError> {
-        let mut own: Vec<u32> = Vec::new();
+        let mut own: Vec<u32> = self.own_ports.clone();
         let mut rules = 0;
         let mut changed: Vec<PortRange> = Vec::new();
         for host in hosts.iter().filter(|_| self.conditions) {
@@ -808,6 +830,8 @@ fn request<'a>(way: &'a Way, host: &'a Host, port: u16, addresses: &'a [IpAddr])
         method: way.method.as_deref(),
         path: way.path.as_deref(),
         addresses,
+        inside: None,
+        can_intercept: false,
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::keys::DIRECT;
 use crate::profiles::Profile;
 use policy_format::{
-    Forwarded, Hook, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta, Network, OnRevoke, Pattern, Settings, Sni, Upstream,
-    UpstreamRule,
+    BrokerFallback, Credential, CredentialAuth, Forwarded, Hook, HookBody, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta, Network,
+    OnRevoke, Pattern, Settings, Sni, Upstream, UpstreamRule,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -68,6 +68,7 @@ pub(super) fn compare<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>) 
     compare_meta(old.meta(), new.meta(), &mut changes);
     compare_settings(&old.settings(), &new.settings(), &mut changes);
     compare_hooks(old.hooks(), new.hooks(), &mut changes);
+    compare_bodies(old, new, &mut changes);
     changes.0
 }
 
@@ -167,7 +168,35 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     changes.switch(key, was, is, Looser);
 }
 
+/// What hooks that both have ask of bodies. Asking more is tighter only where no other hook of the host takes what no longer matches.
+fn compare_bodies<B: AsRef<[u8]>>(old: Profile<'_, B>, new: Profile<'_, B>, changes: &mut Changes) {
+    let (was, is) = (old.settings().hook_bodies, new.settings().hook_bodies);
+    let (before, after) = (Hooks::new(old.hooks()), Hooks::new(new.hooks()));
+    for known in after.known.iter().filter(|known| before.named(&known.hook.name).is_some()) {
+        let of = |bodies: &[HookBody]| bodies.iter().find(|body| body.hook == known.hook.name).cloned();
+        let (old, new) = (of(&was), of(&is));
+        let alone = after.others(known).next().is_none();
+        let narrower = alone
+            && match (&old, &new) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(old), Some(new)) => new.max_bytes <= old.max_bytes && old.json.iter().all(|pointer| new.json.contains(pointer)),
+            };
+        let shown = |body: &Option<HookBody>| body.as_ref().map(crate::decompile::body_table).unwrap_or_default();
+        changes.plain(&format!("mitm.hooks.{}.body", known.hook.name), shown(&old), shown(&new), if narrower { Tighter } else { Looser });
+    }
+}
+
 fn compare_settings(old: &Settings, new: &Settings, changes: &mut Changes) {
+    changes.switch("mitm.dangerously_bypass_read_only", old.bypass_read_only, new.bypass_read_only, Looser);
+    let certificates = |settings: &Settings| -> Vec<String> {
+        settings.client_certificates.iter().map(|own| format!("{}: {} {}", own.host, own.cert_path, own.key_path)).collect()
+    };
+    // Whom a server takes us for says what it lets us do.
+    changes.plain("mitm.client_certificates", certificates(old).join(", "), certificates(new).join(", "), Looser);
+    compare_credentials(&old.credentials, &new.credentials, changes);
+    let real = |settings: &Settings| settings.broker_fallback == BrokerFallback::Real;
+    changes.switch("dangerously_pass_credentials_without_broker", real(old), real(new), Looser);
     let strictness = |sni: Sni| match sni {
         Sni::Off => 0,
         Sni::Log => 1,
@@ -214,6 +243,21 @@ fn limit_direction(limit: &Limit, was: u64, is: u64) -> Direction {
         "pool_connections" | "pool_connections_per_host" | "pool_timeout" | "cache_names" => Neutral,
         _ if higher => Looser,
         _ => Tighter,
+    }
+}
+
+/// A credential more is one that programs no longer hold, and one more that the proxy sends: whether it is worth more or less nobody can say here.
+fn compare_credentials(old: &[Credential], new: &[Credential], changes: &mut Changes) {
+    let shown = |credential: &Credential| {
+        let prefixes: Vec<String> = credential.url_prefixes.iter().map(ToString::to_string).collect();
+        let prefix = if let CredentialAuth::Header { prefix, .. } = &credential.auth { prefix.as_str() } else { "" };
+        let header = credential.auth.header();
+        format!("{} to {} by {} ({header}: {prefix}…)", credential.env.join(" "), prefixes.join(" "), credential.auth.as_str())
+    };
+    let all: BTreeSet<&String> = old.iter().chain(new).map(|credential| &credential.id).collect();
+    for id in all {
+        let of = |credentials: &[Credential]| credentials.iter().find(|own| own.id == *id).map(shown).unwrap_or_default();
+        changes.plain(&format!("credentials.{id}"), of(old), of(new), Looser);
     }
 }
 

@@ -66,6 +66,7 @@ impl fmt::Display for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.protocol {
             Protocol::Http => write!(f, "{} http://", self.method.as_deref().unwrap_or("GET"))?,
+            Protocol::Https => write!(f, "{} https://", self.method.as_deref().unwrap_or("GET"))?,
             Protocol::Connect => f.write_str("CONNECT ")?,
             Protocol::Socks5Tcp | Protocol::Socks5Udp => f.write_str("socks ")?,
         }

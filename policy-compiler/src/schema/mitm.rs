@@ -1,9 +1,10 @@
-//! `mitm`: TLS interception, hooks and their actions.
+//! `mitm`: TLS interception, hooks and their actions, certificates for servers.
 
-use super::{ActionDoc, At, HookDoc, Key, MitmDoc, Reader, Value};
+use super::{ActionDoc, At, BodyDoc, HookDoc, Key, MitmDoc, Reader, Value};
 use crate::diagnostic::Code;
 use crate::keys;
-use policy_format::{Hosts, MitmMode, Pattern, Secret, path};
+use policy_format::hooks::{TextGlob, TextKind, is_pointer};
+use policy_format::{ClientCertificate, HookBody, Hosts, JsonValue, Limit, LimitKind, MitmMode, Pattern, Secret, path};
 use toml::de::DeValue;
 
 impl Reader<'_> {
@@ -15,6 +16,8 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "mode" => doc.mode = self.word(key, value, [("auto", MitmMode::Auto), ("always", MitmMode::Always)]),
                 "bypass" => doc.bypass = self.bypass(key, value),
+                "dangerously_bypass_read_only" => doc.dangerously_bypass_read_only = self.bool(key, value),
+                "client_certificates" => doc.client_certificates = self.client_certificates(key, value),
                 "ca_cert_path" => doc.ca_cert_path = self.absolute(key, value),
                 "ca_key_path" => doc.ca_key_path = self.absolute(key, value),
                 "max_body_bytes" => doc.max_body_bytes = self.number(key, value),
@@ -75,16 +78,16 @@ impl Reader<'_> {
     fn hook(&mut self, name: &Key<'_>, value: &Value<'_>) -> Option<HookDoc> {
         let table = self.table(name, value)?;
         let (mut host, mut methods, mut path_prefixes, mut action) = (None, Vec::new(), Vec::new(), Vec::new());
-        let (mut query, mut headers) = (Vec::new(), Vec::new());
+        let (mut query, mut headers, mut body) = (Vec::new(), Vec::new(), None);
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "host" => host = self.hook_host(key, value),
+                "host" => host = self.hook_host(key, value, "a hook"),
                 "methods" => methods = self.methods(key, value),
                 "path_prefixes" => path_prefixes = self.path_prefixes(key, value),
                 "query" => query = self.values(key, value, true),
                 "headers" => headers = self.values(key, value, false),
                 "action" => action = self.strings(key, value).map(|at| at.value).unwrap_or_default(),
-                "body" => self.not_enforced(key, value, "request bodies are not matched by this version"),
+                "body" => body = self.body(key, value),
                 _ => self.unknown_key(key, table, "a hook", &keys::HOOK),
             }
         }
@@ -110,17 +113,18 @@ impl Reader<'_> {
             path_prefixes,
             query,
             headers,
+            body,
             action,
         })
     }
 
-    fn hook_host(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Pattern>> {
+    fn hook_host(&mut self, key: &Key<'_>, value: &Value<'_>, of: &str) -> Option<At<Pattern>> {
         let text = self.string(key, value)?;
         let pattern = self.pattern(&text.value, &text.place.span)?;
         let fits = matches!(pattern.hosts, Hosts::Exact(_) | Hosts::Subdomains(_) | Hosts::ApexAndSubdomains(_))
             || matches!(&pattern.hosts, Hosts::Network(network) if network.is_single());
         if !fits || pattern.port.is_some() {
-            let message = "a hook's `host` is a name, an address, `*.name` or `**.name`, without a port";
+            let message = format!("the `host` of {of} is a name, an address, `*.name` or `**.name`, without a port");
             self.error(Code::InvalidHook, text.place.span, message).help = Some("write `host = \"api.example.com\"`".into());
             return None;
         }
@@ -133,7 +137,7 @@ impl Reader<'_> {
         for text in texts {
             let wrong = match (text.value.strip_prefix("literal:"), text.value.strip_prefix("pattern:")) {
                 (Some(literal), _) => (!literal.starts_with('/')).then(|| "a path starts with `/`".to_owned()),
-                (None, Some(glob)) => check_glob(glob).err().map(str::to_owned),
+                (None, Some(glob)) => TextGlob::parse(glob, TextKind::Path).err().map(|error| error.to_string()),
                 (None, None) => match path::check_prefix(&text.value) {
                     Err(path::PathError::Wildcard) => {
                         Some("a glob starts with `pattern:`, and a path that has a `*` with `literal:`".to_owned())
@@ -168,16 +172,150 @@ impl Reader<'_> {
                     Some("name the values that may pass, or remove it".into());
             } else {
                 for value in &values.value {
-                    if let Some(Err(why)) = value.value.strip_prefix("pattern:").map(check_glob) {
-                        self.error(Code::InvalidHook, value.place.span.clone(), format!("the value is not valid: {why}")).help =
-                            Some("finish the glob, or write the value behind `literal:`".into());
-                    }
+                    self.check_value(value);
                 }
                 all.push((field, values.value.into_iter().map(|at| at.value).collect()));
             }
         }
         all.sort();
         all
+    }
+
+    /// A value, of which a glob has to be one.
+    fn check_value(&mut self, value: &At<String>) {
+        if let Some(Err(why)) = value.value.strip_prefix("pattern:").map(|glob| TextGlob::parse(glob, TextKind::Value)) {
+            self.error(Code::InvalidHook, value.place.span.clone(), format!("the value is not valid: {why}")).help =
+                Some("finish the glob, or write the value behind `literal:`".into());
+        }
+    }
+
+    /// `body = { json = { "/event" = ["COMMENT"] }, max_bytes = "64KiB" }`.
+    fn body(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<BodyDoc> {
+        const EXAMPLE: &str = "body = { json = { \"/event\" = [\"COMMENT\"] } }";
+        let table = self.table(key, value)?;
+        let mut body = BodyDoc { json: Vec::new(), max_bytes: HookBody::DEFAULT_BYTES };
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "json" => body.json = self.pointers(key, value),
+                "max_bytes" => body.max_bytes = self.body_bytes(key, value).unwrap_or(body.max_bytes),
+                _ => self.unknown_key(key, table, "`body`", &keys::BODY),
+            }
+        }
+        let says_nothing = table.get("json").is_none_or(|json| json.get_ref().as_table().is_some_and(|json| json.is_empty()));
+        if says_nothing {
+            self.error(Code::InvalidHook, key.span(), "`body` says no value: nothing would be looked at").help =
+                Some(format!("write `{EXAMPLE}`, or remove it"));
+        }
+        Some(body)
+    }
+
+    /// `json` of a body: pointers, and the values that each may lead to.
+    fn pointers(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<(String, Vec<JsonValue>)> {
+        let Some(table) = self.table(key, value) else { return Vec::new() };
+        let mut all = Vec::new();
+        for (pointer, value) in table {
+            let text = pointer.get_ref();
+            if !is_pointer(text) {
+                let slashed = format!("/{text}");
+                let error = self.error(Code::InvalidHook, pointer.span(), format!("`{}` is no JSON pointer", text.escape_debug()));
+                match is_pointer(&slashed) && !text.starts_with('$') {
+                    true => error.did_you_mean(&crate::source::quote(&slashed.replace('.', "/"))),
+                    false => error.help = Some("write the names on the way, each behind a `/`, such as \"/pull/draft\" (RFC 6901)".into()),
+                }
+                continue;
+            }
+            let Some(array) = value.get_ref().as_array() else {
+                self.wrong_type(pointer, value, "a list of values", &format!("{} = [\"…\"]", crate::source::quote(text)));
+                self.bracket(value);
+                continue;
+            };
+            if array.is_empty() {
+                self.error(Code::InvalidHook, value.span(), format!("`{}` lists no value: nothing would match", text.escape_debug()))
+                    .help = Some("name the values that may pass, or remove it".into());
+            }
+            let values = array.iter().filter_map(|item| self.json_value(pointer, item)).collect();
+            all.push((text.to_string(), values));
+        }
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    fn json_value(&mut self, pointer: &Key<'_>, item: &Value<'_>) -> Option<JsonValue> {
+        match item.get_ref() {
+            DeValue::String(text) => {
+                self.check_value(&At { value: text.to_string(), place: self.place(item.span()) });
+                Some(JsonValue::Text(text.to_string()))
+            }
+            DeValue::Boolean(value) => Some(JsonValue::Bool(*value)),
+            DeValue::Integer(number) if number.radix() == 10 && number.as_str().parse::<u64>().is_ok() => {
+                number.as_str().parse().ok().map(JsonValue::Number)
+            }
+            _ => {
+                self.wrong_type(pointer, item, "a list of texts, `true`, `false` and whole numbers", "\"/event\" = [\"COMMENT\"]");
+                None
+            }
+        }
+    }
+
+    fn body_bytes(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<u64> {
+        const LIMIT: Limit = Limit {
+            name: "max_bytes",
+            kind: LimitKind::Bytes,
+            default: HookBody::DEFAULT_BYTES,
+            min: 1,
+            max: HookBody::MOST_BYTES,
+            doc: "Bytes that a body may have.",
+        };
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.trim(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+            _ => {
+                self.wrong_type(key, value, LIMIT.expected(), "max_bytes = \"64KiB\"");
+                return None;
+            }
+        };
+        match LIMIT.parse(text) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(Code::InvalidValue, value.span(), error.to_string()).help = Some("the default is \"64KiB\"".into());
+                None
+            }
+        }
+    }
+
+    /// `client_certificates = [{ host = "…", cert_path = "…", key_path = "…" }]`.
+    fn client_certificates(&mut self, key: &Key<'_>, value: &Value<'_>) -> Option<At<Vec<ClientCertificate>>> {
+        const EXAMPLE: &str = "client_certificates = [{ host = \"api.corp.example\", cert_path = \"/etc/netpolicy/client.pem\", key_path = \"/etc/netpolicy/client.key\" }]";
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "a list of tables", EXAMPLE);
+            return None;
+        };
+        let mut all = Vec::with_capacity(array.len());
+        for item in array.iter() {
+            let Some(table) = item.get_ref().as_table() else {
+                self.wrong_type(key, item, "a list of tables", EXAMPLE);
+                continue;
+            };
+            let (mut host, mut cert_path, mut key_path) = (None, None, None);
+            for (key, value) in table {
+                match key.get_ref().as_ref() {
+                    "host" => host = self.hook_host(key, value, "a client certificate"),
+                    "cert_path" => cert_path = self.absolute(key, value),
+                    "key_path" => key_path = self.absolute(key, value),
+                    _ => self.unknown_key(key, table, "a client certificate", &keys::CLIENT_CERTIFICATE),
+                }
+            }
+            for name in ["host", "cert_path", "key_path"] {
+                if !table.contains_key(name) {
+                    let error = self.error(Code::MissingKey, item.span(), format!("a client certificate needs `{name}`"));
+                    error.help = Some(format!("write `{EXAMPLE}`"));
+                }
+            }
+            if let (Some(host), Some(cert_path), Some(key_path)) = (host, cert_path, key_path) {
+                all.push(ClientCertificate { host: host.value.to_string(), cert_path: cert_path.value, key_path: key_path.value });
+            }
+        }
+        Some(At { value: all, place: self.place(value.span()) })
     }
 
     fn actions(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<ActionDoc> {
@@ -215,7 +353,7 @@ impl Reader<'_> {
         names.into_iter().filter_map(|name| self.header_name(name)).collect()
     }
 
-    fn header_name(&mut self, name: At<String>) -> Option<String> {
+    pub(super) fn header_name(&mut self, name: At<String>) -> Option<String> {
         if !is_token(&name.value) {
             self.error(Code::InvalidHook, name.place.span, format!("`{}` is not the name of a header", name.value.escape_debug())).help =
                 Some("write its name only, such as \"authorization\"".into());
@@ -277,28 +415,6 @@ impl Reader<'_> {
 }
 
 /// A token (RFC 9110, section 5.6.2).
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// Classes and alternatives are closed, escapes escape something.
-fn check_glob(glob: &str) -> Result<(), &'static str> {
-    let (mut braces, mut class, mut escaped) = (0_usize, false, false);
-    for c in glob.chars() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '[' => class = true,
-            ']' if class => class = false,
-            ']' => return Err("this glob is unfinished"),
-            _ if class => {}
-            '{' => braces += 1,
-            '}' => braces = braces.checked_sub(1).ok_or("this glob is unfinished")?,
-            _ => {}
-        }
-    }
-    if glob.is_empty() {
-        return Err("a glob cannot be empty");
-    }
-    if braces > 0 || class || escaped { Err("this glob is unfinished") } else { Ok(()) }
 }

@@ -3,6 +3,7 @@
 //! Keys outside the network policy belong to other programs and are passed over. Inside it, nothing is: what this version does not enforce is refused.
 //! Older spellings are read into the same documents, each with a warning that gives the canonical one.
 
+mod credentials;
 mod domains;
 mod mitm;
 mod network;
@@ -19,7 +20,10 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::keys;
 use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
-use policy_format::{Access, Forwarded, MitmMode, Mode, NameServer, OnRevoke, Pattern, PortRange, Secret, Sni};
+use policy_format::{
+    Access, ClientCertificate, CredentialAuth, Forwarded, JsonValue, MitmMode, Mode, NameServer, OnRevoke, Pattern, PortRange, Secret, Sni,
+    UrlPrefix,
+};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use toml::Spanned;
@@ -130,6 +134,23 @@ pub struct NetworkDoc {
     pub resolver: Option<At<Vec<NameServer>>>,
     /// `limits`.
     pub limits: LimitsDoc,
+    /// `credentials`, in the order of the file.
+    pub credentials: Vec<CredentialDoc>,
+    /// `dangerously_pass_credentials_without_broker`.
+    pub dangerously_pass_credentials_without_broker: Option<At<bool>>,
+}
+
+/// `[….credentials.NAME]`, whole: it is replaced by name, never field by field.
+#[derive(Debug, Clone)]
+pub struct CredentialDoc {
+    /// Its name, and where that stands.
+    pub name: At<String>,
+    /// `env`.
+    pub env: Vec<At<String>>,
+    /// `url_prefixes`.
+    pub url_prefixes: Vec<At<UrlPrefix>>,
+    /// `auth`, with `header` and `prefix`.
+    pub auth: CredentialAuth,
 }
 
 /// `[….limits]`.
@@ -211,6 +232,10 @@ pub struct MitmDoc {
     pub mode: Option<At<MitmMode>>,
     /// `bypass`.
     pub bypass: Option<At<Vec<At<Pattern>>>>,
+    /// `dangerously_bypass_read_only`.
+    pub dangerously_bypass_read_only: Option<At<bool>>,
+    /// `client_certificates`.
+    pub client_certificates: Option<At<Vec<ClientCertificate>>>,
     /// `ca_cert_path`.
     pub ca_cert_path: Option<At<String>>,
     /// `ca_key_path`.
@@ -238,8 +263,19 @@ pub struct HookDoc {
     pub query: Vec<(String, Vec<String>)>,
     /// `headers`, lower case.
     pub headers: Vec<(String, Vec<String>)>,
+    /// `body`.
+    pub body: Option<BodyDoc>,
     /// `action`: names of actions.
     pub action: Vec<At<String>>,
+}
+
+/// `body` of a hook.
+#[derive(Debug, Clone)]
+pub struct BodyDoc {
+    /// `json`: pointers, sorted, and the values that each may lead to.
+    pub json: Vec<(String, Vec<JsonValue>)>,
+    /// `max_bytes`.
+    pub max_bytes: u64,
 }
 
 /// An action, whole.

@@ -9,11 +9,8 @@ use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
 /// What this version does not enforce, and why.
-const NOT_ENFORCED: [(&str, &str); 3] = [
-    ("audit", "audit settings are not read by this version"),
-    ("clients", "client settings are not read by this version"),
-    ("credentials", "the credential broker knows its built-in providers only"),
-];
+const NOT_ENFORCED: [(&str, &str); 2] =
+    [("audit", "audit settings are not read by this version"), ("clients", "client settings are not read by this version")];
 
 impl Reader<'_> {
     pub(crate) fn network(&mut self, table: &DeTable<'_>) -> NetworkDoc {
@@ -45,6 +42,8 @@ impl Reader<'_> {
             "dangerously_allow_plaintext_credential_injection" => {
                 doc.dangerously_allow_plaintext_credential_injection = self.bool(key, value);
             }
+            "credentials" => doc.credentials = self.credentials(key, value),
+            "dangerously_pass_credentials_without_broker" => doc.dangerously_pass_credentials_without_broker = self.bool(key, value),
             "upstream" => doc.upstream = self.upstream(key, value),
             "presets" => doc.presets = self.strings(key, value),
             "domain_lists" => doc.domain_lists = self.domain_lists(key, value),
