@@ -19,6 +19,7 @@ pub mod dns;
 pub mod origin;
 pub mod proxy;
 pub mod udp;
+pub mod udp_proxy;
 pub mod upstream;
 
 pub use binaries::DataPlane;

@@ -50,6 +50,8 @@ mod smuggling;
 mod socks5;
 /// SOCKS5 datagrams.
 mod socks5_udp;
+/// SOCKS5 datagrams through other proxies.
+mod socks5_udp_upstream;
 /// Swapping policies: how a file is replaced, what is refused, what happens under load.
 mod swap;
 /// Tunnels: half-close, revocation, drain.

@@ -1,5 +1,6 @@
 //! Through other proxies: which, how they are asked, and what is said when they say no. Then through those that the system's packages have.
 
+use harness::udp::{Association, Echo};
 use harness::upstream::Upstream;
 use harness::{Client, DataPlane, Names, Origin, Proxy, binaries, client::get, policy};
 use std::io::Write;
@@ -498,10 +499,42 @@ fn through_dante() {
     std::fs::write(&config, text).unwrap();
     let mut command = Command::new(danted);
     command.arg("-f").arg(config).arg("-p").arg(dir.path().join("pid"));
-    let _danted = Daemon::start(command, at);
+    let danted = Daemon::start(command, at);
     for scheme in ["socks5", "socks5h"] {
         works_through(&machine, &format!("{scheme}://{at}"), None, "upstream-refused");
+        datagrams_go_through(&machine, &format!("{scheme}://{at}"));
     }
+
+    // With all that the process gives up once it listens.
+    let policy_file = dir.path().join("policy.bin");
+    binaries::compile_to(&policy("enable_socks5_udp = true", &[(machine.as_str(), "allow")]), &policy_file);
+    let proxy = DataPlane::start_in(&["--policy", policy_file.to_str().unwrap()], &[("ALL_PROXY", &*format!("socks5h://{at}"))]);
+    let (echo, association) = (Echo::start(), Association::open(proxy.socks5().unwrap()));
+    assert!(association.echo(&machine, echo.port(), "ping"));
+    drop(danted);
+    let association = Association::open(proxy.socks5().unwrap());
+    association.send(&machine, echo.port(), "pong");
+    let dropped = || proxy.metrics().get("netproxy_datagrams_dropped_total{reason=\"not_sent\"}");
+    harness::wait_until("it is dropped, and not sent around the proxy", || dropped() == 1);
+}
+
+/// Datagrams go there and come back, to a name and to an address.
+fn datagrams_go_through(machine: &str, url: &str) {
+    let echo = Echo::start();
+    let names = Names::new(&[(machine, &["127.0.0.1"])]);
+    // An address of this machine goes through a proxy only where a rule says so.
+    let upstream = format!("upstream = {{ url = \"{url}\", rules = [{{ hosts = [\"127.0.0.0/8\"], url = \"{url}\" }}] }}");
+    let settings = format!("allow_local_binding = true\nenable_socks5_udp = true\n{upstream}");
+    let proxy = Proxy::start(&policy(&settings, &[(machine, "allow"), ("127.0.0.1", "allow")]), &names);
+    let association = Association::open(proxy.socks5());
+    let mut outside = Vec::new();
+    for host in [machine, "127.0.0.1", machine] {
+        assert_eq!(association.send(host, echo.port(), host).receive(), (echo.address(), host.as_bytes().to_vec()), "{url}");
+        outside.push(echo.received().0);
+    }
+    outside.dedup();
+    assert_eq!(outside.len(), 1, "all from one relay");
+    assert_eq!((proxy.dropped(), names.asked().is_empty()), (Vec::new(), url.starts_with("socks5h:")));
 }
 
 #[test]

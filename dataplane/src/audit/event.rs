@@ -64,21 +64,21 @@ pub enum Accepting<'a> {
 /// Why a datagram of a SOCKS5 client went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dropped {
-    /// From the client: it has no header, or one that leads nowhere.
+    /// From the client, or from a proxy on the way: it has no header, or one that leads nowhere.
     Malformed,
-    /// From the client: a piece of a longer one (RFC 1928, section 7, lets a server drop them).
+    /// From the client, or from a proxy on the way: a piece of a longer one (RFC 1928, section 7, lets a server drop them).
     Fragment,
     /// To the relay, from somebody else than the client.
     Stranger,
     /// From the client: the policy does not allow its target.
     Denied,
-    /// From the client: its target is reached through another proxy, which takes no datagrams from here.
+    /// From the client: its target is reached through another proxy, which takes no datagrams. It is not gone around.
     Proxied,
-    /// From the client: its target's name could not be resolved.
+    /// From the client: its target's name, or that of the proxy on the way, could not be resolved.
     NotResolved,
-    /// From the client: too many wait for names already.
+    /// From the client: too many wait for names and proxies already, or there are too many proxies.
     Busy,
-    /// Either way: the network does not take it, or not now.
+    /// Either way: the network does not take it, or not now; the proxy on the way cannot be reached.
     NotSent,
     /// To the client: nothing was sent to where it comes from, or nothing may be any more.
     NotAsked,

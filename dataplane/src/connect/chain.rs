@@ -1,5 +1,5 @@
 //! Through another proxy: dials it, and asks it for the destination. By HTTP CONNECT (RFC 9110, section 9.3.6), or by SOCKS5 (RFC 1928, RFC 1929); to an `https://` proxy inside
-//! TLS. Plain requests to an HTTP proxy are not tunnelled: they are put to it in absolute form.
+//! TLS. Plain requests to an HTTP proxy are not tunnelled: they are put to it in absolute form. A SOCKS5 proxy can be asked to take datagrams; they are sent to it in `udp`.
 //!
 //! The policy has decided before: the [`Route`] says which proxy, at which addresses, and what may be asked of it.
 
@@ -14,9 +14,11 @@ use bytes::BytesMut;
 use policy_format::{Host, Limits};
 use std::borrow::Cow;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -161,12 +163,7 @@ pub(crate) async fn open<'q>(
     traffic: Traffic,
     limits: &Limits,
 ) -> Result<Chained<'q>, ConnectError> {
-    let found = match proxy.scheme() {
-        Scheme::Socks5 => connector.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?,
-        Scheme::Http | Scheme::Https | Scheme::Socks5h => Vec::new(),
-    };
-    let at = connector.addresses(&proxy.at().host, limits).await.map_err(|error| ConnectError::Upstream(at_proxy(error)))?;
-    let route = permit.via(proxy, &at, found)?;
+    let route = route(connector, permit, proxy, limits).await?;
     let deadline = Instant::now() + limits.connect_timeout;
     let ask = Ask { tls: &connector.tls, route: &route, proxy, limits, deadline };
     let (stream, early, form) = match timeout_at(deadline, ask.open(traffic)).await {
@@ -174,6 +171,35 @@ pub(crate) async fn open<'q>(
         Err(_) => return Err(ConnectError::Upstream(ProxyError::Timeout.into())),
     };
     Ok(Chained { stream, early, route, form })
+}
+
+/// Has all that is to be asked of `proxy` decided on, and looks its own name up. Nothing is dialled.
+pub(super) async fn route<'q>(
+    connector: &Connector,
+    permit: Permit<'_, 'q>,
+    proxy: &Arc<Proxy>,
+    limits: &Limits,
+) -> Result<Route<'q>, ConnectError> {
+    let found = match proxy.scheme() {
+        Scheme::Socks5 => connector.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?,
+        Scheme::Http | Scheme::Https | Scheme::Socks5h => Vec::new(),
+    };
+    let at = connector.addresses(&proxy.at().host, limits).await.map_err(|error| ConnectError::Upstream(at_proxy(error)))?;
+    Ok(permit.via(proxy, &at, found)?)
+}
+
+/// Asks the SOCKS5 proxy of a route to take datagrams (RFC 1928, section 7). Gives the connection for as long as which it does, the address where it was reached, and its answer: type, address
+/// and port of its relay. Whoever asks is patient for no longer than `patience`.
+pub(super) async fn associate(
+    route: &Route<'_>,
+    proxy: &Proxy,
+    patience: Duration,
+) -> Result<(TcpStream, SocketAddr, Vec<u8>), UpstreamError> {
+    let (mut stream, at) = dial::dial(route, patience).await.map_err(at_proxy)?;
+    // From where they will come is not known before they do: address translators stand in between.
+    let unknown = Asked::Address(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let relay = socks5_ask(&mut stream, Command::Associate, &unknown, proxy).await?;
+    Ok((stream, at, relay))
 }
 
 /// The same failure, of the proxy instead of the destination.
@@ -209,7 +235,7 @@ impl Ask<'_> {
             }
             (Scheme::Socks5h, _) => {
                 let mut stream = self.dial().await?;
-                socks5_connect(&mut stream, Asked::new(target), self.proxy).await?;
+                socks5_ask(&mut stream, Command::Connect, &Asked::new(target), self.proxy).await?;
                 Ok((stream, BytesMut::new(), Form::Origin))
             }
             (Scheme::Socks5, _) => self.socks5(target.port).await,
@@ -221,8 +247,8 @@ impl Ask<'_> {
         let mut last = UpstreamError::Unreachable;
         for ip in self.route.asked() {
             let mut stream = self.dial().await?;
-            match socks5_connect(&mut stream, Asked::Address(*ip, port), self.proxy).await {
-                Ok(()) => return Ok((stream, BytesMut::new(), Form::Origin)),
+            match socks5_ask(&mut stream, Command::Connect, &Asked::Address(*ip, port), self.proxy).await {
+                Ok(_) => return Ok((stream, BytesMut::new(), Form::Origin)),
                 Err(error @ (UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::Proxy(ProxyError::Failed))) => {
                     last = error
                 }
@@ -289,23 +315,35 @@ async fn http_connect(stream: &mut Stream, target: &Target, proxy: &Proxy, limit
     }
 }
 
+/// What a SOCKS5 proxy is to do (RFC 1928, section 4).
+#[derive(Clone, Copy)]
+enum Command {
+    Connect = 1,
+    Associate = 3,
+}
+
 /// What is asked of a SOCKS5 proxy.
-enum Asked<'a> {
+pub(super) enum Asked<'a> {
     Name(&'a str, u16),
     Address(IpAddr, u16),
 }
 
 impl<'a> Asked<'a> {
-    fn new(target: &'a Target) -> Self {
+    pub(super) fn new(target: &'a Target) -> Self {
         match &target.host {
             Host::Ip(ip) => Self::Address(*ip, target.port),
             Host::Name(name) | Host::NumericLookalike(name) => Self::Name(name.as_str(), target.port),
         }
     }
 
-    /// A CONNECT request (RFC 1928, section 4).
-    fn request(&self) -> Vec<u8> {
-        let mut request = vec![VERSION, 1, 0];
+    fn request(&self, command: Command) -> Vec<u8> {
+        let mut request = vec![VERSION, command as u8, 0];
+        self.write(&mut request);
+        request
+    }
+
+    /// Type, address and port, as they stand in requests and before datagrams.
+    pub(super) fn write(&self, request: &mut Vec<u8>) {
         let port = match self {
             Self::Name(name, port) => {
                 // No name is longer than 253 bytes.
@@ -325,12 +363,17 @@ impl<'a> Asked<'a> {
             }
         };
         request.extend(port.to_be_bytes());
-        request
     }
 }
 
-/// Greets, says who it is if it is asked, and asks. Reads not a byte beyond the answer, so that nothing of the destination is lost.
-async fn socks5_connect(stream: &mut Stream, asked: Asked<'_>, proxy: &Proxy) -> Result<(), UpstreamError> {
+/// Greets, says who it is if it is asked, and asks. Gives type, address and port of the answer. Reads not a byte beyond it, so that nothing of the destination is lost.
+async fn socks5_ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    command: Command,
+    asked: &Asked<'_>,
+    proxy: &Proxy,
+) -> Result<Vec<u8>, UpstreamError> {
+    let mut bound = Vec::new();
     let greeted = async {
         let credentials = proxy.credentials();
         let greeting: &[u8] = if credentials.is_some() { &[VERSION, 2, 0, 2] } else { &[VERSION, 1, 0] };
@@ -347,25 +390,30 @@ async fn socks5_connect(stream: &mut Stream, asked: Asked<'_>, proxy: &Proxy) ->
             (VERSION, 0xff, _) => return Err(ProxyError::Authentication),
             _ => return Err(ProxyError::BadAnswer),
         }
-        let [version, reply, _, kind] = exchange(stream, &asked.request()).await?;
+        let [version, reply, _, kind] = exchange(stream, &asked.request(command)).await?;
         if version != VERSION {
             return Err(ProxyError::BadAnswer);
         }
         if reply == 0 {
-            // The address that it bound is of no use to anyone here.
+            bound.push(kind);
             let length = match kind {
                 1 => 4,
-                3 => usize::from(stream.read_u8().await?),
+                3 => {
+                    let length = stream.read_u8().await?;
+                    bound.push(length);
+                    usize::from(length)
+                }
                 4 => 16,
                 _ => return Err(ProxyError::BadAnswer),
             };
-            let mut bound = [0; 255 + 2];
-            stream.read_exact(bound.get_mut(..length + 2).unwrap_or_default()).await?;
+            let before = bound.len();
+            bound.resize(before + length + 2, 0);
+            stream.read_exact(bound.get_mut(before..).unwrap_or_default()).await?;
         }
         Ok(reply)
     };
     match greeted.await? {
-        0 => Ok(()),
+        0 => Ok(bound),
         2 => Err(ProxyError::NotAllowed.into()),
         3 | 4 => Err(UpstreamError::Unreachable),
         5 => Err(UpstreamError::Refused),
@@ -374,7 +422,7 @@ async fn socks5_connect(stream: &mut Stream, asked: Asked<'_>, proxy: &Proxy) ->
     }
 }
 
-async fn exchange<const N: usize>(stream: &mut Stream, message: &[u8]) -> io::Result<[u8; N]> {
+async fn exchange<const N: usize>(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), message: &[u8]) -> io::Result<[u8; N]> {
     stream.write_all(message).await?;
     stream.flush().await?;
     let mut answer = [0; N];

@@ -145,9 +145,20 @@ impl Connector {
         Ok(Connected { stream: Buffered::with_peer(Stream::Tcp(stream), peer), route, form: Form::Origin })
     }
 
+    /// Resolves what the permit names, and has every address decided on.
     pub(crate) async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
         let addresses = self.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?;
         Ok(permit.addresses(&addresses)?)
+    }
+
+    /// The same where a proxy stands in between.
+    pub(crate) async fn route_through<'q>(
+        &self,
+        permit: Permit<'_, 'q>,
+        proxy: &Arc<upstream::Proxy>,
+        limits: &Limits,
+    ) -> Result<Route<'q>, ConnectError> {
+        chain::route(self, permit, proxy, limits).await
     }
 
     /// The addresses of a host that was permitted, or of a proxy that is configured.

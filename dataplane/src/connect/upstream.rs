@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What is spoken to a proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Scheme {
     Http,
     /// HTTP inside TLS.
@@ -34,14 +34,14 @@ impl Scheme {
 }
 
 /// User and password, as bytes: what is percent-encoded in a URL may be anything.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Credentials {
     pub(crate) user: Vec<u8>,
     pub(crate) password: Vec<u8>,
 }
 
 /// A proxy to go through.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Proxy {
     scheme: Scheme,
     at: Target,
@@ -81,6 +81,12 @@ impl Proxy {
         }
         let authorization = credentials.as_ref().map(Credentials::basic);
         Ok(Self { scheme, at, credentials, authorization })
+    }
+
+    /// For tests of those who are given proxies.
+    #[cfg(test)]
+    pub(crate) fn of(url: &str) -> Arc<Self> {
+        Arc::new(Self::parse(url).unwrap_or_else(|why| unreachable!("{url}: {why}")))
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -244,7 +250,7 @@ pub(crate) enum Traffic {
     Http,
     /// A plain request that would switch to another protocol.
     Upgrade,
-    /// Bytes that nobody here reads: CONNECT and SOCKS5.
+    /// Bytes that nobody here reads: CONNECT and SOCKS5, its datagrams too.
     Tunnel,
 }
 

@@ -1,16 +1,19 @@
 //! Datagrams: a decision for each target, which holds as long as its policy does.
 
 use super::own::leads_to;
-use super::{Decider, Question, Route};
+use super::{Decider, Question, Route, Through};
 use crate::audit::event::Dropped;
+use crate::connect::upstream::{Proxy, Traffic};
 use crate::counters::{Counter, Reached};
 use crate::limits::Meter;
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
 use policy_format::{Decision, Host, Protocol};
 use std::collections::HashMap;
+#[cfg(test)]
+use std::net::Ipv4Addr;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A route for datagrams. It keeps no policy in memory, and has to be asked about under each new one. Small, as a client may have many.
 pub(crate) struct Flow {
@@ -18,7 +21,9 @@ pub(crate) struct Flow {
     protocol: Protocol,
     host: Box<str>,
     port: u16,
-    /// In their own family: an IPv4 address in IPv6 form is written as IPv4.
+    /// The proxy that it leads through.
+    proxy: Option<Arc<Proxy>>,
+    /// In their own family: an IPv4 address in IPv6 form is written as IPv4. None where the proxy looks the name up.
     addresses: Vec<SocketAddr>,
     generation: u64,
     /// What may be sent, and what was.
@@ -27,17 +32,38 @@ pub(crate) struct Flow {
 
 impl From<Route<'_>> for Flow {
     fn from(route: Route<'_>) -> Self {
-        let Route { snapshot, question: Question { client, protocol, target, .. }, addresses, .. } = route;
-        let addresses = addresses.iter().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())).collect();
+        let Route { snapshot, question: Question { client, protocol, target, .. }, addresses, through, .. } = route;
+        let (proxy, ips) = match (through, &target.host) {
+            (None, _) => (None, addresses.iter().map(SocketAddr::ip).collect()),
+            // A literal address is its own, whoever would look it up.
+            (Some(Through { proxy, .. }), Host::Ip(ip)) => (Some(proxy), vec![*ip]),
+            (Some(Through { proxy, asked }), Host::Name(_) | Host::NumericLookalike(_)) => (Some(proxy), asked),
+        };
+        let addresses = ips.iter().map(|ip| SocketAddr::new(ip.to_canonical(), target.port)).collect();
         let host = target.host.to_string().into_boxed_str();
-        Self { client, protocol, host, port: target.port, addresses, generation: snapshot.generation(), meter: None }
+        Self { client, protocol, host, port: target.port, proxy, addresses, generation: snapshot.generation(), meter: None }
     }
 }
 
 impl Flow {
-    /// Where its datagrams may be sent.
+    /// Where its datagrams may be sent, or what may be asked of its proxy. Of a proxy alone there may be none: it is asked for [`Self::target`], by its name.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The proxy that its datagrams are sent to instead.
+    pub(crate) fn proxy(&self) -> Option<&Arc<Proxy>> {
+        self.proxy.as_ref()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What was decided on, made anew.
+    pub(crate) fn target(&self) -> Option<Target> {
+        // As it is shown, a host is read again as itself.
+        Some(Target { host: Host::parse(&self.host).ok()?, port: self.port })
     }
 
     /// What is sent along it counts there.
@@ -59,10 +85,18 @@ impl Flow {
             protocol: Protocol::Socks5Udp,
             host,
             port: address.port(),
+            proxy: None,
             addresses: vec![address],
             generation: 1,
             meter: None,
         }
+    }
+
+    /// For the same tests: through a proxy, to an address, or to a name that the proxy looks up.
+    #[cfg(test)]
+    pub(crate) fn through(proxy: &Arc<Proxy>, address: Option<SocketAddr>, port: u16) -> Self {
+        let flow = Self::towards(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+        Self { proxy: Some(Arc::clone(proxy)), host: "a.test".into(), addresses: address.into_iter().collect(), ..flow }
     }
 
     /// Keeps to one of its addresses.
@@ -72,15 +106,16 @@ impl Flow {
         }
     }
 
-    /// Whether a policy gives it still.
-    pub(crate) fn holds(&mut self, policy: &Snapshot) -> bool {
+    /// Whether a policy gives it still, on the same way: through the same proxy, or through none.
+    pub(crate) fn holds(&mut self, policy: &Snapshot, decider: &Decider) -> bool {
         if self.generation == policy.generation() {
             return true;
         }
         self.generation = policy.generation();
-        // As it is shown, a host is read again as itself.
-        let Ok(host) = Host::parse(&self.host) else { return false };
-        let target = Target { host, port: self.port };
+        let Some(target) = self.target() else { return false };
+        if policy.upstreams().choose(&decider.environment, &target, Traffic::Tunnel) != self.proxy {
+            return false;
+        }
         let question = Question { client: self.client, protocol: self.protocol, target: &target, method: None, path: None, socket: false };
         let ips: Vec<IpAddr> = self.addresses.iter().map(SocketAddr::ip).collect();
         matches!(policy.decide(&question.request(policy, &ips)), Decision::Allow(allowed) if !allowed.read_only)
@@ -127,6 +162,19 @@ impl Decider {
         open.count += 1;
         open.by_port.entry(relay.port()).or_default().push(relay);
         Some(Place { decider: self, relay })
+    }
+
+    /// Where a proxy that was reached at `proxy` may have its datagrams sent, when it wants them at `said`.
+    ///
+    /// What is sent there is what a client wrote, and for the address there is nothing but the proxy's word: it could name any host that this machine reaches and the proxy does not, and
+    /// have it hit from in here, past all rules. So nothing is taken but the host that the configuration named, where it was reached; an unspecified address stands for it. And were both on
+    /// one machine, the proxy could name a relay of ours whose client has not sent anything yet, and so be taken for that client.
+    pub(crate) fn relay_of(&self, proxy: SocketAddr, said: SocketAddr) -> Option<SocketAddr> {
+        let same = said.ip().is_unspecified() || said.ip().to_canonical() == proxy.ip().to_canonical();
+        // As it was reached: a link-local address is none without its scope.
+        let mut relay = proxy;
+        relay.set_port(said.port());
+        (same && said.port() > 0 && !self.is_own(Protocol::Socks5Udp, relay)).then_some(relay)
     }
 
     /// Tells of a datagram that went no further.

@@ -192,6 +192,14 @@ pub fn associated(relay: SocketAddr) -> Vec<u8> {
     reply
 }
 
+/// Where a server wants datagrams, of the address in its reply to UDP ASSOCIATE; `None` for a name, and for port 0.
+pub(crate) fn relay(address: &[u8]) -> Option<SocketAddr> {
+    match target(address)? {
+        Target { host: Host::Ip(ip), port } => Some(SocketAddr::new(ip, port)),
+        Target { host: Host::Name(_) | Host::NumericLookalike(_), .. } => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +246,23 @@ mod tests {
     fn says_where_datagrams_are_to_be_sent() {
         assert_eq!(associated("127.0.0.1:258".parse().unwrap()), [5, 0, 0, 1, 127, 0, 0, 1, 1, 2]);
         assert_eq!(associated("[::1]:258".parse().unwrap()), [&[5, 0, 0, 4][..], &[0; 15], &[1, 1, 2]].concat());
+    }
+
+    #[test]
+    fn reads_where_a_server_wants_datagrams() {
+        let cases: [(&[u8], Option<&str>); 8] = [
+            (&[1, 192, 0, 2, 7, 1, 2], Some("192.0.2.7:258")),
+            (&[1, 0, 0, 0, 0, 1, 2], Some("0.0.0.0:258")),
+            (&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2], Some("[::1]:258")),
+            (b"\x03\x0910.0.0.12\x01\x02", Some("10.0.0.12:258")),
+            (b"\x03\x06a.test\x01\x02", None),
+            (b"\x03\x00\x01\x02", None),
+            (&[1, 192, 0, 2, 7, 0, 0], None),
+            (&[], None),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(relay(address), expected.map(|text| text.parse().unwrap()), "{address:?}");
+        }
     }
 
     #[test]

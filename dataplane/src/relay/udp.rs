@@ -1,21 +1,22 @@
 //! The datagrams of one SOCKS5 client, both ways (RFC 1928, section 7).
 //!
-//! What cannot go on now is dropped: nothing queues here but the first datagrams for names that are being looked up, a few of them.
+//! What cannot go on now is dropped: nothing queues here but the first datagrams for names that are being looked up and for proxies that are being asked, a few of them.
 
 mod flows;
 
 use crate::audit::event::Dropped;
-use crate::connect::udp::Outward;
+use crate::connect::udp::{Door, News, Outward};
 use crate::decide::datagram::Flow;
 use crate::parse::socks5_udp::{Header, LONGEST_HEADER, parse_datagram};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use flows::Flows;
 use policy_format::Host;
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpStream, UdpSocket};
@@ -25,19 +26,28 @@ use tokio::time::{Instant, sleep};
 const LONGEST: usize = 65_535;
 /// Datagrams that are moved before others have their turn.
 const BATCH: usize = 64;
-/// Names that are looked up at once for one client.
-const NAMES: usize = 16;
+/// Targets of one client that wait at once, for their names to be looked up or for a proxy.
+const WAITING: usize = 16;
 /// What waits for all of them, in bytes; and for each, in datagrams.
 const HELD_BYTES: usize = 128 * 1024;
 const HELD: usize = 8;
 
+/// Where datagrams may go, and, if a proxy is on the way, the door that leads to it.
+pub(crate) struct Way {
+    pub(crate) flow: Flow,
+    pub(crate) door: Option<Arc<Door>>,
+}
+
 /// A decision under way.
-pub(crate) type Routing<'w> = Pin<Box<dyn Future<Output = Result<Flow, Dropped>> + Send + 'w>>;
+pub(crate) type Routing<'w> = Pin<Box<dyn Future<Output = Result<Way, Dropped>> + Send + 'w>>;
 
 /// Who decides where datagrams may go.
 pub(crate) trait Ways: Sync {
-    /// Decides on a target, and resolves it. Waits only for names.
+    /// Decides on a target, and resolves it. Waits only for names, and for proxies.
     fn route(&self, target: Target) -> Routing<'_>;
+
+    /// Whether a policy gives a flow still.
+    fn holds(&self, flow: &mut Flow, policy: &Snapshot) -> bool;
 
     /// The policy that it asks.
     fn policy(&self) -> &PolicyHandle;
@@ -62,15 +72,16 @@ pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: Socket
     };
     let mut silence = Box::pin(sleep(idle));
     while !relay.off {
-        let (v4, v6) = relay.outward.sockets();
         let event = tokio::select! {
             Ok(()) = changes.changed() => Event::Policy,
             ended = ended(control) => Event::Control { ended },
             () = &mut silence => Event::Silence,
             (address, held, routed) = next(&mut relay.waiting) => Event::Routed(address, held, routed),
-            Ok(()) = relay.socket.readable() => Event::FromClient,
-            Ok(()) = readable(v4) => Event::FromWorld { v6: false },
-            Ok(()) = readable(v6) => Event::FromWorld { v6: true },
+            Ok(()) = relay.socket.readable() => Event::Readable(End::Client),
+            (door, news) = relay.outward.next() => match news {
+                News::Readable => Event::Readable(End::World(door)),
+                News::Ended => Event::Closed(door),
+            },
             // The runtime ends.
             else => return Over::Ended,
         };
@@ -97,8 +108,18 @@ pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: Socket
                 relay.routed(address, &held, routed).await;
                 Ok(())
             }
-            Event::FromClient => relay.take_from_client().await,
-            Event::FromWorld { v6 } => relay.take_from_world(v6).await,
+            Event::Readable(from) => match (relay.take(&from).await, from) {
+                // That of a proxy is no more than the way to it.
+                (Err(_), End::World(door)) if door.proxy().is_some() => {
+                    relay.close(&door);
+                    Ok(())
+                }
+                (taken, _) => taken,
+            },
+            Event::Closed(door) => {
+                relay.close(&door);
+                Ok(())
+            }
         };
         if went_well.is_err() {
             return Over::Ended;
@@ -121,9 +142,15 @@ enum Event {
     Policy,
     Control { ended: bool },
     Silence,
-    Routed(Box<[u8]>, Vec<Box<[u8]>>, Result<Flow, Dropped>),
-    FromClient,
-    FromWorld { v6: bool },
+    Routed(Box<[u8]>, Vec<Box<[u8]>>, Result<Way, Dropped>),
+    Readable(End),
+    Closed(Arc<Door>),
+}
+
+/// Where datagrams come from.
+enum End {
+    Client,
+    World(Arc<Door>),
 }
 
 struct Relay<'w, W> {
@@ -142,7 +169,7 @@ struct Relay<'w, W> {
     last: Instant,
 }
 
-/// A target that is being resolved, and what is to be sent there.
+/// A target that is being resolved, or whose proxy is being asked, and what is to be sent there.
 struct Waiting<'w> {
     address: Box<[u8]>,
     held: Vec<Box<[u8]>>,
@@ -150,22 +177,31 @@ struct Waiting<'w> {
 }
 
 impl<W: Ways> Relay<'_, W> {
-    /// Takes in what the client has sent. An error is the end of the socket.
-    async fn take_from_client(&mut self) -> io::Result<()> {
+    /// Takes in what has come. An error is the end of the socket.
+    async fn take(&mut self, from: &End) -> io::Result<()> {
         let now = Instant::now();
         // Only as long as there is something to move: an idle association costs its sockets.
-        let mut buffer = Vec::with_capacity(LONGEST);
+        let mut buffer = Vec::with_capacity(LONGEST_HEADER + LONGEST);
         let mut failed = 0;
         for _ in 0..BATCH {
             buffer.clear();
-            match self.socket.try_recv_buf_from(&mut buffer) {
-                Ok((_, from)) => {
-                    if let Err(why) = self.send(&buffer, from, now).await {
-                        self.ways.dropped(why);
-                    }
+            // Before what comes there is room for a header.
+            buffer.resize(LONGEST_HEADER, 0);
+            let socket = match from {
+                End::Client => &self.socket,
+                End::World(door) => door.socket(),
+            };
+            let taken = match (socket.try_recv_buf_from(&mut buffer), from) {
+                (Ok((_, source)), End::Client) => self.send(received(&buffer), source, now).await,
+                (Ok((_, source)), End::World(door)) => self.reply(door, &mut buffer, source, now),
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                (Err(error), _) => {
+                    failed = one_more(failed, error)?;
+                    continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => failed = one_more(failed, error)?,
+            };
+            if let Err(why) = taken {
+                self.ways.dropped(why);
             }
         }
         drop(buffer);
@@ -173,7 +209,7 @@ impl<W: Ways> Relay<'_, W> {
         Ok(())
     }
 
-    /// Sends a datagram of the client's on, or has it wait for its target's name.
+    /// Sends a datagram of the client's on, or has it wait for what its target waits for.
     async fn send(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
         if from.ip().to_canonical() != self.client || self.port.is_some_and(|port| port != from.port()) {
             return Err(Dropped::Stranger);
@@ -192,7 +228,10 @@ impl<W: Ways> Relay<'_, W> {
             return self.outward.send(flow, datagram.payload).await.map_err(|error| {
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable
+                    io::ErrorKind::NetworkUnreachable
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::AddrNotAvailable
+                        | io::ErrorKind::NotConnected
                 ) {
                     // Perhaps the name leads elsewhere by now.
                     self.flows.remove(datagram.address);
@@ -210,28 +249,34 @@ impl<W: Ways> Relay<'_, W> {
             return Ok(());
         }
         let target = datagram.target().ok_or(Dropped::Malformed)?;
-        if (!room || self.waiting.len() >= NAMES) && matches!(target.host, Host::Name(_)) {
+        if (!room || self.waiting.len() >= WAITING) && matches!(target.host, Host::Name(_)) {
             return Err(Dropped::Busy);
         }
         let mut routing = self.ways.route(target);
         // What need not wait is decided here and now.
         match poll_fn(|context| Poll::Ready(routing.as_mut().poll(context))).await {
             Poll::Ready(routed) => self.routed(datagram.address.into(), &[datagram.payload], routed).await,
+            // An address waits only for a proxy.
+            Poll::Pending if !room || self.waiting.len() >= WAITING => return Err(Dropped::Busy),
             Poll::Pending => self.waiting.push(Waiting { address: datagram.address.into(), held: vec![datagram.payload.into()], routing }),
         }
         Ok(())
     }
 
     /// Sends what waited for a decision, if it is good.
-    async fn routed(&mut self, address: Box<[u8]>, payloads: &[impl AsRef<[u8]>], routed: Result<Flow, Dropped>) {
+    async fn routed(&mut self, address: Box<[u8]>, payloads: &[impl AsRef<[u8]>], routed: Result<Way, Dropped>) {
         self.renew();
         let current = self.ways.policy().current();
         // Of a policy that was replaced while the name was looked up, nothing counts.
-        let allowed = routed.and_then(|mut flow| if flow.holds(&current) && !self.off { Ok(flow) } else { Err(Dropped::Denied) });
-        let mut flow = match allowed {
-            Ok(flow) => flow,
+        let allowed =
+            routed.and_then(|mut way| if self.ways.holds(&mut way.flow, &current) && !self.off { Ok(way) } else { Err(Dropped::Denied) });
+        let Way { mut flow, door } = match allowed {
+            Ok(way) => way,
             Err(why) => return payloads.iter().for_each(|_| self.ways.dropped(why)),
         };
+        if let Some(door) = door {
+            self.outward.add(door);
+        }
         let mut settled = false;
         for payload in payloads {
             match self.outward.send(&mut flow, payload.as_ref()).await {
@@ -247,39 +292,30 @@ impl<W: Ways> Relay<'_, W> {
         }
     }
 
-    /// Takes in what has come for the client. An error is the end of the socket.
-    async fn take_from_world(&mut self, v6: bool) -> io::Result<()> {
-        let now = Instant::now();
-        let mut buffer = Vec::with_capacity(LONGEST_HEADER + LONGEST);
-        let mut failed = 0;
-        for _ in 0..BATCH {
-            buffer.clear();
-            buffer.resize(LONGEST_HEADER, 0);
-            let (v4_socket, v6_socket) = self.outward.sockets();
-            let Some(socket) = (if v6 { v6_socket } else { v4_socket }) else { return Ok(()) };
-            match socket.try_recv_buf_from(&mut buffer) {
-                Ok((_, from)) => {
-                    if let Err(why) = self.reply(&mut buffer, from, now) {
-                        self.ways.dropped(why);
-                    }
+    /// Hands the client what somebody that it has sent to has answered. `buffer` has room for the header before the data; what a proxy hands over has one already, the same.
+    fn reply(&mut self, door: &Door, buffer: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
+        self.renew();
+        let (known, datagram) = match door.proxy() {
+            None => (self.flows.knows(from), Header::from(from).before(buffer)),
+            Some(proxy) => {
+                let datagram = parse_datagram(received(buffer)).ok_or(Dropped::Malformed)?;
+                if datagram.fragment != 0 {
+                    return Err(Dropped::Fragment);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => failed = one_more(failed, error)?,
+                let source = datagram.target().ok_or(Dropped::Malformed)?;
+                (self.flows.knows_behind(proxy, &source), received(buffer))
             }
-        }
-        drop(buffer);
-        tokio::task::yield_now().await;
+        };
+        let Some(port) = self.port.filter(|_| known) else { return Err(Dropped::NotAsked) };
+        self.last = now;
+        self.socket.try_send_to(datagram, SocketAddr::new(self.client, port)).map_err(|_| Dropped::NotSent)?;
         Ok(())
     }
 
-    /// Hands the client what an address that it has sent to has answered. `buffer` has room for the header before the data.
-    fn reply(&mut self, buffer: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
-        self.renew();
-        let Some(port) = self.port.filter(|_| self.flows.knows(from)) else { return Err(Dropped::NotAsked) };
-        self.last = now;
-        let datagram = Header::from(from).before(buffer);
-        self.socket.try_send_to(datagram, SocketAddr::new(self.client, port)).map_err(|_| Dropped::NotSent)?;
-        Ok(())
+    /// A proxy takes no more datagrams: what went there is decided again, and may open another way.
+    fn close(&mut self, door: &Arc<Door>) {
+        self.outward.close(door);
+        self.flows.retain(|flow| flow.proxy() != door.proxy());
     }
 
     /// Looks whether the policy has changed, and keeps to the new one.
@@ -292,7 +328,8 @@ impl<W: Ways> Relay<'_, W> {
         if self.off {
             self.flows.clear();
         }
-        self.flows.renew(&current);
+        self.flows.renew(&current, |flow| self.ways.holds(flow, &current));
+        self.outward.keep(|proxy| self.flows.has(proxy));
     }
 }
 
@@ -317,15 +354,13 @@ async fn ended(control: &TcpStream) -> bool {
     }
 }
 
-async fn readable(socket: Option<&UdpSocket>) -> io::Result<()> {
-    match socket {
-        Some(socket) => socket.readable().await,
-        None => pending().await,
-    }
+/// What came, behind the room for a header.
+fn received(buffer: &[u8]) -> &[u8] {
+    buffer.get(LONGEST_HEADER..).unwrap_or_default()
 }
 
-/// The next of those that wait for a name to have got an answer. They are few, so that all are asked.
-async fn next(waiting: &mut Vec<Waiting<'_>>) -> (Box<[u8]>, Vec<Box<[u8]>>, Result<Flow, Dropped>) {
+/// The next of those that wait to have got an answer. They are few, so that all are asked.
+async fn next(waiting: &mut Vec<Waiting<'_>>) -> (Box<[u8]>, Vec<Box<[u8]>>, Result<Way, Dropped>) {
     poll_fn(|context| {
         for at in 0..waiting.len() {
             let Some(one) = waiting.get_mut(at) else { break };
