@@ -83,7 +83,7 @@ impl Ways for Decided<'_> {
     fn route(&self, target: Target) -> Routing<'_> {
         Box::pin(async move {
             let (client, protocol) = (self.client, Protocol::Socks5Udp);
-            let question = Question { client, protocol, target: &target, method: None, path: None, socket: false };
+            let question = Question { client, protocol, target: &target, method: None, path: None, inside: None, socket: false };
             let permit = self.shared.decider.name(question).map_err(|_| Dropped::Denied)?;
             let limits = permit.limits();
             let proxy = permit.proxy(Traffic::Tunnel);

@@ -2,17 +2,20 @@
 
 use crate::association::Association;
 use crate::connect::chain::{Form, ProxyError};
-use crate::connect::pool::{self, Idle};
+use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
 use crate::counters::{Counter, Counters, Held, Reached, reached};
 use crate::decide::deny::Denial;
 use crate::decide::{Decider, Guard, Question, Route};
+use crate::inside::judge::{Actions, Facts};
+use crate::inside::{Inside, Opening};
 use crate::limits::{Entered, Gate, Meter, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
-use crate::parse::http::{self, Ask, BadRequest, RequestHead};
+use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
+use crate::parse::look::HTTP_PORT;
 use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
 use crate::patience::Patience;
@@ -76,11 +79,18 @@ pub(crate) fn serve(
     };
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
-    let set_up = Box::pin(async move { Connection::new(stream, client, &own, shutdown).run(service).await });
+    let later = shutdown.clone();
+    let set_up = Box::pin(async move {
+        let _ = stream.set_nodelay(true);
+        Connection::new(Buffered::with_peer(Stream::Tcp(stream), client), client, &own, shutdown).run(service).await
+    });
     Some(async move {
-        if let Some(mut opened) = set_up.await {
-            let over = (&mut opened.tunnel).await;
-            opened.is_over(over, client, &common);
+        let mut next = set_up.await;
+        while let Some(mut opened) = next.take() {
+            match (&mut opened.tunnel).await {
+                Over::Http => next = Box::pin(opened.read(client, &common, later.clone())).await,
+                over => opened.is_over(over, client, &common),
+            }
         }
         drop((open, one, permit));
     })
@@ -89,57 +99,76 @@ pub(crate) fn serve(
 /// A tunnel, and its place among those to its host. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
 struct Opened {
     tunnel: Tunnel,
-    _one: Entered<Arc<str>>,
-    _open: Held,
+    one: Entered<Arc<str>>,
+    open: Held,
+    /// Where the upstream leads, if requests in the clear may come.
+    leads: Option<Box<Leads>>,
 }
 
 impl Opened {
+    /// Reads requests in the clear, as if they had been made outside of the tunnel: each goes where it says, if the policy lets it. The way that stands is used for those
+    /// to the tunnel's own host and port.
+    async fn read(self, client: SocketAddr, shared: &Arc<Shared>, shutdown: Shutdown) -> Option<Box<Self>> {
+        let Self { tunnel, one, open, leads } = self;
+        let target = tunnel.target();
+        let (from, stream) = tunnel.into_sides();
+        let mut connection = Connection::new(from, client, shared, shutdown);
+        connection.idle = target.zip(leads).map(|(target, leads)| (Box::new(target), Idle { stream, leads: *leads, tls: None }));
+        let next = connection.http().await;
+        drop((one, open));
+        next
+    }
+
     /// What is to be said of its end.
     fn is_over(&self, over: Over, client: SocketAddr, shared: &Shared) {
         match over {
             Over::Limited(reached) | Over::Looked(Some(reached)) => {
                 shared.gate.reached(reached, Some(client), self.tunnel.target().as_ref())
             }
-            Over::Revoked | Over::Ended | Over::Failed | Over::Looked(None) => {}
+            Over::Revoked | Over::Ended | Over::Failed | Over::Looked(None) | Over::Http => {}
         }
     }
 }
 
-struct Connection<'s> {
-    client: Buffered,
-    address: SocketAddr,
-    shared: &'s Shared,
+pub(crate) struct Connection<'s> {
+    pub(crate) client: Buffered,
+    pub(crate) address: SocketAddr,
+    pub(crate) shared: &'s Arc<Shared>,
     /// Those of the policy that the last request was decided under; at first, of the one that was in force.
-    limits: Arc<Limits>,
-    shutdown: Shutdown,
-    ear: Ear,
-    patience: Patience,
-    flows: Flows,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) ear: Ear,
+    pub(crate) patience: Patience,
+    pub(crate) flows: Flows,
     /// A request was read.
-    served: bool,
+    pub(crate) served: bool,
     /// The connection of the last request.
-    idle: Option<(Box<Target>, Idle)>,
+    pub(crate) idle: Option<(Box<Target>, Idle)>,
+    /// It was others' before: what cannot be sent again does not go over it.
+    pub(crate) borrowed: bool,
     /// Its requests are this client's only.
-    bound: bool,
+    pub(crate) bound: bool,
     /// The target of the last request, to be used again.
-    spare: Option<Box<Target>>,
+    pub(crate) spare: Option<Box<Target>>,
+    /// The tunnel whose TLS was opened: what is read comes from inside of it.
+    pub(crate) inside: Option<Box<Inside>>,
 }
 
 /// What becomes of the client's connection.
-enum Next {
+pub(crate) enum Next {
     Request,
     Close,
+    /// A tunnel that has to be read.
+    Inside(Box<Opening>),
     /// Bytes both ways.
-    Tunnel(Buffered, Box<Guard>, Room),
+    Tunnel(Buffered, Box<Guard>, Room, Option<Box<Leads>>),
 }
 
 impl<'s> Connection<'s> {
-    fn new(stream: TcpStream, address: SocketAddr, shared: &'s Shared, shutdown: Shutdown) -> Self {
-        let _ = stream.set_nodelay(true);
+    fn new(client: Buffered, address: SocketAddr, shared: &'s Arc<Shared>, shutdown: Shutdown) -> Self {
         let limits = shared.decider.limits();
         let ear = shutdown.ear();
         let patience = Patience::new(limits.head_timeout);
-        let client = Buffered::with_peer(Stream::Tcp(stream), address);
         Self {
             client,
             address,
@@ -151,8 +180,10 @@ impl<'s> Connection<'s> {
             flows: Flows::new(&shared.counters),
             served: false,
             idle: None,
+            borrowed: false,
             bound: false,
             spare: None,
+            inside: None,
         }
     }
 
@@ -179,7 +210,7 @@ impl<'s> Connection<'s> {
     }
 
     /// Waits for bytes of the client until patience is over, or until the shutdown, if it may end the connection here.
-    async fn wait(&mut self, until: Until) -> Wait {
+    pub(crate) async fn wait(&mut self, until: Until) -> Wait {
         let mut told = false;
         let Self { client, patience, ear, shutdown, .. } = self;
         poll_fn(|cx| {
@@ -220,7 +251,11 @@ impl<'s> Connection<'s> {
             match next {
                 Next::Request if !self.shutdown.has_started() => {}
                 Next::Request | Next::Close => break,
-                Next::Tunnel(upstream, guard, room) => return Some(self.open(upstream, *guard, room)),
+                Next::Inside(opening) => {
+                    self.give_back();
+                    self = Box::pin(self.open_inside(*opening)).await?;
+                }
+                Next::Tunnel(upstream, guard, room, leads) => return Some(self.open(upstream, *guard, room, leads)),
             }
         }
         self.give_back();
@@ -257,7 +292,10 @@ impl<'s> Connection<'s> {
             }
             if let Some(end) = end {
                 self.served = true;
-                let parsed = self.client.buffer.get(..end).map(|head| http::parse_request(head, self.limits.head_fields));
+                let parsed = self.client.buffer.get(..end).map(|head| match &self.inside {
+                    None => http::parse_request(head, self.limits.head_fields),
+                    Some(inside) => http::parse_inside(head, self.limits.head_fields, &inside.target),
+                });
                 self.client.buffer.advance(end);
                 if matches!(parsed, Some(Err(BadRequest { status: 431, .. }))) {
                     self.reached(reached!(head_fields));
@@ -280,38 +318,71 @@ impl<'s> Connection<'s> {
     }
 
     /// A limit was reached that is of no target.
-    fn reached(&self, reached: Reached) {
+    pub(crate) fn reached(&self, reached: Reached) {
         self.shared.gate.reached(reached, Some(self.address), None);
     }
 
-    fn question<'q>(&self, protocol: Protocol, target: &'q Target) -> Question<'q> {
+    pub(crate) fn question<'q>(&self, protocol: Protocol, target: &'q Target) -> Question<'q> {
         if let Some(counter) = Counter::requests(protocol) {
             self.shared.counters.count(counter);
         }
-        Question { client: self.address, protocol, target, method: None, path: None, socket: false }
+        Question { client: self.address, protocol, target, method: None, path: None, inside: None, socket: false }
     }
 
-    /// A plain request: decide → connect, or use a connection that is open already → relay.
+    /// A request, plain or inside TLS: decide → connect, or use a connection that is open already → relay.
     async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>) -> Next {
-        let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(Protocol::Http, &head.target) };
+        let protocol = if head.secure { Protocol::Https } else { Protocol::Http };
+        let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(protocol, &head.target) };
         if let Some(path) = &head.unix_socket {
             return self.unix_socket(head, forwarding, path, question).await;
         }
-        let traffic = if head.upgrade.is_some() { Traffic::Upgrade } else { Traffic::Http };
+        let looked_at = head.secure || self.shared.decider.wants(&head.target);
+        let lowered = if looked_at { head.lowered() } else { Lowered::default() };
+        let headers = lowered.list();
+        let mut seen = policy_format::Inside { query: head.query(), headers: &headers, body: None };
+        let mut question = Question { inside: head.secure.then_some(seen), ..question };
+        let mut ahead = None;
+        let mut told = false;
+        if let Some(most) = question.inside.and_then(|_| self.shared.decider.body_wanted(&question)) {
+            match self.body_ahead(head, most).await {
+                Ok(read) => (ahead, told) = read,
+                Err(next) => return next,
+            }
+        }
+        if ahead.is_some() {
+            seen.body = ahead.as_deref();
+            question.inside = Some(seen);
+        }
+        let traffic = match (head.secure, &head.upgrade) {
+            (true, _) => Traffic::Tunnel,
+            (false, Some(_)) => Traffic::Upgrade,
+            (false, None) => Traffic::Http,
+        };
         let mut may_reuse = true;
         loop {
-            let idle = if may_reuse { self.reusable(&head.target, may_repeat(head)) } else { None };
+            let secured = match self.secured().await {
+                Ok(secured) => secured,
+                Err(error) => return self.refuse_or_fail(head, question, error).await,
+            };
+            let idle = if may_reuse { self.reusable(&head.target, &secured, may_repeat(head)) } else { None };
             let (gate, host) = (&self.shared.gate, &head.target.host);
-            let reusable = match idle.map(|idle| self.reuse(question, traffic, idle)).transpose() {
-                Ok(reusable) => reusable.flatten(),
-                Err(denial) => return self.deny(head, &denial).await,
+            let reusable = match idle {
+                None => None,
+                Some(idle) => match self.reuse(question, traffic, &idle) {
+                    Ok(way) => way.map(|(route, form)| Connected { stream: idle.stream, route, form }),
+                    Err(denial) => {
+                        // The next one may be allowed.
+                        self.idle = Some((head.target.clone(), idle));
+                        return self.deny(head, &denial).await;
+                    }
+                },
             };
             let reused = reusable.is_some();
             let connected = match reusable {
                 Some(connected) => Ok(connected),
                 None => match self.shared.decider.name(question) {
                     Ok(permit) => match gate.body(host, head.body, &self.limits) {
-                        Ok(_) => self.shared.connector.connect(permit, traffic).await,
+                        Ok(_) => self.shared.connect(permit, traffic, secured.as_ref()).await,
                         Err(reached) => return self.limited(head, &head.target, reached).await,
                     },
                     Err(denial) => Err(ConnectError::Denied(denial)),
@@ -338,6 +409,18 @@ impl<'s> Connection<'s> {
                 Ok(room) => room,
                 Err(reached) => return self.limited(head, &head.target, reached).await,
             };
+            let facts =
+                Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None };
+            let mut actions = match self.shared.decider.actions(&route, &facts) {
+                Ok(actions) => actions,
+                Err(answer) => {
+                    let keep_alive = self.can_go_on(head);
+                    return self.answer(&reply::answer(&answer, &head.method, keep_alive), keep_alive).await;
+                }
+            };
+            if told {
+                actions.strip_request.push("expect".to_owned());
+            }
             let decider = &self.shared.decider;
             let (client, target) = (self.address, &head.target);
             let sides = Sides {
@@ -347,9 +430,12 @@ impl<'s> Connection<'s> {
                 patience: &mut self.patience,
                 ear: &mut self.ear,
                 limits: &self.limits,
+                actions: &actions,
                 reached: &|reached| gate.reached(reached, Some(client), Some(target)),
             };
-            let exchanged = exchange(sides, head, &form, forwarding, upload, route.read_only(), || route.is_revoked(decider, peer)).await;
+            // A hook has read one request; behind a switch to what is no WebSocket there may be any number of others.
+            let read_only = route.read_only() || (route.hook().is_some() && !head.is_websocket());
+            let exchanged = exchange(sides, head, &form, forwarding, upload, read_only, || route.is_revoked(decider, peer)).await;
             if exchanged.is_err() {
                 // What was to go either way belongs to nobody else.
                 self.flows = Flows::new(&self.shared.counters);
@@ -360,14 +446,18 @@ impl<'s> Connection<'s> {
                         self.bound = bound || (reused && self.bound);
                         let target = self.spare.take().filter(|spare| *spare == head.target);
                         let target = target.unwrap_or_else(|| head.target.clone());
-                        self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form) }));
+                        self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form), tls: secured }));
+                        self.borrowed = false;
+                    }
+                    if !client_reusable && head.secure {
+                        self.end_of_tls().await;
                     }
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
                 Ok(Exchanged::Upgraded) => {
                     let guard = Box::new(self.guard(&upstream, route, false));
                     return match room {
-                        Some(room) => Next::Tunnel(upstream, guard, room),
+                        Some(room) => Next::Tunnel(upstream, guard, room, None),
                         // Nobody offered to.
                         None => Next::Close,
                     };
@@ -400,11 +490,13 @@ impl<'s> Connection<'s> {
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
     /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it.
-    fn reusable(&mut self, target: &Target, may_repeat: bool) -> Option<Idle> {
+    fn reusable(&mut self, target: &Target, secured: &Secured, may_repeat: bool) -> Option<Idle> {
         match self.idle.take() {
-            Some((last, idle)) if *last == *target => {
+            Some((last, idle)) if *last == *target && pool::same(secured, &idle.tls) && (may_repeat || !self.borrowed) => {
                 self.spare = Some(last);
-                Some(idle).filter(|idle| if may_repeat { idle.stream.is_quiet() } else { idle.stream.is_silent() })
+                let mut idle = idle;
+                let stands = if may_repeat { idle.stream.is_quiet() } else { idle.stream.is_silent() };
+                stands.then_some(idle)
             }
             Some(other) => {
                 self.idle = Some(other);
@@ -414,8 +506,8 @@ impl<'s> Connection<'s> {
             None => None,
         }
         .or_else(|| {
-            self.bound = false;
-            if may_repeat { pool::take(target) } else { None }
+            (self.bound, self.borrowed) = (false, true);
+            if may_repeat { pool::take(target, |tls| pool::same(secured, tls)) } else { None }
         })
     }
 
@@ -427,11 +519,11 @@ impl<'s> Connection<'s> {
     }
 
     /// A connection that is open already, if the policy in force still has this way for the request.
-    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: Idle) -> Result<Option<Connected<'q>>, Box<Denial>> {
-        let Idle { stream, leads } = idle;
+    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: &Idle) -> Result<Option<(Route<'q>, Form)>, Box<Denial>> {
+        let Idle { stream, leads, .. } = idle;
         let (Some(peer), Some(form)) = (stream.peer(), leads.form(traffic)) else { return Ok(None) };
-        let route = self.shared.decider.reuse(question, traffic, &leads, peer.ip())?;
-        Ok(route.map(|route| Connected { stream, route, form }))
+        let route = self.shared.decider.reuse(question, traffic, leads, peer.ip())?;
+        Ok(route.map(|route| (route, form)))
     }
 
     /// A plain request to a unix socket: decide → connect → relay.
@@ -466,6 +558,7 @@ impl<'s> Connection<'s> {
             patience: &mut self.patience,
             ear: &mut self.ear,
             limits: &self.limits,
+            actions: &Actions::default(),
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
         };
         let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), || route.is_revoked(decider)).await;
@@ -479,7 +572,7 @@ impl<'s> Connection<'s> {
             Ok(Exchanged::Upgraded) => match room {
                 Some(room) => {
                     let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));
-                    Next::Tunnel(upstream, guard, room)
+                    Next::Tunnel(upstream, guard, room, None)
                 }
                 // Nobody offered to.
                 None => Next::Close,
@@ -498,34 +591,62 @@ impl<'s> Connection<'s> {
         self.deny(head, &denial).await
     }
 
-    /// CONNECT: decide → connect → say so → relay.
+    /// CONNECT: decide → connect → say so → relay, or open.
     async fn connect(&mut self, head: &RequestHead) -> Next {
-        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Connect, &head.target)) {
-            Ok(permit) => match self.room(&head.target) {
-                Ok(room) => (self.shared.connector.connect(permit, Traffic::Tunnel).await, Some(room)),
-                Err(reached) => {
-                    self.shared.gate.reached(reached, Some(self.address), Some(&head.target));
-                    self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await;
-                    return Next::Close;
-                }
-            },
-            Err(denial) => (Err(ConnectError::Denied(denial)), None),
-        };
-        match connected {
-            Ok(Connected { stream: upstream, route, .. }) => {
-                self.shared.counters.count(Counter::UpstreamOpened);
-                if let (true, Some(room)) = (self.say(reply::TUNNEL_STANDS).await, room) {
-                    let guard = Box::new(self.guard(&upstream, route, true));
-                    return Next::Tunnel(upstream, guard, room);
+        match self.stand(Protocol::Connect, &head.target).await {
+            Ok(stands) => {
+                if self.say(reply::TUNNEL_STANDS).await {
+                    return self.begin(stands, Protocol::Connect, &head.target);
                 }
             }
-            Err(ConnectError::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
-            Err(ConnectError::Upstream(error)) => {
-                self.shared.gate.upstream_failed(error, self.address, &head.target);
-                self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await;
-            }
+            Err(NoTunnel::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
+            Err(NoTunnel::Limited(reached)) => self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await,
+            Err(NoTunnel::Upstream(error)) => self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await,
         }
         Next::Close
+    }
+
+    /// Decides on a tunnel, and opens the way for it.
+    async fn stand<'t>(&mut self, protocol: Protocol, target: &'t Target) -> Result<Stands<'t>, NoTunnel> {
+        let (shared, question) = (self.shared, self.question(protocol, target));
+        let permit = shared.decider.name(question).map_err(NoTunnel::Denied)?;
+        let room = self.room(target).map_err(|reached| {
+            shared.gate.reached(reached, Some(self.address), Some(target));
+            NoTunnel::Limited(reached)
+        })?;
+        // Where requests will be read, a connection to the origin that waits for one shows that the origin stands.
+        if permit.intercept()
+            && let Some(idle) = pool::take(target, Option::is_some)
+            && let Some((route, form)) = self.reuse(question, Traffic::Tunnel, &idle).map_err(NoTunnel::Denied)?
+            && route.intercept()
+        {
+            shared.counters.count(Counter::UpstreamReused);
+            return Ok(Stands { connected: Connected { stream: idle.stream, route, form }, room, tls: idle.tls });
+        }
+        match shared.connector.connect(permit, Traffic::Tunnel).await {
+            Ok(connected) => {
+                shared.counters.count(Counter::UpstreamOpened);
+                Ok(Stands { connected, room, tls: None })
+            }
+            Err(ConnectError::Denied(denial)) => Err(NoTunnel::Denied(denial)),
+            Err(ConnectError::Upstream(error)) => {
+                shared.gate.upstream_failed(error, self.address, target);
+                Err(NoTunnel::Upstream(error))
+            }
+        }
+    }
+
+    /// What follows once the client was told that the tunnel stands.
+    fn begin(&mut self, stands: Stands<'_>, protocol: Protocol, target: &Target) -> Next {
+        let Stands { connected: Connected { stream: upstream, route, form }, room, tls } = stands;
+        if !route.intercept() {
+            let leads = (target.port == HTTP_PORT).then(|| Box::new(Leads::new(&route, form)));
+            let guard = Box::new(self.guard(&upstream, route, true));
+            return Next::Tunnel(upstream, guard, room, leads);
+        }
+        self.limits = Arc::clone(route.snapshot().limits());
+        let idle = Idle { stream: upstream, leads: Leads::new(&route, form), tls };
+        Next::Inside(Box::new(Opening { protocol, target: target.clone(), idle, room, snapshot: Arc::clone(route.snapshot()) }))
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
@@ -549,31 +670,22 @@ impl<'s> Connection<'s> {
                 return None;
             }
         };
-        let (connected, room) = match self.shared.decider.name(self.question(Protocol::Socks5Tcp, &target)) {
-            Ok(permit) => match self.room(&target) {
-                Ok(room) => (self.shared.connector.connect(permit, Traffic::Tunnel).await, Some(room)),
-                Err(reached) => {
-                    self.shared.gate.reached(reached, Some(self.address), Some(&target));
-                    let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
-                    self.say_and_close(&socks5::reply(code)).await;
-                    return None;
-                }
-            },
-            Err(denial) => (Err(ConnectError::Denied(denial)), None),
-        };
-        match connected {
-            Ok(Connected { stream: upstream, route, .. }) => {
-                self.shared.counters.count(Counter::UpstreamOpened);
-                if let (true, Some(room)) = (self.say(&socks5::reply(Reply::Succeeded)).await, room) {
-                    let guard = self.guard(&upstream, route, true);
-                    return Some(self.open(upstream, guard, room));
+        match self.stand(Protocol::Socks5Tcp, &target).await {
+            Ok(stands) => {
+                if self.say(&socks5::reply(Reply::Succeeded)).await {
+                    match self.begin(stands, Protocol::Socks5Tcp, &target) {
+                        Next::Tunnel(upstream, guard, room, leads) => return Some(self.open(upstream, *guard, room, leads)),
+                        Next::Inside(opening) => return Box::pin(self.open_inside(*opening)).await?.http().await,
+                        Next::Request | Next::Close => {}
+                    }
                 }
             }
-            Err(ConnectError::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
-            Err(ConnectError::Upstream(error)) => {
-                self.shared.gate.upstream_failed(error, self.address, &target);
-                self.say_and_close(&socks5::reply(socks5_reply(error))).await;
+            Err(NoTunnel::Limited(reached)) => {
+                let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
+                self.say_and_close(&socks5::reply(code)).await;
             }
+            Err(NoTunnel::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
+            Err(NoTunnel::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
         }
         None
     }
@@ -635,12 +747,12 @@ impl<'s> Connection<'s> {
         Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
     }
 
-    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room) -> Box<Opened> {
+    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room, leads: Option<Box<Leads>>) -> Box<Opened> {
         let counters = &self.shared.counters;
         let meters = [Meter::up(counters, upload), Meter::down(counters)];
         counters.count(Counter::Tunnels);
         let tunnel = Tunnel::new(self.client, upstream, guard, meters, &self.limits);
-        Box::new(Opened { tunnel, _one: one, _open: counters.hold(Counter::TunnelsOpen) })
+        Box::new(Opened { tunnel, one, open: counters.hold(Counter::TunnelsOpen), leads })
     }
 
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
@@ -659,6 +771,14 @@ impl<'s> Connection<'s> {
         self.shared.gate.reached(reached, Some(self.address), Some(target));
         let keep_alive = self.can_go_on(head);
         self.answer(&reply::limited(reached, target, &head.method, keep_alive), keep_alive).await
+    }
+
+    /// There is no way to the origin, whoever asks; but what is not allowed is told that and nothing else.
+    async fn refuse_or_fail(&mut self, head: &RequestHead, question: Question<'_>, error: UpstreamError) -> Next {
+        match self.shared.decider.name(question) {
+            Ok(_) => self.upstream_failed(head, &head.target, error).await,
+            Err(denial) => self.deny(head, &denial).await,
+        }
     }
 
     async fn upstream_failed(&mut self, head: &RequestHead, target: &(dyn Display + Sync), error: UpstreamError) -> Next {
@@ -681,8 +801,13 @@ impl<'s> Connection<'s> {
     }
 
     /// Says something short. A client that does not read it in time is given up.
-    async fn say(&mut self, bytes: &[u8]) -> bool {
-        match timeout(self.limits.linger_timeout, self.client.stream.write_all(bytes)).await {
+    pub(crate) async fn say(&mut self, bytes: &[u8]) -> bool {
+        let stream = &mut self.client.stream;
+        let saying = async {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        };
+        match timeout(self.limits.linger_timeout, saying).await {
             Ok(written) => written.is_ok(),
             Err(_) => {
                 self.reached(reached!(linger_timeout));
@@ -718,11 +843,26 @@ impl<'s> Connection<'s> {
 }
 
 /// A place among the tunnels to a host, and what this one may send.
-type Room = (Entered<Arc<str>>, Upload);
+pub(crate) type Room = (Entered<Arc<str>>, Upload);
+
+/// The way of a tunnel, before the client hears of it.
+struct Stands<'t> {
+    connected: Connected<'t>,
+    room: Room,
+    /// How the connection was secured, where it waited for requests.
+    tls: Secured,
+}
+
+/// Why there is no tunnel.
+enum NoTunnel {
+    Denied(Box<Denial>),
+    Limited(Reached),
+    Upstream(UpstreamError),
+}
 
 /// For how long a client is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
+pub(crate) enum Until {
     /// As long as patience lasts: what has begun is served.
     Patience,
     /// Until the shutdown at most.
@@ -732,7 +872,7 @@ enum Until {
 }
 
 /// What waiting for the client came to.
-enum Wait {
+pub(crate) enum Wait {
     Some,
     /// The client's end, or ours.
     End,
@@ -755,6 +895,8 @@ fn socks5_reply(error: UpstreamError) -> Reply {
         | UpstreamError::BadResponse
         | UpstreamError::SocketMissing
         | UpstreamError::NotASocket
+        | UpstreamError::Tls(_)
+        | UpstreamError::TlsTimeout
         | UpstreamError::Proxy(_) => Reply::Failure,
     }
 }

@@ -55,7 +55,7 @@ counters! {
     Counter "netproxy_accept_errors_total", "Connections that could not be accepted." { AcceptErrors = "" }
     Counter "netproxy_accept_pauses_total", "Times that accepting paused because descriptors or memory had run out." { AcceptPauses = "" }
     Counter "netproxy_requests_total", "Requests that could be read." {
-        HttpRequests = r#"protocol="http""#, ConnectRequests = r#"protocol="connect""#, SocksRequests = r#"protocol="socks5""#
+        HttpRequests = r#"protocol="http""#, HttpsRequests = r#"protocol="https""#, ConnectRequests = r#"protocol="connect""#, SocksRequests = r#"protocol="socks5""#
     }
     Counter "netproxy_bad_requests_total", "Requests that could not." { BadHttpRequests = r#"protocol="http""#, BadSocksRequests = r#"protocol="socks5""# }
     Counter "netproxy_decisions_total", "Decisions, by reason where they were denials." {
@@ -72,7 +72,7 @@ counters! {
     Counter "netproxy_upstream_connections_total", "Upstream connections that were opened, or used again." {
         UpstreamOpened = r#"how="opened""#, UpstreamReused = r#"how="reused""#
     }
-    Counter "netproxy_upstream_failures_total", "Requests that were allowed and failed upstream, by `x-proxy-error`; all of upstream proxies together." {
+    Counter "netproxy_upstream_failures_total", "Requests that were allowed and failed upstream, by `x-proxy-error`; all of upstream proxies together, and all of TLS." {
         NameNotResolved = r#"error="upstream-name-not-resolved""#,
         NameServerFailed = r#"error="upstream-name-server-failed""#,
         ResolveTimeout = r#"error="upstream-resolve-timeout""#,
@@ -84,13 +84,23 @@ counters! {
         BadResponse = r#"error="upstream-bad-response""#,
         SocketMissing = r#"error="upstream-socket-missing""#,
         NotASocket = r#"error="upstream-not-a-socket""#,
-        AtProxy = r#"error="upstream-proxy""#
+        AtProxy = r#"error="upstream-proxy""#,
+        OriginTls = r#"error="upstream-tls""#
     }
     Counter "netproxy_tunnels_total", "Tunnels opened, those of protocols that were switched to included." { Tunnels = "" }
     Gauge "netproxy_tunnels_open", "Tunnels that are open." { TunnelsOpen = "" }
     Counter "netproxy_tunnels_revoked_total", "Tunnels closed because a new policy does not allow them." { TunnelsRevoked = "" }
     Counter "netproxy_tunnels_looked_total", "Tunnels whose first bytes speak of a server that the policy does not allow, or cannot be made out." {
         LookedClosed = r#"outcome="closed""#, LookedPassed = r#"outcome="passed""#
+    }
+    Counter "netproxy_intercepted_total", "Tunnels that have to be read: opened, or closed because what the client sends is no TLS, or for another server." {
+        Intercepted = r#"outcome="opened""#, InterceptedClosed = r#"outcome="closed""#
+    }
+    Counter "netproxy_tls_handshakes_total", "TLS handshakes of tunnels that are read, by the side and how they ended." {
+        ClientHandshakes = r#"side="client",outcome="done""#,
+        ClientHandshakesFailed = r#"side="client",outcome="failed""#,
+        OriginHandshakes = r#"side="origin",outcome="done""#,
+        OriginHandshakesFailed = r#"side="origin",outcome="failed""#
     }
     Counter "netproxy_associations_total", "SOCKS5 clients that were let send datagrams." { Associations = "" }
     Counter "netproxy_datagrams_dropped_total", "Datagrams of SOCKS5 clients, or to them, that went no further." {
@@ -141,10 +151,10 @@ impl Counter {
     pub(crate) fn requests(protocol: Protocol) -> Option<Self> {
         match protocol {
             Protocol::Http => Some(Self::HttpRequests),
+            Protocol::Https => Some(Self::HttpsRequests),
             Protocol::Connect => Some(Self::ConnectRequests),
             Protocol::Socks5Tcp => Some(Self::SocksRequests),
-            // Those inside TLS are counted by who opens it.
-            Protocol::Https | Protocol::Socks5Udp => None,
+            Protocol::Socks5Udp => None,
         }
     }
 }
@@ -276,6 +286,8 @@ impl Counters {
             UpstreamError::NotASocket => (Counter::NotASocket, None),
             UpstreamError::Proxy(ProxyError::Timeout) => (Counter::AtProxy, Some(reached!(connect_timeout))),
             UpstreamError::Proxy(_) => (Counter::AtProxy, None),
+            UpstreamError::TlsTimeout => (Counter::OriginTls, Some(reached!(tls_timeout))),
+            UpstreamError::Tls(_) => (Counter::OriginTls, None),
         };
         self.count(counter);
         reached

@@ -54,6 +54,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// Whom to trust of origins cannot be read.
+    #[error("TLS is to be opened, and whom to trust of origins cannot be read: {0}")]
+    Roots(crate::tls::roots::RootsError),
     /// A proxy that the environment names cannot be used.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -112,6 +115,12 @@ pub enum PolicyError {
         /// Why.
         why: &'static str,
     },
+    /// It has TLS opened, and the authority for that cannot be had.
+    #[error("it has TLS opened, and cannot be given the authority for it: {0}")]
+    Authority(String),
+    /// A certificate that origins are to be shown cannot be used.
+    #[error("it lists a client certificate that cannot be used: {0}")]
+    ClientCertificate(String),
     /// A name server that cannot be asked. Asking others instead might give other answers.
     #[error("{0}")]
     Resolver(String),

@@ -15,12 +15,14 @@
 mod admin;
 mod association;
 mod audit;
+pub mod child;
 mod config;
 mod connect;
 mod connection;
 mod counters;
 mod decide;
 mod error;
+mod inside;
 mod limits;
 mod listen;
 pub mod parse;
@@ -28,9 +30,11 @@ mod patience;
 mod policy;
 mod relay;
 mod reply;
+mod secret;
 mod shutdown;
 mod signal;
 mod stream;
+pub mod tls;
 mod worker;
 
 pub use audit::event::{Accepting, Decided, Dropped, LimitReached, Observer, Reload};
@@ -38,21 +42,30 @@ pub use config::{Config, PolicyMap};
 pub use connect::resolve::{Lookup, NameServers, Resolve, SystemResolver};
 pub use error::{EnvironmentError, LoadError, PolicyError, ShareError, StartError};
 pub use policy::{Policy, PolicyHandle, Snapshot};
-pub use policy_format::{Forwarded, Limit, LimitError, LimitOverride, Limits, NameServer};
+pub use policy_format::{
+    BrokerFallback, Credential, CredentialAuth, Forwarded, Limit, LimitError, LimitOverride, Limits, NameServer, UrlPrefix,
+};
+pub use secret::{Broker, BrokerSetup, Brokering, Child, CredentialError, Dummies, DummiesError, Outcome, Virtualized};
+pub use tls::files::CertificateFileError;
+pub use tls::roots::RootsError;
 
 use audit::event::Silent;
+use child::{ChildEnv, Published, StateDir, StateError};
 use connect::resolve::PolicyResolver;
 use connect::upstream::Environment;
 use connection::Shared;
+use inside::secrets::Secrets;
 use listen::Service;
 use policy::reload::{Reloader, Stamp, load};
 use policy_format::Network;
+use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tls::roots::{Sources, Trust};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use worker::{Work, Worker};
@@ -73,6 +86,7 @@ pub struct Builder {
     hosts: Option<PathBuf>,
     environment: Vec<(String, String)>,
     observer: Arc<dyn Observer>,
+    broker: Option<Broker>,
     drain: Duration,
     sockets: Sockets,
 }
@@ -108,6 +122,8 @@ pub struct Server {
     socks5: Option<std::net::TcpListener>,
     admin: std::net::TcpListener,
     health: serde_json::Map<String, serde_json::Value>,
+    /// Variables that name authorities.
+    authorities: HashMap<String, String>,
     shared: Arc<Shared>,
     policy: PolicyHandle,
     watch: Option<(Reloader, Option<Stamp>)>,
@@ -149,6 +165,7 @@ impl Builder {
             hosts: None,
             environment: Vec::new(),
             observer: Arc::new(Silent),
+            broker: None,
             drain: Duration::from_secs(10),
             sockets: Sockets::default(),
         }
@@ -201,11 +218,20 @@ impl Builder {
         self
     }
 
-    /// Environment variables, of which `HTTP_PROXY`, `HTTPS_PROXY`, `WS_PROXY`, `WSS_PROXY`, `ALL_PROXY` and `NO_PROXY` name proxies to go through, where the policy allows it and names
+    /// Environment variables: those that have secrets which hooks name; `CODEX_CA_CERTIFICATE` and `SSL_CERT_FILE`, which say whom to trust of origins; and those
+    /// of which `HTTP_PROXY`, `HTTPS_PROXY`, `WS_PROXY`, `WSS_PROXY`, `ALL_PROXY` and `NO_PROXY` name proxies to go through, where the policy allows it and names
     /// none itself. None unless they are given: a library does not look at the environment by itself.
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         self.environment = variables.into_iter().collect();
+        self
+    }
+
+    /// Who gives clients what stands for their credentials, where the policy has a broker; one with the credentials of the [environment](Self::environment), unless it is given. It is
+    /// set up by the policy, and again by each one that follows.
+    #[must_use]
+    pub fn broker(mut self, broker: Broker) -> Self {
+        self.broker = Some(broker);
         self
     }
 
@@ -235,7 +261,9 @@ impl Builder {
     /// # Errors
     /// [`StartError`]; then nothing listens.
     pub async fn bind(self) -> Result<Server, StartError> {
-        let environment = Environment::read(self.environment)?;
+        let variables: HashMap<String, String> = self.environment.into_iter().collect();
+        let environment = Environment::read(variables.clone())?;
+        let authorities = child::naming_authorities(&variables);
         // The stamp is taken before the file is read, so that no change between the two is missed.
         let (map, profile) = (self.config.policy_map, self.profile);
         let (policy, file) = match self.source {
@@ -269,7 +297,7 @@ impl Builder {
         let (admin, admin_address) = bind("admin", "--admin-listen", wanted.admin, self.sockets.admin).await?;
         let addresses = Listeners { http: http_address, socks5: socks5_address, admin: admin_address };
 
-        let policy = PolicyHandle::new(policy, self.config.limits);
+        let policy = PolicyHandle::new(policy, self.config.limits, Arc::clone(&self.observer));
         let resolver: Arc<dyn Resolve> = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
             (None, None) => Arc::new(PolicyResolver::new(policy.clone())),
@@ -282,13 +310,30 @@ impl Builder {
         let open_listeners =
             [Some(addresses.http), addresses.socks5].into_iter().flatten().filter(|address| !address.ip().is_loopback()).collect();
         let counters = counters::Counters::new();
+        let sources = Sources::read(variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let trust = Trust::new(sources, Arc::clone(policy.own_authorities()));
         let shared = Shared {
-            decider: Arc::new(decide::Decider::new(policy.clone(), Arc::clone(&self.observer), Arc::clone(&counters), own, environment)),
-            connector: connect::Connector::new(resolver),
+            decider: Arc::new(decide::Decider::new(
+                policy.clone(),
+                Arc::clone(&self.observer),
+                Arc::clone(&counters),
+                own,
+                environment,
+                Secrets::new(variables.clone(), self.broker, Arc::clone(&self.observer)),
+            )),
+            connector: connect::Connector::new(resolver, trust),
             gate: limits::Gate::new(Arc::clone(&counters), Arc::clone(&self.observer)),
             counters,
             pseudonym: parse::forwarding::pseudonym(),
         };
+        // Afterwards, files may be out of reach, and a later policy may open TLS.
+        match shared.connector.trust().roots().await {
+            Err(error) if shared.decider.policy().current().can_intercept() && !matches!(error, RootsError::NoSystem) => {
+                return Err(StartError::Roots(error));
+            }
+            // Each request is told.
+            Ok(_) | Err(_) => {}
+        }
         let watch = file
             .map(|(path, stamp)| (Reloader { path, map, profile, handle: policy.clone(), observer: self.observer, open_listeners }, stamp));
         // One waiting request is as good as many.
@@ -299,6 +344,7 @@ impl Builder {
             socks5,
             admin,
             health: serde_json::Map::new(),
+            authorities,
             shared: Arc::new(shared),
             policy,
             watch,
@@ -312,6 +358,16 @@ impl Builder {
 /// As many threads as may run at once.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Where clients on this machine reach a listener: one on all addresses is on loopback too.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn check_loopback(wanted: &Listeners, meta: &policy_format::Meta) -> Result<(), StartError> {
@@ -362,6 +418,43 @@ impl Server {
     #[must_use]
     pub fn policy(&self) -> PolicyHandle {
         self.policy.clone()
+    }
+
+    /// What children are told of this proxy, without files to trust: [`Self::publish`] writes those. `connect` is the program `netproxy-dp`, for `GIT_SSH_COMMAND`.
+    #[must_use]
+    pub fn child_env(&self, connect: Option<PathBuf>) -> ChildEnv {
+        let Listeners { http, socks5, .. } = self.addresses;
+        let allow_local_binding = self.policy.current().meta().allow_local_binding;
+        ChildEnv { http: reachable(http), socks5: socks5.map(reachable), allow_local_binding, files: None, connect }
+    }
+
+    /// Writes what children need to a state folder, and tells what they are told. It holds for as long as what is returned is kept. Authorities that the environment of
+    /// [`Builder::environment`] names are among those that children trust. `current`: whether `netproxy-dp env` finds this proxy, and what stands for its credentials.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn publish(&self, state: &StateDir, connect: Option<PathBuf>, current: bool) -> Result<Published, StateError> {
+        let dummies = if current { self.broker().dummies() } else { Dummies::default() };
+        state.publish_with(dummies, self.child_env(connect), self.policy.current().authority_pem(), &self.authorities, current)
+    }
+
+    /// Files that the policy names, and that are read again later: secrets of hooks, the authority, certificates that origins are shown.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.policy.current().files()
+    }
+
+    /// Takes out of an environment the secrets that hooks put into requests, and copies of those that are long enough to be no accident. What stands for a credential stays.
+    pub fn withhold_secrets(&self, environment: &mut HashMap<String, String>) {
+        self.shared.decider.secrets().withhold(&self.policy.current(), environment);
+    }
+
+    /// Who gives clients what stands for their credentials, set up by the policy in force.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        let secrets = self.shared.decider.secrets();
+        secrets.follow(&self.policy.current());
+        secrets.broker().clone()
     }
 
     /// The listening sockets once more, to hand them to a process that follows this one.

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Hosts whose uploads are counted apart.
@@ -31,7 +32,12 @@ pub(crate) struct Gate {
     tunnels: Arc<Tally<Arc<str>>>,
     uploads: Mutex<Uploads>,
     paused: AtomicBool,
+    /// KiB for bodies that are read before their requests are decided on.
+    ahead: Arc<Semaphore>,
 }
+
+/// KiB that all such bodies have together.
+const AHEAD: usize = 64 * 1024;
 
 impl Gate {
     pub(crate) fn new(counters: Arc<Counters>, observer: Arc<dyn Observer>) -> Self {
@@ -42,7 +48,14 @@ impl Gate {
             tunnels: Arc::default(),
             uploads: Mutex::new(Uploads { hosts: HashMap::new(), rest: Arc::default(), swept: Instant::now() }),
             paused: AtomicBool::new(false),
+            ahead: Arc::new(Semaphore::new(AHEAD)),
         }
+    }
+
+    /// Room for a body of so many bytes that is read before its request is decided on, until what this gives is dropped; `None` where others have it.
+    pub(crate) fn ahead(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(&self.ahead).try_acquire_many_owned(kib).ok()
     }
 
     /// A connection of a client, until what this gives is dropped.
@@ -360,6 +373,15 @@ mod tests {
         let mut limits = Limits::default();
         limits.apply(&overrides.iter().map(|limit| limit.parse().unwrap()).collect::<Vec<_>>());
         limits
+    }
+
+    #[test]
+    fn bodies_that_are_read_ahead_have_so_much_together() {
+        let gate = gate();
+        let held: Vec<_> = (0..64).map(|_| gate.ahead(1 << 20).unwrap()).collect();
+        assert!(gate.ahead(1).is_none());
+        drop(held);
+        assert!(gate.ahead(64 << 20).is_some() && gate.ahead((64 << 20) + 1).is_none() && gate.ahead(usize::MAX).is_none());
     }
 
     #[test]

@@ -3,9 +3,11 @@
 #![expect(clippy::print_stderr, reason = "the binary says where it listens, and why it does not")]
 
 mod cli;
+mod cmd;
 mod process;
 
 use clap::Parser;
+use netproxy::child::{Published, STATE_DIR, StateDir, StateError};
 use netproxy::{Accepting, Builder, Config, Listeners, Observer, Reload, ReloadRequest, Server, Snapshot, Sockets, StartError};
 use process::notify::Notify;
 use std::io::Write;
@@ -14,7 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli::Arguments { command, run: cli } = cli::Arguments::parse();
+    if let Some(command) = command {
+        return cmd::run(command);
+    }
     match start(&cli) {
         Ok(started) => serve(started, &cli),
         Err((code, error)) => {
@@ -36,6 +41,8 @@ fn unusable(error: impl ToString) -> Failure {
 struct Started {
     server: Server,
     notify: Arc<Notify>,
+    /// What children find, for as long as it is kept.
+    published: Option<Published>,
     #[cfg(unix)]
     offer: Option<process::handover::Offer>,
     #[cfg(target_os = "linux")]
@@ -91,21 +98,34 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     let (_, _): (_, Option<()>) = (taken, owner);
     // Its threads, if it has any, end here.
     drop(runtime);
+    let published = publish(&server, cli).map_err(unusable)?;
     #[cfg(target_os = "linux")]
     let sandbox = {
-        let files: Vec<_> = [&cli.policy, &cli.hosts].into_iter().flatten().map(std::path::PathBuf::as_path).collect();
+        let named = server.files();
+        let files: Vec<_> =
+            [&cli.source.policy, &cli.source.hosts].into_iter().flatten().chain(&named).map(std::path::PathBuf::as_path).collect();
         let report = process::sandbox::apply(cli.sandbox, user.as_ref(), &files).map_err(unusable)?;
         for file in files {
             if let Err(error) = std::fs::File::open(file) {
-                eprintln!("warning: `{}` cannot be read any more, so that it cannot be reloaded: {error}", file.display());
+                eprintln!("warning: `{}` cannot be read any more, so that it cannot be read again: {error}", file.display());
             }
         }
         server.set_health("sandbox", report.json());
         report
     };
+    // After the change of user, which undoes it.
+    #[cfg(unix)]
+    {
+        let memory = process::memory::protect_memory();
+        if !cli.json {
+            eprintln!("{}", memory.text());
+        }
+        server.set_health("memory", memory.json());
+    }
     Ok(Started {
         server,
         notify,
+        published,
         #[cfg(unix)]
         offer,
         #[cfg(target_os = "linux")]
@@ -113,14 +133,35 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     })
 }
 
+/// What children need, while files can still be written. Where nobody has named a folder, and nothing has to be trusted, it may be that there is none.
+fn publish(server: &Server, cli: &cli::Cli) -> Result<Option<Published>, StateError> {
+    let asked = cli.state.state_dir.is_some() || std::env::var_os(STATE_DIR).is_some();
+    let Some(folder) = cmd::state_dir(&cli.state) else { return Ok(None) };
+    match StateDir::open(&folder).and_then(|state| server.publish(&state, std::env::current_exe().ok(), true)) {
+        Ok(published) => {
+            for problem in published.problems() {
+                eprintln!("warning: {problem}");
+            }
+            Ok(Some(published))
+        }
+        Err(error) if asked => Err(error),
+        Err(error) => {
+            if server.policy().current().authority_pem().is_some() {
+                eprintln!("warning: children cannot be told what to trust: {error}");
+            }
+            Ok(None)
+        }
+    }
+}
+
 fn config(cli: &cli::Cli) -> Config {
     Config {
         http_listen: cli.http_listen,
         socks_listen: cli.socks_listen,
         admin_listen: cli.admin_listen,
-        policy_map: cli.policy_map.into(),
+        policy_map: cli.source.policy_map.into(),
         workers: cli.workers,
-        limits: cli.limits.clone(),
+        limits: cli.source.limits.clone(),
     }
 }
 
@@ -143,21 +184,7 @@ fn at_handed_down(config: &mut Config, sockets: &Sockets) -> Result<(), Failure>
 }
 
 fn builder(cli: &cli::Cli, notify: &Arc<Notify>) -> Builder {
-    let builder = match &cli.policy {
-        Some(path) => Builder::file(path),
-        None => Builder::built_in(),
-    };
-    let builder = builder.drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(notify) });
-    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
-    let builder = builder.environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
-    let builder = match &cli.profile {
-        Some(name) => builder.profile(name),
-        None => builder,
-    };
-    match &cli.hosts {
-        Some(path) => builder.hosts(path),
-        None => builder,
-    }
+    cmd::builder(&cli.source).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(notify) })
 }
 
 fn serve(started: Started, cli: &cli::Cli) -> ExitCode {
@@ -177,14 +204,13 @@ fn serve(started: Started, cli: &cli::Cli) -> ExitCode {
 }
 
 async fn run(started: Started, cli: &cli::Cli) -> std::io::Result<()> {
-    let Started { server, notify, .. } = started;
+    let Started { server, notify, published, .. } = started;
     // Signals are caught before anything is announced, so that whoever reads the announcement can send one.
     let signals = Signals::new()?;
     #[cfg(target_os = "linux")]
     announce_sandbox(&started.sandbox, cli.json);
     announce(&server, cli);
     let policy = server.policy();
-    say_shortfalls(&policy.current());
     notify.ready(&status(&policy.current()));
     let watchdog = Arc::clone(&notify);
     tokio::spawn(async move { watchdog.watchdog().await });
@@ -215,6 +241,8 @@ async fn run(started: Started, cli: &cli::Cli) -> std::io::Result<()> {
                 Ok(()) = handed_over => {}
             }
             notify.stopping("finishing open exchanges");
+            // Who starts children now looks elsewhere.
+            drop(published);
         })
         .await
 }
@@ -242,7 +270,7 @@ fn announce_sandbox(report: &process::sandbox::Report, json: bool) {
 fn announce(server: &Server, cli: &cli::Cli) {
     let listeners = server.listeners();
     let Listeners { http, socks5, admin } = listeners;
-    if cli.policy.is_none() && !cli.json {
+    if cli.source.policy.is_none() && !cli.json {
         let socks5 = socks5.map(|socks5| format!(", SOCKS5 on {socks5}")).unwrap_or_default();
         eprintln!(
             "no --policy: running the built-in default policy, HTTP on {http}{socks5}, admin on {admin}; \
@@ -254,13 +282,6 @@ fn announce(server: &Server, cli: &cli::Cli) {
         let Some(address) = address else { continue };
         let line = serde_json::json!({ "event": "listening", "listener": listener, "address": address.to_string() });
         say(cli.json, &line, &format!("{listener} {address}"));
-    }
-}
-
-/// What the policy asks for and this version does not do: said when it comes into force, because what is blocked would otherwise be a riddle.
-fn say_shortfalls(snapshot: &Snapshot) {
-    for line in snapshot.shortfalls() {
-        eprintln!("warning: not available in this version: {line}");
     }
 }
 
@@ -280,7 +301,6 @@ impl Observer for Announce {
     fn reloaded(&self, outcome: &Reload<'_>) {
         let (line, text) = match outcome {
             Reload::Swapped(snapshot) => {
-                say_shortfalls(snapshot);
                 self.notify.status(&status(snapshot));
                 let (generation, digest, rules) = (snapshot.generation(), snapshot.digest().to_string(), snapshot.rule_count());
                 let line = serde_json::json!({ "event": "policy", "outcome": "swapped", "generation": generation, "digest": digest, "rules": rules });
@@ -301,6 +321,10 @@ impl Observer for Announce {
             }
         };
         say(self.json, &line, &text);
+    }
+
+    fn fault(&self, what: &str) {
+        say(self.json, &serde_json::json!({ "event": "fault", "error": what }), &format!("fault: {what}"));
     }
 
     fn accepting(&self, state: &Accepting<'_>) {

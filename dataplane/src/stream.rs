@@ -1,6 +1,6 @@
 //! Streams, and the bytes that were read from them too early.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client, server};
 
 /// Bytes that can be read at a time.
 const SCRATCH: usize = 64 * 1024;
@@ -40,6 +40,11 @@ impl Buffered {
         Self { stream, buffer, peer }
     }
 
+    /// A connection whose other end is known already, if it has an address, because it was another kind of stream before.
+    pub(crate) fn wrapped(stream: Stream, peer: Option<SocketAddr>) -> Self {
+        Self { stream, buffer: BytesMut::new(), peer }
+    }
+
     /// The other end, where that is an address. The system is asked once.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
@@ -69,12 +74,16 @@ impl Buffered {
     }
 
     /// Whether an idle stream is still what it was left as: open, and with nothing to say.
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        if self.buffer.is_empty() && matches!(self.stream, Stream::Tls(_)) {
+            // What came may be tickets, which nobody has read yet because nobody waited: they are no news.
+            return self.poll_more(&mut Context::from_waker(std::task::Waker::noop())).is_pending() && self.stream.is_quiet();
+        }
         self.buffer.is_empty() && self.stream.is_quiet()
     }
 
     /// The same, and the system is asked: news that nobody has heard yet counts.
-    pub(crate) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&mut self) -> bool {
         self.is_quiet() && self.stream.is_silent()
     }
 }
@@ -103,8 +112,62 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
-    /// To a proxy that speaks TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// Inside TLS, to an origin or a proxy.
+    Tls(Box<client::TlsStream<Stream>>),
+    /// Inside TLS that a client opened towards somebody else, and that ends here.
+    Opened(Box<server::TlsStream<Rewound>>),
+}
+
+/// A client's connection, in front of which stands what was read of it to see what it is.
+#[derive(Debug)]
+pub(crate) struct Rewound {
+    early: BytesMut,
+    stream: TcpStream,
+}
+
+impl Rewound {
+    pub(crate) fn new(early: BytesMut, stream: TcpStream) -> Self {
+        Self { early, stream }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { early, stream } = self.get_mut();
+        if early.is_empty() {
+            return Pin::new(stream).poll_read(cx, buffer);
+        }
+        let taken = early.len().min(buffer.remaining());
+        buffer.put_slice(early.get(..taken).unwrap_or_default());
+        early.advance(taken);
+        if early.is_empty() {
+            // Its memory is given back.
+            *early = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 impl Stream {
@@ -115,8 +178,15 @@ impl Stream {
             Self::Tcp(stream) => quiet(stream.try_read(&mut [0])),
             #[cfg(unix)]
             Self::Unix(stream) => quiet(stream.try_read(&mut [0])),
-            // What it has read already may be a message of TLS itself, or a part of one.
-            Self::Tls(stream) => quiet(stream.get_ref().0.try_read(&mut [0])) && !stream.get_ref().1.wants_write(),
+            // What it has read already may be a message of TLS itself, or a part of one. It wants to read when nothing that was read waits, and not the end either.
+            Self::Tls(stream) => {
+                let (stream, session) = stream.get_ref();
+                session.wants_read() && !session.wants_write() && stream.is_quiet()
+            }
+            Self::Opened(stream) => {
+                let (rewound, session) = stream.get_ref();
+                session.wants_read() && !session.wants_write() && quiet(rewound.stream.try_read(&mut [0]))
+            }
         }
     }
 
@@ -127,7 +197,8 @@ impl Stream {
         let seen = match self {
             Self::Tcp(stream) => recv(stream, &mut [0; 1], flags),
             Self::Unix(stream) => recv(stream, &mut [0; 1], flags),
-            Self::Tls(stream) => recv(stream.get_ref().0, &mut [0; 1], flags),
+            Self::Tls(stream) => return stream.get_ref().0.is_silent(),
+            Self::Opened(stream) => recv(&stream.get_ref().0.stream, &mut [0; 1], flags),
         };
         matches!(seen, Err(rustix::io::Errno::AGAIN))
     }
@@ -143,7 +214,8 @@ impl Stream {
             Self::Tcp(stream) => stream.peer_addr().ok(),
             #[cfg(unix)]
             Self::Unix(_) => None,
-            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer(),
+            Self::Opened(stream) => stream.get_ref().0.stream.peer_addr().ok(),
         }
     }
 }
@@ -155,6 +227,7 @@ macro_rules! on_each {
             #[cfg(unix)]
             Self::Unix($stream) => $call,
             Self::Tls($stream) => $call,
+            Self::Opened($stream) => $call,
         }
     };
 }
@@ -188,6 +261,7 @@ impl AsyncWrite for Stream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Opened(stream) => stream.is_write_vectored(),
         }
     }
 }

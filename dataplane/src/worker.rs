@@ -5,6 +5,7 @@
 
 use crate::connect::pool;
 use crate::connection::Shared;
+use crate::inside::http2;
 use crate::listen::{self, Service};
 use crate::shutdown::Shutdown;
 use std::io;
@@ -58,6 +59,7 @@ impl Worker {
                 drop(accepting);
                 tokio::spawn(async {
                     loop {
+                        http2::pool::sweep();
                         tokio::time::sleep(pool::sweep()).await;
                     }
                 });

@@ -309,7 +309,7 @@ fn stuck<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, decision: Decision) ->
         }
         (_, Reason::MitmHookDenied) => "a hook that matches it would let it pass: see `mitm.hooks`".to_owned(),
         (host, Reason::MitmRequired) if policy.is_hooked(asked.profile, host) => {
-            "the host has hooks, which act inside TLS, and TLS interception is not available".to_owned()
+            "the host has hooks, which act inside TLS, and this tunnel cannot be opened".to_owned()
         }
         (_, Reason::ProxyDisabled) => "the network is switched off by something that no single setting changes".to_owned(),
         _ => "no single rule or setting changes it".to_owned(),

@@ -230,13 +230,13 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
             "`mitm.bypass` keeps its TLS closed, and here only what is read may pass".into()
         }
         (Reason::MitmRequired, None) if policy.is_hooked(asked.profile, host) => {
-            "the host has hooks, which act inside TLS, and TLS interception is not available".into()
+            "the host has hooks, which act inside TLS, and this tunnel cannot be opened".into()
         }
         (Reason::MitmRequired, None) if is_always(meta(policy, asked.profile)) => {
-            "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available".into()
+            "mitm.mode = \"always\" wants every tunnel opened, and this tunnel cannot be opened".into()
         }
         (Reason::MitmRequired, None) if policy.is_credentialed(asked.profile, host, asked.port) => {
-            "credentials of the host are put in inside TLS, and TLS interception is not available".into()
+            "credentials of the host are put in inside TLS, and this tunnel cannot be opened".into()
         }
         (Reason::MitmRequired, None) => "mode = \"limited\" allows only what can be read, and this cannot".into(),
         (Reason::MitmRequired, Some(rule)) if rule.access == Access::ReadOnly => {
@@ -252,6 +252,14 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
 /// Whether limited mode lets no SOCKS5 connection through to that port.
 fn is_odd_socks(policy: &Blob<Vec<u8>>, asked: &Asked) -> bool {
     meta(policy, asked.profile).mode == Mode::Limited && asked.port != 443
+}
+
+/// Whether the data plane may open a tunnel for a credential that it knows by itself: for which hosts it has one, depends on its environment.
+fn may_be_credentialed(policy: &Blob<Vec<u8>>, asked: &Asked) -> bool {
+    asked.can_intercept
+        && matches!(asked.protocol, Protocol::Connect | Protocol::Socks5Tcp)
+        && meta(policy, asked.profile).credential_broker
+        && !policy.is_bypassed(asked.profile, &asked.host, asked.port)
 }
 
 /// What the hooks of the host are, and why none of them matches where it is known.
@@ -353,6 +361,11 @@ fn notes(policy: &Blob<Vec<u8>>, asked: &Asked, addresses: &[IpAddr], decision: 
     };
     if matches!(decision, Decision::Allow(allowed) if allowed.intercept) {
         notes.push("its TLS is opened, and each request inside is decided by itself; what is not TLS is closed".to_owned());
+    }
+    if matches!(decision, Decision::Allow(allowed) if !allowed.intercept) && may_be_credentialed(policy, asked) {
+        notes.push(
+            "`credential_broker` has it opened if a credential of the proxy's environment is for the host: GitHub's, OpenAI's".to_owned(),
+        );
     }
     if asked.inside.is_some()
         && !asked.protocol.is_read()

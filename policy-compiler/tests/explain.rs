@@ -67,7 +67,7 @@ fn answers_are_exactly_these() {
         assert_eq!(said, fs::read_to_string(&expected).unwrap(), "{}", file.display());
         cases += 1;
     }
-    assert_eq!(cases, 13);
+    assert_eq!(cases, 14);
 }
 
 /// Rules with methods, paths and reasons, and hooks: a policy as another program may have written it.
@@ -157,10 +157,10 @@ fn methods_paths_and_hooks_are_explained_too() {
         (
             "https://hooked.example/",
             "blocked: CONNECT hooked.example:443\nreason: mitm_required (x-proxy-error: blocked-by-mitm-required)\n\
-             why: the host has hooks, which act inside TLS, and TLS interception is not available\n\
+             why: the host has hooks, which act inside TLS, and this tunnel cannot be opened\n\
              not enough:\n  allow hooked.example, user config.toml:6: it allows the host, not what is done there\n\
              note: the method and path are inside TLS and are not seen\n\
-             to change this: the host has hooks, which act inside TLS, and TLS interception is not available\n",
+             to change this: the host has hooks, which act inside TLS, and this tunnel cannot be opened\n",
         ),
     ] {
         assert_eq!(said(request, false), expected, "{request}");

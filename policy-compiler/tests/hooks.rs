@@ -1,4 +1,4 @@
-//! Cases of hooks and paths inside TLS, as `netpolicy explain` answers them: `tests/cases/hooks.toml`, which the running proxy can be put to as well.
+//! Cases of hooks and paths inside TLS, as `netpolicy explain` answers them: `tests/cases/hooks.toml`, which the running proxy is put to as well.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
@@ -129,4 +129,26 @@ fn nothing_that_has_to_be_read_passes_unread() {
         }
     }
     assert!(read >= 100, "{read}");
+}
+
+/// Without them nobody knows where a message ends, and a body is taken for the next request; and no secret is read from there.
+#[test]
+fn no_hook_touches_headers_of_framing() {
+    for (action, header) in [
+        ("strip_request_headers = [\"HEADER\"]", "Content-Length"),
+        ("strip_response_headers = [\"HEADER\"]", "transfer-encoding"),
+        ("strip_request_headers = [\"HEADER\"]", "host"),
+        ("inject_request_headers = [{ name = \"HEADER\", secret_env_var = \"A\" }]", "content-length"),
+        ("inject_request_headers = [{ name = \"HEADER\", secret_env_var = \"A\" }]", "Proxy-Authorization"),
+    ] {
+        let text = format!(
+            "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\ndomains = {{ \"a.test\" = \"allow\" }}\n\
+             [permissions.w.network.mitm.hooks.h]\nhost = \"a.test\"\nmethods = [\"GET\"]\npath_prefixes = [\"/\"]\naction = [\"a\"]\n\
+             [permissions.w.network.mitm.actions.a]\n{}\n",
+            action.replace("HEADER", header)
+        );
+        let source = SourceFile::from_text(Layer::User, Role::Config, "config.toml", text);
+        let failure = compile(vec![source], Options { profile: None, strict: false }).err().map(|failure| failure.to_string());
+        assert!(failure.as_ref().is_some_and(|said| said.contains(&format!("`{}`", header.to_ascii_lowercase()))), "{header}: {failure:?}");
+    }
 }

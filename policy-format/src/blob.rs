@@ -189,8 +189,11 @@ impl<B: AsRef<[u8]>> Blob<B> {
             true => settings_record::read(bytes.get(layout.range(SectionKind::Settings)).unwrap_or_default(), profiles.len())?,
             false => vec![Settings::default(); profiles.len()],
         };
-        let matchers =
-            Hooks::prepare(&hooks, &settings).map_err(|what| FormatError::Section { section: SectionKind::Hooks, offset: 0, what })?;
+        let matchers = Hooks::prepare(&hooks, &profiles, &settings).map_err(|what| FormatError::Section {
+            section: SectionKind::Hooks,
+            offset: 0,
+            what,
+        })?;
         // What is no pattern names no host, and its TLS is opened.
         let bypassed = profiles.iter().map(|meta| meta.mitm.bypass.iter().filter_map(|text| Pattern::parse(text).ok()).collect()).collect();
         Ok(Self { layout, trie, listed, first_deny, profiles, settings, sources, hooks, matchers, bypassed, data })
@@ -290,11 +293,12 @@ impl<B: AsRef<[u8]>> Blob<B> {
         brokers && prefixes.any(|prefix| prefix.is_for(true, host, port))
     }
 
-    /// The hosts whose TLS may be opened under a profile; [`Meta::mitm`]'s bypass is not taken out. Hosts of credentials that the broker knows by itself are not among them.
+    /// The hosts whose TLS may be opened under a profile; [`Meta::mitm`]'s bypass is not taken out. Where it has a broker, those are all that it allows: what the broker knows of
+    /// depends on its environment too.
     #[must_use]
     pub fn intercepted(&self, profile: ProfileId) -> Intercepted {
         let Some(meta) = self.profile_meta(profile) else { return Intercepted::Hosts(Vec::new()) };
-        let everywhere = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always;
+        let everywhere = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
         let mut patterns = Vec::new();
         for id in self.rule_ids() {
             let Some((kind, terms, ..)) = self.find(id) else { continue };
@@ -312,11 +316,6 @@ impl<B: AsRef<[u8]>> Blob<B> {
             }
         }
         patterns.extend(self.hooks.iter().filter(|hook| hook.profiles.has(profile)).map(|hook| hook.host.clone()));
-        if meta.credential_broker {
-            let credentials = self.settings(profile).map(|settings| settings.credentials.as_slice()).unwrap_or_default();
-            let prefixes = credentials.iter().flat_map(|credential| &credential.url_prefixes);
-            patterns.extend(prefixes.filter(|prefix| prefix.tls).map(|prefix| prefix.host.to_string()));
-        }
         patterns.sort_unstable();
         patterns.dedup();
         Intercepted::Hosts(patterns)

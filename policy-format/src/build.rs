@@ -164,7 +164,7 @@ impl BlobBuilder {
             return Err(BuildError::Encode(format!("there are settings of profile {profile}, and no such profile")));
         }
         // What no reader could prepare is not written.
-        Hooks::prepare(&hooks, &settings).map_err(|what| BuildError::Encode(what.to_owned()))?;
+        Hooks::prepare(&hooks, &profiles, &settings).map_err(|what| BuildError::Encode(what.to_owned()))?;
         Sections::new(&profiles, &settings, rules, &hooks)?.write()
     }
 }

@@ -37,6 +37,45 @@ pub enum CredentialAuth {
     },
 }
 
+/// Headers that say how a message is framed, or where it goes: no secret is sent in them.
+const OF_THE_MESSAGE: &[&str] = &[
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-unix-socket",
+];
+
+/// Whether a header, as it was sent, is the one of that name, which is in lower case: programs that turn names into variables (RFC 3875, section 4.1.18) cannot tell `x_team` from `x-team`.
+#[must_use]
+pub fn same_header(name: &str, sent: &[u8]) -> bool {
+    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == sent.len() && name.bytes().zip(sent).all(|(own, sent)| folded(own) == folded(*sent))
+}
+
+/// Whether a hook may take a header of this name, which is in lower case, out of a message: not those that say where it ends, or where it goes.
+#[must_use]
+pub fn may_be_taken_out(header: &str) -> bool {
+    const FRAMING: &[&str] =
+        &["connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+    !FRAMING.contains(&header)
+}
+
+/// Whether a secret may be sent in a header of this name, which is in lower case.
+#[must_use]
+pub fn carries_secrets(header: &str) -> bool {
+    !OF_THE_MESSAGE.contains(&header) && !header.starts_with("proxy-") && !header.starts_with("x-forwarded-")
+}
+
 impl CredentialAuth {
     /// The names that users type and read.
     pub const NAMES: &'static [&'static str] = &["bearer", "token", "basic", "header"];

@@ -83,7 +83,10 @@ mod trie_writer;
 pub use blob::{Blob, Closest, Intercepted, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
-pub use credentials::{ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix, UrlPrefixError};
+pub use credentials::{
+    ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix, UrlPrefixError, carries_secrets, may_be_taken_out,
+    same_header,
+};
 pub use decide::{NamedBy, READING, decide, decide_address, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;

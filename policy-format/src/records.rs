@@ -154,7 +154,7 @@ pub struct Mitm {
     pub ca_cert_path: Option<String>,
     /// Its private key, as PEM.
     pub ca_key_path: Option<String>,
-    /// Bytes of a body that are looked at, at most; `None` leaves the reader's default.
+    /// Bytes that a body may have at most so that a hook that looks at it matches; `None` leaves that to each hook.
     pub max_body_bytes: Option<u64>,
 }
 

@@ -275,6 +275,7 @@ limits! {
     head_timeout: Time = 30 * SECOND, 10 => DAY, "From accepting a connection, or from the first byte of a later request, to the end of its head or handshake.";
     look_bytes: Size = 16 * KIB, 512 => 64 * KIB, "Bytes at the beginning of a tunnel that are looked at to find the server's name.";
     look_timeout: Time = 10 * SECOND, 10 => HOUR, "From a client's first byte in a tunnel to the end of what is looked at.";
+    tls_timeout: Time = 15 * SECOND, 10 => HOUR, "For a TLS handshake: from the answer to CONNECT or SOCKS5 to the end of the client's where a tunnel is opened to be read, and the same for the origin's.";
     keep_alive_timeout: Time = 75 * SECOND, 10 => DAY, "Between two requests on one connection.";
     resolve_timeout: Time = 10 * SECOND, 10 => HOUR, "For looking a name up.";
     connect_timeout: Time = 15 * SECOND, 10 => HOUR, "For connecting, all addresses of a name together.";

@@ -129,11 +129,17 @@ fn tunnels_are_opened_where_something_has_to_see_inside() {
         assert_eq!(tunnel(blob, protocol, host, port, false), without, "{protocol} {host}:{port}, from who cannot open TLS");
     }
     let hosts = |hosts: &[&str]| Intercepted::Hosts(hosts.iter().map(|host| (*host).to_owned()).collect());
-    let own = ["hooked.a.test", "only.b.test", "pinned-hook.a.test", "pinned-read.a.test", "read.a.test", "some.a.test", "token.a.test"];
-    assert_eq!(full.intercepted(ProfileId(0)), hosts(&own));
-    let mut all = [&["**.a.test"], &own[..6]].concat();
-    all.sort_unstable();
-    assert_eq!(limited.intercepted(ProfileId(0)), hosts(&all));
+    let own = ["hooked.a.test", "only.b.test", "pinned-hook.a.test", "pinned-read.a.test", "read.a.test", "some.a.test"];
+    let brokerless = build(meta(Mode::Full, false, false), Settings::default(), &rules, &hooks);
+    assert_eq!(brokerless.intercepted(ProfileId(0)), hosts(&own));
+    let all = [&["**.a.test"], &own[..]].concat();
+    for blob in [&limited, &always, &full] {
+        assert_eq!(blob.intercepted(ProfileId(0)), hosts(&all));
+    }
+    assert_eq!(
+        build(meta(Mode::Full, false, true), Settings::default(), &[("*", Access::Allow)], &[]).intercepted(ProfileId(0)),
+        Intercepted::All
+    );
     assert_eq!(
         build(meta(Mode::Limited, false, false), Settings::default(), &[("*", Access::Allow)], &[]).intercepted(ProfileId(0)),
         Intercepted::All
@@ -159,6 +165,11 @@ fn an_address_opens_a_tunnel_as_a_name_does() {
 }
 
 fn with_body() -> Blob<Vec<u8>> {
+    with_body_of(None)
+}
+
+/// The same where the profile has a limit for all its hooks.
+fn with_body_of(max_body_bytes: Option<u64>) -> Blob<Vec<u8>> {
     let mut first = hook("first", "a.test", &["POST"], &["/v1"]);
     first.query = vec![("state".into(), vec!["open".into(), "pattern:tri*".into()])];
     first.headers = vec![("x-team".into(), vec!["a".into()])];
@@ -168,7 +179,8 @@ fn with_body() -> Blob<Vec<u8>> {
         json: vec![("/a".into(), vec![JsonValue::Text("x".into()), JsonValue::Bool(true)])],
         max_bytes: 40,
     };
-    build(Meta::default(), Settings { hook_bodies: vec![body], ..Settings::default() }, &[("a.test", Access::Allow)], &hooks)
+    let meta = Meta { mitm: Mitm { max_body_bytes, ..Mitm::default() }, ..Meta::default() };
+    build(meta, Settings { hook_bodies: vec![body], ..Settings::default() }, &[("a.test", Access::Allow)], &hooks)
 }
 
 fn inside<'a>(host: &'a Host, path: &'a str, inside: Inside<'a>) -> Request<'a> {
@@ -214,6 +226,21 @@ fn bodies_are_wanted_only_where_they_decide() {
     // What nobody says of it, no hook sees.
     let bare = Request { inside: None, ..inside(&host, "/v1/rest/x", Inside::default()) };
     assert_eq!((blob.matching_hook(&bare), blob.body_wanted(&bare)), (None, None));
+}
+
+#[test]
+fn a_profile_limits_the_bodies_of_all_its_hooks() {
+    let host = Host::parse("a.test").unwrap();
+    let json: &[(&str, &[u8])] = &[("content-type", b"application/json")];
+    let body = b"{\"a\":\"x\"}";
+    for (most, wanted, expected) in
+        [(None, 40, Some(1)), (Some(99), 40, Some(1)), (Some(9), 9, Some(1)), (Some(8), 8, None), (Some(0), 0, None)]
+    {
+        let blob = with_body_of(most);
+        let request = |body| inside(&host, "/v1/x", Inside { query: None, headers: json, body });
+        assert_eq!(blob.body_wanted(&request(None)), Some(wanted), "{most:?}");
+        assert_eq!(blob.matching_hook(&request(Some(body))), expected, "{most:?}");
+    }
 }
 
 #[test]

@@ -6,10 +6,9 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import zipfile
 
 from servers import PATIENCE, PAYLOAD
-from world import BLOCKED, DENIED, READING, WEB, Failed, Skip, client, free_port, own_registry, program
+from world import BLOCKED, DENIED, READING, WEB, Failed, Skip, client, free_port, own_registry, program, same_below, same_in_zip
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONNECT = HERE / "connect"
@@ -266,13 +265,6 @@ def pip(w, python):
     own_registry(w, "its own index", lambda to: [*download, "-d", w.folder / f"pip-own-{to}", "six==1.16.0"], PIP_FIND_LINKS="")
 
 
-def same_in_zip(path, member):
-    if not path.exists():
-        raise Skip("it was not fetched")
-    if zipfile.ZipFile(path).read(member) != PAYLOAD:
-        raise Failed("other bytes")
-
-
 @client("npm")
 def npm(w, npm):
     quiet = ["--fetch-retries=0", "--no-update-notifier", "--no-audit", "--no-fund", "--cache", w.folder / "npm-cache", "--loglevel=error"]
@@ -332,14 +324,6 @@ def own_cargo_home(w):
         if (own / name).exists():
             shutil.copy(own / name, home / name)
     return home
-
-
-def same_below(folder, name):
-    found = list(folder.rglob(name))
-    if not found:
-        raise Failed(f"there is no {name}")
-    if found[0].read_bytes() != PAYLOAD:
-        raise Failed("other bytes")
 
 
 @client("apt-get")

@@ -135,9 +135,9 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, world, tls=None):
+    def __init__(self, world, tls=None, port=0):
         self.world, self.tls = world, tls
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -175,9 +175,25 @@ def tls_context(folder, names):
         subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=netpolicy test CA")
+    openssl(
+        "req",
+        "-x509",
+        *key,
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=netpolicy test CA",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+    )
     openssl("req", *key, "-keyout", "leaf.key", "-out", "leaf.csr", "-subj", "/CN=netpolicy test server")
-    (folder / "leaf.ext").write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names) + ",IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
+    (folder / "leaf.ext").write_text(
+        "subjectAltName=" + ",".join(f"DNS:{name}" for name in names) + ",IP:127.0.0.1\nextendedKeyUsage=serverAuth\nauthorityKeyIdentifier=keyid\n"
+    )
     openssl(
         "x509",
         "-req",
@@ -235,7 +251,7 @@ def packages(bases):
     manifest = b'[package]\nname = "netpolicy-demo"\nversion = "1.0.0"\nedition = "2021"\n'
     crate = tar({f"netpolicy-demo-1.0.0/{path}": data for path, data in {"Cargo.toml": manifest, "src/lib.rs": b"", "payload.bin": PAYLOAD}.items()})
     line = {"name": "netpolicy-demo", "vers": "1.0.0", "deps": [], "features": {}, "cksum": hashlib.sha256(crate).hexdigest(), "yanked": False}
-    files["/index/config.json"] = ("application/json", json.dumps({"dl": f"{bases['cargo']}/crates"}).encode())
+    files["/index/config.json"] = ("application/json", json.dumps({"dl": f"{bases['cargo']}/crates", "api": bases["cargo"]}).encode())
     files["/index/ne/tp/netpolicy-demo"] = ("text/plain", json.dumps(line).encode() + b"\n")
     files["/crates/netpolicy-demo/1.0.0/download"] = ("application/octet-stream", crate)
 

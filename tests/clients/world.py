@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+import zipfile
 
 import servers
 from servers import PATIENCE, PAYLOAD
@@ -61,7 +62,7 @@ def wait_for_line(stream, wanted, what):
 class Proxy:
     """A netproxy-dp with a policy of its own."""
 
-    def __init__(self, binaries, folder, policy, hosts, *options):
+    def __init__(self, binaries, folder, policy, hosts, *options, env=None):
         folder.mkdir()
         (folder / "config.toml").write_text(policy)
         (folder / "hosts").write_text(hosts)
@@ -71,7 +72,7 @@ class Proxy:
         command += [word for name in ("http", "socks", "admin") for word in (f"--{name}-listen", "127.0.0.1:0")]
         self.log = folder / "stderr"
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         said = wait_for_line(self.process.stdout, '"admin"', "the proxy")
         lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         found = {line["listener"]: line["address"] for line in lines if line.get("event") == "listening"}
@@ -205,6 +206,10 @@ class World:
         threading.Thread(target=process.stderr.read, daemon=True).start()
         return process
 
+    def must_not_have_been_seen(self):
+        """A name for what no server may have seen, and what of it was."""
+        return "nothing reached a denied host", [seen for seen in self.seen if seen[0] == DENIED]
+
     def stop(self):
         for process in self.started:
             process.terminate()
@@ -251,6 +256,21 @@ def own_registry(w, what, argv, **env):
         finally:
             if wrong := proxy.stop():
                 w.record(f"{what}: the proxy", "FAIL", wrong)
+
+
+def same_in_zip(path, member):
+    if not path.exists():
+        raise Skip("it was not fetched")
+    if zipfile.ZipFile(path).read(member) != PAYLOAD:
+        raise Failed("other bytes")
+
+
+def same_below(folder, name):
+    found = list(folder.rglob(name))
+    if not found:
+        raise Failed(f"there is no {name}")
+    if found[0].read_bytes() != PAYLOAD:
+        raise Failed("other bytes")
 
 
 CLIENTS = []

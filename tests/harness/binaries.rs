@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where a binary is. Cargo tells that only to tests of the binary's own package, so both are built here, with the profile of the tests.
 #[must_use]
@@ -20,6 +20,11 @@ pub fn path(name: &str) -> PathBuf {
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "-p", "policy-compiler", "-p", "dataplane", "--bins"]);
+        // Dependencies whose build looks at these would be built anew each time.
+        let of_tests = |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_tests)) {
+            cargo.env_remove(name);
+        }
         if profile != "debug" {
             cargo.args(["--profile", profile]);
         }
@@ -47,10 +52,21 @@ pub fn compile_to(toml: &str, to: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The authority of the proxy whose state folder this is, as PEM.
+#[must_use]
+pub fn authority_in(state: &Path) -> String {
+    let is_authority = |name: &str| name.starts_with("ca-") && !name.starts_with("ca-bundle-") && name.ends_with(".pem");
+    let files = std::fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = files.filter(|path| is_authority(path.file_name().unwrap().to_str().unwrap())).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    std::fs::read_to_string(found.remove(0)).unwrap()
+}
+
 /// A running `netproxy-dp`; killed when it is dropped.
 pub struct DataPlane {
     child: Child,
     lines: Mutex<Receiver<serde_json::Value>>,
+    said: Arc<Mutex<String>>,
     http: SocketAddr,
     socks5: Option<SocketAddr>,
     admin: SocketAddr,
@@ -68,6 +84,12 @@ pub fn without_proxies(command: &mut Command) -> &mut Command {
 pub const FREE_PORTS: [&str; 7] =
     ["--json", "--http-listen", "127.0.0.1:0", "--socks-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 
+/// A state folder for the proxies of this process.
+fn state_dir() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
 impl DataPlane {
     /// Starts it and waits until it says where it listens.
     #[must_use]
@@ -79,7 +101,9 @@ impl DataPlane {
     #[must_use]
     pub fn start_in(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(path("netproxy-dp"));
-        without_proxies(&mut command).args(FREE_PORTS).args(args).envs(variables.iter().copied()).stdin(Stdio::null());
+        // What it says of itself to children goes where nobody else looks, unless a test looks there.
+        without_proxies(&mut command).env("NETPROXY_STATE_DIR", state_dir());
+        command.args(FREE_PORTS).args(args).envs(variables.iter().copied()).stdin(Stdio::null());
         Self::spawn(command)
     }
 
@@ -89,16 +113,18 @@ impl DataPlane {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("netproxy-dp runs");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
+        let said: Arc<Mutex<String>> = Arc::default();
+        let all = Arc::clone(&said);
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
+                all.lock().unwrap().push_str(&format!("{line}\n"));
                 let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 // What it says of itself is for tests of that, which read `/health`.
                 if !["accept", "listening", "policy"].contains(&value["event"].as_str().unwrap_or_default()) {
                     continue;
                 }
-                if send.send(value).is_err() {
-                    return;
-                }
+                // Nobody may wait for it any more; it is kept all the same.
+                let _ = send.send(value);
             }
         });
         let mut found = std::collections::HashMap::new();
@@ -107,7 +133,7 @@ impl DataPlane {
             let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
             found.insert(text("listener"), text("address").parse::<SocketAddr>().unwrap());
         }
-        Self { child, lines: Mutex::new(lines), http: found["http"], socks5: found.get("socks5").copied(), admin: found["admin"] }
+        Self { child, lines: Mutex::new(lines), said, http: found["http"], socks5: found.get("socks5").copied(), admin: found["admin"] }
     }
 
     #[must_use]
@@ -129,6 +155,12 @@ impl DataPlane {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics::read(self.admin)
+    }
+
+    /// All that it wrote to standard output so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     /// Its process.

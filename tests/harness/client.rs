@@ -56,6 +56,22 @@ impl Client {
         Self { reader: BufReader::new(stream) }
     }
 
+    /// The connection itself; nothing may have been read too early.
+    #[must_use]
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.reader.buffer().is_empty());
+        self.reader.into_inner()
+    }
+
+    /// A connection that somebody else opened.
+    #[must_use]
+    pub fn over(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { reader: BufReader::new(stream) }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         // A peer that has closed already says so in what is read.
         let _ = self.reader.get_mut().write_all(bytes.as_ref());

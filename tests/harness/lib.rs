@@ -16,8 +16,11 @@
 pub mod binaries;
 pub mod client;
 pub mod dns;
+pub mod http2;
 pub mod origin;
+pub mod planted;
 pub mod proxy;
+pub mod tls;
 pub mod udp;
 pub mod udp_proxy;
 pub mod upstream;

@@ -166,3 +166,38 @@ fn what_is_not_tls_passes() {
         check(&proxy, &format!("{said:?}"), &[said.as_bytes()], true);
     }
 }
+
+/// Stands for the way to port 80, which tests cannot listen on: a proxy that takes CONNECT and answers requests itself. Tells of every head that comes.
+fn web() -> (Origin, Receiver<String>) {
+    let (heard, hear) = channel();
+    let origin = Origin::raw(move |stream| {
+        let mut answers = stream.try_clone().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
+        loop {
+            let head: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let Some(first) = head.first() else { return };
+            let answer: &[u8] =
+                if first.starts_with("CONNECT") { b"HTTP/1.1 200 OK\r\n\r\n" } else { b"HTTP/1.1 299 OK\r\nContent-Length: 2\r\n\r\nok" };
+            // A test that has ended listens no more.
+            let _ = (heard.send(format!("{first}; {}", head.get(1).cloned().unwrap_or_default())), answers.write_all(answer));
+        }
+    });
+    (origin, hear)
+}
+
+#[test]
+fn in_a_tunnel_to_port_80_each_request_is_decided_and_not_only_the_first() {
+    let (web, hear) = web();
+    let proxy = proxy(&format!("upstream = \"http://127.0.0.1:{}\"", web.port()));
+    for by_socks5 in [false, true] {
+        let mut client = open(&proxy, by_socks5, 80);
+        for (host, status) in [("a.test", 299), ("evil.test", 403), ("a.test", 299), ("unknown.test", 403), ("b.test", 299)] {
+            let answer = client.send(format!("GET /{host} HTTP/1.1\r\nHost: {host}\r\n\r\n")).answer();
+            assert_eq!(answer.status, status, "{host}: {}", answer.text());
+        }
+        drop(client);
+        let came: Vec<String> = hear.try_iter().filter(|head| !head.starts_with("CONNECT")).collect();
+        assert_eq!(came.len(), 3, "{came:?}");
+        assert!(came.iter().all(|head| !head.contains("evil") && !head.contains("unknown")), "{came:?}");
+    }
+}

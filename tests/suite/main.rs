@@ -11,17 +11,27 @@
 
 /// The two binaries as programs: arguments, messages, exit codes, signals.
 mod binaries;
+/// Credentials: who gets one, and who gets what stands for it.
+#[cfg(unix)]
+mod broker;
+/// What children get: variables, commands under a proxy, tunnels for ssh.
+#[cfg(unix)]
+mod child;
 /// Real clients through the real proxy: curl, git, pip, npm.
 mod clients;
 /// Every recorded decision, through the real binaries.
 mod conformance;
 /// Names, against a name server on loopback.
 mod dns;
+/// Hooks of the policy, case by case, through the real proxy.
+mod hooks;
 /// Clients that want to use the proxy up.
 #[cfg(target_os = "linux")]
 mod hostile;
 /// HTTP: what is refused, what is forwarded, and how.
 mod http;
+/// Inside TLS that is opened: what is decided, changed and answered there.
+mod inside;
 /// Who may depend on whom.
 mod layering;
 /// Every limit: how it is set, what its client is answered, and what is counted.

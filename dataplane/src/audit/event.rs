@@ -149,6 +149,11 @@ pub trait Observer: Send + Sync + 'static {
         let _ = event;
     }
 
+    /// Something that whoever runs the proxy has to see to, and that clients are not told: a secret that is missing. Nothing of a secret is in it.
+    fn fault(&self, what: &str) {
+        let _ = what;
+    }
+
     /// Listeners paused, or went on.
     fn accepting(&self, state: &Accepting<'_>) {
         let _ = state;

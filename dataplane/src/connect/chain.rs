@@ -10,6 +10,8 @@ use crate::parse::http;
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
 use crate::stream::Stream;
+use crate::tls::Alpn;
+use crate::tls::roots::Trust;
 use bytes::BytesMut;
 use policy_format::{Host, Limits};
 use std::borrow::Cow;
@@ -19,11 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 /// How requests are written to a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,27 +129,10 @@ impl From<io::Error> for ProxyError {
     }
 }
 
-/// What TLS to proxies needs; made when the first of them is dialled.
-#[derive(Default)]
-pub(crate) struct Tls(OnceCell<TlsConnector>);
-
-impl Tls {
-    /// With the authorities that the system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
-    async fn connector(&self) -> Result<&TlsConnector, ProxyError> {
-        let make = || async {
-            let load = || {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                roots
-            };
-            let roots = tokio::task::spawn_blocking(load).await.map_err(|_| ProxyError::Tls)?;
-            let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
-            let mut config = versions.map_err(|_| ProxyError::Tls)?.with_root_certificates(roots).with_no_client_auth();
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Ok(TlsConnector::from(Arc::new(config)))
-        };
-        self.0.get_or_try_init(make).await
-    }
+/// TLS to proxies.
+async fn tls(trust: &Trust) -> Result<TlsConnector, ProxyError> {
+    let roots = trust.roots().await.map_err(|_| ProxyError::Tls)?;
+    Ok(roots.client_config(Alpn::Http1, None).into())
 }
 
 /// Opens a stream to what `permit` is for, through `proxy`, within the time for connecting.
@@ -165,7 +148,7 @@ pub(crate) async fn open<'q>(
 ) -> Result<Chained<'q>, ConnectError> {
     let route = route(connector, permit, proxy, limits).await?;
     let deadline = Instant::now() + limits.connect_timeout;
-    let ask = Ask { tls: &connector.tls, route: &route, proxy, limits, deadline };
+    let ask = Ask { trust: &connector.trust, route: &route, proxy, limits, deadline };
     let (stream, early, form) = match timeout_at(deadline, ask.open(traffic)).await {
         Ok(opened) => opened.map_err(ConnectError::Upstream)?,
         Err(_) => return Err(ConnectError::Upstream(ProxyError::Timeout.into())),
@@ -214,7 +197,7 @@ fn at_proxy(error: UpstreamError) -> UpstreamError {
 }
 
 struct Ask<'a> {
-    tls: &'a Tls,
+    trust: &'a Trust,
     route: &'a Route<'a>,
     proxy: &'a Proxy,
     limits: &'a Limits,
@@ -271,7 +254,7 @@ impl Ask<'_> {
                 ServerName::from(DnsName::try_from(name.as_str().to_owned()).map_err(|_| ProxyError::Tls)?)
             }
         };
-        let stream = self.tls.connector().await?.connect(name, stream).await.map_err(|_| ProxyError::Tls)?;
+        let stream = tls(self.trust).await?.connect(name, Stream::Tcp(stream)).await.map_err(|_| ProxyError::Tls)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 }

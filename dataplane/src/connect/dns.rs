@@ -5,6 +5,8 @@
 
 use super::resolve::{Answer, Ask, Failure, Found, each_once};
 use crate::parse::target::Target;
+use crate::tls::Alpn;
+use crate::tls::roots::{Roots, Sources};
 use hickory_net::NetError;
 use hickory_net::h2::HttpsClientStream;
 use hickory_net::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message, Query, ResponseCode};
@@ -22,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::ClientConfig;
 
 /// How long a server that is not the last may take. One that is alive takes less; one that is not must leave time for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -398,15 +400,10 @@ impl Https {
     }
 }
 
-/// The system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+/// Whom all of this process trusts.
 fn tls() -> Result<Arc<ClientConfig>, NetError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    let roots = Roots::load(&Sources::of_process(), &[]).map_err(|error| NetError::from(error.to_string()))?;
+    Ok(roots.client_config(Alpn::None, None))
 }
 
 impl Url {
@@ -441,8 +438,9 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+    use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()

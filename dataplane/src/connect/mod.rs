@@ -7,6 +7,7 @@ pub(crate) mod dns;
 mod hosts;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod secure;
 pub(crate) mod udp;
 #[cfg(unix)]
 pub(crate) mod unix;
@@ -15,7 +16,9 @@ pub(crate) mod upstream;
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
 use crate::stream::{Buffered, Stream};
-use chain::{Form, ProxyError, Tls};
+use crate::tls::failure::TlsError;
+use crate::tls::roots::Trust;
+use chain::{Form, ProxyError};
 use policy_format::{Host, Limits};
 use resolve::{Failure, Resolve};
 use std::borrow::Cow;
@@ -27,7 +30,8 @@ use upstream::Traffic;
 /// Opens upstream streams.
 pub(crate) struct Connector {
     resolver: Arc<dyn Resolve>,
-    tls: Tls,
+    /// Whom to trust of origins and proxies.
+    trust: Trust,
 }
 
 /// A stream that may be used for what it was permitted for.
@@ -64,12 +68,22 @@ pub(crate) enum UpstreamError {
     NotASocket,
     /// At the proxy on the way.
     Proxy(ProxyError),
+    /// There is no TLS with it.
+    Tls(TlsError),
+    /// Nor was there in time.
+    TlsTimeout,
 }
 
 impl UpstreamError {
+    /// That of a read before the answer. In TLS 1.3 an origin says only then that it wants a certificate of the client.
+    pub(crate) fn by_read(error: &io::Error) -> Self {
+        let of_tls = error.get_ref().is_some_and(|inner| inner.is::<tokio_rustls::rustls::Error>());
+        if of_tls { Self::Tls(TlsError::from(error)) } else { Self::Closed }
+    }
+
     pub(crate) fn status(self) -> u16 {
         match self {
-            Self::ResolveTimeout | Self::ConnectTimeout | Self::ResponseTimeout => 504,
+            Self::ResolveTimeout | Self::ConnectTimeout | Self::ResponseTimeout | Self::TlsTimeout => 504,
             Self::NameNotResolved
             | Self::NameServerFailed
             | Self::Refused
@@ -78,7 +92,8 @@ impl UpstreamError {
             | Self::Closed
             | Self::BadResponse
             | Self::SocketMissing
-            | Self::NotASocket => 502,
+            | Self::NotASocket
+            | Self::Tls(_) => 502,
             Self::Proxy(error) => error.status(),
         }
     }
@@ -98,6 +113,8 @@ impl UpstreamError {
             Self::SocketMissing => "upstream-socket-missing",
             Self::NotASocket => "upstream-not-a-socket",
             Self::Proxy(error) => error.proxy_error(),
+            Self::Tls(error) => error.proxy_error(),
+            Self::TlsTimeout => "upstream-tls-timeout",
         }
     }
 
@@ -116,6 +133,8 @@ impl UpstreamError {
             Self::SocketMissing => "is allowed, but is not there",
             Self::NotASocket => "is allowed, but what is there is not a socket",
             Self::Proxy(error) => return error.message(),
+            Self::Tls(error) => error.message(),
+            Self::TlsTimeout => "is allowed, but did not finish the TLS handshake in time",
         })
     }
 }
@@ -127,8 +146,13 @@ impl From<Box<Denial>> for ConnectError {
 }
 
 impl Connector {
-    pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
-        Self { resolver, tls: Tls::default() }
+    pub(crate) fn new(resolver: Arc<dyn Resolve>, trust: Trust) -> Self {
+        Self { resolver, trust }
+    }
+
+    /// Whom to trust of origins.
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
@@ -195,6 +219,11 @@ impl Leads {
     /// How requests are written on it, if it can carry such traffic.
     pub(crate) fn form(&self, traffic: Traffic) -> Option<Form> {
         (self.form == Form::Origin || traffic == Traffic::Http).then(|| self.form.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn direct() -> Self {
+        Self { proxy: None, asked: Vec::new(), form: Form::Origin }
     }
 
     pub(crate) fn new(route: &Route<'_>, form: Form) -> Self {

@@ -8,8 +8,10 @@ use crate::stream::Buffered;
 use policy_format::Limits;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ClientConfig;
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::new(Pool::default());
@@ -33,14 +35,28 @@ struct Waiting {
 pub(crate) struct Idle {
     pub(crate) stream: Buffered,
     pub(crate) leads: Leads,
+    pub(crate) tls: Secured,
 }
 
-/// The latest connection to a target that is still open and silent.
-pub(crate) fn take(target: &Target) -> Option<Idle> {
+/// How a connection was secured, which tells those apart that only some requests may use: by which configuration, and so with which certificate of ours; `None` is not at all.
+pub(crate) type Secured = Option<Arc<ClientConfig>>;
+
+/// Whether what asks for one may use what is secured by the other.
+pub(crate) fn same(wanted: &Secured, there: &Secured) -> bool {
+    match (wanted, there) {
+        (None, None) => true,
+        (Some(wanted), Some(there)) => Arc::ptr_eq(wanted, there),
+        _ => false,
+    }
+}
+
+/// The latest connection to a target that is still open and silent, secured as `fits` says.
+pub(crate) fn take(target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Idle> {
     POOL.with_borrow_mut(|pool| {
         let waiting = pool.idle.get_mut(target)?;
         let mut found = None;
-        while let Some(Waiting { idle, until }) = waiting.pop() {
+        while let Some(at) = waiting.iter().rposition(|waiting| fits(&waiting.idle.tls)) {
+            let Waiting { mut idle, until } = waiting.remove(at);
             pool.connections -= 1;
             // Another client's: the system is asked, and not what is known of it.
             if until > Instant::now() && idle.stream.is_silent() {

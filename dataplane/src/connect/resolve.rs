@@ -281,7 +281,7 @@ mod tests {
         let expected: [IpAddr; 2] = ["127.0.0.9".parse().unwrap(), "::1".parse().unwrap()];
         let system = SystemResolver::new(1).with_hosts(&file).unwrap();
         assert_eq!(system.resolve("a.test").await.unwrap(), expected);
-        let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new());
+        let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(crate::audit::event::Silent));
         let names = PolicyResolver::new(policy).with_hosts(&file).unwrap();
         assert_eq!(names.resolve("a.test").await.unwrap(), expected);
         std::fs::write(&file, "\nlocal a.test\n").unwrap();
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn another_policy_has_its_own_servers_and_the_same_choice_keeps_what_is_known() {
-        let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new());
+        let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(crate::audit::event::Silent));
         let names = PolicyResolver::new(policy.clone());
         let first = names.chosen();
         assert!(Arc::ptr_eq(&first, &names.chosen()), "nothing changed");

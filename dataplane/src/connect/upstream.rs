@@ -66,7 +66,7 @@ impl fmt::Debug for Proxy {
 
 impl Proxy {
     /// Reads `SCHEME://[USER[:PASSWORD]@]HOST[:PORT]`. What is wrong is said without the text, which may hold a password.
-    fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = url.trim().split_once("://").ok_or("it has no scheme")?;
         let known = Scheme::ALL.iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
         let (_, scheme, default_port) = *known.ok_or("its scheme is none of `http`, `https`, `socks5` and `socks5h`")?;

@@ -116,9 +116,10 @@ impl Flow {
         if policy.upstreams().choose(&decider.environment, &target, Traffic::Tunnel) != self.proxy {
             return false;
         }
-        let question = Question { client: self.client, protocol: self.protocol, target: &target, method: None, path: None, socket: false };
+        let (client, protocol) = (self.client, self.protocol);
+        let question = Question { client, protocol, target: &target, method: None, path: None, inside: None, socket: false };
         let ips: Vec<IpAddr> = self.addresses.iter().map(SocketAddr::ip).collect();
-        matches!(policy.decide(&question.request(policy, &ips)), Decision::Allow(allowed) if !allowed.read_only)
+        matches!(policy.decide(&question.request(policy, &ips)), Decision::Allow(allowed) if !allowed.read_only && !allowed.intercept)
     }
 }
 

@@ -62,7 +62,7 @@ impl Denial {
             Reason::ProxyDisabled => write!(text, "the network policy is switched off"),
             Reason::Denied => write!(text, "it is denied by {by}"),
             Reason::MitmRequired if self.snapshot.is_hooked(host) => {
-                write!(text, "it has hooks, which act inside TLS, and TLS interception is not available")
+                write!(text, "it has hooks, which act inside TLS: ask for it by https://, through CONNECT or SOCKS5")
             }
             Reason::NotAllowedLocal if is_metadata(host) => {
                 let switch = if host.name().is_some() { ", and set allow_local_binding = true" } else { "" };
@@ -86,15 +86,18 @@ impl Denial {
             }
             Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
             Reason::MitmRequired if by.is_empty() && self.snapshot.meta().mode == Mode::Full => {
-                write!(text, "mitm.mode = \"always\" wants every tunnel opened, and TLS interception is not available")
+                write!(text, "mitm.mode = \"always\" has every tunnel read, and this one cannot be")
             }
             Reason::MitmRequired if by.is_empty() => {
-                write!(text, "mode = \"limited\" allows only what can be read, and a tunnel cannot; set mode = \"full\" to allow tunnels")
+                write!(
+                    text,
+                    "mode = \"limited\" allows only what can be read: plain HTTP, and TLS through CONNECT, or through SOCKS5 to port 443; set mode = \"full\" to allow the rest"
+                )
             }
             Reason::MitmRequired if rule.as_ref().is_some_and(|rule| rule.access != Access::ReadOnly) => {
-                write!(text, "{by} asks for methods or paths, and a tunnel cannot be read")
+                write!(text, "{by} asks for methods or paths, and this cannot be read")
             }
-            Reason::MitmRequired => write!(text, "it is read-only by {by}, and a tunnel cannot be read"),
+            Reason::MitmRequired => write!(text, "it is read-only by {by}, and this cannot be read"),
             Reason::MitmHookDenied => write!(text, "no hook of this host matches the request"),
             Reason::PolicyDenied => {
                 write!(
@@ -125,7 +128,7 @@ impl Denial {
 
     /// Whether the reply is JSON: requests that programs made see JSON, tunnels see a line.
     pub(crate) fn is_json(&self) -> bool {
-        self.protocol == Protocol::Http
+        matches!(self.protocol, Protocol::Http | Protocol::Https)
     }
 }
 

@@ -15,16 +15,19 @@ use crate::audit::event::{Decided, Observer};
 use crate::connect::Leads;
 use crate::connect::upstream::{Environment, Proxy, Traffic};
 use crate::counters::{Counter, Counters};
+use crate::inside::judge::{Actions, Answer, Facts};
+use crate::inside::secrets::Secrets;
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
 use datagram::Relays;
 use deny::Denial;
-use policy_format::{Decision, Denied, Host, Limits, OnRevoke, Protocol, Reason, Request, Sni};
+use policy_format::{Allowed, Decision, Denied, Hook, Host, Inside, Limits, OnRevoke, Protocol, Reason, Request, Sni};
 use socket::SocketRoute;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use zeroize::Zeroizing;
 
 /// Decides for all connections.
 pub(crate) struct Decider {
@@ -37,6 +40,8 @@ pub(crate) struct Decider {
     environment: Environment,
     /// Our own sockets for clients' datagrams.
     relays: Relays,
+    /// What is put into requests that may go on.
+    secrets: Secrets,
 }
 
 /// A request as the decision sees it.
@@ -45,10 +50,12 @@ pub(crate) struct Question<'q> {
     pub(crate) client: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) target: &'q Target,
-    /// Only for plain HTTP.
+    /// Only for requests that are read.
     pub(crate) method: Option<&'q str>,
-    /// Only for plain HTTP: the path, without the query.
+    /// Only for requests that are read: the path, without the query.
     pub(crate) path: Option<&'q str>,
+    /// Only for requests that were read inside TLS.
+    pub(crate) inside: Option<Inside<'q>>,
     /// Whether it is for a unix socket. The target is then what stands for one.
     pub(crate) socket: bool,
 }
@@ -64,8 +71,8 @@ impl Question<'_> {
             method: self.method,
             path: self.path,
             addresses,
-            inside: None,
-            can_intercept: false,
+            inside: self.inside,
+            can_intercept: snapshot.can_intercept(),
         }
     }
 }
@@ -75,6 +82,7 @@ pub(crate) struct Permit<'d, 'q> {
     decider: &'d Decider,
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
+    intercept: bool,
 }
 
 /// These addresses may be dialled, for this request, under this policy.
@@ -83,6 +91,8 @@ pub(crate) struct Route<'q> {
     question: Question<'q>,
     addresses: Vec<SocketAddr>,
     read_only: bool,
+    intercept: bool,
+    hook: Option<usize>,
     through: Option<Through>,
 }
 
@@ -100,8 +110,39 @@ impl Decider {
         counters: Arc<Counters>,
         own: own::Own,
         environment: Environment,
+        secrets: Secrets,
     ) -> Self {
-        Self { policy, observer, counters, own, environment, relays: Relays::default() }
+        Self { policy, observer, counters, own, environment, relays: Relays::default(), secrets }
+    }
+
+    /// What is put into requests that may go on, and what stands for it before.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Whether a request to that target, outside of TLS, may carry what stands for a secret, under the policy in force.
+    pub(crate) fn wants(&self, target: &Target) -> bool {
+        self.secrets.wants(&self.policy.current(), &target.host, target.port, false)
+    }
+
+    /// What is changed in a request that was given this route.
+    ///
+    /// # Errors
+    /// There is a secret that it needs, and that cannot be had: what the client is answered.
+    pub(crate) fn actions(&self, route: &Route<'_>, facts: &Facts<'_>) -> Result<Actions, Answer> {
+        self.secrets.actions(&route.snapshot, route.hook(), facts, route.question.protocol == Protocol::Https)
+    }
+
+    /// Whether a tunnel may only go on if its TLS is opened: the policy says so, or there is a secret for requests in it.
+    fn intercepts(&self, snapshot: &Snapshot, question: &Question<'_>, allowed: Allowed) -> bool {
+        let Target { host, port } = question.target;
+        let secret = || {
+            matches!(question.protocol, Protocol::Connect | Protocol::Socks5Tcp)
+                && snapshot.can_intercept()
+                && self.secrets.wants(snapshot, host, *port, true)
+                && !snapshot.is_bypassed(host, *port)
+        };
+        allowed.intercept || secret()
     }
 
     pub(crate) fn policy(&self) -> &PolicyHandle {
@@ -117,7 +158,10 @@ impl Decider {
     pub(crate) fn name<'d, 'q>(&'d self, question: Question<'q>) -> Result<Permit<'d, 'q>, Box<Denial>> {
         let snapshot = self.policy.current();
         match snapshot.decide(&question.request(&snapshot, &[])) {
-            Decision::Allow(_) => Ok(Permit { decider: self, snapshot, question }),
+            Decision::Allow(allowed) => {
+                let intercept = self.intercepts(&snapshot, &question, allowed);
+                Ok(Permit { decider: self, snapshot, question, intercept })
+            }
             Decision::Deny(denied) => Err(self.deny(snapshot, question, denied)),
         }
     }
@@ -157,13 +201,44 @@ impl Decider {
             }
             Decision::Allow(allowed) => {
                 self.observe(&snapshot, &question, decision);
-                Ok(Route { snapshot, question, addresses, read_only: allowed.read_only, through })
+                let intercept = self.intercepts(&snapshot, &question, allowed);
+                let Allowed { read_only, hook, .. } = allowed;
+                Ok(Route { snapshot, question, addresses, read_only, intercept, hook, through })
             }
         }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
         self.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None })
+    }
+
+    /// What was sent in a tunnel that has to be read cannot be, or is for another server: it is closed.
+    pub(crate) fn unreadable(&self, client: SocketAddr, protocol: Protocol, target: &Target) {
+        let question = Question { client, protocol, target, method: None, path: None, inside: None, socket: false };
+        self.observe(&self.policy.current(), &question, Decision::Deny(Denied { reason: Reason::MitmRequired, rule: None }));
+    }
+
+    /// How many bytes of a request's body have to be there before it is decided on; `None` where none is looked at.
+    pub(crate) fn body_wanted(&self, question: &Question<'_>) -> Option<usize> {
+        let snapshot = self.policy.current();
+        let request = question.request(&snapshot, &[]);
+        // What is refused whatever its body is need not be sent.
+        let depends = match snapshot.decide(&request) {
+            Decision::Allow(_) => true,
+            Decision::Deny(denied) => denied.reason == Reason::MitmHookDenied,
+        };
+        if depends { snapshot.body_wanted(&request) } else { None }
+    }
+
+    /// Whether the policy in force would let a request go on that leads where `leads` says, or to `peer`. Nobody is told.
+    pub(crate) fn still_allows(&self, question: &Question<'_>, leads: &Leads, peer: IpAddr) -> bool {
+        let snapshot = self.policy.current();
+        if snapshot.settings().on_revoke == OnRevoke::Keep {
+            return true;
+        }
+        let (through, asked) = leads.through();
+        let peer = [peer];
+        matches!(snapshot.decide(&question.request(&snapshot, if through.is_some() { asked } else { &peer })), Decision::Allow(_))
     }
 
     fn deny(&self, snapshot: Arc<Snapshot>, question: Question<'_>, denied: Denied) -> Box<Denial> {
@@ -202,6 +277,11 @@ impl<'q> Permit<'_, 'q> {
         self.question.target
     }
 
+    /// The tunnel may only go on if its TLS is opened.
+    pub(crate) fn intercept(&self) -> bool {
+        self.intercept
+    }
+
     /// The limits of the policy that gave this permit.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.snapshot.limits())
@@ -209,7 +289,7 @@ impl<'q> Permit<'_, 'q> {
 
     /// Decides on every address that the name resolved to: one that is not allowed denies them all, so that a name cannot mix in a bad one.
     pub(crate) fn addresses(self, found: &[IpAddr]) -> Result<Route<'q>, Box<Denial>> {
-        let Self { decider, snapshot, question } = self;
+        let Self { decider, snapshot, question, .. } = self;
         let decision = snapshot.decide(&question.request(&snapshot, found));
         let addresses = found.iter().map(|ip| SocketAddr::new(*ip, question.target.port)).collect();
         decider.route(snapshot, question, decision, addresses, None)
@@ -224,7 +304,7 @@ impl<'q> Permit<'_, 'q> {
     /// were found here, on each of which is decided as in [`Self::addresses`]. The proxy's own address is the configuration's matter and not that of rules; but it is never one of our
     /// own listeners.
     pub(crate) fn via(self, proxy: &Arc<Proxy>, at: &[IpAddr], found: Vec<IpAddr>) -> Result<Route<'q>, Box<Denial>> {
-        let Self { decider, snapshot, question } = self;
+        let Self { decider, snapshot, question, .. } = self;
         let decision = snapshot.decide(&question.request(&snapshot, &found));
         let literal = match question.target.host {
             Host::Ip(ip) => Some(ip),
@@ -265,8 +345,18 @@ impl Route<'_> {
         self.read_only
     }
 
+    /// The tunnel may only go on if its TLS is opened.
+    pub(crate) fn intercept(&self) -> bool {
+        self.intercept
+    }
+
+    /// The hook that the request matched.
+    pub(crate) fn hook(&self) -> Option<&Hook> {
+        self.hook.and_then(|place| self.snapshot.hook(place))
+    }
+
     /// The policy that gave this route.
-    pub(crate) fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
@@ -291,7 +381,8 @@ impl Route<'_> {
 
     /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
     pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, peer: Option<IpAddr>, look: bool) -> Guard {
-        let Question { client, protocol, target, .. } = self.question;
+        let Question { client, protocol, target, method, path, inside, .. } = self.question;
+        let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
         // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
         let host = target.host.to_string().into_boxed_str();
         let addresses = self.decided_on(peer).into_boxed_slice();
@@ -306,6 +397,7 @@ impl Route<'_> {
             host,
             port: target.port,
             addresses,
+            kept,
             socket: None,
             sni,
         }
@@ -324,9 +416,36 @@ pub(crate) struct Guard {
     host: Box<str>,
     port: u16,
     addresses: Box<[IpAddr]>,
+    /// The request inside TLS that switched protocols.
+    kept: Option<Box<Kept>>,
     /// It goes to a unix socket; the host is what stands for one.
     socket: Option<Box<SocketRoute>>,
     sni: Sni,
+}
+
+/// What was decided on of a request that is no more.
+struct Kept {
+    method: Option<String>,
+    path: Option<String>,
+    query: Option<String>,
+    headers: Vec<(String, Zeroizing<Vec<u8>>)>,
+}
+
+impl Kept {
+    fn new(method: Option<&str>, path: Option<&str>, inside: Inside<'_>) -> Self {
+        let headers = inside.headers.iter().map(|(name, value)| ((*name).to_owned(), Zeroizing::new(value.to_vec())));
+        Self {
+            method: method.map(str::to_owned),
+            path: path.map(str::to_owned),
+            query: inside.query.map(str::to_owned),
+            headers: headers.collect(),
+        }
+    }
+}
+
+/// Whether a decision lets a tunnel go on as it is, unread.
+fn lets_pass(decision: Decision) -> bool {
+    matches!(decision, Decision::Allow(allowed) if !allowed.read_only && !allowed.intercept)
 }
 
 /// Whom a client wants to speak to inside a tunnel.
@@ -378,8 +497,8 @@ impl Guard {
         }
         let Ok(host) = Host::parse(&self.host) else { return true };
         let decision = self.decide(current, &host, self.port);
-        // A tunnel cannot be read.
-        let denied = !matches!(decision, Decision::Allow(allowed) if !allowed.read_only);
+        // A tunnel that is not read now will not be.
+        let denied = !lets_pass(decision);
         if denied {
             let target = Target { host, port: self.port };
             self.decider.observer.revoked(&decided(current, &self.question(&target), decision));
@@ -398,9 +517,13 @@ impl Guard {
                 Err(_) => return false,
             },
         };
-        if matches!(decision, Decision::Allow(allowed) if !allowed.read_only) {
+        if lets_pass(decision) {
             return true;
         }
+        let decision = match decision {
+            Decision::Allow(_) => Decision::Deny(Denied { reason: Reason::MitmRequired, rule: None }),
+            denied @ Decision::Deny(_) => denied,
+        };
         let target = Target { host, port: self.port };
         let closed = self.sni == Sni::Enforce;
         self.decider.counters.count(if closed { Counter::LookedClosed } else { Counter::LookedPassed });
@@ -409,20 +532,23 @@ impl Guard {
     }
 
     fn question<'q>(&self, target: &'q Target) -> Question<'q> {
-        Question { client: self.client, protocol: self.protocol, target, method: None, path: None, socket: false }
+        Question { client: self.client, protocol: self.protocol, target, method: None, path: None, inside: None, socket: false }
     }
 
     fn decide(&self, snapshot: &Snapshot, host: &Host, port: u16) -> Decision {
+        let kept = self.kept.as_deref();
+        let headers: Vec<(&str, &[u8])> =
+            kept.map(|kept| kept.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()).unwrap_or_default();
         snapshot.decide(&Request {
             profile: snapshot.profile(),
             protocol: self.protocol,
             host,
             port,
-            method: None,
-            path: None,
+            method: kept.and_then(|kept| kept.method.as_deref()),
+            path: kept.and_then(|kept| kept.path.as_deref()),
             addresses: &self.addresses,
-            inside: None,
-            can_intercept: false,
+            inside: kept.map(|kept| Inside { query: kept.query.as_deref(), headers: &headers, body: None }),
+            can_intercept: snapshot.can_intercept(),
         })
     }
 }

@@ -131,6 +131,7 @@ impl SocketRoute {
             host: Box::from(NAME),
             port: 0,
             addresses: Box::default(),
+            kept: None,
             socket: Some(Box::new(self)),
             sni: Sni::Off,
         }

@@ -168,6 +168,12 @@ const NO_TRAILERS: &[&str] = &[
     "x-unix-socket",
 ];
 
+/// Whether a field may be passed on behind a body.
+pub(crate) fn may_trail(name: &str) -> bool {
+    let proxys_own = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy"));
+    !(proxys_own || NO_TRAILERS.iter().any(|other| is(name, other)) || forwarding::tells_the_client(name))
+}
+
 /// The trailer fields that may be passed on: no framing, routing or authority (RFC 9110, section 6.5.1).
 pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
     let line_count = check_lines(trailers).map_err(|bad| bad.message)?;
@@ -180,8 +186,7 @@ pub(crate) fn write_trailers(trailers: &[u8], max_fields: usize, out: &mut Vec<u
     };
     for header in headers {
         let name = header.name;
-        let proxys_own = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy"));
-        if proxys_own || NO_TRAILERS.iter().any(|other| is(name, other)) || forwarding::tells_the_client(name) {
+        if !may_trail(name) {
             continue;
         }
         out.extend_from_slice(name.as_bytes());

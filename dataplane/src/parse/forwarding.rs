@@ -26,14 +26,14 @@ pub fn pseudonym() -> String {
 }
 
 /// Whether the field has to do with whose a request is, so that [`Forwarded`] says what becomes of it.
-pub(super) fn tells_the_client(name: &str) -> bool {
+pub(crate) fn tells_the_client(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     const OTHERS: &[&str] = &["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
     starts("x-forwarded-") || OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Whether a `Via` names `own` among those that the message went through (RFC 9110, section 7.6.3): `1.1 name (comment), 1.1 name`.
-pub(super) fn names(value: &[u8], own: &str) -> bool {
+pub(crate) fn names(value: &[u8], own: &str) -> bool {
     value.split(|byte| *byte == b',').any(|entry| {
         let mut words = trim(entry).split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
         words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(own.as_bytes()))
@@ -52,19 +52,22 @@ impl Forwarding<'_> {
 
     /// What is said of the client: `said` are the lines in which the client spoke of itself.
     pub(super) fn write_client(&self, said: &[u8], out: &mut Vec<u8>) {
+        match self.client_entry() {
+            Some((name, client)) => write_list(said, name, &client, out),
+            None if self.forwarded == Forwarded::Pass => out.extend_from_slice(said),
+            None => {}
+        }
+    }
+
+    /// The field that says whose a request is, and what it says of this client at the end of its list, where the policy wants it said.
+    pub(crate) fn client_entry(&self) -> Option<(&'static str, String)> {
         let client = self.client.to_canonical();
-        match self.forwarded {
-            Forwarded::Pass => out.extend_from_slice(said),
-            Forwarded::Strip => {}
-            Forwarded::XForwardedFor => write_list(said, "X-Forwarded-For", &client.to_string(), out),
+        match (self.forwarded, client) {
+            (Forwarded::Pass | Forwarded::Strip, _) => None,
+            (Forwarded::XForwardedFor, _) => Some(("X-Forwarded-For", client.to_string())),
+            (Forwarded::Forwarded, IpAddr::V4(ip)) => Some(("Forwarded", format!("for={ip}"))),
             // Brackets and colons are no token, so that they need quotes (RFC 7239, section 6).
-            Forwarded::Forwarded => {
-                let client = match client {
-                    IpAddr::V4(ip) => format!("for={ip}"),
-                    IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
-                };
-                write_list(said, "Forwarded", &client, out);
-            }
+            (Forwarded::Forwarded, IpAddr::V6(ip)) => Some(("Forwarded", format!("for=\"[{ip}]\""))),
         }
     }
 }

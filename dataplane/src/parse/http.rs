@@ -9,6 +9,7 @@ use super::target::{Authority, AuthorityError, Target, push_decimal};
 use std::borrow::Cow;
 use std::io::Write;
 use std::mem::MaybeUninit;
+use zeroize::Zeroizing;
 
 /// Why a request head was refused: the status and a line for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,10 @@ pub struct RequestHead {
     pub max_forwards: Option<u64>,
     /// It authenticates the connection that it goes over, and not itself (RFC 4559, section 6): that connection is nobody else's.
     pub binds_connection: bool,
+    /// It came inside TLS, and goes on inside TLS.
+    pub secure: bool,
+    /// The client waits to be told to go on before it sends the body.
+    pub(crate) expects: bool,
     /// The client takes trailers.
     trailers: bool,
     has_via: bool,
@@ -206,6 +211,18 @@ fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one.
 pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
+    parse(head, max_fields, None)
+}
+
+/// Parses a whole request head that came inside of TLS, in a tunnel to `tunnel`: it is for that host and port, and for no proxy.
+///
+/// # Errors
+/// [`BadRequest`] for what has no reading or more than one; 421 where it is for another host or port, 405 for CONNECT.
+pub fn parse_inside(head: &[u8], max_fields: usize, tunnel: &Target) -> Result<RequestHead, BadRequest> {
+    parse(head, max_fields, Some(tunnel))
+}
+
+fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Target>) -> Result<RequestHead, BadRequest> {
     let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FEW], Vec::new());
     let mut request = httparse::Request::new(&mut []);
     let mut parsed = request.parse_with_uninit_headers(head, few.get_mut(..max_fields.min(FEW)).unwrap_or_default());
@@ -231,7 +248,10 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
     }
     let is_1_1 = version == 1;
     let scan = Scan { counts_forwards: counts_forwards(method), ..Scan::new(request.headers, Message::Request)? };
-    let (ask, target) = read_target(method, uri, is_1_1, &scan)?;
+    let (ask, target) = match tunnel {
+        None => read_target(method, uri, is_1_1, &scan)?,
+        Some(tunnel) => (read_resource(method, uri, is_1_1, &scan, tunnel)?, Box::new(tunnel.clone())),
+    };
     let body = request_body(&scan, is_1_1)?;
     let has_body = !matches!(body, Body::None | Body::Length(0));
     if ask == Ask::Connect && has_body {
@@ -241,7 +261,8 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         check_trace(request.headers, has_body)?;
     }
     let keep_alive = if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close };
-    let unix_socket = scan.unix_socket.map(socket_path).transpose()?;
+    // Inside of a tunnel there is nobody who would be asked for one: the field ends here as always.
+    let unix_socket = scan.unix_socket.filter(|_| tunnel.is_none()).map(socket_path).transpose()?;
     if ask == Ask::Connect && unix_socket.is_some() {
         return Err(bad("x-unix-socket is for plain requests, not for CONNECT"));
     }
@@ -257,6 +278,8 @@ pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadR
         max_forwards: max_forwards(method, request.headers)?,
         trailers: scan.trailers && is_1_1 && scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"te")),
         binds_connection: scan.binds_connection,
+        secure: tunnel.is_some(),
+        expects: scan.expect && is_1_1 && has_body,
         has_via: scan.has_via,
         // Nobody waits to be told to go on (RFC 9110, section 10.1.1).
         fields: scan.fields(request.headers, if is_1_1 && has_body { Direction::Origin } else { Direction::OriginAtOnce }),
@@ -656,15 +679,43 @@ fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
     }
 }
 
+/// `Host`, once; HTTP/1.0 may go without.
+fn read_host<'h>(scan: &Scan<'h>, is_1_1: bool) -> Result<Option<&'h str>, BadRequest> {
+    match (scan.hosts, scan.host) {
+        (0 | 1, None) if is_1_1 => Err(bad("Host is missing")),
+        (0 | 1, host) => host.map(|host| std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))).transpose(),
+        _ => Err(bad("more than one Host")),
+    }
+}
+
+/// What is asked for inside of a tunnel to `tunnel`, which `Host` and the request line have to name.
+fn read_resource(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, tunnel: &Target) -> Result<Ask, BadRequest> {
+    if method == "CONNECT" {
+        return Err(BadRequest { status: 405, message: "there is no CONNECT inside of a tunnel" });
+    }
+    let names_the_tunnel = |authority: &str| match Target::parse(authority, Some(443)) {
+        Ok(target) if target == *tunnel => Ok(()),
+        Ok(_) => Err(BadRequest { status: 421, message: "the request is for another host or port than the tunnel" }),
+        Err(AuthorityError::UserInfo) => Err(bad("user information in the target is not accepted")),
+        Err(_) => Err(bad("the host is malformed")),
+    };
+    read_host(scan, is_1_1)?.map_or(Ok(()), names_the_tunnel)?;
+    if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
+        return Ok(Ask::Resource(uri.to_owned()));
+    }
+    let rest = match uri.get(..8) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https://") => uri.get(8..).unwrap_or_default(),
+        _ if uri.contains("://") => return Err(bad("only https:// targets are asked for inside of TLS")),
+        _ => return Err(bad("the request target is malformed")),
+    };
+    let (authority, path) = split_authority(rest)?;
+    names_the_tunnel(authority)?;
+    Ok(Ask::Resource(resource(method, path)))
+}
+
 /// The target of a request: from the request line, with which `Host` must agree, or from `Host` alone.
 fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result<(Ask, Box<Target>), BadRequest> {
-    let host = match (scan.hosts, scan.host) {
-        (0 | 1, host) => host.map(|host| std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))).transpose()?,
-        _ => return Err(bad("more than one Host")),
-    };
-    if host.is_none() && is_1_1 {
-        return Err(bad("Host is missing"));
-    }
+    let host = read_host(scan, is_1_1)?;
     if method == "CONNECT" {
         let target = Target::parse_boxed(uri, None).map_err(|error| match error {
             AuthorityError::Port => bad("CONNECT needs host:port, with a port from 1 to 65535"),
@@ -688,17 +739,26 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
         _ if uri.contains("://") => return Err(bad("only http:// targets are proxied; for others use CONNECT")),
         _ => return Err(bad("the request target is malformed")),
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at_checked(end).ok_or(bad("the request target is malformed"))?;
+    let (authority, path) = split_authority(rest)?;
     let target = Target::parse_boxed(authority, Some(80)).map_err(authority_error)?;
     agree(host, authority, &target, 80)?;
-    let resource = match path.as_bytes().first() {
+    Ok((Ask::Resource(resource(method, path)), target))
+}
+
+/// What stands behind a scheme: the authority, and the rest.
+fn split_authority(rest: &str) -> Result<(&str, &str), BadRequest> {
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    rest.split_at_checked(end).ok_or(bad("the request target is malformed"))
+}
+
+/// What stands behind the authority, as it is asked of an origin.
+fn resource(method: &str, path: &str) -> String {
+    match path.as_bytes().first() {
         None if method == "OPTIONS" => "*".to_owned(),
         None => "/".to_owned(),
         Some(b'?') => format!("/{path}"),
         Some(_) => path.to_owned(),
-    };
-    Ok((Ask::Resource(resource), target))
+    }
 }
 
 /// `Host` names the same host and port as the target, which was read from `authority`.
@@ -707,6 +767,72 @@ fn agree(host: Option<&str>, authority: &str, target: &Target, default_port: u16
         None => Ok(()),
         Some(Ok(host)) if host == *target => Ok(()),
         Some(_) => Err(bad("Host and the request target disagree")),
+    }
+}
+
+/// What is changed in the fields of a message on its way, beyond what a proxy changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Edits<'a> {
+    /// Names of fields that are taken out, in lower case.
+    pub(crate) without: &'a [String],
+    /// Fields that are put in, each instead of all that have its name.
+    pub(crate) with: &'a [(String, Zeroizing<Vec<u8>>)],
+}
+
+impl Edits<'_> {
+    /// Whether nothing is changed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.without.is_empty() && self.with.is_empty()
+    }
+
+    fn takes_out(&self, name: &[u8]) -> bool {
+        // How long a body is, is not for hooks to say, whatever a policy has.
+        let framing = name.eq_ignore_ascii_case(b"content-length");
+        !framing && self.without.iter().chain(self.with.iter().map(|(name, _)| name)).any(|known| policy_format::same_header(known, name))
+    }
+
+    /// Writes what is left of `fields`.
+    fn write(&self, fields: &[u8], out: &mut Vec<u8>) {
+        if self.is_empty() {
+            return out.extend_from_slice(fields);
+        }
+        for line in fields.split_inclusive(|byte| *byte == b'\n') {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            if !self.takes_out(name) {
+                out.extend_from_slice(line);
+            }
+        }
+    }
+
+    fn write_new(&self, out: &mut Vec<u8>) {
+        for (name, value) in self.with {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Fields with their names in lower case.
+#[derive(Debug, Default)]
+pub(crate) struct Lowered<'h> {
+    names: String,
+    /// Where each name ends, and its value.
+    fields: Vec<(usize, &'h [u8])>,
+}
+
+impl Lowered<'_> {
+    pub(crate) fn list(&self) -> Vec<(&str, &[u8])> {
+        let mut start = 0;
+        self.fields
+            .iter()
+            .map(|(end, value)| {
+                let name = self.names.get(start..*end).unwrap_or_default();
+                start = *end;
+                (name, *value)
+            })
+            .collect()
     }
 }
 
@@ -720,7 +846,37 @@ pub(crate) struct ToProxy<'a> {
 impl RequestHead {
     /// The head as it goes to the origin. `upgrade`: whether a switch of protocols may be offered on.
     pub fn write(&self, resource: &str, upgrade: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
-        self.write_to(None, resource, upgrade, forwarding, out);
+        self.write_to(None, resource, upgrade, forwarding, Edits::default(), out);
+    }
+
+    /// The end-to-end fields, as whoever decides on them sees them.
+    pub(crate) fn lowered(&self) -> Lowered<'_> {
+        let mut lowered = Lowered::default();
+        for line in [&self.fields.0, &self.said.0].into_iter().flat_map(|lines| lines.split(|byte| *byte == b'\n')) {
+            let Some(colon) = memchr::memchr(b':', line) else { continue };
+            let (name, value) = line.split_at_checked(colon).unwrap_or_default();
+            lowered.names.extend(name.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+            lowered.fields.push((lowered.names.len(), trim(value.get(1..).unwrap_or_default())));
+        }
+        lowered
+    }
+
+    /// The path and the query of the resource; a tunnel has neither.
+    pub(crate) fn path_and_query(&self) -> &str {
+        match &self.ask {
+            Ask::Connect => "",
+            Ask::Resource(resource) => resource,
+        }
+    }
+
+    /// The query of the resource, without its `?`.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.path_and_query().split_once('?').map(|(_, query)| query)
+    }
+
+    /// The port that goes without saying.
+    fn default_port(&self) -> u16 {
+        if self.secure { 443 } else { 80 }
     }
 
     /// The same, or in absolute form to a proxy (RFC 9112, section 3.2.2), with its `Proxy-Authorization`.
@@ -730,12 +886,20 @@ impl RequestHead {
         resource: &str,
         upgrade: bool,
         forwarding: &Forwarding<'_>,
+        edits: Edits<'_>,
         out: &mut Vec<u8>,
     ) {
         let upgrade = self.upgrade.as_deref().filter(|_| upgrade);
         self.write_first_lines(proxy.is_some(), resource, out);
-        out.extend_from_slice(&self.fields.0);
-        forwarding.write_client(&self.said.0, out);
+        edits.write(&self.fields.0, out);
+        if edits.is_empty() {
+            forwarding.write_client(&self.said.0, out);
+        } else {
+            let mut said = Vec::new();
+            edits.write(&self.said.0, &mut said);
+            forwarding.write_client(&said, out);
+            edits.write_new(out);
+        }
         forwarding.write_via(self.is_1_1, out);
         if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization) {
             let _ = write!(out, "Proxy-Authorization: {authorization}\r\n");
@@ -760,14 +924,19 @@ impl RequestHead {
         let mut resource = resource;
         if absolute {
             out.extend_from_slice(b"http://");
-            Authority { target: &self.target, default_port: Some(80) }.write(out);
+            Authority { target: &self.target, default_port: Some(self.default_port()) }.write(out);
             // `OPTIONS *` is said without a path (RFC 9112, section 3.2.4).
             resource = if resource == "*" { "" } else { resource };
         }
         out.extend_from_slice(resource.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-        Authority { target: &self.target, default_port: Some(80) }.write(out);
+        Authority { target: &self.target, default_port: Some(self.default_port()) }.write(out);
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// Whether it would switch to WebSocket, and to nothing else (RFC 6455, section 4.1).
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.upgrade.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
     }
 
     /// Whether it went through whoever calls itself that already.
@@ -806,12 +975,26 @@ impl Fields {
 impl ResponseHead {
     /// The head as it goes to the client. `chunked`: how its body is sent; `close`: whether the connection ends with it.
     pub fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+        self.write_edited(client_is_1_1, chunked, close, forwarding, Edits::default(), out);
+    }
+
+    /// The same with changes to its fields.
+    pub(crate) fn write_edited(
+        &self,
+        client_is_1_1: bool,
+        chunked: bool,
+        close: bool,
+        forwarding: &Forwarding<'_>,
+        edits: Edits<'_>,
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(u32::from(self.status), out);
         out.push(b' ');
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&self.fields.0);
+        edits.write(&self.fields.0, out);
+        edits.write_new(out);
         forwarding.write_via(self.is_1_1, out);
         if chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");

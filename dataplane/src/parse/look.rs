@@ -8,6 +8,9 @@ use super::target::Target;
 use super::tls::client_hello;
 use policy_format::Host;
 
+/// The port of HTTP in the clear.
+pub(crate) const HTTP_PORT: u16 = 80;
+
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look {
@@ -30,11 +33,11 @@ pub enum Look {
 
 /// What the first bytes of a client in a tunnel to `port` are. `bytes` are all that came so far; whoever calls bounds them, in number and in time.
 ///
-/// TLS is looked for on every port, plain HTTP on port 80.
+/// TLS is looked for on every port, plain HTTP on [`HTTP_PORT`].
 #[must_use]
 pub fn look(bytes: &[u8], port: u16, max_fields: usize) -> Look {
     match client_hello(bytes) {
-        Look::Opaque if port == 80 => http_host(bytes, max_fields),
+        Look::Opaque if port == HTTP_PORT => http_host(bytes, max_fields),
         look => look,
     }
 }

@@ -7,15 +7,20 @@ pub(crate) mod mapped;
 pub(crate) mod reload;
 pub(crate) mod shared;
 
+use crate::audit::event::Observer;
 use crate::config::within_descriptors;
 use crate::connect::upstream::Upstreams;
 use crate::error::PolicyError;
+use crate::inside::interception::{Authorities, Interception};
 use crate::signal::Bell;
+use crate::tls::client::{ClientCertificate, ClientCertificates};
+use crate::tls::roots::Own;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
-use policy_format::{Blob, LimitOverride, Limits, MitmMode, Mode, ProfileId, Settings, UnixSockets};
+use policy_format::{Blob, LimitOverride, Limits, ProfileId, Secret, Settings, UnixSockets};
 use shared::Mapped;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -70,6 +75,9 @@ pub struct Policy {
     /// The proxies that connections go through.
     upstreams: Arc<Upstreams>,
     sockets: Arc<Sockets>,
+    /// What opening TLS takes, where it is to be opened.
+    interception: Option<Arc<Interception>>,
+    certificates: Arc<ClientCertificates>,
 }
 
 impl Policy {
@@ -127,7 +135,11 @@ impl Policy {
         let upstreams = Upstreams::read(meta(&blob, profile), settings(&blob, profile));
         let upstreams = Arc::new(upstreams.map_err(|(proxy, why)| PolicyError::Upstream { proxy, why })?);
         let sockets = Arc::new(Sockets::pin(&meta(&blob, profile).unix_sockets));
-        Ok(Self { blob, profile, mapped: None, upstreams, sockets })
+        let interception = Interception::of(&meta(&blob, profile).mitm, &blob.intercepted(profile)).map_err(PolicyError::Authority)?;
+        let listed = settings(&blob, profile).client_certificates.iter();
+        let listed = listed.map(|listed| (listed.host.as_str(), Path::new(&listed.cert_path), Path::new(&listed.key_path)));
+        let certificates = ClientCertificates::load(listed).map_err(|error| PolicyError::ClientCertificate(error.to_string()))?;
+        Ok(Self { blob, profile, mapped: None, upstreams, sockets, interception, certificates: Arc::new(certificates) })
     }
 
     /// The file, where it can still change the policy.
@@ -181,6 +193,8 @@ pub struct Snapshot {
     limits: Arc<Limits>,
     upstreams: Arc<Upstreams>,
     sockets: Arc<Sockets>,
+    interception: Option<Arc<Interception>>,
+    certificates: Arc<ClientCertificates>,
     generation: u64,
 }
 
@@ -189,8 +203,8 @@ impl Snapshot {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
         within_descriptors(&mut limits);
-        let Policy { blob, profile, mapped, upstreams, sockets } = policy;
-        Self { blob, profile, mapped, limits: Arc::new(limits), upstreams, sockets, generation }
+        let Policy { blob, profile, mapped, upstreams, sockets, interception, certificates } = policy;
+        Self { blob, profile, mapped, limits: Arc::new(limits), upstreams, sockets, interception, certificates, generation }
     }
 
     /// The file, where it can still change the policy.
@@ -239,6 +253,64 @@ impl Snapshot {
         &self.limits
     }
 
+    /// What opening TLS takes, where the policy has it opened.
+    pub(crate) fn interception(&self) -> Option<&Arc<Interception>> {
+        self.interception.as_ref()
+    }
+
+    /// The certificate that an origin is shown, where one is listed for it.
+    pub(crate) fn certificate(&self, host: &policy_format::Host) -> Option<&Arc<ClientCertificate>> {
+        self.certificates.get(host)
+    }
+
+    /// Whether TLS can be opened.
+    pub(crate) fn can_intercept(&self) -> bool {
+        self.interception.is_some()
+    }
+
+    /// The certificate of the authority whose leaves clients are shown where TLS is opened, as PEM: what they have to trust. `None` where none is opened.
+    #[must_use]
+    pub fn authority_pem(&self) -> Option<&str> {
+        self.interception.as_deref().map(Interception::pem)
+    }
+
+    /// Files that the policy names and that are read again later: secrets of hooks, the authority, certificates for origins.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mitm = &self.meta().mitm;
+        let hooks = self.blob.hooks().iter().filter(|hook| hook.profiles.has(self.profile)).flat_map(|hook| &hook.inject_request_headers);
+        let secrets = hooks.filter_map(|injected| match &injected.secret {
+            Secret::File(path) => Some(path),
+            Secret::Env(_) => None,
+        });
+        let certificates = self.settings().client_certificates.iter().flat_map(|listed| [&listed.cert_path, &listed.key_path]);
+        [&mitm.ca_cert_path, &mitm.ca_key_path].into_iter().flatten().chain(secrets).chain(certificates).map(PathBuf::from).collect()
+    }
+
+    /// Variables of the proxy's environment that hooks put into requests.
+    pub(crate) fn secret_variables(&self) -> Vec<String> {
+        let hooks = self.blob.hooks().iter().filter(|hook| hook.profiles.has(self.profile)).flat_map(|hook| &hook.inject_request_headers);
+        let variables = hooks.filter_map(|injected| match &injected.secret {
+            Secret::Env(name) => Some(name.clone()),
+            Secret::File(_) => None,
+        });
+        variables.collect()
+    }
+
+    /// Whether the TLS of that host stays closed, where nothing but hooks, credentials or `always` wants it opened.
+    pub(crate) fn is_bypassed(&self, host: &policy_format::Host, port: u16) -> bool {
+        self.blob.is_bypassed(self.profile, host, port)
+    }
+
+    /// A hook by its place.
+    pub(crate) fn hook(&self, place: usize) -> Option<&policy_format::Hook> {
+        self.blob.hooks().get(place)
+    }
+
+    /// Bytes of the body that have to be there before a decision.
+    pub(crate) fn body_wanted(&self, request: &policy_format::Request<'_>) -> Option<usize> {
+        self.blob.body_wanted(request)
+    }
+
     /// The proxies that connections go through.
     pub(crate) fn upstreams(&self) -> &Upstreams {
         &self.upstreams
@@ -259,20 +331,6 @@ impl Snapshot {
     #[must_use]
     pub fn rule(&self, id: policy_format::RuleId) -> Option<policy_format::Rule> {
         self.blob.rule(id)
-    }
-
-    /// What the policy asks for and this version does not do, one line each. All of it is blocked, not let pass.
-    #[must_use]
-    pub fn shortfalls(&self) -> Vec<&'static str> {
-        let meta = self.meta();
-        let intercepts = meta.mode == Mode::Limited
-            || meta.mitm.mode == MitmMode::Always
-            || self.blob.hooks().iter().any(|hook| hook.profiles.has(self.profile));
-        let all = [
-            (meta.credential_broker, "credential_broker: no credential is put into requests"),
-            (intercepts, "mode, mitm: TLS is not opened, and tunnels that would have to be are blocked (mitm_required)"),
-        ];
-        all.into_iter().filter(|(asked, _)| *asked).map(|(_, line)| line).collect()
     }
 
     /// Whether a hook of that profile speaks of the host.
@@ -298,13 +356,24 @@ fn settings(blob: &Blob<Bytes>, profile: ProfileId) -> &Settings {
     blob.settings(profile).unwrap_or(&DEFAULT)
 }
 
+/// Said where TLS is opened from now on with an authority that is not the one of the start.
+const NOT_TOLD: &str = "TLS is opened with an authority that children of this proxy were not told of, and do not trust: start the proxy anew, or have the policy name \
+                        one that lasts (`netproxy-dp init`) from the start";
+
 /// Gives out the policy in force, and replaces it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PolicyHandle(Arc<Inner>);
 
-#[derive(Debug)]
+impl fmt::Debug for PolicyHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyHandle").field("current", &self.0.current).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     current: ArcSwap<Snapshot>,
+    authorities: Authorities,
+    observer: Arc<dyn Observer>,
     overrides: Vec<LimitOverride>,
     generation: watch::Sender<u64>,
     bell: Bell,
@@ -312,10 +381,14 @@ struct Inner {
 }
 
 impl PolicyHandle {
-    pub(crate) fn new(policy: Policy, overrides: Vec<LimitOverride>) -> Self {
+    pub(crate) fn new(mut policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>) -> Self {
+        let authorities = Authorities::default();
+        policy.interception = policy.interception.map(|wanted| authorities.choose(wanted).0);
         let snapshot = Snapshot::new(policy, &overrides, 1);
         Self(Arc::new(Inner {
             current: ArcSwap::from_pointee(snapshot),
+            authorities,
+            observer,
             overrides,
             generation: watch::Sender::new(1),
             bell: Bell::default(),
@@ -335,16 +408,30 @@ impl PolicyHandle {
     }
 
     /// Puts a policy in force and returns its generation. Tunnels are decided again.
-    pub fn swap(&self, policy: Policy) -> u64 {
-        let mut generation = 0;
+    /// TLS is opened with the authority of an earlier one as long as that covers its hosts: clients trust it. Where it does not, the observer hears of a
+    /// [fault](crate::Observer::fault).
+    pub fn swap(&self, mut policy: Policy) -> u64 {
+        let (mut generation, mut not_told) = (0, false);
         // Under the sender's lock, so that generations and swaps have one order.
         self.0.generation.send_modify(|last| {
             *last += 1;
             generation = *last;
+            if let Some(wanted) = policy.interception.take() {
+                let (chosen, is_new) = self.0.authorities.choose(wanted);
+                (policy.interception, not_told) = (Some(chosen), is_new);
+            }
             self.0.current.store(Arc::new(Snapshot::new(policy, &self.0.overrides, generation)));
         });
         self.0.bell.ring();
+        if not_told {
+            self.0.observer.fault(NOT_TOLD);
+        }
         generation
+    }
+
+    /// The certificates of all authorities that TLS was ever opened with here.
+    pub(crate) fn own_authorities(&self) -> &Arc<Own> {
+        self.0.authorities.own()
     }
 
     /// Follows generations.
@@ -382,6 +469,41 @@ mod tests {
     fn the_policy_that_blocks_everything_does() {
         let policy = Policy::blocked().unwrap();
         assert_eq!((policy.meta().network, policy.rule_count()), (policy_format::Network::Blocked, 0));
+    }
+
+    #[derive(Default)]
+    struct Faults(Mutex<Vec<String>>);
+
+    impl Observer for Arc<Faults> {
+        fn fault(&self, what: &str) {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_swap_keeps_the_authority_that_clients_trust_or_says_that_it_cannot() {
+        let opening = |hosts: &[&str]| {
+            let hosts = policy_format::Intercepted::Hosts(hosts.iter().map(|host| (*host).to_owned()).collect());
+            let interception = Interception::of(&policy_format::Mitm::default(), &hosts).unwrap();
+            Policy { interception, ..Policy::built_in().unwrap() }
+        };
+        let faults = Arc::<Faults>::default();
+        let handle = PolicyHandle::new(opening(&["*.a.test"]), Vec::new(), Arc::new(Arc::clone(&faults)));
+        let authority = || handle.current().authority_pem().map(str::to_owned);
+        let first = authority();
+        // By way of a policy that opens nothing, to one that opens less.
+        for (hosts, expected) in [(&[][..], None), (&["x.a.test"], first.clone()), (&["*.a.test"], first.clone())] {
+            handle.swap(opening(hosts));
+            assert_eq!(authority(), expected, "{hosts:?}");
+        }
+        assert_eq!(*faults.0.lock().unwrap(), [""; 0]);
+        handle.swap(opening(&["*.a.test", "b.test"]));
+        assert_ne!(authority(), first);
+        assert_eq!(*faults.0.lock().unwrap(), [NOT_TOLD]);
+        let all = handle.own_authorities().all();
+        assert_eq!(all.len(), 2, "neither is trusted of origins");
+        handle.swap(opening(&["*.a.test"]));
+        assert_eq!((authority(), faults.0.lock().unwrap().len()), (first, 1));
     }
 
     /// With the only thread that may block held up, what was dropped has to wait for it.

@@ -4,6 +4,8 @@
 pub(crate) mod activation;
 #[cfg(unix)]
 pub(crate) mod handover;
+#[cfg(unix)]
+pub(crate) mod memory;
 pub(crate) mod notify;
 #[cfg(target_os = "linux")]
 pub(crate) mod privileges;

@@ -69,6 +69,18 @@ type Outcome<T> = Option<Result<T, String>>;
 /// The user cannot be become; with [`Sandbox::Strict`], anything else that cannot be done.
 pub(crate) fn apply(sandbox: Sandbox, user: Option<&Account>, files: &[&Path]) -> Result<Report, String> {
     user.map_or(Ok(()), Account::become_it)?;
+    give_up(sandbox, user, files, true)
+}
+
+/// Gives up the rest for this thread and those that it starts; the others of the process keep what they have.
+///
+/// # Errors
+/// With [`Sandbox::Strict`], what cannot be done.
+pub(crate) fn apply_to_thread(sandbox: Sandbox, files: &[&Path]) -> Result<Report, String> {
+    give_up(sandbox, None, files, false)
+}
+
+fn give_up(sandbox: Sandbox, user: Option<&Account>, files: &[&Path], all_threads: bool) -> Result<Report, String> {
     let wanted = sandbox != Sandbox::Off;
     let report = Report {
         sandbox,
@@ -77,7 +89,7 @@ pub(crate) fn apply(sandbox: Sandbox, user: Option<&Account>, files: &[&Path]) -
         no_new_privileges: wanted.then(|| rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())),
         landlock: wanted.then(|| restrict_files(files)),
         // The last: it refuses the calls that the others are made of.
-        seccomp: wanted.then(seccomp::apply),
+        seccomp: wanted.then(|| seccomp::apply(all_threads)),
     };
     match report.missing().first() {
         Some(missing) if sandbox == Sandbox::Strict => Err(format!("--sandbox strict: {missing}; `--sandbox auto` goes on without")),

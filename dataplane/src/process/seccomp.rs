@@ -4,7 +4,8 @@
 //! runs. No program can be started and no process made, so that what is not refused is used by this program alone.
 
 use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 
@@ -124,11 +125,11 @@ const REFUSED_HERE: &[i64] = &[];
 /// Answered as if the kernel did not have them, so that programs turn to the older call: what these would do stands in memory, where a filter cannot see it.
 const ABSENT: &[i64] = &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
-/// Refuses them, for all threads.
+/// Refuses them: for all threads, or for this one and those that it starts.
 ///
 /// # Errors
 /// The kernel does not filter, or this processor is unknown.
-pub(super) fn apply() -> Result<usize, String> {
+pub(super) fn apply(all_threads: bool) -> Result<usize, String> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = everywhere(REFUSED.iter().chain(REFUSED_HERE)).collect();
     // Threads, and no processes.
@@ -144,7 +145,8 @@ pub(super) fn apply() -> Result<usize, String> {
     for (rules, errno) in [(everywhere(ABSENT.iter()).collect(), libc::ENOSYS), (refused, libc::EPERM)] {
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno.unsigned_abs()), arch);
         let program: Result<seccompiler::BpfProgram, _> = filter.and_then(TryInto::try_into);
-        apply_filter_all_threads(&program.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        let apply = if all_threads { apply_filter_all_threads } else { apply_filter };
+        apply(&program.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
     }
     Ok(REFUSED.len() + REFUSED_HERE.len() + ABSENT.len())
 }

@@ -28,6 +28,8 @@ pub(crate) struct Chunked {
     /// It stays chunked on its way.
     chunked: bool,
     max_fields: usize,
+    /// Trailers end here.
+    drops_trailers: bool,
     ended: bool,
 }
 
@@ -65,9 +67,18 @@ impl BodyCopy {
                 chunks: Chunks::new(limits.head_bytes),
                 chunked,
                 max_fields: limits.head_fields,
+                drops_trailers: false,
                 ended: false,
             })),
         }
+    }
+
+    /// Where fields of the head are taken out, none comes back behind the body.
+    pub(crate) fn without_trailers(mut self, drops_trailers: bool) -> Self {
+        if let Self::Chunked(chunked) = &mut self {
+            chunked.drops_trailers = drops_trailers;
+        }
+        self
     }
 
     pub(crate) fn poll(
@@ -135,7 +146,11 @@ impl Chunked {
                     if self.chunked {
                         let out = flow.buffer();
                         out.extend_from_slice(b"0\r\n");
+                        let before = out.len();
                         chunks::write_trailers(&trailers, self.max_fields, out).map_err(CopyError::Malformed)?;
+                        if self.drops_trailers {
+                            out.truncate(before);
+                        }
                         out.extend_from_slice(b"\r\n");
                     }
                 }

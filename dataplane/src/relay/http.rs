@@ -7,6 +7,7 @@ use super::flow::Flow;
 use crate::connect::UpstreamError;
 use crate::connect::chain::{Form, ProxyError};
 use crate::counters::{Counters, Reached, reached};
+use crate::inside::judge::Actions;
 use crate::limits::Meter;
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead, ToProxy};
@@ -63,6 +64,8 @@ pub(crate) struct Sides<'c> {
     pub(crate) patience: &'c mut Patience,
     pub(crate) ear: &'c mut Ear,
     pub(crate) limits: &'c Limits,
+    /// What is changed in the two heads.
+    pub(crate) actions: &'c Actions,
     /// Is told of limits that were reached.
     pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
 }
@@ -91,16 +94,16 @@ pub(crate) async fn exchange(
     revoked: impl Fn() -> bool,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits, reached } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, actions, reached } = sides;
     flows.up.set_meter(upload);
     let upgrade = !read_only && head.body == Body::None;
     let proxy = match form {
         Form::Origin => None,
         Form::Absolute(proxy) => Some(ToProxy { authorization: proxy.authorization() }),
     };
-    head.write_to(proxy, resource, upgrade, forwarding, flows.up.buffer());
+    head.write_to(proxy, resource, upgrade, forwarding, actions.request(), flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
-    let up = Up::Sending(BodyCopy::new(head.body, true, limits));
+    let up = Up::Sending(BodyCopy::new(head.body, true, limits).without_trailers(!actions.request().is_empty()));
     let answer_due = Instant::now() + limits.response_timeout;
     patience.set_until(answer_due);
     if matches!(head.body, Body::Length(1..) | Body::Chunked) {
@@ -116,6 +119,7 @@ pub(crate) async fn exchange(
         proxied: proxy.is_some(),
         forwarding,
         limits,
+        actions,
         reached,
         offered,
         up,
@@ -144,6 +148,7 @@ struct Exchange<'c> {
     head: &'c RequestHead,
     forwarding: &'c Forwarding<'c>,
     limits: &'c Limits,
+    actions: &'c Actions,
     reached: &'c (dyn Fn(Reached) + Sync),
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
@@ -278,10 +283,11 @@ impl Exchange<'_> {
     fn begin(&mut self, response: &ResponseHead) -> Result<(), ExchangeError> {
         const BAD: ExchangeError = ExchangeError::BeforeResponse(UpstreamError::BadResponse);
         let is_1_1 = self.head.is_1_1;
+        let edits = self.actions.response();
         let out = self.flows.down.buffer();
         match (response.status, &mut self.down) {
             (101, _) if self.offered && response.upgrade.is_some() => {
-                response.write(is_1_1, false, false, self.forwarding, out);
+                response.write_edited(is_1_1, false, false, self.forwarding, edits, out);
                 self.down = Down::Body { copy: BodyCopy::new(Body::None, false, self.limits), end: Exchanged::Upgraded };
                 Ok(())
             }
@@ -296,7 +302,7 @@ impl Exchange<'_> {
                 }
                 // HTTP/1.0 knows none of them.
                 if is_1_1 {
-                    response.write(is_1_1, false, false, self.forwarding, out);
+                    response.write_edited(is_1_1, false, false, self.forwarding, edits, out);
                 }
                 Ok(())
             }
@@ -309,11 +315,11 @@ impl Exchange<'_> {
                 };
                 // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
                 let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
-                response.write(is_1_1, chunked, !client_reusable, self.forwarding, out);
+                response.write_edited(is_1_1, chunked, !client_reusable, self.forwarding, edits, out);
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 // What follows an answer to HEAD may be the body that it announces, and is no other client's answer.
                 let bound = self.head.binds_connection || response.binds_connection || response.announces_body;
-                let copy = BodyCopy::new(response.body, chunked, self.limits);
+                let copy = BodyCopy::new(response.body, chunked, self.limits).without_trailers(!edits.is_empty());
                 self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable, bound } };
                 // From here on, idle time counts.
                 self.flows.down.touch();
@@ -360,7 +366,7 @@ impl Exchange<'_> {
                 Ok(0) if seen == 0 => return Poll::Ready(before(UpstreamError::Closed)),
                 Ok(0) => return Poll::Ready(before(UpstreamError::BadResponse)),
                 Ok(_) => {}
-                Err(_) => return Poll::Ready(before(UpstreamError::Closed)),
+                Err(error) => return Poll::Ready(before(UpstreamError::by_read(&error))),
             }
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Looking {
 pub(crate) enum Looked {
     /// These bytes, and all that follows, may go on.
     Pass(Vec<u8>),
+    /// They are the first of requests in the clear ([`Looking::into_bytes`]): each is decided on, and not only the first.
+    Http,
     /// Nothing may; because of a limit, if there is one.
     Refuse(Option<Reached>),
     /// The client's connection failed.
@@ -68,7 +70,10 @@ impl Looking {
                     Look::Hello { server_name: Some(host), .. } => {
                         return Poll::Ready(self.end(guard.inner(Inner::Server(&host, self.port)), None));
                     }
-                    Look::Http(Target { host, port }) => return Poll::Ready(self.end(guard.inner(Inner::Server(&host, port)), None)),
+                    Look::Http(Target { host, port }) => {
+                        let may = guard.inner(Inner::Server(&host, port));
+                        return Poll::Ready(if may && guard.sni() == Sni::Enforce { Looked::Http } else { self.end(may, None) });
+                    }
                     Look::Hello { server_name: None, .. } | Look::Opaque => return Poll::Ready(self.end(true, None)),
                     // What could be a greeting, and goes on for too long, is not one that anybody sends.
                     Look::More => return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_bytes)))),
@@ -96,6 +101,10 @@ impl Looking {
                 Ok(_) => {}
             }
         }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     fn end(&mut self, may: bool, reached: Option<Reached>) -> Looked {

@@ -50,6 +50,8 @@ pub(crate) enum Over {
     Revoked,
     /// What the client speaks in there is not allowed, or did not show itself within a limit.
     Looked(Option<Reached>),
+    /// The client makes requests in the clear: they are read from here on ([`Tunnel::into_sides`]).
+    Http,
 }
 
 struct Way {
@@ -94,6 +96,12 @@ impl Tunnel {
         }
     }
 
+    /// Client and upstream, and what the client has sent that went no further.
+    pub(crate) fn into_sides(self) -> (Buffered, Buffered) {
+        let bytes = self.look.map(|look| look.into_bytes()).unwrap_or_default();
+        (Buffered::beginning_with(self.client, bytes.as_slice().into()), Buffered::new(self.upstream))
+    }
+
     /// Where it leads.
     pub(crate) fn target(&self) -> Option<Target> {
         self.guard.target()
@@ -107,6 +115,7 @@ impl Tunnel {
                 self.look = None;
                 Poll::Ready(self.up.flow.begin_with(&bytes).map_err(over))
             }
+            Looked::Http => Poll::Ready(Err(Over::Http)),
             Looked::Refuse(reached) => Poll::Ready(Err(Over::Looked(reached))),
             Looked::Failed => Poll::Ready(Err(Over::Failed)),
         }

@@ -157,10 +157,8 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     changes.plain("mitm.ca_cert_path", text(&old.mitm.ca_cert_path), text(&new.mitm.ca_cert_path), Looser);
     changes.plain("mitm.ca_key_path", text(&old.mitm.ca_key_path), text(&new.mitm.ca_key_path), Looser);
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-    // Of longer bodies more is looked at.
-    let more = matches!((old.mitm.max_body_bytes, new.mitm.max_body_bytes), (Some(old), Some(new)) if old < new);
-    let direction = if more { Tighter } else { Looser };
-    changes.plain("mitm.max_body_bytes", number(old.mitm.max_body_bytes), number(new.mitm.max_body_bytes), direction);
+    // What one hook takes no longer, the next of the host may take.
+    changes.plain("mitm.max_body_bytes", number(old.mitm.max_body_bytes), number(new.mitm.max_body_bytes), Looser);
     // With the broker, children hold no credentials.
     changes.switch("credential_broker", old.credential_broker, new.credential_broker, Tighter);
     let key = "dangerously_allow_plaintext_credential_injection";
@@ -510,7 +508,7 @@ mod tests {
             ("mitm.ca_key_path", Meta::default(), meta(&|meta| meta.mitm.ca_key_path = Some("/a".into())), Looser),
             ("mitm.bypass", Meta::default(), meta(&|meta| meta.mitm.bypass = vec!["a.test".into()]), Looser),
             ("mitm.bypass", meta(&|meta| meta.mitm.bypass = vec!["a.test".into()]), Meta::default(), Tighter),
-            ("mitm.max_body_bytes", body(Some(1)), body(Some(2)), Tighter),
+            ("mitm.max_body_bytes", body(Some(1)), body(Some(2)), Looser),
             ("mitm.max_body_bytes", body(Some(2)), body(Some(1)), Looser),
             ("mitm.max_body_bytes", body(None), body(Some(1)), Looser),
             ("proxy_url", listening("127.0.0.1:1"), listening("127.0.0.1:2"), Neutral),

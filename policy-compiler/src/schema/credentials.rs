@@ -36,7 +36,7 @@ impl Reader<'_> {
                     let words = [("bearer", Auth::Bearer), ("token", Auth::Token), ("basic", Auth::Basic), ("header", Auth::Header)];
                     auth = self.word(key, value, words).map(|at| at.value);
                 }
-                "header" => header = self.string(key, value).and_then(|text| Some((key, self.header_name(text)?))),
+                "header" => header = self.string(key, value).and_then(|text| Some((key, self.secrets_header(text)?))),
                 "prefix" => prefix = self.string(key, value).map(|text| (key, text)),
                 "value" | "secret" | "token" | "password" => {
                     let message = format!("`{}` would put a secret into the policy", key.get_ref());

@@ -350,7 +350,19 @@ impl Reader<'_> {
 
     fn header_names(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<String> {
         let names = self.strings(key, value).map(|at| at.value).unwrap_or_default();
-        names.into_iter().filter_map(|name| self.header_name(name)).collect()
+        names.into_iter().filter_map(|name| self.taken_out(name)).collect()
+    }
+
+    /// The name of a header that may be taken out.
+    fn taken_out(&mut self, name: At<String>) -> Option<String> {
+        let place = name.place.clone();
+        let name = self.header_name(name)?;
+        if !policy_format::may_be_taken_out(&name) {
+            let message = format!("without `{name}` nobody knows where a message ends, or where it goes");
+            self.error(Code::InvalidHook, place.span, message).help = Some("leave it out of the list".into());
+            return None;
+        }
+        Some(name)
     }
 
     pub(super) fn header_name(&mut self, name: At<String>) -> Option<String> {
@@ -360,6 +372,19 @@ impl Reader<'_> {
             return None;
         }
         Some(name.value.to_ascii_lowercase())
+    }
+
+    /// The name of a header that a secret is sent in.
+    pub(super) fn secrets_header(&mut self, name: At<String>) -> Option<String> {
+        let place = name.place.clone();
+        let name = self.header_name(name)?;
+        if !policy_format::carries_secrets(&name) {
+            let message = format!("`{name}` says how a message is sent, and carries no secret");
+            self.error(Code::InvalidHook, place.span, message).help =
+                Some("name the header that the server reads the secret from, such as \"authorization\" or \"x-api-key\"".into());
+            return None;
+        }
+        Some(name)
     }
 
     fn injected(&mut self, key: &Key<'_>, value: &Value<'_>) -> Vec<(String, Secret, String)> {
@@ -377,7 +402,7 @@ impl Reader<'_> {
             let (mut name, mut env, mut file, mut prefix) = (None, None, None, None);
             for (key, value) in table {
                 match key.get_ref().as_ref() {
-                    "name" => name = self.string(key, value).and_then(|name| self.header_name(name)),
+                    "name" => name = self.string(key, value).and_then(|name| self.secrets_header(name)),
                     "secret_env_var" => env = self.string(key, value),
                     "secret_file" => file = self.absolute(key, value),
                     "prefix" => prefix = self.string(key, value),

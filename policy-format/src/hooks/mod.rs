@@ -15,7 +15,7 @@ use crate::credentials::{HookBody, JsonValue};
 use crate::host::Host;
 use crate::path;
 use crate::pattern::{Hosts, Pattern};
-use crate::records::{Hook, MAX_HOOKS, ProfileId, Profiles};
+use crate::records::{Hook, MAX_HOOKS, Meta, ProfileId, Profiles};
 use crate::request::{Inside, Request};
 use crate::settings::Settings;
 use json::{JsonMatcher, PointerMatcher};
@@ -60,8 +60,8 @@ struct BodyMatcher {
 }
 
 impl Hooks {
-    /// Prepares the hooks of a policy. Says what is wrong with them where a policy cannot have them.
-    pub(crate) fn prepare(hooks: &[Hook], settings: &[Settings]) -> Result<Self, &'static str> {
+    /// Prepares the hooks of a policy with these profiles. Says what is wrong with them where a policy cannot have them.
+    pub(crate) fn prepare(hooks: &[Hook], profiles: &[Meta], settings: &[Settings]) -> Result<Self, &'static str> {
         if hooks.len() > MAX_HOOKS {
             return Err("too many hooks");
         }
@@ -70,9 +70,10 @@ impl Hooks {
             (0..).zip(settings).flat_map(|(number, settings)| settings.hook_bodies.iter().map(move |body| (ProfileId(number), body)))
         {
             let of_it = hooks.iter().zip(&mut matchers).filter(|(hook, _)| hook.profiles.has(profile) && hook.name == body.hook);
+            let most = profiles.get(usize::from(profile.0)).and_then(|meta| meta.mitm.max_body_bytes);
             let mut found = false;
             for (_, matcher) in of_it {
-                matcher.bodies.push((profile, BodyMatcher::new(body)));
+                matcher.bodies.push((profile, BodyMatcher::new(body, most)));
                 found = true;
             }
             if !found {
@@ -188,6 +189,10 @@ impl Matcher {
 
 /// Whether a header is there, and each field of that name has an allowed value; any, if none is listed.
 fn header_holds(headers: &[(&str, &[u8])], name: &str, allowed: &[ValueMatcher]) -> bool {
+    // Another spelling of the name may be what a server reads.
+    if headers.iter().any(|(own, _)| *own != name && crate::credentials::same_header(name, own.as_bytes())) {
+        return false;
+    }
     let mut values = headers.iter().filter(|(own, _)| *own == name).map(|(_, value)| value).peekable();
     // More than ASCII is read in two ways.
     let holds = |value: &[u8]| value.is_ascii() && allowed.iter().any(|matcher| matcher.matches(value.iter().copied()));
@@ -214,7 +219,8 @@ impl PathMatcher {
 }
 
 impl BodyMatcher {
-    fn new(body: &HookBody) -> Self {
+    /// `most` is what the profile allows bodies of all its hooks, in bytes.
+    fn new(body: &HookBody, most: Option<u64>) -> Self {
         let matcher = |value: &JsonValue| match value {
             JsonValue::Text(text) => JsonMatcher::Text(ValueMatcher::new(text)),
             JsonValue::Bool(value) => JsonMatcher::Bool(*value),
@@ -224,7 +230,8 @@ impl BodyMatcher {
             Some(path) => PointerMatcher { path, allowed: allowed.iter().map(matcher).collect() },
             None => PointerMatcher { path: Vec::new(), allowed: Vec::new() },
         });
-        Self { max_bytes: usize::try_from(body.max_bytes).unwrap_or(usize::MAX), pointers: pointers.collect() }
+        let max_bytes = most.map_or(body.max_bytes, |most| body.max_bytes.min(most));
+        Self { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), pointers: pointers.collect() }
     }
 
     fn matches(&self, inside: &Inside<'_>) -> bool {

@@ -1,0 +1,485 @@
+//! Whom we trust: the authorities that certificates of origins, proxies and name servers are held against. There is no way to hold them against none.
+
+use super::client::ClientCertificate;
+use super::files::{self, CertificateFileError};
+use super::{Alpn, provider};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::OnceCell;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// Servers whose sessions are kept.
+const SESSIONS: usize = 1024;
+
+/// Adds to what the system trusts.
+const ADDED: &str = "CODEX_CA_CERTIFICATE";
+/// Instead of what the system trusts, as for OpenSSL.
+const FILE: &str = "SSL_CERT_FILE";
+/// The same, of folders.
+const FOLDERS: &str = "SSL_CERT_DIR";
+
+/// Where systems have theirs, in one file each: Debian, Fedora, older Fedora, openSUSE, Alpine and OpenBSD, FreeBSD, NetBSD.
+#[cfg(not(any(target_os = "macos", windows)))]
+const SYSTEM_FILES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/usr/local/etc/ssl/cert.pem",
+    "/etc/openssl/certs/ca-certificates.crt",
+];
+/// And in folders, where an administrator may have added some to the file's.
+#[cfg(not(any(target_os = "macos", windows)))]
+const SYSTEM_FOLDERS: &[&str] = &["/etc/ssl/certs", "/etc/pki/tls/certs", "/usr/local/share/certs", "/etc/openssl/certs"];
+
+/// Why there is nobody to trust. Nothing is connected then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootsError {
+    /// A file that the environment names.
+    #[error("the environment variable `{variable}`: {error}; mend the file, or unset the variable")]
+    Variable {
+        /// Which variable.
+        variable: &'static str,
+        /// What is wrong with its file.
+        error: CertificateFileError,
+    },
+    /// Files without an authority.
+    #[error("the environment variable `{variable}` names nothing with an authority's certificate in it: `{value}`")]
+    Unusable {
+        /// Which variable.
+        variable: &'static str,
+        /// What it names.
+        value: String,
+    },
+    /// Neither does the system.
+    #[error(
+        "the system has no certificates of authorities; install them (`ca-certificates` on most systems), or name a file with `SSL_CERT_FILE`"
+    )]
+    NoSystem,
+    /// The configuration cannot be made.
+    #[error("TLS cannot be set up")]
+    Setup,
+}
+
+/// What the environment says of whom to trust.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sources {
+    added: Option<PathBuf>,
+    file: Option<PathBuf>,
+    folders: Option<String>,
+}
+
+impl Sources {
+    /// Of these variables. One that is empty is not set.
+    pub(crate) fn read<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let set: HashMap<&str, &str> = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+        let path = |name| set.get(name).map(PathBuf::from);
+        // Who names one for this program means it, and not what is for all programs.
+        match path(ADDED) {
+            Some(added) => Self { added: Some(added), ..Self::default() },
+            None => Self { added: None, file: path(FILE), folders: set.get(FOLDERS).map(|value| (*value).to_owned()) },
+        }
+    }
+
+    /// Of the environment of this process.
+    pub(crate) fn of_process() -> Self {
+        let variables =
+            [ADDED, FILE, FOLDERS].map(|name| (name, std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned()));
+        Self::read(variables.iter().map(|(name, value)| (*name, value.as_str())))
+    }
+
+    /// The certificates of all authorities that are trusted, each once.
+    pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+        let named = |variable, path: &Path| {
+            let found = files::certificates(path).map_err(|error| RootsError::Variable { variable, error })?;
+            usable(found, variable, &path.to_string_lossy())
+        };
+        let mut found = Vec::new();
+        if let Some(path) = &self.file {
+            found = named(FILE, path)?;
+        }
+        if let Some(folders) = &self.folders {
+            let inside = std::env::split_paths(folders).flat_map(|folder| in_folder(&folder)).collect();
+            // As with OpenSSL, a folder that is not there is none; but not all of them.
+            match usable(inside, FOLDERS, folders) {
+                Ok(inside) => found.extend(inside),
+                Err(_) if self.file.is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.file.is_none() && self.folders.is_none() {
+            found = system();
+        }
+        if let Some(path) = &self.added {
+            found.extend(named(ADDED, path)?);
+        }
+        if found.is_empty() {
+            return Err(RootsError::NoSystem);
+        }
+        let mut seen = HashSet::new();
+        found.retain(|certificate| seen.insert(certificate.clone()));
+        Ok(found)
+    }
+}
+
+/// An error if there is none that anything could be held against.
+fn usable(found: Vec<CertificateDer<'static>>, variable: &'static str, value: &str) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+    match RootCertStore::empty().add_parsable_certificates(found.iter().cloned()) {
+        (0, _) => Err(RootsError::Unusable { variable, value: value.to_owned() }),
+        _ => Ok(found),
+    }
+}
+
+/// The certificates of the files in a folder; what is none is passed over.
+pub(crate) fn in_folder(folder: &Path) -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_certs_from_paths(None, Some(folder)).certs
+}
+
+/// What the system trusts, whatever the environment says; some may be there twice.
+#[cfg(not(any(target_os = "macos", windows)))]
+pub(crate) fn system() -> Vec<CertificateDer<'static>> {
+    let file = SYSTEM_FILES.iter().find_map(|path| files::certificates(Path::new(path)).ok());
+    let folders = SYSTEM_FOLDERS.iter().flat_map(|folder| in_folder(Path::new(folder)));
+    file.into_iter().flatten().chain(folders).collect()
+}
+
+/// What the system trusts.
+#[cfg(any(target_os = "macos", windows))]
+pub(crate) fn system() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
+/// Authorities that are trusted, and what is spoken with whoever they vouch for.
+pub(crate) struct Roots {
+    base: ClientConfig,
+    configs: Configs,
+    /// With a client certificate; for as long as that is there.
+    with_certificate: Mutex<Vec<(Weak<ClientCertificate>, Configs)>>,
+    authorities: usize,
+}
+
+/// One for each [`Alpn`].
+#[derive(Clone)]
+struct Configs([Arc<ClientConfig>; Alpn::ALL.len()]);
+
+impl Configs {
+    /// The same but for what is offered: a session that was begun with one goes on with another.
+    fn new(base: &ClientConfig) -> Self {
+        Self(Alpn::ALL.map(|alpn| {
+            let mut config = base.clone();
+            config.alpn_protocols = alpn.protocols();
+            Arc::new(config)
+        }))
+    }
+
+    fn get(&self, alpn: Alpn) -> Arc<ClientConfig> {
+        let Self([none, http1, http2, both]) = self;
+        Arc::clone(match alpn {
+            Alpn::None => none,
+            Alpn::Http1 => http1,
+            Alpn::Http2 => http2,
+            Alpn::Both => both,
+        })
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roots").field("authorities", &self.authorities).finish_non_exhaustive()
+    }
+}
+
+impl Roots {
+    /// Reads them, and makes what is spoken with whoever they vouch for.
+    pub(crate) fn load(sources: &Sources, own: &[CertificateDer<'static>]) -> Result<Self, RootsError> {
+        Self::new(&sources.certificates()?, own)
+    }
+
+    /// Of these certificates; that takes milliseconds. `own` are authorities of ours, which are not trusted even if a file has them: what they vouch for came through here already.
+    fn new(certificates: &[CertificateDer<'static>], own: &[CertificateDer<'static>]) -> Result<Self, RootsError> {
+        let mut store = RootCertStore::empty();
+        // Some systems have an old one that nobody can read any more.
+        let (authorities, _) =
+            store.add_parsable_certificates(certificates.iter().filter(|certificate| !own.contains(certificate)).cloned());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider())).with_safe_default_protocol_versions();
+        let mut base = builder.map_err(|_| RootsError::Setup)?.with_root_certificates(store).with_no_client_auth();
+        base.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Self { configs: Configs::new(&base), base, with_certificate: Mutex::default(), authorities })
+    }
+
+    /// What is spoken with an origin: TLS 1.2 and 1.3, its certificate held against the roots, sessions resumed.
+    pub(crate) fn client_config(&self, alpn: Alpn, certificate: Option<&Arc<ClientCertificate>>) -> Arc<ClientConfig> {
+        let Some(certificate) = certificate else { return self.configs.get(alpn) };
+        let mut kept = self.with_certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |weak: &Weak<ClientCertificate>| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(certificate));
+        if let Some((_, configs)) = kept.iter().find(|(weak, _)| is_it(weak)) {
+            return configs.get(alpn);
+        }
+        // Those of a policy that is no longer in force.
+        kept.retain(|(weak, _)| weak.strong_count() > 0);
+        let mut base = self.base.clone();
+        base.client_auth_cert_resolver = Arc::clone(certificate.resolver());
+        let configs = Configs::new(&base);
+        let config = configs.get(alpn);
+        kept.push((Arc::downgrade(certificate), configs));
+        config
+    }
+
+    /// How many authorities are trusted.
+    #[cfg(test)]
+    pub(crate) fn authorities(&self) -> usize {
+        self.authorities
+    }
+}
+
+/// Certificates of our own authorities, all that ever were in force.
+#[derive(Debug, Default)]
+pub(crate) struct Own(ArcSwap<Vec<CertificateDer<'static>>>);
+
+impl Own {
+    /// From now on it is ours.
+    pub(crate) fn add(&self, certificate: &CertificateDer<'static>) {
+        self.0.rcu(|all| {
+            if all.contains(certificate) { Arc::clone(all) } else { Arc::new([all.as_slice(), std::slice::from_ref(certificate)].concat()) }
+        });
+    }
+
+    /// All of them; the same list as before if none was added.
+    pub(crate) fn all(&self) -> Arc<Vec<CertificateDer<'static>>> {
+        self.0.load_full()
+    }
+}
+
+/// Roots that are read once, when they are needed first, and are made anew when one of them turns out to be ours.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    sources: Sources,
+    own: Arc<Own>,
+    found: OnceCell<Arc<[CertificateDer<'static>]>>,
+    made: ArcSwapOption<Made>,
+    making: tokio::sync::Mutex<()>,
+}
+
+/// Roots, and which of our own are not among them.
+#[derive(Debug)]
+struct Made {
+    without: Arc<Vec<CertificateDer<'static>>>,
+    roots: Arc<Roots>,
+}
+
+impl Trust {
+    /// Of these sources, without our own authorities.
+    pub(crate) fn new(sources: Sources, own: Arc<Own>) -> Self {
+        Self { sources, own, found: OnceCell::new(), made: ArcSwapOption::empty(), making: tokio::sync::Mutex::default() }
+    }
+
+    /// The roots. An error is not kept: the file may be there next time.
+    pub(crate) async fn roots(&self) -> Result<Arc<Roots>, RootsError> {
+        if let Some(roots) = self.made_without(&self.own.all()) {
+            return Ok(roots);
+        }
+        let _making = self.making.lock().await;
+        let own = self.own.all();
+        // Somebody else has made them meanwhile.
+        if let Some(roots) = self.made_without(&own) {
+            return Ok(roots);
+        }
+        let read = || async {
+            let sources = self.sources.clone();
+            let read = tokio::task::spawn_blocking(move || sources.certificates()).await;
+            read.map_err(|_| RootsError::Setup)?.map(Arc::from)
+        };
+        let found = Arc::clone(self.found.get_or_try_init(read).await?);
+        let is_new = |made: &Made, own: &CertificateDer<'_>| found.contains(own) && !made.without.contains(own);
+        let roots = match self.made.load_full().filter(|made| !own.iter().any(|own| is_new(made, own))) {
+            // They go on, with the sessions that they have.
+            Some(made) => Arc::clone(&made.roots),
+            None => {
+                let own = Arc::clone(&own);
+                let made = tokio::task::spawn_blocking(move || Roots::new(&found, &own)).await;
+                Arc::new(made.map_err(|_| RootsError::Setup)??)
+            }
+        };
+        self.made.store(Some(Arc::new(Made { without: own, roots: Arc::clone(&roots) })));
+        Ok(roots)
+    }
+
+    fn made_without(&self, own: &Arc<Vec<CertificateDer<'static>>>) -> Option<Arc<Roots>> {
+        self.made.load().as_ref().filter(|made| Arc::ptr_eq(&made.without, own)).map(|made| Arc::clone(&made.roots))
+    }
+}
+
+impl Default for Trust {
+    /// As the environment of this process says.
+    fn default() -> Self {
+        Self::new(Sources::of_process(), Arc::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::authority::Authority;
+    use crate::tls::constraints::Constraints;
+    use crate::tls::failure::TlsError;
+    use crate::tls::leaf::Leaves;
+    use crate::tls::others::{handshake, host, roots_of};
+    use tokio_rustls::rustls::HandshakeKind;
+
+    fn authority() -> Authority {
+        Authority::in_memory(&Constraints::none()).unwrap()
+    }
+
+    #[test]
+    fn what_the_environment_names() {
+        type Row = (&'static [(&'static str, &'static str)], (Option<&'static str>, Option<&'static str>, Option<&'static str>));
+        let rows: [Row; 7] = [
+            (&[], (None, None, None)),
+            (&[(FILE, ""), (FOLDERS, " "), (ADDED, "")], (None, None, None)),
+            (&[(FILE, "/f")], (None, Some("/f"), None)),
+            (&[(FILE, "/f"), (FOLDERS, "/d:/e")], (None, Some("/f"), Some("/d:/e"))),
+            (&[(ADDED, "/a"), (FILE, "/f"), (FOLDERS, "/d")], (Some("/a"), None, None)),
+            (&[(ADDED, " "), (FILE, "/f")], (None, Some("/f"), None)),
+            (&[("NODE_TLS_REJECT_UNAUTHORIZED", "0"), ("GIT_SSL_NO_VERIFY", "1"), ("SSLKEYLOGFILE", "/k")], (None, None, None)),
+        ];
+        for (variables, (added, file, folders)) in rows {
+            let expected = Sources { added: added.map(PathBuf::from), file: file.map(PathBuf::from), folders: folders.map(str::to_owned) };
+            assert_eq!(Sources::read(variables.iter().copied()), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_that_cannot_be_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("roots.pem");
+        let path = file.to_str().unwrap();
+        let error = |variable| Roots::load(&Sources::read([(variable, path)]), &[]).unwrap_err().to_string();
+        for variable in [FILE, ADDED] {
+            let _ = std::fs::remove_file(&file);
+            let missing = error(variable);
+            assert!(missing.starts_with(&format!("the environment variable `{variable}`: cannot read `{path}`: ")), "{missing}");
+            std::fs::write(&file, "nothing").unwrap();
+            let empty = error(variable);
+            assert!(empty.contains(&format!("`{variable}`: `{path}` has no certificate")), "{empty}");
+            std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nMAMC!\n-----END CERTIFICATE-----\n").unwrap();
+            let broken = error(variable);
+            assert!(broken.contains(&format!("`{variable}`: `{path}`, line 2: this is not base64; mend")), "{broken}");
+            std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nMAMCAQc=\n-----END CERTIFICATE-----\n").unwrap();
+            let unusable = error(variable);
+            assert_eq!(
+                unusable,
+                format!("the environment variable `{variable}` names nothing with an authority's certificate in it: `{path}`")
+            );
+        }
+        let _ = std::fs::remove_file(&file);
+        let folders = Roots::load(&Sources::read([(FOLDERS, folder.path().to_str().unwrap())]), &[]).unwrap_err();
+        assert!(matches!(folders, RootsError::Unusable { variable: FOLDERS, .. }), "{folders}");
+    }
+
+    #[test]
+    fn files_and_folders_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (authority(), authority());
+        let file = folder.path().join("one.pem");
+        std::fs::write(&file, format!("{}# once more\n{}", one.pem(), one.pem())).unwrap();
+        let inside = folder.path().join("certs");
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("two.pem"), two.pem()).unwrap();
+        let both = std::env::join_paths([inside.as_path(), Path::new("/nowhere/at/all")]).unwrap();
+        let (file, both) = (file.to_str().unwrap(), both.to_str().unwrap());
+        let read = |variables: &[(&str, &str)]| Sources::read(variables.iter().copied()).certificates().unwrap();
+        assert_eq!(read(&[(FILE, file)]), [one.der().clone()], "each once");
+        assert_eq!(read(&[(FOLDERS, both)]), [two.der().clone()]);
+        assert_eq!(read(&[(FILE, file), (FOLDERS, both)]), [one.der().clone(), two.der().clone()]);
+        let added = Sources { added: Some(file.into()), file: None, folders: Some(both.to_owned()) };
+        assert_eq!(added.certificates().unwrap(), [two.der().clone(), one.der().clone()]);
+    }
+
+    #[tokio::test]
+    async fn our_own_authority_is_never_trusted() {
+        let ours = Arc::new(authority());
+        let leaves = Leaves::new(Arc::clone(&ours), 8).unwrap();
+        let server = leaves.server_config(&host("a.test"), Alpn::Http1).await.unwrap();
+        let (_folder, roots) = roots_of(ours.der(), &[]);
+        assert_eq!(roots.authorities(), 1);
+        assert!(handshake(&roots.client_config(Alpn::Http1, None), &server, "a.test").is_ok());
+        let (_folder, roots) = roots_of(ours.der(), &[ours.der().clone()]);
+        assert_eq!(roots.authorities(), 0);
+        let error = handshake(&roots.client_config(Alpn::Http1, None), &server, "a.test").unwrap_err();
+        assert_eq!(TlsError::from(&error), TlsError::UnknownIssuer);
+    }
+
+    #[tokio::test]
+    async fn sessions_go_on_whatever_is_offered() {
+        let origin = Arc::new(authority());
+        let leaves = Leaves::new(Arc::clone(&origin), 8).unwrap();
+        let (_folder, roots) = roots_of(origin.der(), &[]);
+        let mut kinds = Vec::new();
+        for (offered, taken) in [(Alpn::Http1, Alpn::Http1), (Alpn::Both, Alpn::Http2), (Alpn::None, Alpn::None)] {
+            let server = leaves.server_config(&host("a.test"), taken).await.unwrap();
+            let (client, _) = handshake(&roots.client_config(offered, None), &server, "a.test").unwrap();
+            kinds.extend(client.handshake_kind());
+        }
+        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed]);
+    }
+
+    #[tokio::test]
+    async fn roots_are_read_when_they_are_needed_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("roots.pem");
+        let trust = Trust::new(Sources::read([(ADDED, ""), (FILE, file.to_str().unwrap())]), Arc::default());
+        assert!(trust.roots().await.is_err());
+        std::fs::write(&file, authority().pem()).unwrap();
+        let first = trust.roots().await.unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(Arc::ptr_eq(&first, &trust.roots().await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_becomes_ours_is_trusted_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("roots.pem");
+        let (ours, other, unknown) = (authority(), authority(), authority());
+        std::fs::write(&file, format!("{}{}", ours.pem(), other.pem())).unwrap();
+        let own = Arc::<Own>::default();
+        let trust = Trust::new(Sources::read([(FILE, file.to_str().unwrap())]), Arc::clone(&own));
+        let first = trust.roots().await.unwrap();
+        assert_eq!(first.authorities(), 2);
+        // Files are out of reach by then.
+        std::fs::remove_file(&file).unwrap();
+        own.add(unknown.der());
+        assert!(Arc::ptr_eq(&first, &trust.roots().await.unwrap()), "it was not trusted before");
+        own.add(ours.der());
+        let second = trust.roots().await.unwrap();
+        assert_eq!(second.authorities(), 1);
+        own.add(ours.der());
+        assert!(Arc::ptr_eq(&second, &trust.roots().await.unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_accepted_without_being_held_against_the_roots() {
+        let (_folder, roots) = roots_of(authority().der(), &[]);
+        let other = authority();
+        let leaf = other.issue(&host("a.test"), std::time::SystemTime::now()).unwrap().key;
+        for alpn in Alpn::ALL {
+            let config = roots.client_config(alpn, None);
+            assert!(!config.enable_early_data && config.enable_sni);
+            assert_eq!(config.alpn_protocols, alpn.protocols());
+            // Its verifier is not to be had; the handshake tells.
+            let server = tokio_rustls::rustls::ServerConfig::builder_with_provider(Arc::clone(provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(tokio_rustls::rustls::sign::SingleCertAndKey::from(Arc::clone(&leaf))));
+            let error = handshake(&config, &Arc::new(server), "a.test").unwrap_err();
+            assert_eq!(TlsError::from(&error), TlsError::UnknownIssuer);
+        }
+    }
+}
