@@ -148,8 +148,16 @@ fn signal(child: &Child, name: &str) {
 #[test]
 fn signals_are_passed_on() {
     let place = local();
+    // What was ignored when this began, as under nohup, no shell can catch.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok()).unwrap_or_default();
     for (name, number) in [("TERM", 15), ("HUP", 1), ("USR1", 10), ("QUIT", 3), ("INT", 2)] {
-        let script = format!("trap 'echo got {name}; exit 40' {name}; echo ready; while :; do sleep 0.05; done");
+        if ignored >> (number - 1) & 1 == 1 {
+            println!("SIG{name} is ignored here: not tested");
+            continue;
+        }
+        let script =
+            format!("trap 'echo got {name}; exit 40' {name}; echo ready; n=0; while [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done");
         // A session of its own: what is typed at a terminal comes to the command by itself.
         let (mut child, mut out) = started(
             Command::new("setsid")
