@@ -9,7 +9,7 @@ use super::tls::client_hello;
 use policy_format::Host;
 
 /// The port of HTTP in the clear.
-pub(crate) const HTTP_PORT: u16 = 80;
+pub const HTTP_PORT: u16 = 80;
 
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
