@@ -10,7 +10,7 @@ use crate::decide::deny::Denial;
 use crate::decide::{Decider, Guard, Question, Route};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
-use crate::limits::{Entered, Gate, Meter, Upload, head_fits};
+use crate::limits::{Gate, Meter, Place, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
@@ -79,51 +79,62 @@ pub(crate) fn serve(
     };
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
-    let later = shutdown.clone();
     let set_up = Box::pin(async move {
         let _ = stream.set_nodelay(true);
         Connection::new(Buffered::with_peer(Stream::Tcp(stream), client), client, &own, shutdown).run(service).await
     });
     Some(async move {
         let mut next = set_up.await;
-        while let Some(mut opened) = next.take() {
-            match (&mut opened.tunnel).await {
-                Over::Http => next = Box::pin(opened.read(client, &common, later.clone())).await,
-                over => opened.is_over(over, client, &common),
-            }
+        while let Some(opened) = &mut next {
+            let goes_on = {
+                let over = (&mut opened.tunnel).await;
+                opened.is_over(over, &common);
+                over == Over::Http
+            };
+            next = match next.take() {
+                Some(opened) if goes_on => Box::pin(opened.read(&common)).await,
+                _ => None,
+            };
         }
         drop((open, one, permit));
     })
 }
 
-/// A tunnel, and its place among those to its host. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
+/// A tunnel. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
 struct Opened {
     tunnel: Tunnel,
-    one: Entered<Arc<str>>,
     open: Held,
-    /// Where the upstream leads, if requests in the clear may come.
-    leads: Option<Box<Leads>>,
+    /// If requests in the clear may come.
+    clear: Option<Box<Clear>>,
+}
+
+/// What is needed to read requests in the clear out of a tunnel.
+pub(crate) struct Clear {
+    /// Where the upstream leads.
+    leads: Leads,
+    shutdown: Shutdown,
 }
 
 impl Opened {
     /// Reads requests in the clear, as if they had been made outside of the tunnel: each goes where it says, if the policy lets it. The way that stands is used for those
     /// to the tunnel's own host and port.
-    async fn read(self, client: SocketAddr, shared: &Arc<Shared>, shutdown: Shutdown) -> Option<Box<Self>> {
-        let Self { tunnel, one, open, leads } = self;
-        let target = tunnel.target();
-        let (from, stream) = tunnel.into_sides();
+    async fn read(self, shared: &Arc<Shared>) -> Option<Box<Self>> {
+        let Self { tunnel, open, clear } = self;
+        let Clear { leads, shutdown } = *clear?;
+        let (target, client) = (tunnel.target(), tunnel.client());
+        let (from, stream, place) = tunnel.into_sides();
         let mut connection = Connection::new(from, client, shared, shutdown);
-        connection.idle = target.zip(leads).map(|(target, leads)| (Box::new(target), Idle { stream, leads: *leads, tls: None }));
+        connection.idle = target.map(|target| (Box::new(target), Idle { stream, leads, tls: None }));
         let next = connection.http().await;
-        drop((one, open));
+        drop((place, open));
         next
     }
 
     /// What is to be said of its end.
-    fn is_over(&self, over: Over, client: SocketAddr, shared: &Shared) {
+    fn is_over(&self, over: Over, shared: &Shared) {
         match over {
             Over::Limited(reached) | Over::Looked(Some(reached)) => {
-                shared.gate.reached(reached, Some(client), self.tunnel.target().as_ref())
+                shared.gate.reached(reached, Some(self.tunnel.client()), self.tunnel.target().as_ref())
             }
             Over::Revoked | Over::Ended | Over::Failed | Over::Looked(None) | Over::Http => {}
         }
@@ -161,7 +172,7 @@ pub(crate) enum Next {
     /// A tunnel that has to be read.
     Inside(Box<Opening>),
     /// Bytes both ways.
-    Tunnel(Buffered, Box<Guard>, Room, Option<Box<Leads>>),
+    Tunnel(Buffered, Box<Guard>, Upload, Option<Box<Clear>>),
 }
 
 impl<'s> Connection<'s> {
@@ -255,7 +266,7 @@ impl<'s> Connection<'s> {
                     self.give_back();
                     self = Box::pin(self.open_inside(*opening)).await?;
                 }
-                Next::Tunnel(upstream, guard, room, leads) => return Some(self.open(upstream, *guard, room, leads)),
+                Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
             }
         }
         self.give_back();
@@ -455,12 +466,10 @@ impl<'s> Connection<'s> {
                     return if client_reusable { Next::Request } else { Next::Close };
                 }
                 Ok(Exchanged::Upgraded) => {
-                    let guard = Box::new(self.guard(&upstream, route, false));
-                    return match room {
-                        Some(room) => Next::Tunnel(upstream, guard, room, None),
-                        // Nobody offered to.
-                        None => Next::Close,
-                    };
+                    // Nobody offered to, if there is no room.
+                    let Some((place, upload)) = room else { return Next::Close };
+                    let guard = Box::new(self.guard(&upstream, route, false, place));
+                    return Next::Tunnel(upstream, guard, upload, None);
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
@@ -570,9 +579,9 @@ impl<'s> Connection<'s> {
             Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
             Ok(Exchanged::Done { .. }) => Next::Close,
             Ok(Exchanged::Upgraded) => match room {
-                Some(room) => {
-                    let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear()));
-                    Next::Tunnel(upstream, guard, room, None)
+                Some((place, upload)) => {
+                    let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear(), place));
+                    Next::Tunnel(upstream, guard, upload, None)
                 }
                 // Nobody offered to.
                 None => Next::Close,
@@ -640,9 +649,11 @@ impl<'s> Connection<'s> {
     fn begin(&mut self, stands: Stands<'_>, protocol: Protocol, target: &Target) -> Next {
         let Stands { connected: Connected { stream: upstream, route, form }, room, tls } = stands;
         if !route.intercept() {
-            let leads = (target.port == HTTP_PORT).then(|| Box::new(Leads::new(&route, form)));
-            let guard = Box::new(self.guard(&upstream, route, true));
-            return Next::Tunnel(upstream, guard, room, leads);
+            let shutdown = self.shutdown.clone();
+            let clear = (target.port == HTTP_PORT).then(|| Box::new(Clear { leads: Leads::new(&route, form), shutdown }));
+            let (place, upload) = room;
+            let guard = Box::new(self.guard(&upstream, route, true, place));
+            return Next::Tunnel(upstream, guard, upload, clear);
         }
         self.limits = Arc::clone(route.snapshot().limits());
         let idle = Idle { stream: upstream, leads: Leads::new(&route, form), tls };
@@ -674,7 +685,7 @@ impl<'s> Connection<'s> {
             Ok(stands) => {
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
                     match self.begin(stands, Protocol::Socks5Tcp, &target) {
-                        Next::Tunnel(upstream, guard, room, leads) => return Some(self.open(upstream, *guard, room, leads)),
+                        Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
                         Next::Inside(opening) => return Box::pin(self.open_inside(*opening)).await?.http().await,
                         Next::Request | Next::Close => {}
                     }
@@ -747,19 +758,19 @@ impl<'s> Connection<'s> {
         Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
     }
 
-    fn open(self, upstream: Buffered, guard: Guard, (one, upload): Room, leads: Option<Box<Leads>>) -> Box<Opened> {
+    fn open(self, upstream: Buffered, guard: Guard, upload: Upload, clear: Option<Box<Clear>>) -> Box<Opened> {
         let counters = &self.shared.counters;
         let meters = [Meter::up(counters, upload), Meter::down(counters)];
         counters.count(Counter::Tunnels);
         let tunnel = Tunnel::new(self.client, upstream, guard, meters, &self.limits);
-        Box::new(Opened { tunnel, one, open: counters.hold(Counter::TunnelsOpen), leads })
+        Box::new(Opened { tunnel, open: counters.hold(Counter::TunnelsOpen), clear })
     }
 
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
-    fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool) -> Guard {
+    fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool, place: Place) -> Guard {
         let peer = upstream.peer().map(|peer| peer.ip());
         self.limits = Arc::clone(route.snapshot().limits());
-        route.guard(&self.shared.decider, self.shutdown.ear(), peer, look)
+        route.guard(&self.shared.decider, self.shutdown.ear(), peer, look, place)
     }
 
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
@@ -843,7 +854,7 @@ impl<'s> Connection<'s> {
 }
 
 /// A place among the tunnels to a host, and what this one may send.
-pub(crate) type Room = (Entered<Arc<str>>, Upload);
+pub(crate) type Room = (Place, Upload);
 
 /// The way of a tunnel, before the client hears of it.
 struct Stands<'t> {

@@ -65,7 +65,7 @@ impl Gate {
     }
 
     /// A tunnel to a host, until what this gives is dropped.
-    pub(crate) fn tunnel(&self, host: &Host, limits: &Limits) -> Result<Entered<Arc<str>>, Reached> {
+    pub(crate) fn tunnel(&self, host: &Host, limits: &Limits) -> Result<Place, Reached> {
         Tally::enter(&self.tunnels, host.to_string().into(), limits.tunnels_per_host).ok_or(reached!(tunnels_per_host))
     }
 
@@ -95,7 +95,7 @@ impl Gate {
             if !budget.has_room(least, limits, now) {
                 return Err(reached!(upload_bytes));
             }
-            upload.budget = Some((budget, limits.upload_bytes, limits.upload_window));
+            upload.budget = Some(Box::new(Allowance { budget, most: limits.upload_bytes, window: limits.upload_window }));
         }
         Ok(upload)
     }
@@ -153,6 +153,9 @@ impl<K> Default for Tally<K> {
     }
 }
 
+/// A place among the tunnels to a host.
+pub(crate) type Place = Entered<Arc<str>>;
+
 /// One of them.
 pub(crate) struct Entered<K: Eq + Hash + Clone> {
     tally: Arc<Tally<K>>,
@@ -175,6 +178,13 @@ impl<K: Eq + Hash + Clone> Tally<K> {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash + Clone> Entered<K> {
+    /// Whose.
+    pub(crate) fn key(&self) -> &K {
+        &self.key
     }
 }
 
@@ -295,7 +305,15 @@ impl Budget {
 pub(crate) struct Upload {
     /// Of this body.
     body: u64,
-    budget: Option<(Arc<Budget>, u64, Duration)>,
+    /// Boxed: few policies have one, and thousands of tunnels hold this.
+    budget: Option<Box<Allowance>>,
+}
+
+/// What may be sent to a host in a while.
+struct Allowance {
+    budget: Arc<Budget>,
+    most: u64,
+    window: Duration,
 }
 
 impl Upload {
@@ -305,7 +323,7 @@ impl Upload {
         let bytes = bytes as u64;
         self.body = self.body.checked_sub(bytes).ok_or(reached!(request_body_bytes))?;
         match &self.budget {
-            Some((budget, most, window)) if !budget.charge(bytes, *most, *window, Instant::now()) => Err(reached!(upload_bytes)),
+            Some(to) if !to.budget.charge(bytes, to.most, to.window, Instant::now()) => Err(reached!(upload_bytes)),
             _ => Ok(()),
         }
     }

@@ -17,6 +17,7 @@ use crate::connect::upstream::{Environment, Proxy, Traffic};
 use crate::counters::{Counter, Counters};
 use crate::inside::judge::{Actions, Answer, Facts};
 use crate::inside::secrets::Secrets;
+use crate::limits::Place;
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
@@ -380,11 +381,10 @@ impl Route<'_> {
     }
 
     /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
-    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, peer: Option<IpAddr>, look: bool) -> Guard {
+    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, peer: Option<IpAddr>, look: bool, place: Place) -> Guard {
         let Question { client, protocol, target, method, path, inside, .. } = self.question;
         let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
         // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
-        let host = target.host.to_string().into_boxed_str();
         let addresses = self.decided_on(peer).into_boxed_slice();
         let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
         Guard {
@@ -394,7 +394,7 @@ impl Route<'_> {
             generation: self.snapshot.generation(),
             client,
             protocol,
-            host,
+            place,
             port: target.port,
             addresses,
             kept,
@@ -413,12 +413,13 @@ pub(crate) struct Guard {
     generation: u64,
     client: SocketAddr,
     protocol: Protocol,
-    host: Box<str>,
+    /// Under the name of its host.
+    place: Place,
     port: u16,
     addresses: Box<[IpAddr]>,
     /// The request inside TLS that switched protocols.
     kept: Option<Box<Kept>>,
-    /// It goes to a unix socket; the host is what stands for one.
+    /// It goes to a unix socket; the name is what stands for one.
     socket: Option<Box<SocketRoute>>,
     sni: Sni,
 }
@@ -457,13 +458,22 @@ pub(crate) enum Inner<'h> {
 }
 
 impl Guard {
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// The tunnel is over, and something else takes its place.
+    pub(crate) fn into_place(self) -> Place {
+        self.place
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Where it leads, made anew: for the few that end in a way which says so.
     pub(crate) fn target(&self) -> Option<Target> {
-        Some(Target { host: Host::parse(&self.host).ok()?, port: self.port })
+        Some(Target { host: Host::parse(self.place.key()).ok()?, port: self.port })
     }
 
     pub(crate) fn sni(&self) -> Sni {
@@ -495,7 +505,7 @@ impl Guard {
         if let Some(socket) = &self.socket {
             return !socket.is_allowed(current);
         }
-        let Ok(host) = Host::parse(&self.host) else { return true };
+        let Ok(host) = Host::parse(self.place.key()) else { return true };
         let decision = self.decide(current, &host, self.port);
         // A tunnel that is not read now will not be.
         let denied = !lets_pass(decision);
@@ -510,9 +520,9 @@ impl Guard {
     pub(crate) fn inner(&self, inner: Inner<'_>) -> bool {
         let current = self.decider.policy.current();
         let (host, decision) = match inner {
-            Inner::Server(host, port) if port == self.port && host.to_string() == *self.host => return true,
+            Inner::Server(host, port) if port == self.port && host.to_string() == **self.place.key() => return true,
             Inner::Server(host, port) => (host.clone(), self.decide(&current, host, port)),
-            Inner::Unclear => match Host::parse(&self.host) {
+            Inner::Unclear => match Host::parse(self.place.key()) {
                 Ok(host) => (host, Decision::Deny(Denied { reason: Reason::PolicyDenied, rule: None })),
                 Err(_) => return false,
             },

@@ -5,6 +5,7 @@
 
 use super::deny::Denial;
 use super::{Decider, Guard, Question};
+use crate::limits::Place;
 use crate::policy::Snapshot;
 use crate::signal::Ear;
 use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, Protocol, READING, Reason, RuleId, Sni};
@@ -120,7 +121,7 @@ impl SocketRoute {
     }
 
     /// Watches over what has switched protocols on this route.
-    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear) -> Guard {
+    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, place: Place) -> Guard {
         Guard {
             decider: Arc::clone(decider),
             ear,
@@ -128,7 +129,7 @@ impl SocketRoute {
             generation: self.generation,
             client: self.client,
             protocol: Protocol::Http,
-            host: Box::from(NAME),
+            place,
             port: 0,
             addresses: Box::default(),
             kept: None,

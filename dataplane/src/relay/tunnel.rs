@@ -4,12 +4,13 @@ use super::flow::{Flow, FlowError};
 use super::look::{Looked, Looking};
 use crate::counters::{Reached, reached};
 use crate::decide::Guard;
-use crate::limits::Meter;
+use crate::limits::{Meter, Place};
 use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::stream::{Buffered, Stream};
 use policy_format::Limits;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -96,10 +97,15 @@ impl Tunnel {
         }
     }
 
-    /// Client and upstream, and what the client has sent that went no further.
-    pub(crate) fn into_sides(self) -> (Buffered, Buffered) {
+    /// Client and upstream, what the client has sent that went no further, and the tunnel's place.
+    pub(crate) fn into_sides(self) -> (Buffered, Buffered, Place) {
         let bytes = self.look.map(|look| look.into_bytes()).unwrap_or_default();
-        (Buffered::beginning_with(self.client, bytes.as_slice().into()), Buffered::new(self.upstream))
+        (Buffered::beginning_with(self.client, bytes.as_slice().into()), Buffered::new(self.upstream), self.guard.into_place())
+    }
+
+    /// Who it was opened for.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.guard.client()
     }
 
     /// Where it leads.

@@ -8,7 +8,7 @@ use super::way::{Broken, Way};
 use crate::connect::UpstreamError;
 use crate::counters::{Counter, Held, Reached, reached};
 use crate::inside::judge::Answer;
-use crate::limits::{Entered, Meter, Upload};
+use crate::limits::{Meter, Place, Upload};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{BadRequest, Body};
 use crate::patience::Patience;
@@ -76,8 +76,6 @@ impl From<Answer> for Refused {
     }
 }
 
-/// A place among the tunnels to a host.
-type Place = Entered<Arc<str>>;
 
 /// A request that is on its way.
 struct Begun {
