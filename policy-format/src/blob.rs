@@ -299,17 +299,19 @@ impl<B: AsRef<[u8]>> Blob<B> {
     pub fn intercepted(&self, profile: ProfileId) -> Intercepted {
         let Some(meta) = self.profile_meta(profile) else { return Intercepted::Hosts(Vec::new()) };
         let everywhere = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
+        let opens = |terms: &TermsRecord| {
+            let conditions = || self.conditions(terms).is_some_and(|conditions| !conditions.hold_always());
+            terms.profiles.has(profile)
+                && (terms.access == Access::ReadOnly || (everywhere && terms.access != Access::Deny) || conditions())
+        };
         let mut patterns = Vec::new();
-        for id in self.rule_ids() {
+        // A million rules share a few terms, and mostly none of those opens anything.
+        let any = (0..).map_while(|index| self.terms(index)).any(|terms| opens(&terms));
+        for id in self.rule_ids().take_while(|_| any) {
             let Some((kind, terms, ..)) = self.find(id) else { continue };
-            let Some(terms) = self.terms(terms).filter(|terms| terms.profiles.has(profile)) else { continue };
-            let conditions = self.conditions(&terms).is_some_and(|conditions| !conditions.hold_always());
-            let denies = terms.access == Access::Deny;
-            if !(conditions || terms.access == Access::ReadOnly || (everywhere && !denies)) {
-                continue;
-            }
+            let Some(terms) = self.terms(terms).filter(opens) else { continue };
             // Names that lead into a network are not known.
-            let unknown = kind == RuleKind::Any || (denies && kind == RuleKind::Network);
+            let unknown = kind == RuleKind::Any || (terms.access == Access::Deny && kind == RuleKind::Network);
             match self.rule(id) {
                 Some(rule) if !unknown && patterns.len() < MAX_INTERCEPTED => patterns.push(rule.hosts),
                 _ => return Intercepted::All,

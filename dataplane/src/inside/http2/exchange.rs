@@ -76,7 +76,6 @@ impl From<Answer> for Refused {
     }
 }
 
-
 /// A request that is on its way.
 struct Begun {
     head: Head,
