@@ -7,8 +7,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use netpolicy_benches::blob;
-use netproxy::{Builder, Config, Listeners, Policy};
-use std::future::pending;
+use netproxy::{Addresses, Handle, NetworkProxy};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -32,7 +31,9 @@ const MIB: usize = 1 << 20;
 /// Everything that runs beside the clients.
 struct World {
     runtime: Runtime,
-    proxy: Listeners,
+    proxy: Addresses,
+    /// Dropping it ends the proxy.
+    _handle: Handle,
     /// Answers every request with `ok`.
     web: SocketAddr,
     /// Sends back what it gets.
@@ -42,19 +43,15 @@ struct World {
 impl World {
     fn new() -> Self {
         let runtime = Runtime::new().unwrap();
-        let (proxy, web, echo) = runtime.block_on(async {
+        let (handle, web, echo) = runtime.block_on(async {
             let (web, echo) = (TcpListener::bind(ANY_PORT).await.unwrap(), TcpListener::bind(ANY_PORT).await.unwrap());
             let addresses = (web.local_addr().unwrap(), echo.local_addr().unwrap());
             tokio::spawn(serve(web, answer));
             tokio::spawn(serve(echo, send_back));
-            let config =
-                Config { http_listen: Some(ANY_PORT), socks_listen: Some(ANY_PORT), admin_listen: Some(ANY_PORT), ..Config::default() };
-            let server = Builder::policy(Policy::from_bytes(blob(POLICY)).unwrap()).config(config).bind().await.unwrap();
-            let proxy = server.listeners();
-            tokio::spawn(server.run(pending()));
-            (proxy, addresses.0, addresses.1)
+            let handle = NetworkProxy::builder().policy(blob(POLICY)).free_ports().bind().await.unwrap().run().await.unwrap();
+            (handle, addresses.0, addresses.1)
         });
-        Self { runtime, proxy, web, echo }
+        Self { runtime, proxy: handle.addrs(), _handle: handle, web, echo }
     }
 }
 
@@ -134,7 +131,7 @@ async fn echo_byte(mut stream: TcpStream) {
 }
 
 fn requests(c: &mut Criterion) {
-    let World { runtime, proxy, web, .. } = World::new();
+    let World { runtime, proxy, _handle, web, .. } = World::new();
     let mut group = c.benchmark_group("GET on a warm connection");
     let absolute = format!("GET http://localhost:{0}/ HTTP/1.1\r\nHost: localhost:{0}\r\n\r\n", web.port());
     let origin_form = format!("GET / HTTP/1.1\r\nHost: localhost:{}\r\n\r\n", web.port());
@@ -146,7 +143,7 @@ fn requests(c: &mut Criterion) {
 }
 
 fn tunnels(c: &mut Criterion) {
-    let World { runtime, proxy, echo, .. } = World::new();
+    let World { runtime, proxy, _handle, echo, .. } = World::new();
     let socks5 = proxy.socks5.unwrap();
     let mut group = c.benchmark_group("connection and first byte");
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
@@ -157,7 +154,7 @@ fn tunnels(c: &mut Criterion) {
 }
 
 fn throughput(c: &mut Criterion) {
-    let World { runtime, proxy, echo: origin, .. } = World::new();
+    let World { runtime, proxy, _handle, echo: origin, .. } = World::new();
     let (data, mut back) = (vec![7; MIB], vec![0; MIB]);
     let mut group = c.benchmark_group("1 MiB there and back");
     group.throughput(Throughput::Bytes(MIB as u64)).sample_size(20);

@@ -2,24 +2,27 @@
 //!
 //! The association belongs to the client's TCP connection: it has its address from it, and ends with it.
 
-use crate::audit::event::Dropped;
+use crate::audit::event::{Dropped, Ending};
 use crate::connect::chain::ProxyError;
 use crate::connect::udp::{Chains, NoChain, towards_client};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, UpstreamError};
 use crate::connection::Shared;
 use crate::counters::{Counter, reached};
-use crate::decide::Question;
 use crate::decide::datagram::{Flow, Place};
+use crate::decide::{Question, ids};
 use crate::limits::Meter;
 use crate::parse::socks5::Reply;
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::relay::udp::{self, Over, Routing, Way, Ways};
+use crate::signal::Ear;
+use crate::tunnels::{Listed, Whose};
 use policy_format::{Limits, Protocol};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::Instant;
 
 /// An association that stands.
 pub(crate) struct Association<'s> {
@@ -27,12 +30,21 @@ pub(crate) struct Association<'s> {
     socket: UdpSocket,
     ways: Decided<'s>,
     idle: Duration,
+    ear: Ear,
 }
 
 impl<'s> Association<'s> {
     /// Opens one for the client of `control`, or says why not.
-    pub(crate) async fn open(control: &TcpStream, client: SocketAddr, shared: &'s Shared, limits: &Limits) -> Result<Self, Reply> {
-        if !udp::allows_datagrams(&shared.decider.policy().current()) {
+    /// `ear` hears of news.
+    pub(crate) async fn open(
+        control: &TcpStream,
+        client: SocketAddr,
+        shared: &'s Shared,
+        limits: &Limits,
+        ear: Ear,
+    ) -> Result<Self, Reply> {
+        let current = shared.decider.policy().current();
+        if !udp::allows_datagrams(&current) {
             return Err(Reply::CommandNotSupported);
         }
         let connected_to = control.local_addr().map_err(|_| Reply::Failure)?;
@@ -42,7 +54,10 @@ impl<'s> Association<'s> {
             Reply::Failure
         })?;
         shared.counters.count(Counter::Associations);
-        Ok(Self { place, socket, ways: Decided { shared, client, chains: Chains::default() }, idle: limits.udp_idle_timeout })
+        let (protocol, generation) = (Protocol::Socks5Udp, current.generation());
+        let whose = Whose { id: ids::next(), client, protocol, place: None, port: 0, generation, since: Instant::now(), counted: false };
+        let live = Listed::new(&shared.decider, whose);
+        Ok(Self { place, socket, ways: Decided { shared, client, chains: Chains::default(), live }, idle: limits.udp_idle_timeout, ear })
     }
 
     /// Where the client is to send to.
@@ -53,9 +68,17 @@ impl<'s> Association<'s> {
     /// Moves datagrams until the client's connection ends, nothing moves for the idle time, or the policy has datagrams off.
     pub(crate) async fn relay(self, control: &TcpStream) {
         let Decided { shared, client, .. } = self.ways;
-        if udp::relay(control, self.socket, client, &self.ways, self.idle).await == Over::Idle {
-            shared.gate.reached(reached!(udp_idle_timeout), Some(client), None);
-        }
+        let ending = match udp::relay(control, self.socket, client, &self.ways, self.idle, self.ear).await {
+            Over::Ended => Ending::Done,
+            Over::Failed => Ending::Broken,
+            Over::Revoked => Ending::Revoked,
+            Over::Closed => Ending::Closed,
+            Over::Idle => {
+                shared.gate.reached(reached!(udp_idle_timeout), Some(client), None);
+                reached!(udp_idle_timeout).into()
+            }
+        };
+        self.ways.live.end(ending);
     }
 }
 
@@ -64,6 +87,7 @@ struct Decided<'s> {
     shared: &'s Shared,
     client: SocketAddr,
     chains: Chains,
+    live: Listed,
 }
 
 /// What a client's datagrams are dropped for where the proxy on their way does not take them.
@@ -82,9 +106,26 @@ impl Ways for Decided<'_> {
     /// Decide → connect: names are decided before they are resolved, and every address after. Nothing is dialled but a proxy on the way.
     fn route(&self, target: Target) -> Routing<'_> {
         Box::pin(async move {
-            let (client, protocol) = (self.client, Protocol::Socks5Udp);
-            let question = Question { client, protocol, target: &target, method: None, path: None, inside: None, socket: false };
-            let permit = self.shared.decider.name(question).map_err(|_| Dropped::Denied)?;
+            let (client, decider) = (self.client, &self.shared.decider);
+            let question = Question::new(client, Protocol::Socks5Udp, &target);
+            let permit = match decider.name(question) {
+                Ok(permit) => permit,
+                Err(no) => {
+                    // Whoever lets it on does so for the flow, and is not asked for each datagram.
+                    let said = match decider.ask(&no) {
+                        Some(asking) => asking.await,
+                        None => {
+                            drop(decider.refuse(no));
+                            return Err(Dropped::Denied);
+                        }
+                    };
+                    let granted = decider.answered(question, said).map_err(|_| Dropped::Denied)?;
+                    decider.name(granted).map_err(|no| {
+                        drop(decider.refuse(no));
+                        Dropped::Denied
+                    })?
+                }
+            };
             let limits = permit.limits();
             let proxy = permit.proxy(Traffic::Tunnel);
             let route = match &proxy {
@@ -104,7 +145,8 @@ impl Ways for Decided<'_> {
                 None => None,
                 Some(proxy) => Some(self.chains.door(&route, proxy, &self.shared.decider, &limits).await.map_err(no_chain)?),
             };
-            Ok(Way { flow: Flow::from(route).counted(Meter::up(&self.shared.counters, upload)), door })
+            let [up, _] = Meter::tunnel(self.live.live(), upload);
+            Ok(Way { flow: Flow::from(route).counted(up), door })
         })
     }
 
@@ -114,6 +156,19 @@ impl Ways for Decided<'_> {
 
     fn holds(&self, flow: &mut Flow, policy: &Snapshot) -> bool {
         flow.holds(policy, &self.shared.decider)
+    }
+
+    fn handed(&self, bytes: usize) {
+        self.shared.counters.add(Counter::BytesDown, bytes);
+        self.live.add(0, bytes as u64);
+    }
+
+    fn renewed(&self, generation: u64) {
+        self.live.set_generation(generation);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.live.is_closing()
     }
 
     fn dropped(&self, why: Dropped) {

@@ -2,7 +2,10 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netproxy::child::Shell;
-use netproxy::{Limit, LimitOverride, Limits, PolicyMap};
+use netproxy::{
+    Audit as AuditSettings, AuditLevel, AuditNaming, AuditOverrides, Limit, LimitOverride, Limits, OnFull, Otlp, OtlpProtocol, PolicyMap,
+    SyslogTarget,
+};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -25,11 +28,12 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Env(Env),
-    Exec(Exec),
+    Exec(Box<Exec>),
     Connect(Connect),
     Doctor(Doctor),
     Init(Init),
     Check(Check),
+    Top(Top),
 }
 
 /// Print the variables that point clients at the running proxy, and make them trust it: `eval "$(netproxy-dp env)"`
@@ -54,13 +58,16 @@ pub(crate) struct Exec {
     pub(crate) source: Source,
 
     /// Use the proxy that runs already, and start none
-    #[arg(long, conflicts_with_all = ["policy", "profile", "hosts", "limits", "verbose"])]
+    #[arg(long, conflicts_with_all = ["policy", "profile", "hosts", "limits", "verbose", "Audit"])]
     #[cfg_attr(target_os = "linux", arg(conflicts_with = "sandbox"))]
     pub(crate) running: bool,
 
     /// Say on standard error what is blocked, and why
     #[arg(short, long)]
     pub(crate) verbose: bool,
+
+    #[command(flatten)]
+    pub(crate) audit: Audit,
 
     /// What the threads of the proxy give up; the command gives up nothing
     #[cfg(target_os = "linux")]
@@ -122,6 +129,35 @@ pub(crate) struct Init {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Show in the terminal what the running proxy does: decisions as they are made, what is blocked and what would allow it, tunnels, the policy
+///
+/// Keys: 1 to 5, tab or left and right choose what is shown; up and down choose a row; / filters; p pauses; x closes a tunnel; m switches the mode; r loads the policy again; q ends.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// The admin API [default: that of the running proxy]
+    #[arg(long, value_name = "URL", conflicts_with = "admin_socket")]
+    pub(crate) admin: Option<String>,
+
+    /// The unix socket of the admin API
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin_socket: Option<PathBuf>,
+
+    /// File with the token, or the signed token, that the admin API asks for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+
+    /// Print what there is, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Print JSON, as the admin API says it
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) state: State,
 }
 
 /// Say whether a policy could be put in force here, without doing so
@@ -197,11 +233,148 @@ pub(crate) struct Source {
     pub(crate) limits: Vec<LimitOverride>,
 }
 
+/// Who may use the admin API, and how it is reached.
+#[derive(Debug, Args)]
+pub(crate) struct Admin {
+    /// Tokens that the admin API takes, one a line; `read:TOKEN` only reads. The file has mode 600, and is read again when it changes. Needed where other machines reach the API
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+
+    /// Secret of at least 32 bytes that tokens for the admin API are signed with (JWS, HS256); mode 600, and read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_shared_secret_file: Option<PathBuf>,
+
+    /// Issuer (`iss`) that signed tokens must have
+    #[arg(long, value_name = "NAME", requires = "admin_shared_secret_file")]
+    pub(crate) admin_issuer: Option<String>,
+
+    /// Audience (`aud`) that signed tokens must be for
+    #[arg(long, value_name = "NAME", requires = "admin_shared_secret_file")]
+    pub(crate) admin_audience: Option<String>,
+
+    /// How far apart the clocks of who signs tokens and of this machine may be
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=600), requires = "admin_shared_secret_file")]
+    pub(crate) admin_max_clock_skew_seconds: u64,
+
+    /// Name that callers may call the admin API by, beside addresses and localhost; may be repeated. Only together with tokens
+    #[arg(long = "admin-host", value_name = "NAME")]
+    pub(crate) admin_hosts: Vec<String>,
+
+    /// Unix socket for the admin API, beside its listener: for this user and root, who need no token
+    #[cfg(unix)]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin_socket: Option<PathBuf>,
+
+    /// Another user that may use that socket, by name or number
+    #[cfg(unix)]
+    #[arg(long, value_name = "USER", requires = "admin_socket")]
+    pub(crate) admin_socket_user: Option<String>,
+}
+
+/// What is written down of decisions, and where: over what the policy's `audit` says, or beside it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Audit, beside or over what the policy says")]
+pub(crate) struct Audit {
+    /// Append a line of JSON for each event to a file, whose folder exists; opened again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    audit_file: Option<PathBuf>,
+
+    /// Print the same lines
+    #[arg(long)]
+    audit_stdout: bool,
+
+    /// Send events to syslog (RFC 5424): `/dev/log`, `udp://ADDRESS:PORT` or `tcp://ADDRESS:PORT`
+    #[arg(long, value_name = "TARGET")]
+    audit_syslog: Option<SyslogTarget>,
+
+    /// Send events to the journal of systemd
+    #[arg(long)]
+    audit_journald: bool,
+
+    /// Send events to a collector of OpenTelemetry: `http://127.0.0.1:4318` or `https://…` for OTLP/HTTP, `grpc://127.0.0.1:4317` or `grpcs://…` for OTLP/gRPC
+    #[arg(long, value_name = "URL", value_parser = otlp)]
+    audit_otlp: Option<Otlp>,
+
+    /// File with headers for that collector, `name: value`, a line each, which nobody else may read; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "audit_otlp")]
+    audit_otlp_headers_file: Option<PathBuf>,
+
+    /// Which events: `off`, `denied`, `decisions` (those that were allowed too) or `all` (ends and limits too)
+    #[arg(long, value_name = "LEVEL", value_parser = |text: &str| named(text, AuditLevel::ALL))]
+    audit_level: Option<AuditLevel>,
+
+    /// Names of fields: `codex`, or `ocsf` for those of the Open Cybersecurity Schema Framework
+    #[arg(long, value_name = "NAMES", value_parser = |text: &str| named(text, AuditNaming::ALL))]
+    audit_naming: Option<AuditNaming>,
+
+    /// What becomes of requests when events cannot be written as fast as they come: `drop` (events are lost, and counted), `block` (requests wait) or `deny` (requests are refused)
+    #[arg(long, value_name = "WHAT", value_parser = |text: &str| named(text, OnFull::ALL))]
+    audit_on_full: Option<OnFull>,
+
+    /// A field that every event gets, such as `conversation.id=7`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
+    audit_metadata: Vec<(String, String)>,
+}
+
+impl Audit {
+    /// Whether events go to standard output.
+    pub(crate) fn prints(&self) -> bool {
+        self.audit_stdout
+    }
+
+    /// `owner`: whom files are given to. `waits`: a file may be another process's still.
+    pub(crate) fn overrides(&self, owner: Option<(u32, u32)>, waits: bool) -> Result<AuditOverrides, String> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+        let headers_file = self.audit_otlp_headers_file.as_ref().map(absolute).transpose()?;
+        let headers_file = headers_file.map(|path| path.to_string_lossy().into_owned());
+        let otlp = self.audit_otlp.clone().map(|otlp| Otlp { headers_file, ..otlp });
+        Ok(AuditOverrides {
+            file: self.audit_file.as_ref().map(absolute).transpose()?,
+            stdout: self.audit_stdout,
+            syslog: self.audit_syslog.clone(),
+            journald: self.audit_journald,
+            otlp,
+            naming: self.audit_naming,
+            level: self.audit_level,
+            on_full: self.audit_on_full,
+            metadata: self.audit_metadata.iter().cloned().collect(),
+            owner,
+            waits,
+        })
+    }
+}
+
+/// One of a few names.
+fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
+    let names = || all.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    all.iter().find(|(name, _)| *name == text).map(|(_, found)| *found).ok_or_else(|| format!("it is one of {}", names()))
+}
+
+/// The flag says with the scheme what is spoken.
+fn otlp(text: &str) -> Result<Otlp, String> {
+    let (protocol, endpoint) = match text.split_once("://") {
+        Some(("grpc", rest)) => (OtlpProtocol::Grpc, format!("http://{rest}")),
+        Some(("grpcs", rest)) => (OtlpProtocol::Grpc, format!("https://{rest}")),
+        _ => (OtlpProtocol::Http, text.to_owned()),
+    };
+    Otlp::check_endpoint(&endpoint).map_err(|error| error.to_string())?;
+    Ok(Otlp { endpoint, protocol, headers_file: None })
+}
+
+fn metadata(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is not `KEY=VALUE`")?;
+    AuditSettings::check_metadata(key, value).map_err(|error| error.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// The proxy.
 #[derive(Debug, Args)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) source: Source,
+
+    #[command(flatten)]
+    pub(crate) audit: Audit,
 
     /// HTTP proxy address instead of the policy's; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT")]
@@ -214,6 +387,9 @@ pub(crate) struct Cli {
     /// Admin API address instead of the policy's
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin_listen: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub(crate) admin: Admin,
 
     /// Threads that serve connections [default: as many as may run at once]
     #[arg(long, value_name = "COUNT")]
@@ -241,7 +417,10 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) state: State,
 
-    /// Print events as JSON, one object a line: addresses, the policy, faults, the sandbox, pauses in accepting, hand-over
+    #[command(flatten)]
+    pub(crate) logging: crate::logging::Logging,
+
+    /// Print events as JSON, one object a line: addresses, the policy, faults, the sandbox, pauses in accepting, hand-over, the end
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -268,6 +447,44 @@ impl From<Map> for PolicyMap {
         match map {
             Map::Private => Self::Private,
             Map::Shared => Self::Shared,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn what_is_for_a_proxy_of_its_own_is_refused_with_one_that_runs() {
+        let command = Arguments::command();
+        let exec = command.find_subcommand("exec").unwrap();
+        let flags: Vec<_> = exec.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| flag.starts_with("audit-")).collect();
+        assert!(flags.len() >= 10, "{flags:?}");
+        for flag in flags {
+            let value = match flag {
+                "audit-stdout" | "audit-journald" => None,
+                "audit-syslog" => Some("/dev/log"),
+                "audit-otlp" => Some("http://127.0.0.1:4318"),
+                "audit-level" => Some("all"),
+                "audit-naming" => Some("ocsf"),
+                "audit-on-full" => Some("drop"),
+                "audit-metadata" => Some("a=b"),
+                _ => Some("file"),
+            };
+            let flag = format!("--{flag}");
+            let otlp = (flag == "--audit-otlp-headers-file").then_some("--audit-otlp=http://127.0.0.1:4318");
+            let audit = || [flag.as_str()].into_iter().chain(value).chain(otlp);
+            let parse = |more: &[&'static str]| {
+                let words = ["netproxy-dp", "exec"].into_iter().chain(more.iter().copied()).chain(audit()).chain(["--", "true"]);
+                Arguments::try_parse_from(words).map(|_| ()).map_err(|error| error.kind())
+            };
+            assert_eq!(parse(&[]), Ok(()), "{flag}");
+            assert_eq!(parse(&["--running"]), Err(ErrorKind::ArgumentConflict), "{flag}");
         }
     }
 }

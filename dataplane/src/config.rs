@@ -1,25 +1,6 @@
-//! `Config`: what is not the policy's business, and what is said over it.
+//! What is not the policy's business: how its file is held in memory, and what this process may have.
 
-use policy_format::{LimitOverride, Limits};
-use std::net::SocketAddr;
-use std::num::NonZero;
-
-/// How to run. The listening addresses are the policy's unless they are set here.
-#[derive(Debug, Clone, Default)]
-pub struct Config {
-    /// HTTP proxy address instead of the policy's.
-    pub http_listen: Option<SocketAddr>,
-    /// SOCKS5 proxy address instead of the policy's. Where the policy has SOCKS5 off, it stays off.
-    pub socks_listen: Option<SocketAddr>,
-    /// Admin address instead of the policy's.
-    pub admin_listen: Option<SocketAddr>,
-    /// Threads that serve connections; as many as may run at once, if it is not set.
-    pub workers: Option<NonZero<usize>>,
-    /// How a policy file is held in memory.
-    pub policy_map: PolicyMap,
-    /// Limits that are not the policy's.
-    pub limits: Vec<LimitOverride>,
-}
+use policy_format::Limits;
 
 /// How a policy file is held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,14 +28,11 @@ pub(crate) fn within_descriptors(limits: &mut Limits) {
 /// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups.
 const RESERVED_DESCRIPTORS: usize = 256;
 
-/// How many descriptors this process may have, after asking for as many as the system gives.
+/// How many descriptors this process may have. Whether to ask the system for more is the program's decision: the limit is the whole process's.
 fn descriptors() -> Option<usize> {
     #[cfg(unix)]
     {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let limit = getrlimit(Resource::Nofile);
-        // What is refused leaves what there was.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        use rustix::process::{Resource, getrlimit};
         getrlimit(Resource::Nofile).current.map(|current| usize::try_from(current).unwrap_or(usize::MAX))
     }
     #[cfg(not(unix))]

@@ -1,13 +1,15 @@
 //! One connection from first byte to last: the five stages in their order.
 
 use crate::association::Association;
+use crate::audit::event::Ending;
 use crate::connect::chain::{Form, ProxyError};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
-use crate::counters::{Counter, Counters, Held, Reached, reached};
+use crate::counters::{Counter, Counters, Reached, Timed, reached};
 use crate::decide::deny::Denial;
-use crate::decide::{Decider, Guard, Question, Route};
+use crate::decide::open::Open;
+use crate::decide::{Cause, Decider, Guard, No, Question, Route, Told};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
 use crate::limits::{Gate, Meter, Place, Upload, head_fits};
@@ -19,12 +21,13 @@ use crate::parse::look::HTTP_PORT;
 use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
 use crate::patience::Patience;
-use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, exchange};
+use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
 use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
+use crate::tunnels::Listed;
 use bytes::{Buf, BytesMut};
 use policy_format::{Host, Limits, Protocol};
 use std::fmt::Display;
@@ -35,7 +38,7 @@ use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// What all connections use.
 pub(crate) struct Shared {
@@ -103,7 +106,6 @@ pub(crate) fn serve(
 /// A tunnel. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
 struct Opened {
     tunnel: Tunnel,
-    open: Held,
     /// If requests in the clear may come.
     clear: Option<Box<Clear>>,
 }
@@ -119,24 +121,28 @@ impl Opened {
     /// Reads requests in the clear, as if they had been made outside of the tunnel: each goes where it says, if the policy lets it. The way that stands is used for those
     /// to the tunnel's own host and port.
     async fn read(self, shared: &Arc<Shared>) -> Option<Box<Self>> {
-        let Self { tunnel, open, clear } = self;
+        let Self { tunnel, clear } = self;
         let Clear { leads, shutdown } = *clear?;
-        let (target, client) = (tunnel.target(), tunnel.client());
-        let (from, stream, place) = tunnel.into_sides();
+        let (target, client, granted) = (tunnel.target(), tunnel.live().client(), tunnel.is_granted());
+        let (from, stream, live) = tunnel.into_sides();
         let mut connection = Connection::new(from, client, shared, shutdown);
+        connection.tunnel = Some(live);
+        connection.granted = target.clone().filter(|_| granted).map(Box::new);
         connection.idle = target.map(|target| (Box::new(target), Idle { stream, leads, tls: None }));
-        let next = connection.http().await;
-        drop((place, open));
-        next
+        connection.http().await
     }
 
     /// What is to be said of its end.
     fn is_over(&self, over: Over, shared: &Shared) {
+        let live = self.tunnel.live();
         match over {
             Over::Limited(reached) | Over::Looked(Some(reached)) => {
-                shared.gate.reached(reached, Some(self.tunnel.client()), self.tunnel.target().as_ref())
+                shared.gate.reached(reached, Some(live.client()), self.tunnel.target().as_ref())
             }
-            Over::Revoked | Over::Ended | Over::Failed | Over::Looked(None) | Over::Http => {}
+            Over::Revoked | Over::Closed | Over::Ended | Over::Failed | Over::Looked(None) | Over::Http => {}
+        }
+        if let Some(ending) = over.ending() {
+            live.end(ending);
         }
     }
 }
@@ -163,12 +169,22 @@ pub(crate) struct Connection<'s> {
     pub(crate) spare: Option<Box<Target>>,
     /// The tunnel whose TLS was opened: what is read comes from inside of it.
     pub(crate) inside: Option<Box<Inside>>,
+    /// The tunnel that requests are read out of, opened or in the clear.
+    pub(crate) tunnel: Option<Listed>,
+    /// Where that leads, if no rule allowed it and somebody who was asked did: requests in it that go there are let on as it was.
+    pub(crate) granted: Option<Box<Target>>,
+    /// How the tunnel has ended, as far as is known.
+    pub(crate) over: Ending,
+    /// When the last exchange did, if nothing has happened since.
+    pub(crate) ended: Option<Instant>,
 }
 
 /// What becomes of the client's connection.
 pub(crate) enum Next {
     Request,
     Close,
+    /// The same request under the number that it has: somebody who was asked lets it on.
+    Granted(u64),
     /// A tunnel that has to be read.
     Inside(Box<Opening>),
     /// Bytes both ways.
@@ -195,6 +211,10 @@ impl<'s> Connection<'s> {
             bound: false,
             spare: None,
             inside: None,
+            tunnel: None,
+            granted: None,
+            over: Ending::Done,
+            ended: None,
         }
     }
 
@@ -223,15 +243,24 @@ impl<'s> Connection<'s> {
     /// Waits for bytes of the client until patience is over, or until the shutdown, if it may end the connection here.
     pub(crate) async fn wait(&mut self, until: Until) -> Wait {
         let mut told = false;
-        let Self { client, patience, ear, shutdown, .. } = self;
+        let Self { client, patience, ear, shutdown, tunnel, over, .. } = self;
         poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_more(cx) {
                 return Poll::Ready(if matches!(read, Ok(1..)) { Wait::Some } else { Wait::End });
+            }
+            if let Some(tunnel) = tunnel {
+                // The bell first, as below.
+                while ear.poll_rung(cx).is_ready() {}
+                if tunnel.is_closing() {
+                    *over = Ending::Closed;
+                    return Poll::Ready(Wait::End);
+                }
             }
             if until != Until::Patience {
                 // The bell first: a shutdown that starts after this look rings.
                 while ear.poll_rung(cx).is_ready() {}
                 if shutdown.has_started() && until == Until::Shutdown {
+                    *over = Ending::Stopped;
                     return Poll::Ready(Wait::End);
                 }
                 if shutdown.has_started() && !std::mem::replace(&mut told, true) {
@@ -251,7 +280,10 @@ impl<'s> Connection<'s> {
                 Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
                     Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
                     None if head.ask == Ask::Connect => self.connect(&head).await,
-                    None => self.forward(&head, &forwarding).await,
+                    None => match self.forward(&head, &forwarding, None).await {
+                        Next::Granted(id) => self.forward(&head, &forwarding, Some(id)).await,
+                        next => next,
+                    },
                 },
                 Err(bad) => {
                     self.shared.counters.count(Counter::BadHttpRequests);
@@ -261,7 +293,11 @@ impl<'s> Connection<'s> {
             };
             match next {
                 Next::Request if !self.shutdown.has_started() => {}
-                Next::Request | Next::Close => break,
+                Next::Request => {
+                    self.over = Ending::Stopped;
+                    break;
+                }
+                Next::Close | Next::Granted(_) => break,
                 Next::Inside(opening) => {
                     self.give_back();
                     self = Box::pin(self.open_inside(*opening)).await?;
@@ -270,19 +306,29 @@ impl<'s> Connection<'s> {
             }
         }
         self.give_back();
+        self.end_tunnel(self.over);
         None
+    }
+
+    /// The tunnel that requests were read out of is over.
+    pub(crate) fn end_tunnel(&mut self, ending: Ending) {
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.end(if tunnel.is_closing() { Ending::Closed } else { ending });
+        }
     }
 
     /// The next request head; `None` when no more will come.
     async fn read_head(&mut self) -> Option<Result<RequestHead, BadRequest>> {
+        let now = self.ended.take();
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
-            self.patience.set(self.limits.keep_alive_timeout);
+            self.patience.set_until(now.unwrap_or_else(Instant::now) + self.limits.keep_alive_timeout);
             match self.wait(Until::Shutdown).await {
                 Wait::Some => {}
                 Wait::End => return None,
                 Wait::TooLong => {
                     self.reached(reached!(keep_alive_timeout));
+                    self.over = reached!(keep_alive_timeout).into();
                     return None;
                 }
             }
@@ -322,6 +368,7 @@ impl<'s> Connection<'s> {
                 Wait::End => return None,
                 Wait::TooLong => {
                     self.reached(reached!(head_timeout));
+                    self.over = reached!(head_timeout).into();
                     return Some(Err(BadRequest { status: 408, message: "the request head did not come in time" }));
                 }
             }
@@ -337,13 +384,52 @@ impl<'s> Connection<'s> {
         if let Some(counter) = Counter::requests(protocol) {
             self.shared.counters.count(counter);
         }
-        Question { client: self.address, protocol, target, method: None, path: None, inside: None, socket: false }
+        Question::new(self.address, protocol, target)
     }
 
-    /// A request, plain or inside TLS: decide → connect, or use a connection that is open already → relay.
-    async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>) -> Next {
+    /// Puts what no rule allows to whoever embeds the proxy, for as long as the client is there.
+    async fn ask(&mut self, question: Question<'_>, no: No<'_>) -> Asked {
+        let decider = &self.shared.decider;
+        let Some(mut asking) = decider.ask(&no) else { return Asked::Denied(decider.refuse(no)) };
+        let (client, most) = (&mut self.client, self.limits.head_bytes);
+        let said = poll_fn(|cx| {
+            if let Poll::Ready(said) = asking.as_mut().poll(cx) {
+                return Poll::Ready(Some(said));
+            }
+            // What it sends meanwhile is kept, within bounds.
+            while client.buffer.len() < most {
+                match client.poll_more(cx) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(_) => return Poll::Ready(None),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        });
+        match said.await {
+            Some(said) => match decider.answered(question, said) {
+                Ok(_) => Asked::Granted,
+                Err(denial) => Asked::Denied(denial),
+            },
+            None => {
+                // Nobody is there to hear it.
+                drop(decider.refuse(no));
+                Asked::Gone
+            }
+        }
+    }
+
+    /// A request, plain or inside TLS: decide → connect, or use a connection that is open already → relay. `granted`: its number, where somebody who was asked lets it on.
+    async fn forward(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>, granted: Option<u64>) -> Next {
         let protocol = if head.secure { Protocol::Https } else { Protocol::Http };
-        let question = Question { method: Some(&head.method), path: head.ask.path(), ..self.question(protocol, &head.target) };
+        let question = match granted {
+            Some(id) => Question { granted: true, ..Question::numbered(id, self.address, protocol, &head.target) },
+            None => {
+                let granted = self.granted.as_deref().is_some_and(|target| *target == *head.target);
+                Question { granted, ..self.question(protocol, &head.target) }
+            }
+        };
+        let question = Question { method: Some(&head.method), path: head.ask.path(), ..question };
         if let Some(path) = &head.unix_socket {
             return self.unix_socket(head, forwarding, path, question).await;
         }
@@ -370,61 +456,86 @@ impl<'s> Connection<'s> {
             (false, None) => Traffic::Http,
         };
         let mut may_reuse = true;
+        let mut kept = None;
+        let shared = self.shared;
         loop {
             let secured = match self.secured().await {
                 Ok(secured) => secured,
                 Err(error) => return self.refuse_or_fail(head, question, error).await,
             };
             let idle = if may_reuse { self.reusable(&head.target, &secured, may_repeat(head)) } else { None };
-            let (gate, host) = (&self.shared.gate, &head.target.host);
+            let (gate, host) = (&shared.gate, &head.target.host);
             let reusable = match idle {
                 None => None,
                 Some(idle) => match self.reuse(question, traffic, &idle) {
                     Ok(way) => way.map(|(route, form)| Connected { stream: idle.stream, route, form }),
-                    Err(denial) => {
+                    Err(no) => {
                         // The next one may be allowed.
                         self.idle = Some((head.target.clone(), idle));
-                        return self.deny(head, &denial).await;
+                        end(kept, Ending::Revoked);
+                        return self.denied(head, question, no).await;
                     }
                 },
             };
             let reused = reusable.is_some();
             let connected = match reusable {
                 Some(connected) => Ok(connected),
-                None => match self.shared.decider.name(question) {
+                None => match shared.decider.name(question) {
                     Ok(permit) => match gate.body(host, head.body, &self.limits) {
-                        Ok(_) => self.shared.connect(permit, traffic, secured.as_ref()).await,
-                        Err(reached) => return self.limited(head, &head.target, reached).await,
+                        Ok(_) => shared.connect(permit, traffic, secured.as_ref()).await,
+                        Err(reached) => {
+                            permit.end(reached.into());
+                            end(kept, reached.into());
+                            return self.limited(head, &head.target, reached).await;
+                        }
                     },
-                    Err(denial) => Err(ConnectError::Denied(denial)),
+                    Err(no) => {
+                        end(kept, Ending::Revoked);
+                        return self.denied(head, question, no).await;
+                    }
                 },
             };
-            let Connected { stream: mut upstream, route, form } = match connected {
+            let Connected { stream: mut upstream, mut route, form } = match connected {
                 Ok(connected) => {
-                    self.shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
+                    shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
                     connected
                 }
-                Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
-                Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &head.target, error).await,
+                Err(ConnectError::Denied(denial)) => {
+                    end(kept, Ending::Revoked);
+                    return self.deny(head, &denial).await;
+                }
+                Err(ConnectError::Upstream(error)) => {
+                    end(kept, error.into());
+                    return self.upstream_failed(head, &head.target, error).await;
+                }
             };
+            // Of a request that is sent once more there is one already.
+            let mut open = kept.take().or_else(|| route.take_open());
             if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
                 self.limits = Arc::clone(route.snapshot().limits());
             }
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
-                Ok(upload) => Meter::up(&self.shared.counters, upload),
-                Err(reached) => return self.limited(head, &head.target, reached).await,
+                Ok(upload) => Meter::up(&shared.counters, upload),
+                Err(reached) => {
+                    end(open, reached.into());
+                    return self.limited(head, &head.target, reached).await;
+                }
             };
             // Who may switch to another protocol may become a tunnel.
             let room = match head.upgrade.as_ref().map(|_| self.room(&head.target)).transpose() {
                 Ok(room) => room,
-                Err(reached) => return self.limited(head, &head.target, reached).await,
+                Err(reached) => {
+                    end(open, reached.into());
+                    return self.limited(head, &head.target, reached).await;
+                }
             };
             let facts =
                 Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None };
             let mut actions = match self.shared.decider.actions(&route, &facts) {
                 Ok(actions) => actions,
                 Err(answer) => {
+                    end(open, Ending::Upstream("secret-unavailable"));
                     let keep_alive = self.can_go_on(head);
                     return self.answer(&reply::answer(&answer, &head.method, keep_alive), keep_alive).await;
                 }
@@ -432,8 +543,10 @@ impl<'s> Connection<'s> {
             if told {
                 actions.strip_request.push("expect".to_owned());
             }
-            let decider = &self.shared.decider;
+            let decider = &shared.decider;
             let (client, target) = (self.address, &head.target);
+            let mut unheard = Span::default();
+            let tunnel = self.tunnel.as_ref();
             let sides = Sides {
                 client: &mut self.client,
                 upstream: &mut upstream,
@@ -443,16 +556,30 @@ impl<'s> Connection<'s> {
                 limits: &self.limits,
                 actions: &actions,
                 reached: &|reached| gate.reached(reached, Some(client), Some(target)),
+                span: open.as_mut().map_or(&mut unheard, |open| &mut open.span),
             };
             // A hook has read one request; behind a switch to what is no WebSocket there may be any number of others.
             let read_only = route.read_only() || (route.hook().is_some() && !head.is_websocket());
-            let exchanged = exchange(sides, head, &form, forwarding, upload, read_only, || route.is_revoked(decider, peer)).await;
+            let cause = || match tunnel {
+                Some(tunnel) if tunnel.is_closing() => Some(Cause::Closed),
+                _ => route.is_revoked(decider, peer).then_some(Cause::Revoked),
+            };
+            let exchanged = exchange(sides, head, &form, forwarding, upload, read_only, cause).await;
             if exchanged.is_err() {
                 // What was to go either way belongs to nobody else.
-                self.flows = Flows::new(&self.shared.counters);
+                self.flows = Flows::new(&shared.counters);
+            }
+            let span = open.as_ref().map_or(&unheard, |open| &open.span);
+            if let (Some(began), Some(answered)) = (span.began, span.answered) {
+                shared.counters.observe(Timed::FirstByte, answered.saturating_duration_since(began));
+            }
+            self.ended = span.ended;
+            if let Some(tunnel) = tunnel {
+                tunnel.add(span.up, span.down);
             }
             match exchanged {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {
+                    end(open, Ending::Done);
                     if upstream_reusable {
                         self.bound = bound || (reused && self.bound);
                         let target = self.spare.take().filter(|spare| *spare == head.target);
@@ -468,20 +595,31 @@ impl<'s> Connection<'s> {
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
                     let Some((place, upload)) = room else { return Next::Close };
+                    route.put_open(open);
                     let guard = Box::new(self.guard(&upstream, route, false, place));
                     return Next::Tunnel(upstream, guard, upload, None);
                 }
                 // The origin closed an idle connection while the request was on its way: nothing was answered, and asking again is safe (RFC 9110, section 9.2.2).
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
                     may_reuse = false;
+                    question.told = Told::Allowed;
+                    if let Some(open) = &mut open {
+                        open.again();
+                    }
+                    kept = open;
                 }
                 Err(ExchangeError::Revoked) => {
-                    if let Err(denial) = self.shared.decider.name(question) {
+                    end(open, Ending::Revoked);
+                    if let Some(denial) = decider.revoked(question) {
                         self.say_and_close(&reply::blocked(&denial, &head.method, false)).await;
                     }
                     return Next::Close;
                 }
-                Err(error) => return self.broke_off(head, &head.target, &head.target, error).await,
+                Err(error) => {
+                    self.over = Ending::Broken;
+                    ended_by(open, error);
+                    return self.broke_off(head, &head.target, &head.target, error).await;
+                }
             }
         }
     }
@@ -492,7 +630,7 @@ impl<'s> Connection<'s> {
             ExchangeError::BeforeResponse(error) => return self.upstream_failed(head, shown, error).await,
             ExchangeError::BadBody(message) => self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await,
             ExchangeError::Limited(reached) => self.say_and_close(&reply::limited(reached, target, &head.method, false)).await,
-            ExchangeError::Revoked | ExchangeError::Broken => {}
+            ExchangeError::Revoked | ExchangeError::Closed | ExchangeError::Broken => {}
         }
         Next::Close
     }
@@ -528,10 +666,14 @@ impl<'s> Connection<'s> {
     }
 
     /// A connection that is open already, if the policy in force still has this way for the request.
-    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: &Idle) -> Result<Option<(Route<'q>, Form)>, Box<Denial>> {
+    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: &Idle) -> Result<Option<(Route<'q>, Form)>, No<'q>>
+    where
+        's: 'q,
+    {
         let Idle { stream, leads, .. } = idle;
         let (Some(peer), Some(form)) = (stream.peer(), leads.form(traffic)) else { return Ok(None) };
-        let route = self.shared.decider.reuse(question, traffic, leads, peer.ip())?;
+        let shared: &'s Shared = self.shared;
+        let route = shared.decider.reuse(question, traffic, leads, peer.ip())?;
         Ok(route.map(|route| (route, form)))
     }
 
@@ -544,22 +686,30 @@ impl<'s> Connection<'s> {
             Ok(permit) => crate::connect::unix::connect(permit, path).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
-        let (mut upstream, route) = match connected {
-            Ok((stream, route)) => (Buffered::new(Stream::Unix(stream)), route),
+        let (mut upstream, route, mut open) = match connected {
+            Ok((stream, route, open)) => (Buffered::new(Stream::Unix(stream)), route, open),
             Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
             Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &"the unix socket", error).await,
         };
         self.limits = Arc::clone(route.limits());
-        let gate = &self.shared.gate;
+        let shared = self.shared;
+        let gate = &shared.gate;
         let room = match head.upgrade.as_ref().map(|_| self.room(&target)).transpose() {
             Ok(room) => room,
-            Err(reached) => return self.limited(head, &target, reached).await,
+            Err(reached) => {
+                end(open, reached.into());
+                return self.limited(head, &target, reached).await;
+            }
         };
         let upload = match gate.body(&target.host, head.body, &self.limits) {
-            Ok(upload) => Meter::up(&self.shared.counters, upload),
-            Err(reached) => return self.limited(head, &target, reached).await,
+            Ok(upload) => Meter::up(&shared.counters, upload),
+            Err(reached) => {
+                end(open, reached.into());
+                return self.limited(head, &target, reached).await;
+            }
         };
-        let (decider, client) = (&self.shared.decider, self.address);
+        let (decider, client) = (&shared.decider, self.address);
+        let mut unheard = Span::default();
         let sides = Sides {
             client: &mut self.client,
             upstream: &mut upstream,
@@ -569,24 +719,32 @@ impl<'s> Connection<'s> {
             limits: &self.limits,
             actions: &Actions::default(),
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
+            span: open.as_mut().map_or(&mut unheard, |open| &mut open.span),
         };
-        let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), || route.is_revoked(decider)).await;
+        let cause = || route.is_revoked(decider).then_some(Cause::Revoked);
+        let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), cause).await;
         if exchanged.is_err() {
             // What was to go either way belongs to nobody else.
-            self.flows = Flows::new(&self.shared.counters);
+            self.flows = Flows::new(&shared.counters);
         }
         match exchanged {
-            Ok(Exchanged::Done { client_reusable: true, .. }) => Next::Request,
-            Ok(Exchanged::Done { .. }) => Next::Close,
-            Ok(Exchanged::Upgraded) => match room {
-                Some((place, upload)) => {
-                    let guard = Box::new(route.guard(&self.shared.decider, self.shutdown.ear(), place));
+            Ok(Exchanged::Done { client_reusable, .. }) => {
+                end(open, Ending::Done);
+                if client_reusable { Next::Request } else { Next::Close }
+            }
+            Ok(Exchanged::Upgraded) => match room.zip(open) {
+                Some(((place, upload), open)) => {
+                    let live = open.into_live(decider, Some(place), true);
+                    let guard = Box::new(route.guard(self.shutdown.ear(), live));
                     Next::Tunnel(upstream, guard, upload, None)
                 }
                 // Nobody offered to.
                 None => Next::Close,
             },
-            Err(error) => self.broke_off(head, &target, &"the unix socket", error).await,
+            Err(error) => {
+                ended_by(open, error);
+                self.broke_off(head, &target, &"the unix socket", error).await
+            }
         }
     }
 
@@ -611,34 +769,65 @@ impl<'s> Connection<'s> {
             Err(NoTunnel::Denied(denial)) => self.say_and_close(&reply::blocked(&denial, "GET", false)).await,
             Err(NoTunnel::Limited(reached)) => self.say_and_close(&reply::limited(reached, &head.target, "GET", false)).await,
             Err(NoTunnel::Upstream(error)) => self.say_and_close(&reply::upstream_failed(&head.target, error, "GET", false)).await,
+            Err(NoTunnel::Gone) => {}
         }
         Next::Close
     }
 
     /// Decides on a tunnel, and opens the way for it.
-    async fn stand<'t>(&mut self, protocol: Protocol, target: &'t Target) -> Result<Stands<'t>, NoTunnel> {
-        let (shared, question) = (self.shared, self.question(protocol, target));
-        let permit = shared.decider.name(question).map_err(NoTunnel::Denied)?;
-        let room = self.room(target).map_err(|reached| {
-            shared.gate.reached(reached, Some(self.address), Some(target));
-            NoTunnel::Limited(reached)
-        })?;
+    async fn stand<'t>(&mut self, protocol: Protocol, target: &'t Target) -> Result<Stands<'t>, NoTunnel>
+    where
+        's: 't,
+    {
+        let (shared, mut question): (&'s Shared, _) = (self.shared, self.question(protocol, target));
+        let mut permit = loop {
+            match shared.decider.name(question) {
+                Ok(permit) => break permit,
+                Err(no) => match Box::pin(self.ask(question, no)).await {
+                    Asked::Granted => question.granted = true,
+                    Asked::Denied(denial) => return Err(NoTunnel::Denied(denial)),
+                    Asked::Gone => return Err(NoTunnel::Gone),
+                },
+            }
+        };
+        let room = match self.room(target) {
+            Ok(room) => room,
+            Err(reached) => {
+                permit.end(reached.into());
+                shared.gate.reached(reached, Some(self.address), Some(target));
+                return Err(NoTunnel::Limited(reached));
+            }
+        };
         // Where requests will be read, a connection to the origin that waits for one shows that the origin stands.
+        let mut kept = None;
         if permit.intercept()
             && let Some(idle) = pool::take(target, Option::is_some)
-            && let Some((route, form)) = self.reuse(question, Traffic::Tunnel, &idle).map_err(NoTunnel::Denied)?
-            && route.intercept()
         {
-            shared.counters.count(Counter::UpstreamReused);
-            return Ok(Stands { connected: Connected { stream: idle.stream, route, form }, room, tls: idle.tls });
+            match self.reuse(question, Traffic::Tunnel, &idle) {
+                Ok(Some((route, form))) if route.intercept() => {
+                    shared.counters.count(Counter::UpstreamReused);
+                    return Ok(Stands { connected: Connected { stream: idle.stream, route, form }, room, tls: idle.tls });
+                }
+                // Another policy has come in between.
+                Ok(Some((mut route, _))) => (kept, permit) = (route.take_open(), permit.told()),
+                Ok(None) => {}
+                Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
+            }
         }
         match shared.connector.connect(permit, Traffic::Tunnel).await {
-            Ok(connected) => {
+            Ok(mut connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
+                if kept.is_some() {
+                    connected.route.put_open(kept);
+                }
                 Ok(Stands { connected, room, tls: None })
             }
-            Err(ConnectError::Denied(denial)) => Err(NoTunnel::Denied(denial)),
+            Err(ConnectError::Denied(denial)) => {
+                end(kept, Ending::Revoked);
+                Err(NoTunnel::Denied(denial))
+            }
             Err(ConnectError::Upstream(error)) => {
+                end(kept, error.into());
                 shared.gate.upstream_failed(error, self.address, target);
                 Err(NoTunnel::Upstream(error))
             }
@@ -647,7 +836,7 @@ impl<'s> Connection<'s> {
 
     /// What follows once the client was told that the tunnel stands.
     fn begin(&mut self, stands: Stands<'_>, protocol: Protocol, target: &Target) -> Next {
-        let Stands { connected: Connected { stream: upstream, route, form }, room, tls } = stands;
+        let Stands { connected: Connected { stream: upstream, mut route, form }, room, tls } = stands;
         if !route.intercept() {
             let shutdown = self.shutdown.clone();
             let clear = (target.port == HTTP_PORT).then(|| Box::new(Clear { leads: Leads::new(&route, form), shutdown }));
@@ -657,7 +846,9 @@ impl<'s> Connection<'s> {
         }
         self.limits = Arc::clone(route.snapshot().limits());
         let idle = Idle { stream: upstream, leads: Leads::new(&route, form), tls };
-        Next::Inside(Box::new(Opening { protocol, target: target.clone(), idle, room, snapshot: Arc::clone(route.snapshot()) }))
+        let (granted, snapshot) = (route.question().granted, Arc::clone(route.snapshot()));
+        let live = route.live(&self.shared.decider, room.0, false);
+        Next::Inside(Box::new(Opening { protocol, target: target.clone(), idle, live, granted, snapshot }))
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
@@ -687,10 +878,11 @@ impl<'s> Connection<'s> {
                     match self.begin(stands, Protocol::Socks5Tcp, &target) {
                         Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
                         Next::Inside(opening) => return Box::pin(self.open_inside(*opening)).await?.http().await,
-                        Next::Request | Next::Close => {}
+                        Next::Request | Next::Close | Next::Granted(_) => {}
                     }
                 }
             }
+            Err(NoTunnel::Gone) => {}
             Err(NoTunnel::Limited(reached)) => {
                 let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
                 self.say_and_close(&socks5::reply(code)).await;
@@ -704,7 +896,8 @@ impl<'s> Connection<'s> {
     /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
     async fn associate(mut self) {
         let Stream::Tcp(control) = &self.client.stream else { return };
-        match Association::open(control, self.address, self.shared, &self.limits).await {
+        let ear = self.shutdown.ear();
+        match Association::open(control, self.address, self.shared, &self.limits, ear).await {
             Ok(association) => {
                 if self.say(&socks5::associated(association.address())).await {
                     self.client.buffer = BytesMut::new();
@@ -760,17 +953,31 @@ impl<'s> Connection<'s> {
 
     fn open(self, upstream: Buffered, guard: Guard, upload: Upload, clear: Option<Box<Clear>>) -> Box<Opened> {
         let counters = &self.shared.counters;
-        let meters = [Meter::up(counters, upload), Meter::down(counters)];
-        counters.count(Counter::Tunnels);
+        let meters = Meter::tunnel(guard.live().live(), upload);
+        if let Some(outer) = self.tunnel {
+            // It is what goes on now.
+            outer.end(Ending::Done);
+        }
+        counters.count(Counter::tunnels(guard.live().protocol()));
         let tunnel = Tunnel::new(self.client, upstream, guard, meters, &self.limits);
-        Box::new(Opened { tunnel, open: counters.hold(Counter::TunnelsOpen), clear })
+        Box::new(Opened { tunnel, clear })
     }
 
     /// Who watches over a tunnel to `upstream`. `look`: what the client wants in there is not known yet.
-    fn guard(&mut self, upstream: &Buffered, route: Route<'_>, look: bool, place: Place) -> Guard {
+    fn guard(&mut self, upstream: &Buffered, mut route: Route<'_>, look: bool, place: Place) -> Guard {
         let peer = upstream.peer().map(|peer| peer.ip());
         self.limits = Arc::clone(route.snapshot().limits());
-        route.guard(&self.shared.decider, self.shutdown.ear(), peer, look, place)
+        let live = route.live(&self.shared.decider, place, true);
+        route.guard(self.shutdown.ear(), peer, look, live)
+    }
+
+    /// A request may not go on, unless somebody who may be asked lets it.
+    async fn denied(&mut self, head: &RequestHead, question: Question<'_>, no: No<'_>) -> Next {
+        match Box::pin(self.ask(question, no)).await {
+            Asked::Granted => Next::Granted(question.id),
+            Asked::Denied(denial) => self.deny(head, &denial).await,
+            Asked::Gone => Next::Close,
+        }
     }
 
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
@@ -786,9 +993,13 @@ impl<'s> Connection<'s> {
 
     /// There is no way to the origin, whoever asks; but what is not allowed is told that and nothing else.
     async fn refuse_or_fail(&mut self, head: &RequestHead, question: Question<'_>, error: UpstreamError) -> Next {
-        match self.shared.decider.name(question) {
-            Ok(_) => self.upstream_failed(head, &head.target, error).await,
-            Err(denial) => self.deny(head, &denial).await,
+        let shared = self.shared;
+        match shared.decider.name(question) {
+            Ok(permit) => {
+                permit.failed(error);
+                self.upstream_failed(head, &head.target, error).await
+            }
+            Err(no) => self.denied(head, question, no).await,
         }
     }
 
@@ -869,6 +1080,36 @@ enum NoTunnel {
     Denied(Box<Denial>),
     Limited(Reached),
     Upstream(UpstreamError),
+    /// The client left.
+    Gone,
+}
+
+/// What came of a question.
+enum Asked {
+    /// It is let on.
+    Granted,
+    Denied(Box<Denial>),
+    /// The client left before there was an answer.
+    Gone,
+}
+
+/// Says how something has ended, where that is not said elsewhere.
+fn end(open: Option<Open<'_>>, ending: Ending) {
+    if let Some(open) = open {
+        open.end(ending);
+    }
+}
+
+/// The same of an exchange that came to no good end.
+fn ended_by(open: Option<Open<'_>>, error: ExchangeError) {
+    let Some(open) = open else { return };
+    match error {
+        ExchangeError::BeforeResponse(error) => open.end(error.into()),
+        ExchangeError::Limited(reached) => open.end(reached.into()),
+        ExchangeError::Revoked => open.end(Ending::Revoked),
+        ExchangeError::Closed => open.end(Ending::Closed),
+        ExchangeError::BadBody(_) | ExchangeError::Broken => open.broken(),
+    }
 }
 
 /// For how long a client is waited for.

@@ -27,11 +27,22 @@ pub enum StartError {
         /// The policy's key that would allow it.
         key: &'static str,
     },
-    /// The admin listener on other than loopback addresses needs a token, which this version cannot check.
+    /// The admin listener on other than loopback addresses needs a token.
     #[error(
-        "the admin listener {0} can be reached from other machines; that needs a token, which this version cannot check: use a loopback address"
+        "the admin listener {0} can be reached from other machines; that needs a token: name a file with `--admin-token-file` or `--admin-shared-secret-file`, or use a loopback address"
     )]
     AdminNotLoopback(SocketAddr),
+    /// A file with tokens, or with the secret that they are signed with, cannot be used.
+    #[error("the admin API cannot be kept to those who may use it: {0}")]
+    AdminFile(#[from] crate::admin::access::AdminFileError),
+    /// No unix socket can be made for the admin API.
+    #[error("cannot listen on the unix socket `{path}` for the admin API: {error}; another path can be given with `--admin-socket`")]
+    AdminSocket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A listener that other machines can reach would be a bridge to the unix sockets that the policy opens.
     #[error(
         "the {listener} listener {address} can be reached from other machines, and the policy opens unix sockets: use a loopback address"
@@ -42,7 +53,7 @@ pub enum StartError {
         /// Its address.
         address: SocketAddr,
     },
-    /// The address is taken, or not ours.
+    /// The address is taken, or not ours; or a listener that was given cannot be used.
     #[error("cannot listen on {address} for {listener}: {error}; another address can be given with `{flag}`, and port 0 takes a free one")]
     Bind {
         /// Which listener.
@@ -60,6 +71,15 @@ pub enum StartError {
     /// A proxy that the environment names cannot be used.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    /// It is not called in a tokio runtime.
+    #[error("a proxy is bound, and run, in a tokio runtime with I/O: {0}")]
+    Runtime(#[from] tokio::runtime::TryCurrentError),
+    /// The system gives no more descriptors, or no more threads.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// An audit log that cannot be written.
+    #[error("{0}")]
+    Audit(String),
     /// A file with host names that cannot be read.
     #[error("cannot use the hosts file `{path}`: {what}")]
     Hosts {
@@ -163,7 +183,7 @@ pub enum ShareError {
     Unsupported,
 }
 
-/// Why a policy file was refused. The policy that was in force still is.
+/// Why a policy was refused. The policy that was in force still is. Of a policy that is in no file, the path says so: `(built in)`, `(from memory)`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -201,4 +221,32 @@ pub enum LoadError {
         /// Which listener.
         address: SocketAddr,
     },
+    /// The admin listener is open to other machines, and the new policy forbids it.
+    #[error(
+        "the policy `{path}` is refused: it forbids the open admin listener {address} (`dangerously_allow_non_loopback_admin` is not true, or it opens unix sockets); restart with a loopback address"
+    )]
+    AdminListener {
+        /// Which file.
+        path: PathBuf,
+        /// Which listener.
+        address: SocketAddr,
+    },
+    /// The file is asked for again, and there is none: the policy is the built-in one or came from memory, or the proxy has ended.
+    #[error("there is no policy file to read again: the policy is the built-in one or came from memory, or the proxy has ended")]
+    NotWatched,
+}
+
+/// Why the mode stays what it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModeError {
+    /// The policy says limited, by itself or because of an administrator's requirement in it.
+    #[error("the policy itself has `mode = \"limited\"` in profile `{profile}`: it can be held to more, never to less")]
+    Looser {
+        /// The profile that requests are decided under.
+        profile: String,
+    },
+    /// In limited mode every tunnel has to be read, and there is no authority for that.
+    #[error("limited mode opens the TLS of every tunnel, and there is nothing to open it with: {0}")]
+    Authority(String),
 }

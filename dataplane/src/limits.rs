@@ -8,6 +8,7 @@ use crate::connect::UpstreamError;
 use crate::counters::{Counter, Counters, Reached, reached};
 use crate::parse::http::{BadRequest, Body};
 use crate::parse::target::Target;
+use crate::tunnels::Live;
 use policy_format::{Host, Limits};
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -316,45 +317,84 @@ struct Allowance {
     window: Duration,
 }
 
-impl Upload {
-    /// Counts bytes that came from the client, before they are sent on. After an error, they must not be.
-    pub(crate) fn charge(&mut self, bytes: usize, counters: &Counters) -> Result<(), Reached> {
-        counters.add(Counter::BytesUp, bytes);
-        let bytes = bytes as u64;
-        self.body = self.body.checked_sub(bytes).ok_or(reached!(request_body_bytes))?;
-        match &self.budget {
-            Some(to) if !to.budget.charge(bytes, to.most, to.window, Instant::now()) => Err(reached!(upload_bytes)),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// What is counted of the bytes that go one way.
 pub(crate) struct Meter {
-    counters: Arc<Counters>,
     /// Towards an origin.
-    upload: Option<Upload>,
+    up: bool,
+    whose: Bytes,
+    /// Only towards an origin.
+    budget: Option<Box<Allowance>>,
+}
+
+/// Of whom bytes are counted.
+enum Bytes {
+    /// Of an exchange: what may still come, and what came.
+    Exchange { counters: Arc<Counters>, most: u64, total: u64 },
+    /// Of a tunnel, whose entry is told.
+    Tunnel(Arc<Live>),
 }
 
 impl Meter {
     /// Of what goes to a client.
     pub(crate) fn down(counters: &Arc<Counters>) -> Self {
-        Self { counters: Arc::clone(counters), upload: None }
+        Self { up: false, whose: Bytes::Exchange { counters: Arc::clone(counters), most: u64::MAX, total: 0 }, budget: None }
     }
 
     /// Of what goes to an origin.
-    pub(crate) fn up(counters: &Arc<Counters>, upload: Upload) -> Self {
-        Self { counters: Arc::clone(counters), upload: Some(upload) }
+    pub(crate) fn up(counters: &Arc<Counters>, Upload { body, budget }: Upload) -> Self {
+        Self { up: true, whose: Bytes::Exchange { counters: Arc::clone(counters), most: body, total: 0 }, budget }
+    }
+
+    /// Of both ways of a tunnel: towards an origin, and towards a client.
+    pub(crate) fn tunnel(live: &Arc<Live>, Upload { budget, .. }: Upload) -> [Self; 2] {
+        [
+            Self { up: true, whose: Bytes::Tunnel(Arc::clone(live)), budget },
+            Self { up: false, whose: Bytes::Tunnel(Arc::clone(live)), budget: None },
+        ]
+    }
+
+    /// An exchange goes on as a tunnel: what was counted is the tunnel's.
+    pub(crate) fn switch(&mut self, live: &Arc<Live>) {
+        let total = self.total();
+        live.add(if self.up { total } else { 0 }, if self.up { 0 } else { total });
+        self.whose = Bytes::Tunnel(Arc::clone(live));
     }
 
     /// Counts bytes before they are sent on. After an error, they must not be.
     pub(crate) fn charge(&mut self, bytes: usize) -> Result<(), Reached> {
-        match &mut self.upload {
-            Some(upload) => upload.charge(bytes, &self.counters),
-            None => {
-                self.counters.add(Counter::BytesDown, bytes);
-                Ok(())
+        let counter = if self.up { Counter::BytesUp } else { Counter::BytesDown };
+        match &mut self.whose {
+            Bytes::Exchange { counters, most, total } => {
+                counters.add(counter, bytes);
+                *total = total.saturating_add(bytes as u64);
+                if *total > *most {
+                    return Err(reached!(request_body_bytes));
+                }
             }
+            Bytes::Tunnel(live) => {
+                live.decider().counters().add(counter, bytes);
+                let bytes = bytes as u64;
+                live.add(if self.up { bytes } else { 0 }, if self.up { 0 } else { bytes });
+            }
+        }
+        match &self.budget {
+            Some(to) if !to.budget.charge(bytes as u64, to.most, to.window, Instant::now()) => Err(reached!(upload_bytes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was counted of an exchange since it began.
+    pub(crate) fn total(&self) -> u64 {
+        match &self.whose {
+            Bytes::Exchange { total, .. } => *total,
+            Bytes::Tunnel(_) => 0,
+        }
+    }
+
+    /// Another exchange is counted from here on, without a bound.
+    pub(crate) fn begin(&mut self) {
+        if let Bytes::Exchange { total, .. } = &mut self.whose {
+            *total = 0;
         }
     }
 }
@@ -453,12 +493,12 @@ mod tests {
     fn hosts_beyond_the_bound_share_a_budget_until_others_are_forgotten() {
         let (gate, limits) = (gate(), limits(&["upload_bytes=10", "upload_window=8s"]));
         for n in 0..UPLOAD_HOSTS {
-            let mut upload = gate.stream(&Host::parse(&format!("h{n}.test")).unwrap(), &limits).ok().unwrap();
-            assert!(upload.charge(1, gate.counters()).is_ok());
+            let upload = gate.stream(&Host::parse(&format!("h{n}.test")).unwrap(), &limits).ok().unwrap();
+            assert!(Meter::up(&gate.counters, upload).charge(1).is_ok());
         }
         let late = |name: &str| gate.stream(&Host::parse(name).unwrap(), &limits);
-        let mut one = late("one.test").ok().unwrap();
-        assert!(one.charge(10, gate.counters()).is_ok());
+        let mut one = Meter::up(&gate.counters, late("one.test").ok().unwrap());
+        assert!(one.charge(10).is_ok());
         assert_eq!(late("two.test").err(), Some(reached!(upload_bytes)));
         assert_eq!(gate.uploads().hosts.len(), UPLOAD_HOSTS);
         // Ten seconds later.
@@ -472,12 +512,12 @@ mod tests {
         let (gate, limits) = (gate(), limits(&["request_body_bytes=10", "upload_bytes=15"]));
         let host = Host::parse("a.test").unwrap();
         assert_eq!(gate.body(&host, Body::Length(11), &limits).err(), Some(reached!(request_body_bytes)));
-        let mut chunked = gate.body(&host, Body::Chunked, &limits).ok().unwrap();
-        assert!(chunked.charge(10, gate.counters()).is_ok());
-        assert_eq!(chunked.charge(1, gate.counters()), Err(reached!(request_body_bytes)));
+        let mut chunked = Meter::up(&gate.counters, gate.body(&host, Body::Chunked, &limits).ok().unwrap());
+        assert!(chunked.charge(10).is_ok());
+        assert_eq!(chunked.charge(1), Err(reached!(request_body_bytes)));
         assert_eq!(gate.body(&host, Body::Length(6), &limits).err(), Some(reached!(upload_bytes)));
-        let mut tunnel = gate.stream(&host, &limits).ok().unwrap();
-        assert_eq!((tunnel.charge(5, gate.counters()), tunnel.charge(1, gate.counters())), (Ok(()), Err(reached!(upload_bytes))));
+        let mut tunnel = Meter::up(&gate.counters, gate.stream(&host, &limits).ok().unwrap());
+        assert_eq!((tunnel.charge(5), tunnel.charge(1)), (Ok(()), Err(reached!(upload_bytes))));
         assert_eq!(gate.stream(&host, &limits).err(), Some(reached!(upload_bytes)));
         assert!(gate.body(&host, Body::None, &limits).is_ok(), "nothing is sent that would be counted");
     }

@@ -1,16 +1,20 @@
-//! `netproxy-dp`: arguments to `Config` to run; signals, exit codes. 0: stopped as asked; 1: the policy is off; 2: bad usage or input.
+//! `netproxy-dp`: arguments to the library's builder; signals, exit codes. 0: stopped as asked; 1: the policy is off; 2: bad usage or input.
 
 #![expect(clippy::print_stderr, reason = "the binary says where it listens, and why it does not")]
 
 mod cli;
 mod cmd;
+mod logging;
 mod process;
 
 use clap::Parser;
 use netproxy::child::{Published, STATE_DIR, StateDir, StateError};
-use netproxy::{Accepting, Builder, Config, Listeners, Observer, Reload, ReloadRequest, Server, Snapshot, Sockets, StartError};
+use netproxy::{
+    Accepting, Addresses, AdminAccess, Handle, NetworkProxy, NetworkProxyBuilder, Observer, Reload, Snapshot, Sockets, StartError,
+};
 use process::notify::Notify;
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +24,7 @@ fn main() -> ExitCode {
     if let Some(command) = command {
         return cmd::run(command);
     }
+    cli.logging.start();
     match start(&cli) {
         Ok(started) => serve(started, &cli),
         Err((code, error)) => {
@@ -39,7 +44,7 @@ fn unusable(error: impl ToString) -> Failure {
 
 /// It listens, and has given up what it does not need for more.
 struct Started {
-    server: Server,
+    proxy: NetworkProxy,
     notify: Arc<Notify>,
     /// What children find, for as long as it is kept.
     published: Option<Published>,
@@ -57,6 +62,8 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     let user = cli.user.as_deref().map(process::privileges::Account::find).transpose().map_err(unusable)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
     #[cfg(unix)]
+    process::descriptors::raise_limit();
+    #[cfg(unix)]
     let (handed_down, taken) = {
         let handed_down = process::activation::take().map_err(unusable)?;
         let taken = match &cli.hand_over {
@@ -72,45 +79,52 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     };
     #[cfg(not(unix))]
     let (handed_down, taken): (Option<Sockets>, Option<(Sockets, ())>) = (None, None);
-    let mut config = config(cli);
-    let (sockets, taken) = match (handed_down, taken) {
-        (Some(sockets), _) => {
-            at_handed_down(&mut config, &sockets)?;
-            (sockets, None)
-        }
-        (None, Some((sockets, taken))) => (sockets, Some(taken)),
-        (None, None) => (Sockets::default(), None),
-    };
-    let builder = builder(cli, &notify).config(config).sockets(sockets);
-    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "there is nothing to say of the process"))]
-    let mut server =
-        runtime.block_on(builder.bind()).map_err(|error| (if matches!(error, StartError::Off(_)) { 1 } else { 2 }, error.to_string()))?;
+    let builder =
+        cmd::builder(&cli.source).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(&notify) });
     #[cfg(target_os = "linux")]
     let owner = user.as_ref().map(process::privileges::Account::ids);
     #[cfg(not(target_os = "linux"))]
     let owner = None;
+    let builder = builder.audit(cli.audit.overrides(owner, taken.is_some()).map_err(unusable)?);
+    let builder = cli.workers.into_iter().fold(builder, NetworkProxyBuilder::workers);
+    let builder = listeners(builder, cli, handed_down.unwrap_or_default())?.admin_access(admin_access(&cli.admin)?);
+    let (builder, taken) = match taken {
+        Some((sockets, taken)) => (builder.inherit(sockets), Some(taken)),
+        None => (builder, None),
+    };
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "there is nothing to say of the process"))]
+    let mut proxy = runtime.block_on(builder.bind()).map_err(cmd::not_bound)?;
     #[cfg(unix)]
     let offer = match &cli.hand_over {
-        Some(path) => Some(process::handover::offer(path, taken, server.sockets().map_err(unusable)?, owner).map_err(unusable)?),
+        Some(path) => Some(process::handover::offer(path, taken, proxy.sockets().map_err(unusable)?, owner).map_err(unusable)?),
         None => None,
     };
     #[cfg(not(unix))]
     let (_, _): (_, Option<()>) = (taken, owner);
     // Its threads, if it has any, end here.
     drop(runtime);
-    let published = publish(&server, cli).map_err(unusable)?;
+    let published = publish(&proxy, cli).map_err(unusable)?;
     #[cfg(target_os = "linux")]
     let sandbox = {
-        let named = server.files();
+        let named = [proxy.policy().files(), proxy.audit_files(), proxy.admin_files()].concat();
         let files: Vec<_> =
             [&cli.source.policy, &cli.source.hosts].into_iter().flatten().chain(&named).map(std::path::PathBuf::as_path).collect();
-        let report = process::sandbox::apply(cli.sandbox, user.as_ref(), &files).map_err(unusable)?;
+        let folders = proxy.audit_folders();
+        let report = process::sandbox::apply(cli.sandbox, user.as_ref(), &files, &folders).map_err(unusable)?;
+        for folder in folders {
+            if rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_err() {
+                eprintln!(
+                    "warning: nothing can be made in `{}` any more, so that the audit file in it cannot be rotated; give the folder to the user of the proxy",
+                    folder.display()
+                );
+            }
+        }
         for file in files {
             if let Err(error) = std::fs::File::open(file) {
                 eprintln!("warning: `{}` cannot be read any more, so that it cannot be read again: {error}", file.display());
             }
         }
-        server.set_health("sandbox", report.json());
+        proxy.set_health("sandbox", report.json());
         report
     };
     // After the change of user, which undoes it.
@@ -120,10 +134,10 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
         if !cli.json {
             eprintln!("{}", memory.text());
         }
-        server.set_health("memory", memory.json());
+        proxy.set_health("memory", memory.json());
     }
     Ok(Started {
-        server,
+        proxy,
         notify,
         published,
         #[cfg(unix)]
@@ -134,10 +148,10 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
 }
 
 /// What children need, while files can still be written. Where nobody has named a folder, and nothing has to be trusted, it may be that there is none.
-fn publish(server: &Server, cli: &cli::Cli) -> Result<Option<Published>, StateError> {
+fn publish(proxy: &NetworkProxy, cli: &cli::Cli) -> Result<Option<Published>, StateError> {
     let asked = cli.state.state_dir.is_some() || std::env::var_os(STATE_DIR).is_some();
     let Some(folder) = cmd::state_dir(&cli.state) else { return Ok(None) };
-    match StateDir::open(&folder).and_then(|state| server.publish(&state, std::env::current_exe().ok(), true)) {
+    match StateDir::open(&folder).and_then(|state| proxy.publish(&state, std::env::current_exe().ok(), true)) {
         Ok(published) => {
             for problem in published.problems() {
                 eprintln!("warning: {problem}");
@@ -146,7 +160,7 @@ fn publish(server: &Server, cli: &cli::Cli) -> Result<Option<Published>, StateEr
         }
         Err(error) if asked => Err(error),
         Err(error) => {
-            if server.policy().current().authority_pem().is_some() {
+            if proxy.policy().authority_pem().is_some() {
                 eprintln!("warning: children cannot be told what to trust: {error}");
             }
             Ok(None)
@@ -154,67 +168,88 @@ fn publish(server: &Server, cli: &cli::Cli) -> Result<Option<Published>, StateEr
     }
 }
 
-fn config(cli: &cli::Cli) -> Config {
-    Config {
-        http_listen: cli.http_listen,
-        socks_listen: cli.socks_listen,
-        admin_listen: cli.admin_listen,
-        policy_map: cli.source.policy_map.into(),
-        workers: cli.workers,
-        limits: cli.source.limits.clone(),
+/// How a listener is told of: where it is to be, or one that is open already.
+type At = fn(NetworkProxyBuilder, SocketAddr) -> NetworkProxyBuilder;
+type On = fn(NetworkProxyBuilder, TcpListener) -> NetworkProxyBuilder;
+
+/// Who may use the admin API.
+fn admin_access(admin: &cli::Admin) -> Result<AdminAccess, Failure> {
+    let access = AdminAccess {
+        token_file: admin.admin_token_file.clone(),
+        shared_secret_file: admin.admin_shared_secret_file.clone(),
+        issuer: admin.admin_issuer.clone(),
+        audience: admin.admin_audience.clone(),
+        max_clock_skew: Duration::from_secs(admin.admin_max_clock_skew_seconds),
+        hosts: admin.admin_hosts.clone(),
+        ..AdminAccess::default()
+    };
+    if !access.hosts.is_empty() && !access.needs_token() {
+        return Err(unusable(
+            "--admin-host: only together with tokens (`--admin-token-file`), since the page of a name that is bound anew names it too",
+        ));
     }
+    #[cfg(unix)]
+    let access = {
+        let user = admin.admin_socket_user.as_deref().map(process::user_number).transpose().map_err(unusable)?;
+        AdminAccess { socket: admin.admin_socket.clone(), socket_user: user, ..access }
+    };
+    Ok(access)
 }
 
 /// Sockets of a service manager are where it put them, whatever the policy says; a flag that says otherwise is a mistake.
-fn at_handed_down(config: &mut Config, sockets: &Sockets) -> Result<(), Failure> {
-    for (flag, wanted, socket) in [
-        ("--http-listen", &mut config.http_listen, &sockets.http),
-        ("--socks-listen", &mut config.socks_listen, &sockets.socks5),
-        ("--admin-listen", &mut config.admin_listen, &sockets.admin),
-    ] {
-        let Some(socket) = socket else { continue };
-        let at = socket.local_addr().map_err(unusable)?;
-        if let Some(other) = wanted.replace(at).filter(|other| *other != at) {
-            return Err(unusable(format!(
-                "{flag} {other}: the service manager hands down a socket at {at}; take the flag away, or change the socket"
-            )));
-        }
+fn listeners(mut builder: NetworkProxyBuilder, cli: &cli::Cli, handed_down: Sockets) -> Result<NetworkProxyBuilder, Failure> {
+    let Sockets { http, socks5, admin, .. } = handed_down;
+    let listeners: [(_, _, _, At, On); 3] = [
+        ("--http-listen", cli.http_listen, http, NetworkProxyBuilder::http_addr, NetworkProxyBuilder::http_listener),
+        ("--socks-listen", cli.socks_listen, socks5, NetworkProxyBuilder::socks_addr, NetworkProxyBuilder::socks_listener),
+        ("--admin-listen", cli.admin_listen, admin, NetworkProxyBuilder::admin_addr, NetworkProxyBuilder::admin_listener),
+    ];
+    for (flag, wanted, socket, at, on) in listeners {
+        builder = match (socket, wanted) {
+            (None, None) => builder,
+            (None, Some(wanted)) => at(builder, wanted),
+            (Some(socket), wanted) => {
+                let found = socket.local_addr().map_err(unusable)?;
+                if let Some(other) = wanted.filter(|wanted| *wanted != found) {
+                    return Err(unusable(format!(
+                        "{flag} {other}: the service manager hands down a socket at {found}; take the flag away, or change the socket"
+                    )));
+                }
+                on(builder, socket)
+            }
+        };
     }
-    Ok(())
-}
-
-fn builder(cli: &cli::Cli, notify: &Arc<Notify>) -> Builder {
-    cmd::builder(&cli.source).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(notify) })
+    Ok(builder)
 }
 
 fn serve(started: Started, cli: &cli::Cli) -> ExitCode {
-    let ran = tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::from);
+    let ran = runtime.and_then(|runtime| {
         let ran = runtime.block_on(run(started, cli));
-        // What did not finish within the drain time is not waited for.
-        runtime.shutdown_timeout(Duration::from_millis(100));
+        // What waits for signals is not waited for.
+        runtime.shutdown_background();
         ran
     });
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            eprintln!("error: {error}");
             ExitCode::from(2)
         }
     }
 }
 
-async fn run(started: Started, cli: &cli::Cli) -> std::io::Result<()> {
-    let Started { server, notify, published, .. } = started;
+async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
+    let Started { proxy, notify, published, .. } = started;
     // Signals are caught before anything is announced, so that whoever reads the announcement can send one.
     let signals = Signals::new()?;
+    let handle = proxy.run().await?;
     #[cfg(target_os = "linux")]
     announce_sandbox(&started.sandbox, cli.json);
-    announce(&server, cli);
-    let policy = server.policy();
-    notify.ready(&status(&policy.current()));
+    announce(&handle, cli);
+    notify.ready(&status(&handle.policy()));
     let watchdog = Arc::clone(&notify);
     tokio::spawn(async move { watchdog.watchdog().await });
-    let reload = server.reload_request();
     #[cfg(unix)]
     let handed_over = {
         let json = cli.json;
@@ -233,18 +268,19 @@ async fn run(started: Started, cli: &cli::Cli) -> std::io::Result<()> {
     };
     #[cfg(not(unix))]
     let handed_over = std::future::pending::<std::io::Result<()>>();
-    server
-        .run(async {
-            tokio::select! {
-                () = signals.stop(reload, &notify, || status(&policy.current())) => {}
-                // Without descriptors for it there is no hand-over, and all else goes on.
-                Ok(()) = handed_over => {}
-            }
-            notify.stopping("finishing open exchanges");
-            // Who starts children now looks elsewhere.
-            drop(published);
-        })
-        .await
+    tokio::select! {
+        () = signals.stop(&handle, &notify) => {}
+        () = handle.draining() => {}
+        // Without descriptors for it there is no hand-over, and all else goes on.
+        Ok(()) = handed_over => {}
+    }
+    notify.stopping("finishing open exchanges");
+    // Who starts children now looks elsewhere.
+    drop(published);
+    handle.drain();
+    handle.wait().await;
+    say(cli.json, &serde_json::json!({ "event": "stopped" }), "stopped");
+    Ok(())
 }
 
 /// What the service manager shows.
@@ -267,18 +303,18 @@ fn announce_sandbox(report: &process::sandbox::Report, json: bool) {
 }
 
 /// A line for each listener; with the built-in policy, a line that says what it is and how to use it.
-fn announce(server: &Server, cli: &cli::Cli) {
-    let listeners = server.listeners();
-    let Listeners { http, socks5, admin } = listeners;
+fn announce(handle: &Handle, cli: &cli::Cli) {
+    let Addresses { http, socks5, admin } = handle.addrs();
     if cli.source.policy.is_none() && !cli.json {
-        let socks5 = socks5.map(|socks5| format!(", SOCKS5 on {socks5}")).unwrap_or_default();
+        let also = |name, address: Option<SocketAddr>| address.map(|address| format!(", {name} on {address}")).unwrap_or_default();
+        let (socks5, admin) = (also("SOCKS5", socks5), also("admin", admin));
         eprintln!(
-            "no --policy: running the built-in default policy, HTTP on {http}{socks5}, admin on {admin}; \
+            "no --policy: running the built-in default policy, HTTP on {http}{socks5}{admin}; \
              point a client at it with `export HTTP_PROXY=http://{http} HTTPS_PROXY=http://{http}`; \
              the policy's source is examples/default.toml"
         );
     }
-    for (listener, address) in [("http", Some(http)), ("socks5", socks5), ("admin", Some(admin))] {
+    for (listener, address) in [("http", Some(http)), ("socks5", socks5), ("admin", admin)] {
         let Some(address) = address else { continue };
         let line = serde_json::json!({ "event": "listening", "listener": listener, "address": address.to_string() });
         say(cli.json, &line, &format!("{listener} {address}"));
@@ -298,6 +334,10 @@ struct Announce {
 }
 
 impl Observer for Announce {
+    fn wants_closes(&self) -> bool {
+        false
+    }
+
     fn reloaded(&self, outcome: &Reload<'_>) {
         let (line, text) = match outcome {
             Reload::Swapped(snapshot) => {
@@ -360,7 +400,7 @@ impl Signals {
     }
 
     /// Ends with SIGTERM or SIGINT; SIGHUP asks for a reload. The second signal to stop stops at once; so does the first after a hand-over.
-    async fn stop(self, reload: ReloadRequest, notify: &Notify, status: impl Fn() -> String) {
+    async fn stop(self, handle: &Handle, notify: &Notify) {
         let Self { mut hangup, mut terminate, mut interrupt } = self;
         // Whoever drops this future, which a hand-over does, still has the signals caught.
         let (first, stopped) = tokio::sync::oneshot::channel();
@@ -380,8 +420,10 @@ impl Signals {
         let reloads = async {
             while hangup.recv().await.is_some() {
                 notify.reloading();
-                reload.reloaded().await;
-                notify.ready(&status());
+                // The observer says what came of it; without a policy file, nothing does.
+                let _ = handle.reload_file().await;
+                handle.reopen_audit();
+                notify.ready(&status(&handle.policy()));
             }
             std::future::pending::<()>().await;
         };
@@ -401,7 +443,7 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn stop(self, _reload: ReloadRequest, _notify: &Notify, _status: impl Fn() -> String) {
+    async fn stop(self, _handle: &Handle, _notify: &Notify) {
         let _ = tokio::signal::ctrl_c().await;
     }
 }

@@ -19,12 +19,12 @@ pub(crate) fn blocked(denial: &Denial, method: &str, keep_alive: bool) -> Vec<u8
     let (kind, body) =
         if denial.is_json() { ("application/json", denial.json()) } else { ("text/plain; charset=utf-8", denial.message() + "\n") };
     let reason = format!("Blocked by network policy ({})", denial.reason());
-    response(403, &reason, Some(denial.reason().proxy_error()), kind, &body, method, keep_alive)
+    response(403, &reason, Some(denial.proxy_error()), kind, &body, method, keep_alive)
 }
 
 /// The same to a request inside TLS, for whoever writes it.
 pub(crate) fn denied(denial: &Denial) -> Answer {
-    let fields = vec![("content-type", "application/json".to_owned()), ("x-proxy-error", denial.reason().proxy_error().to_owned())];
+    let fields = vec![("content-type", "application/json".to_owned()), ("x-proxy-error", denial.proxy_error().to_owned())];
     Answer { status: 403, fields, body: denial.json() }
 }
 

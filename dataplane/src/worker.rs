@@ -41,6 +41,7 @@ impl Worker {
         let (shared, permits, shutdown) = (Arc::clone(&work.shared), Arc::clone(&work.permits), work.shutdown.clone());
         let accepting = work.accepting.clone();
         let serve = move || {
+            let _serving = shared.counters.serve();
             runtime.block_on(async {
                 for (listener, service) in listeners {
                     match tokio::net::TcpListener::from_std(listener) {

@@ -1,7 +1,9 @@
 //! Argument types of `netpolicy`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use policy_compiler::replay::Time;
 use policy_compiler::source::LayerFiles;
+use policy_format::chain::Link;
 use std::path::PathBuf;
 
 /// The heading over the flags of layers.
@@ -32,6 +34,11 @@ pub(crate) enum Command {
     /// Say exactly what a new policy opens and closes, each with a request that shows it
     #[command(after_help = "Exit codes: 0 no difference that counts, 1 there is one (see --fail-on), 2 bad usage or input.")]
     Diff(Diff),
+    /// Say which past decisions a new policy would change
+    #[command(after_help = "Exit codes: 0 nothing would change, 1 something would, 2 bad usage or input.")]
+    Replay(Replay),
+    /// Check audit logs
+    Audit(Audit),
     /// Show what a compiled policy says, or turn it back into TOML
     Inspect(Inspect),
     /// Rewrite older spellings, or another tool's lists, as this version documents them
@@ -363,6 +370,73 @@ pub(crate) struct Diff {
     pub(crate) all: bool,
 
     /// Print everything as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The new policy, compiled
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+
+    /// Audit logs of the proxy, lines of JSON; `-` is standard input
+    #[arg(value_name = "LOG", required = true)]
+    pub(crate) logs: Vec<PathBuf>,
+
+    /// Permission profile to ask, instead of the policy's default
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// Only what was decided then or later: a day, or a time, in UTC
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Time>,
+
+    /// Only what was decided before
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Time>,
+
+    /// Kinds of requests to show of each direction [default: 20, with --json all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+
+    /// For a data plane that opens no TLS
+    #[arg(long)]
+    pub(crate) no_interception: bool,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(subcommand)]
+    pub(crate) task: AuditTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditTask {
+    /// Check that logs are as they were written, by their hash chain
+    #[command(after_help = "Exit codes: 0 all of it is as it was written, 1 it is not, 2 bad usage or unreadable files.")]
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The files of one log, in any order: their headers say which comes first
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// The last file is being written: lines behind its last seal are no fault
+    #[arg(long)]
+    pub(crate) open: bool,
+
+    /// A hash that was noted before, which a seal has to have: what stood before it is still there. Repeatable
+    #[arg(long, value_name = "HASH")]
+    pub(crate) noted: Vec<Link>,
+
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -10,8 +10,8 @@ use crate::profiles::Profile;
 use crate::schema::limit_toml;
 use crate::source::quote;
 use policy_format::{
-    Access, Blob, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader, JsonValue, Limits,
-    Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
+    Access, Audit, Blob, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader, JsonValue,
+    Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -145,6 +145,13 @@ fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
         line(text, format_args!("dangerously_pass_credentials_without_broker = true"));
     }
     limits(text, settings, table);
+    let audit = audit_toml(&settings.audit);
+    if !audit.is_empty() {
+        line(text, format_args!("\n[{table}.audit]"));
+        for (key, value) in audit {
+            line(text, format_args!("{key} = {value}"));
+        }
+    }
     upstream(text, meta, settings, table);
     if !meta.unix_sockets.allow.is_empty() {
         line(text, format_args!("\n[{table}.unix_sockets]"));
@@ -221,6 +228,41 @@ fn limits(text: &mut String, settings: &Settings, table: &str) {
     if !said.is_empty() {
         line(text, format_args!("\n[{table}.limits]\n{}", said.join("\n")));
     }
+}
+
+/// What the settings of audit say that is not the default: keys, and values as TOML.
+pub fn audit_toml(audit: &Audit) -> Vec<(&'static str, String)> {
+    let default = Audit::default();
+    let word = |value: &'static str, default: &'static str| (value != default).then(|| quote(value));
+    let switch = |value: bool, default: bool| (value != default).then(|| value.to_string());
+    let number = |name: &str| {
+        let (number, value) = (Audit::number(name)?, audit.get(name)?);
+        (value != number.default).then(|| limit_toml(number, value))
+    };
+    let otlp = audit.otlp.as_ref().map(|otlp| {
+        let headers_file = otlp.headers_file.as_ref().map(|path| format!(", headers_file = {}", quote(path)));
+        let headers_file = headers_file.unwrap_or_default();
+        format!("{{ endpoint = {}, protocol = {}{headers_file} }}", quote(&otlp.endpoint), quote(otlp.protocol.as_str()))
+    });
+    let metadata: Vec<String> = audit.metadata.iter().map(|(name, value)| format!("{} = {}", quote(name), quote(value))).collect();
+    let said = [
+        ("file", audit.file.as_deref().map(quote)),
+        ("stdout", switch(audit.stdout, default.stdout)),
+        ("syslog", audit.syslog.as_ref().map(|target| quote(&target.to_string()))),
+        ("journald", switch(audit.journald, default.journald)),
+        ("otlp", otlp),
+        ("naming", word(audit.naming.as_str(), default.naming.as_str())),
+        ("level", word(audit.level.as_str(), default.level.as_str())),
+        ("on_full", word(audit.on_full.as_str(), default.on_full.as_str())),
+        ("queue", number("queue")),
+        ("rotate_bytes", number("rotate_bytes")),
+        ("rotate_age", number("rotate_age")),
+        ("keep", number("keep")),
+        ("fsync", word(audit.fsync.as_str(), default.fsync.as_str())),
+        ("chain", switch(audit.chain, default.chain)),
+        ("metadata", (!metadata.is_empty()).then(|| format!("{{ {} }}", metadata.join(", ")))),
+    ];
+    said.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 fn upstream(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {

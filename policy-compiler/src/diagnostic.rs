@@ -83,6 +83,7 @@ codes! {
     InvalidAddress "invalid-address" "Not an address to listen on, not the URL of a proxy, or not a name server.",
     OpenListener "open-listener" "A listener that other machines can reach.",
     RequirementViolated "requirement-violated" "A weaker layer conflicts with what a stronger one requires.",
+    WrongLayer "wrong-layer" "A setting that this layer may not make.",
     ManagedHook "managed-hook" "A weaker layer touches a host or a name whose hooks a stronger layer owns.",
     BadList "bad-list" "A domain list that cannot be read, or lines of it.",
     TestCase "test-case" "A test case that cannot be run.",

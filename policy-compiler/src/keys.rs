@@ -2,7 +2,7 @@
 //!
 //! Limits, and the words of settings, are those of `policy_format::Settings`. The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
 
-use policy_format::{CredentialAuth, Forwarded, Limit, Limits, OnRevoke, Sni};
+use policy_format::{Audit, AuditLevel, AuditNaming, CredentialAuth, Forwarded, Fsync, Limit, Limits, OnFull, OnRevoke, OtlpProtocol, Sni};
 
 /// A table of the TOML.
 #[derive(Debug)]
@@ -134,6 +134,16 @@ pub const SNI: &[&str] = &words::<_, { Sni::ALL.len() }>(Sni::ALL);
 pub const FORWARDED: &[&str] = &words::<_, { Forwarded::ALL.len() }>(Forwarded::ALL);
 /// What `limits.on_revoke` may say.
 pub const ON_REVOKE: &[&str] = &words::<_, { OnRevoke::ALL.len() }>(OnRevoke::ALL);
+/// What `audit.naming` may say.
+pub const AUDIT_NAMING: &[&str] = &words::<_, { AuditNaming::ALL.len() }>(AuditNaming::ALL);
+/// What `audit.level` may say.
+pub const AUDIT_LEVEL: &[&str] = &words::<_, { AuditLevel::ALL.len() }>(AuditLevel::ALL);
+/// What `audit.on_full` may say.
+pub const ON_FULL: &[&str] = &words::<_, { OnFull::ALL.len() }>(OnFull::ALL);
+/// What `audit.fsync` may say.
+pub const FSYNC: &[&str] = &words::<_, { Fsync::ALL.len() }>(Fsync::ALL);
+/// What `audit.otlp.protocol` may say.
+pub const OTLP_PROTOCOL: &[&str] = &words::<_, { OtlpProtocol::ALL.len() }>(OtlpProtocol::ALL);
 /// What an upstream rule says that goes through no proxy.
 pub const DIRECT: &str = "direct";
 /// The formats of domain lists.
@@ -181,6 +191,9 @@ const HEADER: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");
 const JSON_VALUE: Kind = Kind::Any(&[Kind::Text, Kind::Bool, Kind::Integer(0, i64::MAX)]);
 const VARIABLE: Kind = Kind::Matches("^[A-Za-z_][A-Za-z0-9_]*$");
 const URL_PREFIX: Kind = Kind::Matches(r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@*]+(/[^\s?#]*)?$");
+const SINK_PATH: Kind = Kind::Matches("^/.*[^/]$");
+const OTLP_URL: Kind = Kind::Matches(r"^https?://[^\s/?#@]+(/[^\s?#]*)?$");
+const FIELD: &str = r"^[a-z0-9_]+(\.[a-z0-9_]+)*$";
 const TEXTS: Kind = Kind::List(&Kind::Text, 0);
 const PATTERNS: Kind = Kind::List(&Kind::Matches(PATTERN), 0);
 const VALUES: Kind = Kind::Map(NAME, &Kind::List(&Kind::Text, 1));
@@ -282,7 +295,7 @@ pub static NETWORK: Table = Table::closed(
             .default("[]")
             .examples(&["[\"10.0.0.53\", \"[2001:db8::53]:5353\"]", "[\"https://dns.example.com/dns-query\"]"]),
         Key::new("limits", Kind::Table(&LIMITS), "What peers may use up."),
-        Key::new("audit", Kind::Free, "Not in this version: it is refused."),
+        Key::new("audit", Kind::Table(&AUDIT), "What is written down of decisions, and where. A project cannot set it."),
         Key::new("clients", Kind::Free, "Not in this version: it is refused."),
         Key::new("credentials", Kind::Map(NAME, &Kind::Table(&CREDENTIAL)), "Credentials of the broker beside those that it knows, by name."),
         Key::new("allowed_domains", PATTERNS, "Patterns to allow.").older("domains, each pattern with \"allow\""),
@@ -482,6 +495,65 @@ pub static UPSTREAM_RULE: Table = Table::closed(
 )
 .required(&[&["hosts"], &["url"]]);
 
+/// A setting that is a number.
+const fn number(limit: &'static Limit) -> Key {
+    Key::new(limit.name, Kind::Limit(limit), limit.doc)
+}
+
+/// A setting of audit that is a number.
+#[expect(clippy::indexing_slicing, reason = "evaluated when this is compiled, and not below the length")]
+const fn audit_number(at: usize) -> Key {
+    number(&Audit::NUMBERS[at])
+}
+
+const AUDIT_QUEUE: Key = audit_number(0);
+const AUDIT_ROTATE_BYTES: Key = audit_number(1);
+const AUDIT_ROTATE_AGE: Key = audit_number(2);
+const AUDIT_KEEP: Key = audit_number(3);
+
+/// `[….network.audit]`.
+pub static AUDIT: Table = Table::closed(
+    "audit",
+    "What is written down of decisions, and where.",
+    &[
+        Key::new("file", SINK_PATH, "A file that gets a line of JSON for each event.").examples(&["\"/var/log/netproxy/audit.jsonl\""]),
+        Key::new("stdout", Kind::Bool, "Whether standard output gets the same lines.").default("false"),
+        Key::new("syslog", Kind::Matches("^(/[^/]|(udp|tcp)://[0-9\\[])"), "The syslog server that gets each event: a socket, or an address by UDP or TCP.")
+            .examples(&["\"/dev/log\"", "\"udp://10.0.0.1:514\""]),
+        Key::new("journald", Kind::Bool, "Whether the journal of systemd gets each event.").default("false"),
+        Key::new("otlp", Kind::Any(&[OTLP_URL, Kind::Table(&OTLP)]), "The collector of OpenTelemetry that gets each event.")
+            .examples(&["\"http://127.0.0.1:4318\""]),
+        Key::new("naming", Kind::Choice(AUDIT_NAMING), "How the fields of events are called: as in OpenTelemetry, or as in OCSF.")
+            .default("\"codex\""),
+        Key::new("level", Kind::Choice(AUDIT_LEVEL), "Which events there are: what was denied, what was allowed too, how it ended too.")
+            .default("\"all\""),
+        Key::new("on_full", Kind::Choice(ON_FULL), "What happens to requests when the queue of events is full: they go on and events are lost and counted, they wait, or they are denied.")
+            .default("\"drop\""),
+        AUDIT_QUEUE,
+        AUDIT_ROTATE_BYTES,
+        AUDIT_ROTATE_AGE,
+        AUDIT_KEEP,
+        Key::new("fsync", Kind::Choice(FSYNC), "When the file is forced to the disk: never, when it is closed, or after each batch of events.")
+            .default("\"rotate\""),
+        Key::new("chain", Kind::Bool, "Whether the lines of the file are chained by hashes, so that what was changed is found.").default("true"),
+        Key::new("metadata", Kind::Map(FIELD, &Kind::Text), "Fields that every event gets.")
+            .examples(&["{\"app.version\": \"1.2.3\", \"model\": \"m\"}"]),
+    ],
+);
+
+/// `otlp` of `[….network.audit]`.
+pub static OTLP: Table = Table::closed(
+    "otlp",
+    "A collector of OpenTelemetry.",
+    &[
+        Key::new("endpoint", OTLP_URL, "Its URL.").examples(&["\"http://127.0.0.1:4318\"", "\"https://otel.example.com:4317\""]),
+        Key::new("protocol", Kind::Choice(OTLP_PROTOCOL), "OTLP/HTTP with protobuf, or OTLP/gRPC.").default("\"http\""),
+        Key::new("headers_file", SINK_PATH, "A file with headers that requests carry, such as a token: `name: value`, a line each.")
+            .examples(&["\"/etc/netproxy/otlp-headers\""]),
+    ],
+)
+.required(&[&["endpoint"]]);
+
 /// `[….network.limits]`.
 pub static LIMITS: Table = Table::closed("limits", "What peers may use up: bytes, time, counts.", &LIMIT_KEYS);
 
@@ -496,7 +568,7 @@ const LIMIT_KEYS: [Key; Limits::ALL.len() + 1] = {
     let mut at = 0;
     while at < Limits::ALL.len() {
         let limit = &Limits::ALL[at];
-        keys[at] = Key::new(limit.name, Kind::Limit(limit), limit.doc);
+        keys[at] = number(limit);
         at += 1;
     }
     keys
@@ -566,6 +638,11 @@ pub static EXPERIMENTAL_NETWORK: Table = Table::closed(
         ),
         Key::new("mode", Kind::Choice(MODES), "The mode, or a more restrictive one."),
         Key::new("mitm", Kind::Table(&MITM), "Interception, hooks and actions that weaker layers can neither change nor add to."),
+        Key::new(
+            "audit",
+            Kind::Table(&AUDIT),
+            "What has to be written down, and where. A named sink demands `level = \"all\"` where it does not say another.",
+        ),
         Key::new("domains", Kind::Domains, "Rules that are always there; a deny cannot be taken back."),
         Key::new("unix_sockets", SOCKETS, "What each unix socket may be used for, by its absolute path."),
         Key::new("managed_allowed_domains_only", Kind::Bool, "Whether weaker layers may allow nothing.").default("false"),
@@ -676,6 +753,19 @@ mod tests {
         for limit in Limits::ALL {
             assert!(LIMITS.key(limit.name).is_some_and(|key| key.doc == limit.doc), "{}", limit.name);
         }
+        let audit = policy_format::Audit::default();
+        assert_eq!(of(AUDIT.key("stdout")), audit.stdout.to_string());
+        assert_eq!(of(AUDIT.key("journald")), audit.journald.to_string());
+        assert_eq!(of(AUDIT.key("naming")), audit.naming.as_str());
+        assert_eq!(of(AUDIT.key("level")), audit.level.as_str());
+        assert_eq!(of(AUDIT.key("on_full")), audit.on_full.as_str());
+        assert_eq!(of(AUDIT.key("fsync")), audit.fsync.as_str());
+        assert_eq!(of(AUDIT.key("chain")), audit.chain.to_string());
+        assert_eq!(of(OTLP.key("protocol")), policy_format::OtlpProtocol::default().as_str());
+        for number in policy_format::Audit::NUMBERS {
+            let key = AUDIT.key(number.name).unwrap();
+            assert!(key.doc == number.doc && matches!(key.kind, Kind::Limit(limit) if limit.name == number.name), "{}", number.name);
+        }
         assert_eq!(SNI, Sni::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
@@ -728,6 +818,8 @@ mod tests {
             (&UPSTREAM, "[permissions.w.network.upstream]"),
             (&UPSTREAM_RULE, "[[permissions.w.network.upstream.rules]]"),
             (&LIMITS, "[permissions.w.network.limits]"),
+            (&AUDIT, "[permissions.w.network.audit]"),
+            (&OTLP, "[permissions.w.network.audit.otlp]"),
             (&OLDER_UPSTREAM, "[network]"),
             (&NETWORK_PROXY, "[network_proxy]"),
             (&OLDER_POLICY, "[network_proxy.policy]"),

@@ -16,20 +16,26 @@ pub mod init;
 pub mod json_schema;
 pub mod keys;
 pub mod lists;
+#[cfg(feature = "logs")]
+pub mod log;
 pub mod merge;
 #[cfg(feature = "migrate")]
 pub mod migrate;
 pub mod policy;
 pub mod presets;
 pub mod profiles;
-pub mod request;
+#[cfg(feature = "logs")]
+pub mod replay;
 pub mod requirements;
 pub mod schema;
 pub mod source;
 pub mod suffix;
 pub mod testing;
+#[cfg(feature = "logs")]
+pub mod verify;
 
 pub use policy_format::Layer;
+pub use policy_format::asked as request;
 pub use profiles::Selection;
 
 use check::{ListSummary, ShowProgress};

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         cli::Command::Explain(arguments) => cmd::explain::run(arguments),
         cli::Command::Test(arguments) => cmd::test::run(arguments),
         cli::Command::Inspect(arguments) => cmd::inspect::run(arguments),
+        cli::Command::Replay(arguments) => cmd::replay::run(arguments),
+        cli::Command::Audit(arguments) => cmd::audit::run(arguments),
         cli::Command::Diff(arguments) => cmd::diff::run(arguments),
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{
-    ActionDoc, At, CredentialDoc, DomainEntry, HookDoc, LayerDoc, LimitsDoc, MitmDoc, NetworkDoc, ProfileDoc, SocketEntry, UpstreamDoc,
-    nearest_of,
+    ActionDoc, At, AuditDoc, CredentialDoc, DomainEntry, HookDoc, LayerDoc, LimitsDoc, MitmDoc, NetworkDoc, OtlpDoc, ProfileDoc,
+    SocketEntry, UpstreamDoc, nearest_of,
 };
 use crate::source::{SourceFile, layer_of};
 use policy_format::{Access, Layer};
@@ -331,6 +331,7 @@ pub(crate) fn networks(below: NetworkDoc, above: NetworkDoc, sources: &[SourceFi
             unix_sockets: merge_sockets(below.unix_sockets, above.unix_sockets, sources),
             mitm: merge_mitm(below.mitm, above.mitm, sources),
             limits: merge_limits(below.limits, above.limits, sources),
+            audit: merge_audits(below.audit, above.audit, sources, diagnostics),
             credentials: merge_named(below.credentials, above.credentials, |credential: &CredentialDoc| &credential.name, sources),
         } };
     }
@@ -395,6 +396,49 @@ fn merge_limits(below: LimitsDoc, above: LimitsDoc, sources: &[SourceFile]) -> L
         values.extend(held.map(|at| (name, at)));
     }
     LimitsDoc { values, on_revoke: pick(below.on_revoke, above.on_revoke, sources) }
+}
+
+/// Setting by setting. Where an administrator has a table, weaker layers add nothing to it: they would say what is written down of them.
+fn merge_audits(
+    below: Option<AuditDoc>,
+    above: Option<AuditDoc>,
+    sources: &[SourceFile],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<AuditDoc> {
+    let (Some(below), Some(above)) = (&below, &above) else { return above.or(below) };
+    let (of_below, of_above) = (layer_of(sources, &below.place), layer_of(sources, &above.place));
+    let (strong, weak) = if of_below < of_above { (below, above) } else { (above, below) };
+    let (owner, other) = (of_below.min(of_above), of_below.max(of_above));
+    if owner <= Layer::Managed && other > Layer::Managed {
+        let message = format!("this `audit` is ignored: what is written down belongs to the {owner} layer");
+        let warning = Diagnostic::warning(Code::IgnoredEntry, message, weak.place.clone()).and(strong.place.clone(), "said here");
+        diagnostics.push(warning.with_help("remove it: it has no effect here"));
+        return Some(strong.clone());
+    }
+    let (below, above) = (weak.clone(), strong.clone());
+    let mut doc = AuditDoc { place: above.place, numbers: below.numbers, metadata: below.metadata, ..AuditDoc::default() };
+    macro_rules! pick {
+        ($($($key:ident).+),*) => { $(doc.$($key).+ = pick(below.$($key).+, above.$($key).+, sources);)* };
+    }
+    pick!(file, stdout, syslog, journald, naming, level, on_full, fsync, chain);
+    doc.otlp = match above.otlp.endpoint.is_some() {
+        // The headers of one collector are not sent to another.
+        true => above.otlp,
+        false => OtlpDoc {
+            endpoint: below.otlp.endpoint,
+            protocol: pick(below.otlp.protocol, above.otlp.protocol, sources),
+            headers_file: pick(below.otlp.headers_file, above.otlp.headers_file, sources),
+        },
+    };
+    for (name, at) in above.numbers {
+        let held = pick(doc.numbers.remove(name), Some(at), sources);
+        doc.numbers.extend(held.map(|at| (name, at)));
+    }
+    for (name, at) in above.metadata {
+        let held = pick(doc.metadata.remove(&name), Some(at), sources);
+        doc.metadata.extend(held.map(|at| (name, at)));
+    }
+    Some(doc)
 }
 
 fn merge_domains(

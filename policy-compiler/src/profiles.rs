@@ -3,6 +3,7 @@
 //! A profile is compiled as if it were the only one. What belongs to the process that runs the blob rather than to a profile must be the same in all profiles that run
 //! (`PROCESS`): requests of several profiles may pass through one process, and it opens its listeners once.
 
+use crate::decompile::audit_toml;
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::merge;
 use crate::schema::{LayerDoc, NetworkDoc, nearest_of};
@@ -260,7 +261,7 @@ macro_rules! places {
 }
 
 /// What belongs to the process. All else is of the profile that a request is decided under.
-const PROCESS: [ProcessSetting; 9] = [
+const PROCESS: [ProcessSetting; 10] = [
     ProcessSetting {
         value: |meta, _| Some(meta.listeners.http.to_string()),
         keys: places!("proxy_url": proxy_url, "http_port": http_port),
@@ -285,9 +286,21 @@ const PROCESS: [ProcessSetting; 9] = [
         value: |_, settings| Some(settings.limits.connections.to_string()),
         keys: &[("limits.connections", |doc: &NetworkDoc| doc.limits.values.get("connections").map(|at| &at.place))],
     },
+    // There is one queue, and what is written is of the process.
+    ProcessSetting {
+        value: |_, settings| Some(audit(settings)),
+        keys: &[("audit", |doc: &NetworkDoc| doc.audit.as_ref().map(|audit| &audit.place))],
+    },
     // What was looked up is kept for all.
     ProcessSetting { value: |_, settings| Some(name_servers(settings)), keys: places!("resolver": resolver) },
 ];
+
+fn audit(settings: &Settings) -> String {
+    match &audit_toml(&settings.audit)[..] {
+        [] => "none".to_owned(),
+        said => format!("{{ {} }}", said.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ")),
+    }
+}
 
 fn name_servers(settings: &Settings) -> String {
     let servers: Vec<String> = settings.resolver.iter().map(ToString::to_string).collect();

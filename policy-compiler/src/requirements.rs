@@ -7,9 +7,9 @@
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::keys;
 use crate::merge::{Merged, merge_named};
-use crate::schema::{At, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
+use crate::schema::{At, AuditDoc, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId, layer_of};
-use policy_format::{Access, Layer, MitmMode, Mode};
+use policy_format::{Access, Audit, AuditLevel, Layer, MitmMode, Mode, OnFull, OtlpProtocol};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use toml::Spanned;
@@ -37,6 +37,7 @@ pub struct Requirements {
     /// The sockets that may be allowed, if the file speaks of sockets.
     unix_sockets: Option<At<Vec<SocketEntry>>>,
     mitm: MitmDoc,
+    audit: Option<AuditDoc>,
 }
 
 /// Reads a requirements file; `None` when it is not TOML. Keys outside `[experimental_network]` belong to other programs.
@@ -96,6 +97,7 @@ impl Requirements {
                             .help = Some("move it to the settings of this layer, or remove it".into());
                     }
                 }
+                "audit" => self.audit = reader.audit(key, value).map(demanded_audit),
                 "domains" => self.domains.extend(reader.domains(key, value)),
                 "allowed_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Allow)),
                 "denied_domains" => add_listed(&mut self.domains, reader.pattern_list(key, value, Access::Deny)),
@@ -113,6 +115,19 @@ impl Requirements {
             }
         }
     }
+}
+
+/// A place where events have to go, without a word on which, gets all of them.
+fn demanded_audit(mut doc: AuditDoc) -> AuditDoc {
+    if names_sink(&doc) {
+        doc.level.get_or_insert(At { value: AuditLevel::All, place: doc.place.clone() });
+    }
+    doc
+}
+
+fn names_sink(doc: &AuditDoc) -> bool {
+    let on = |at: &Option<At<bool>>| at.as_ref().is_some_and(|at| at.value);
+    doc.file.is_some() || doc.syslog.is_some() || doc.otlp.endpoint.is_some() || on(&doc.stdout) || on(&doc.journald)
 }
 
 fn port(reader: &mut Reader<'_>, key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) -> Option<At<u16>> {
@@ -142,6 +157,7 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
     let mut seen: HashMap<(String, bool), usize> = HashMap::new();
     let mut only: Option<At<bool>> = None;
     let mut sockets_are_listed = false;
+    let mut audits: Vec<AuditDoc> = Vec::new();
     if starts(&all) {
         merged.network.get_or_insert_default();
     }
@@ -178,6 +194,15 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
             constrain.network(&requirements, network);
             constrain.sockets(&requirements, network, sockets_are_listed);
             constrain.mitm(&requirements.mitm, network);
+        }
+        if let Some(audit) = &requirements.audit {
+            // What a weaker requirement demands is no less than what a stronger one needs.
+            for stronger in &audits {
+                if constrain.is_stronger(&stronger.place, &audit.place) {
+                    constrain.audit_least(stronger, audit);
+                }
+            }
+            audits.push(audit.clone());
         }
         sockets_are_listed |= requirements.unix_sockets.is_some();
         let needs = needs_proxy(&requirements);
@@ -324,6 +349,93 @@ impl Constrain<'_> {
         self.port("socks_url", &demanded.socks_port, &network.socks_url, &mut network.socks_port);
         self.no_upstream(demanded, network);
         self.seen(demanded, network);
+        if let Some(demand) = &demanded.audit {
+            self.audit(demand, network.audit.get_or_insert_with(|| AuditDoc { place: demand.place.clone(), ..AuditDoc::default() }));
+        }
+    }
+
+    /// What has to be written down, and where: what does more holds as well.
+    fn audit(&mut self, demand: &AuditDoc, audit: &mut AuditDoc) {
+        let same = |demand: &str, value: &str| demand == value;
+        self.text("audit.file", &demand.file, &mut audit.file, same);
+        self.word("audit.syslog", &demand.syslog, &mut audit.syslog, |target| target.to_string(), |demand, value| demand == value);
+        self.value("audit.stdout", &demand.stdout, &mut audit.stdout, |demand, value| demand == value);
+        self.value("audit.journald", &demand.journald, &mut audit.journald, |demand, value| demand == value);
+        let (otlp, own) = (&demand.otlp, &mut audit.otlp);
+        self.text("audit.otlp.endpoint", &otlp.endpoint, &mut own.endpoint, same);
+        self.word("audit.otlp.protocol", &otlp.protocol, &mut own.protocol, |it| it.as_str().into(), |demand, value| demand == value);
+        self.text("audit.otlp.headers_file", &otlp.headers_file, &mut own.headers_file, same);
+        self.word("audit.naming", &demand.naming, &mut audit.naming, |it| it.as_str().into(), |demand, value| demand == value);
+        self.word("audit.level", &demand.level, &mut audit.level, |it| it.as_str().into(), |demand, value| value >= demand);
+        // Where requests wait nothing is lost, and where they are denied neither.
+        let loses_no_more = |demand: &OnFull, value: &OnFull| *demand == OnFull::Drop || value == demand || *value == OnFull::Deny;
+        self.word("audit.on_full", &demand.on_full, &mut audit.on_full, |it| it.as_str().into(), loses_no_more);
+        self.word("audit.fsync", &demand.fsync, &mut audit.fsync, |it| it.as_str().into(), |demand, value| value >= demand);
+        self.value("audit.chain", &demand.chain, &mut audit.chain, |demand: bool, value: bool| value || !demand);
+        for (name, at) in &demand.numbers {
+            let mut value = audit.numbers.remove(name);
+            let all_are_kept = |files: u64| if files == 0 { u64::MAX } else { files };
+            self.value(&format!("audit.{name}"), &Some(at.clone()), &mut value, |demand, value| {
+                if *name == "keep" { all_are_kept(value) >= all_are_kept(demand) } else { value == demand }
+            });
+            audit.numbers.extend(value.map(|at| (*name, at)));
+        }
+        for (name, at) in &demand.metadata {
+            let mut value = audit.metadata.remove(name);
+            self.text(&format!("audit.metadata.{name}"), &Some(at.clone()), &mut value, same);
+            audit.metadata.extend(value.map(|at| (name.clone(), at)));
+        }
+        self.audit_least(demand, audit);
+    }
+
+    /// A sink that is demanded is not hollowed out by settings that the demand does not speak of: these have their defaults, or write more. What is of the file alone is
+    /// bound where the file is demanded. Nothing is set here, so that another requirement may still ask for more.
+    fn audit_least(&mut self, demand: &AuditDoc, audit: &AuditDoc) {
+        if !names_sink(demand) {
+            return;
+        }
+        let least = Audit::default();
+        if demand.otlp.endpoint.is_some() && demand.otlp.protocol.is_none() {
+            let wanted = Some(At { value: OtlpProtocol::default(), place: demand.place.clone() });
+            let mut said = audit.otlp.protocol.clone();
+            self.word("audit.otlp.protocol", &wanted, &mut said, |it| it.as_str().into(), |demand, value| demand == value);
+        }
+        if demand.file.is_some() && demand.fsync.is_none() {
+            let wanted = Some(At { value: least.fsync, place: demand.place.clone() });
+            self.word("audit.fsync", &wanted, &mut audit.fsync.clone(), |it| it.as_str().into(), |demand, value| value >= demand);
+        }
+        if demand.file.is_some() && demand.chain.is_none() {
+            let wanted = Some(At { value: least.chain, place: demand.place.clone() });
+            self.value("audit.chain", &wanted, &mut audit.chain.clone(), |demand: bool, value: bool| value || !demand);
+        }
+        for number in Audit::NUMBERS.iter().filter(|number| number.name == "queue" || demand.file.is_some()) {
+            if demand.numbers.contains_key(number.name) {
+                continue;
+            }
+            // For all of these but `queue`, which is never 0, 0 is without an end.
+            let end = |value: u64| if value == 0 { u64::MAX } else { value };
+            let wanted = Some(At { value: number.default, place: demand.place.clone() });
+            let mut said = audit.numbers.get(number.name).cloned();
+            self.value(&format!("audit.{}", number.name), &wanted, &mut said, |demand, value| end(value) >= end(demand));
+        }
+    }
+
+    /// Like [`Self::value()`], of what `shown` makes text of.
+    fn word<T: Clone>(
+        &mut self,
+        key: &str,
+        demand: &Option<At<T>>,
+        value: &mut Option<At<T>>,
+        shown: impl Fn(&T) -> String,
+        holds: impl Fn(&T, &T) -> bool,
+    ) {
+        let (Some(wanted), Some(found)) = (demand, value.as_ref()) else {
+            *value = value.take().or_else(|| demand.clone());
+            return;
+        };
+        let text = |at: &At<T>| Some(At { value: shown(&at.value), place: at.place.clone() });
+        let fits = holds(&wanted.value, &found.value);
+        self.text(key, &text(wanted), &mut text(found), |_, _| fits);
     }
 
     /// Without an upstream proxy, the policy's own is one too many, in whichever key it is.

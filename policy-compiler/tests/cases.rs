@@ -14,6 +14,7 @@
 
 mod common;
 
+use policy_compiler::decompile::audit_toml;
 use policy_compiler::diagnostic::{Diagnostic, Severity, render};
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
 use policy_compiler::{Options, compile};
@@ -249,6 +250,7 @@ fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
         ("upstream_rules", rules.collect::<Vec<_>>().join(", ")),
         ("on_revoke", settings.on_revoke.as_str().to_owned()),
         ("limits", limits.join(", ")),
+        ("audit", audit_toml(&settings.audit).iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ")),
         ("bodies", settings.hook_bodies.iter().map(body).collect::<Vec<_>>().join(", ")),
         ("credentials", settings.credentials.iter().map(credential).collect::<Vec<_>>().join(", ")),
         ("fallback", settings.broker_fallback.as_str().to_owned()),

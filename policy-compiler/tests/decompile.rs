@@ -241,6 +241,22 @@ fn every_setting_comes_back() {
         dangerously_pass_credentials_without_broker = true
         unix_sockets = { "/run/a b.sock" = "allow", "/run/\"q\".sock" = "allow" }
         upstream = { url = "socks5h://10.0.0.1:1080", no_proxy = [".example.com", "10.0.0.0/8"] }
+        [permissions.w.network.audit]
+        file = "/var/log/a \"b\".jsonl"
+        stdout = true
+        syslog = "tcp://[2001:db8::1]:601"
+        journald = true
+        otlp = { endpoint = "https://otel.test:4317", protocol = "grpc", headers_file = "/etc/headers" }
+        naming = "ocsf"
+        level = "denied"
+        on_full = "block"
+        queue = 100
+        rotate_bytes = "18446744073709551615"
+        rotate_age = "36h"
+        keep = 0
+        fsync = "never"
+        chain = false
+        metadata = { "app.version" = "1 \"q\"", model = "" }
         [permissions.w.network.mitm]
         mode = "always"
         bypass = ["pinned.example.com", "**.bank.test:443"]

@@ -48,15 +48,17 @@ fn every_limit_can_be_said() {
 
 #[test]
 fn a_policy_as_toml_says_its_settings() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v1.1/settings.bin");
-    let blob = Blob::open(fs::read(golden).unwrap()).unwrap();
-    for (id, meta) in (0..).zip(blob.profiles()) {
-        let text = decompile_profile(Profile::new(&blob, ProfileId(id))).unwrap();
-        let again = recompiled(&text);
-        assert_eq!(again.settings(ProfileId(0)), blob.settings(ProfileId(id)), "{text}");
-        // Rules are in another line now, and nothing else is different.
-        let lines = |text: &str| text.lines().skip(1).map(|line| line.split('#').next().unwrap().to_owned()).collect::<Vec<_>>();
-        assert_eq!(lines(&decompile(&again).unwrap()), lines(&text), "{}", meta.profile);
+    for name in ["settings", "audit"] {
+        let golden = format!("{}/../tests/golden/v1.1/{name}.bin", env!("CARGO_MANIFEST_DIR"));
+        let blob = Blob::open(fs::read(golden).unwrap()).unwrap();
+        for (id, meta) in (0..).zip(blob.profiles()) {
+            let text = decompile_profile(Profile::new(&blob, ProfileId(id))).unwrap();
+            let again = recompiled(&text);
+            assert_eq!(again.settings(ProfileId(0)), blob.settings(ProfileId(id)), "{text}");
+            // Rules are in another line now, and nothing else is different.
+            let lines = |text: &str| text.lines().skip(1).map(|line| line.split('#').next().unwrap().to_owned()).collect::<Vec<_>>();
+            assert_eq!(lines(&decompile(&again).unwrap()), lines(&text), "{}", meta.profile);
+        }
     }
     // Beside a proxy for all.
     let blob =
@@ -88,6 +90,23 @@ fn a_change_of_every_setting_shows_in_the_difference() {
         ("", "limits.upload_window = \"2h\"", "limits.upload_window", "1h", "2h", Tighter, Looser),
         ("", "limits.look_bytes = \"8KiB\"", "limits.look_bytes", "16KiB", "8KiB", Looser, Looser),
         ("", "limits.cache_names = 0", "limits.cache_names", "4096", "0", Neutral, Neutral),
+        ("", "audit.file = \"/a\"", "audit.file", "", "/a", Tighter, Looser),
+        ("audit.file = \"/a\"", "audit.file = \"/b\"", "audit.file", "/a", "/b", Looser, Looser),
+        ("", "audit.syslog = \"/dev/log\"", "audit.syslog", "", "/dev/log", Tighter, Looser),
+        ("", "audit.otlp = \"http://o.test\"", "audit.otlp", "", "http://o.test by http", Tighter, Looser),
+        ("", "audit.stdout = true", "audit.stdout", "false", "true", Tighter, Looser),
+        ("", "audit.journald = true", "audit.journald", "false", "true", Tighter, Looser),
+        ("", "audit.level = \"denied\"", "audit.level", "all", "denied", Looser, Tighter),
+        ("", "audit.naming = \"ocsf\"", "audit.naming", "codex", "ocsf", Neutral, Neutral),
+        ("", "audit.on_full = \"block\"", "audit.on_full", "drop", "block", Tighter, Looser),
+        ("audit.on_full = \"block\"", "audit.on_full = \"deny\"", "audit.on_full", "block", "deny", Tighter, Looser),
+        ("", "audit.queue = 100", "audit.queue", "65536", "100", Looser, Tighter),
+        ("", "audit.keep = 0", "audit.keep", "16", "0", Tighter, Looser),
+        ("", "audit.rotate_bytes = \"1MiB\"", "audit.rotate_bytes", "64MiB", "1MiB", Neutral, Neutral),
+        ("", "audit.rotate_age = \"1d\"", "audit.rotate_age", "0", "1d", Neutral, Neutral),
+        ("", "audit.fsync = \"never\"", "audit.fsync", "rotate", "never", Looser, Tighter),
+        ("", "audit.chain = false", "audit.chain", "true", "false", Looser, Tighter),
+        ("", "audit.metadata.model = \"m\"", "audit.metadata.model", "", "m", Neutral, Neutral),
         (
             "upstream.rules = [{ hosts = [\"a.test\", \"b.test\"], url = \"http://u:p@p.test:1\" }]",
             "upstream.rules = [{ hosts = [\"a.test\"], url = \"http://u:p@p.test:1\" }, { hosts = [\"*\"], url = \"direct\" }]",
@@ -127,6 +146,8 @@ fn what_a_process_has_once_is_the_same_in_all_profiles() {
     for (a, b, key) in [
         ("limits.connections = 5", "limits.connections = 6", "limits.connections"),
         ("limits.connections = 5", "", "limits.connections"),
+        ("audit.file = \"/a\"", "audit.file = \"/b\"", "audit"),
+        ("", "audit.level = \"denied\"", "audit"),
         ("", "resolver = [\"10.0.0.53\"]", "resolver"),
         ("resolver = [\"10.0.0.53\", \"10.0.0.54\"]", "resolver = [\"10.0.0.54\", \"10.0.0.53\"]", "resolver"),
     ] {
@@ -183,6 +204,37 @@ fn inspect_shows_settings_without_passwords() {
     );
     assert_eq!(json["sections"].as_array().unwrap().len(), 17);
     assert!(!json.to_string().contains("secret"));
+}
+
+#[test]
+fn inspect_shows_what_is_written_down() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v1.1/audit.bin");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_netpolicy")).arg("inspect").args(arguments).arg(golden).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run(&["--profile", "all"]);
+    for part in [
+        "\n  audit.file = /var/log/netproxy/audit.jsonl\n",
+        "\n  audit.level = decisions\n",
+        "\n  audit.rotate_age = 1h\n",
+        "\n  audit.metadata = {\"conversation.id\":\"c-1\",\"model\":\"m\"}\n",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!run(&["--profile", "silent"]).contains("audit."));
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let audit = |profile: usize| &json["profiles"][profile]["settings"]["audit"];
+    assert_eq!(
+        (&audit(0)["on_full"], &audit(0)["otlp"]["protocol"], &audit(0)["syslog"]),
+        (&"deny".into(), &"grpc".into(), &"udp://10.0.0.1:514".into())
+    );
+    assert_eq!(
+        (&audit(1)["file"], &audit(1)["queue"], &audit(1)["otlp"]["headers_file"]),
+        (&"/a".into(), &"65536".into(), &serde_json::Value::Null)
+    );
+    assert_eq!((&audit(2)["file"], &audit(2)["level"]), (&serde_json::Value::Null, &"all".into()));
 }
 
 /// The page that lists every limit; `BLESS=1` writes the list anew.

@@ -297,8 +297,14 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// depends on its environment too.
     #[must_use]
     pub fn intercepted(&self, profile: ProfileId) -> Intercepted {
+        self.intercepted_with(profile, false)
+    }
+
+    /// The same, where the mode may be held to be limited ([`Overrides::limited`](crate::Overrides::limited)).
+    #[must_use]
+    pub fn intercepted_with(&self, profile: ProfileId, limited: bool) -> Intercepted {
         let Some(meta) = self.profile_meta(profile) else { return Intercepted::Hosts(Vec::new()) };
-        let everywhere = meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
+        let everywhere = limited || meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
         let opens = |terms: &TermsRecord| {
             let conditions = || self.conditions(terms).is_some_and(|conditions| !conditions.hold_always());
             terms.profiles.has(profile)

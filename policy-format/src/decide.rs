@@ -17,6 +17,8 @@
 //! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which is not read yet, a deny that has
 //! them might match, and an allow that has them might not: both need the tunnel to be opened.
 //!
+//! Whoever asks may hold a policy to more ([`Overrides::limited`]), or let on what it merely does not name ([`Overrides::granted`], which stands in for step 4 and for no other).
+//!
 //! A tunnel that has to be opened, by somebody who can open it, is allowed under that very term ([`Allowed::intercept`]): the requests inside are decided one by one.
 
 use crate::blob::Blob;
@@ -24,21 +26,39 @@ use crate::conditions::Held;
 use crate::decision::{Allowed, Decision, Denied, Reason};
 use crate::host::Host;
 use crate::net;
-use crate::records::{Meta, MitmMode, Mode, Network};
+use crate::records::{MitmMode, Mode, Network};
 use crate::request::{Protocol, Request};
 use crate::rules::{Access, RuleId, RuleKind, TermsRecord};
 use std::net::IpAddr;
 
+/// What somebody beside the policy says: whoever runs the proxy, or the program that embeds it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The mode is limited, whatever the policy's is: a policy can be held to more than it asks for, never to less.
+    pub limited: bool,
+    /// The host is allowed although no rule does it. Nothing else is: what a rule denies, addresses that are not public, and what limited mode asks for stay as they are.
+    pub granted: bool,
+}
+
 /// Decides `request` under `policy`.
 #[must_use]
 pub fn decide<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Decision {
-    match verdict(policy, request) {
+    decide_with(policy, request, Overrides::default())
+}
+
+/// The same, where somebody beside the policy has a say.
+#[must_use]
+pub fn decide_with<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: Overrides) -> Decision {
+    match verdict(policy, request, overrides) {
         Ok(allowed) => Decision::Allow(allowed),
         Err(denied) => Decision::Deny(denied),
     }
 }
 
-fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Allowed, Denied> {
+/// What stands for the rule where there is none: no rule of any policy has this number.
+const NO_RULE: RuleId = RuleId(u32::MAX);
+
+fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: Overrides) -> Result<Allowed, Denied> {
     let Some(meta) = policy.profile_meta(request.profile) else { return Err(deny(Reason::PolicyDenied)) };
     if meta.network != Network::Proxied {
         return Err(deny(Reason::ProxyDisabled));
@@ -55,14 +75,17 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
     if local && !meta.allow_local_binding && !matched.named {
         return Err(deny(Reason::NotAllowedLocal));
     }
-    let Some(best) = matched.allow.or(matched.unseen_allow) else { return Err(deny(Reason::NotAllowed)) };
+    // No rule can name a look-alike, and nobody else can either: programs do not agree on what it means.
+    let granted = (overrides.granted && !matches!(request.host, Host::NumericLookalike(_))).then_some(GRANTED);
+    let Some(best) = matched.allow.or(matched.unseen_allow).or(granted) else { return Err(deny(Reason::NotAllowed)) };
     let metadata_name = request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str()));
     if metadata_name && !matched.named {
         return Err(deny(Reason::NotAllowedLocal));
     }
 
     let hooked = policy.is_hooked(request.profile, request.host);
-    let sight = Sight::new(policy, request, meta);
+    let limited = overrides.limited || meta.mode == Mode::Limited;
+    let sight = Sight::new(policy, request, limited);
     let mut intercept = false;
     if !request.protocol.is_read() {
         let wanted = hooked || meta.mitm.mode == MitmMode::Always || policy.is_credentialed(request.profile, request.host, request.port);
@@ -72,7 +95,7 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>) -> Result<Al
     } else if hooked && request.protocol == Protocol::Http {
         return Err(deny(Reason::MitmRequired));
     }
-    let read_only = meta.mode == Mode::Limited || best.access == Access::ReadOnly;
+    let read_only = limited || best.access == Access::ReadOnly;
     if read_only {
         let rule = (best.access == Access::ReadOnly).then_some(best.rule);
         if request.protocol.is_read() && !request.method.is_some_and(|method| READING.contains(&method)) {
@@ -113,11 +136,11 @@ enum Sight {
 
 impl Sight {
     #[inline]
-    fn new<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, meta: &Meta) -> Self {
+    fn new<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, limited: bool) -> Self {
         match request.protocol {
             Protocol::Http | Protocol::Https => Self::Clear,
             // As in the proxy whose policies this reads: limited mode lets SOCKS5 carry nothing but TLS to its usual port.
-            Protocol::Socks5Tcp if meta.mode == Mode::Limited && request.port != HTTPS_PORT => Self::Blocked,
+            Protocol::Socks5Tcp if limited && request.port != HTTPS_PORT => Self::Blocked,
             Protocol::Connect | Protocol::Socks5Tcp => match policy.is_bypassed(request.profile, request.host, request.port) {
                 true if policy.settings(request.profile).is_some_and(|settings| settings.bypass_read_only) => Self::Waived,
                 true => Self::Blocked,
@@ -193,7 +216,7 @@ pub fn decide_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, i
         loopback: request.host.is_localhost(),
         metadata: request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str())),
     };
-    check_address(policy, request, ip, opened, Sight::new(policy, request, meta)).map(|_| ())
+    check_address(policy, request, ip, opened, Sight::new(policy, request, meta.mode == Mode::Limited)).map(|_| ())
 }
 
 /// The best rule of one access so far.
@@ -218,6 +241,9 @@ struct Matched {
     /// An allow names the one address.
     named_exactly: bool,
 }
+
+/// What stands for a rule where somebody beside the policy allows the host.
+const GRANTED: Best = Best { rank: 0, rule: NO_RULE, access: Access::Allow };
 
 /// A name that is fixed whole outranks every pattern that fixes a part.
 const EXACT: usize = 1 << 16;

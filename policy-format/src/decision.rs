@@ -17,7 +17,7 @@ pub enum Decision {
 /// Under which terms a request may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowed {
-    /// The rule that allows it.
+    /// The rule that allows it; `u32::MAX`, which no rule has, where none does and somebody beside the policy has it allowed.
     pub rule: RuleId,
     /// Only GET, HEAD and OPTIONS: nothing that cannot be read may follow.
     pub read_only: bool,

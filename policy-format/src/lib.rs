@@ -47,10 +47,13 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 
 mod addresses;
+pub mod asked;
+mod audit;
 mod automaton;
 mod blob;
 #[cfg(feature = "build")]
 mod build;
+pub mod chain;
 mod check;
 mod conditions;
 mod credentials;
@@ -80,6 +83,7 @@ mod trie_check;
 #[cfg(feature = "build")]
 mod trie_writer;
 
+pub use audit::{Audit, AuditError, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol, SyslogTarget};
 pub use blob::{Blob, Closest, Intercepted, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
@@ -87,7 +91,7 @@ pub use credentials::{
     ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix, UrlPrefixError, carries_secrets, may_be_taken_out,
     same_header,
 };
-pub use decide::{NamedBy, READING, decide, decide_address, named_by};
+pub use decide::{NamedBy, Overrides, READING, decide, decide_address, decide_with, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
 pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};

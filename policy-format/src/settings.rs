@@ -2,6 +2,7 @@
 //!
 //! Every setting has its default here, and nowhere else. A blob says only what is not the default.
 
+use crate::audit::Audit;
 use crate::credentials::{ClientCertificate, Credential, HookBody};
 use crate::records::Upstream;
 use std::fmt;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub credentials: Vec<Credential>,
     /// What children get where the broker cannot run.
     pub broker_fallback: BrokerFallback,
+    /// What is written down of decisions, and where.
+    pub audit: Audit,
 }
 
 impl Default for Settings {
@@ -54,6 +57,7 @@ impl Default for Settings {
             client_certificates: Vec::new(),
             credentials: Vec::new(),
             broker_fallback: BrokerFallback::default(),
+            audit: Audit::default(),
         }
     }
 }
@@ -126,6 +130,7 @@ macro_rules! named {
         }
     )+};
 }
+pub(crate) use named;
 
 named! {
     Sni { Enforce = "enforce", Log = "log", Off = "off" }
@@ -261,8 +266,8 @@ macro_rules! limits {
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
-const KIB: u64 = 1 << 10;
+pub(crate) const DAY: u64 = 24 * HOUR;
+pub(crate) const KIB: u64 = 1 << 10;
 const MANY: u64 = 1 << 24;
 
 limits! {

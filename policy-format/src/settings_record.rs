@@ -5,6 +5,7 @@
 //!
 //! Values hold values, so they are read by hand: what a foreign file nests and counts is bounded.
 
+use crate::audit::{Audit, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol};
 use crate::credentials::{ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix};
 use crate::error::FormatError;
 use crate::header::SectionKind;
@@ -13,6 +14,7 @@ use crate::records::{MAX_RECORDS, Upstream};
 use crate::settings::{BrokerFallback, Forwarded, Limit, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
 use serde::Serialize;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Values that the section may have, those within others included.
 const MAX_VALUES: usize = 65_536;
@@ -73,6 +75,7 @@ fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
         client_certificates,
         credentials,
         broker_fallback,
+        audit,
     } = settings;
     let mut pairs: Pairs<'a> = crate::Limits::ALL
         .iter()
@@ -114,8 +117,44 @@ fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
         ("via", *via != default.via, Value::Bool(*via)),
     ];
     pairs.extend(others.into_iter().filter(|(_, differs, _)| *differs).map(|(key, _, value)| (key.into(), value)));
+    audit_pairs(audit, &default.audit, &mut pairs);
     pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
     pairs
+}
+
+/// What the settings of audit say that is not the default.
+#[cfg(feature = "build")]
+fn audit_pairs<'a>(audit: &'a Audit, default: &Audit, pairs: &mut Pairs<'a>) {
+    let text = |text: &'a str| Value::Text(Cow::Borrowed(text));
+    let Audit { file, stdout, syslog, journald, otlp, naming, level, on_full, fsync, chain, metadata, .. } = audit;
+    let numbers = Audit::NUMBERS.iter().filter_map(|number| Some((number, audit.get(number.name)?)));
+    let numbers = numbers.filter(|(number, value)| *value != number.default);
+    pairs.extend(numbers.map(|(number, value)| (format!("audit.{}", number.name).into(), Value::Number(value))));
+    let fields = || metadata.iter().map(|(name, value)| (name.as_str().into(), text(value))).collect();
+    let said = [
+        ("audit.chain", (*chain != default.chain).then_some(Value::Bool(*chain))),
+        ("audit.file", file.as_deref().map(text)),
+        ("audit.fsync", (*fsync != default.fsync).then(|| text(fsync.as_str()))),
+        ("audit.journald", (*journald != default.journald).then_some(Value::Bool(*journald))),
+        ("audit.level", (*level != default.level).then(|| text(level.as_str()))),
+        ("audit.metadata", (!metadata.is_empty()).then(|| Value::Table(fields()))),
+        ("audit.naming", (*naming != default.naming).then(|| text(naming.as_str()))),
+        ("audit.on_full", (*on_full != default.on_full).then(|| text(on_full.as_str()))),
+        ("audit.otlp", otlp.as_ref().map(|otlp| Value::Table(otlp_pairs(otlp)))),
+        ("audit.stdout", (*stdout != default.stdout).then_some(Value::Bool(*stdout))),
+        ("audit.syslog", syslog.as_ref().map(|target| Value::Text(target.to_string().into()))),
+    ];
+    pairs.extend(said.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
+}
+
+/// An empty `headers_file` is none.
+#[cfg(feature = "build")]
+fn otlp_pairs(otlp: &Otlp) -> Pairs<'_> {
+    let Otlp { endpoint, protocol, headers_file } = otlp;
+    let headers_file = headers_file.as_deref().unwrap_or_default();
+    [("endpoint", endpoint.as_str()), ("headers_file", headers_file), ("protocol", protocol.as_str())]
+        .map(|(key, text)| (key.into(), Value::Text(text.into())))
+        .into()
 }
 
 #[cfg(feature = "build")]
@@ -197,9 +236,13 @@ pub(crate) fn read(section: &[u8], profiles: usize) -> Result<Vec<Settings>, For
     Ok(all)
 }
 
+/// What is said of a value that is none of the key's.
+const VALUE: &str = "has a value that this program does not know";
+/// What is said of a key that is none.
+const KEY: &str = "is unknown to this program";
+
 /// Puts one setting in force.
 fn set(settings: &mut Settings, key: &str, value: &Value<'_>) -> Result<(), &'static str> {
-    const VALUE: &str = "has a value that this program does not know";
     let found = match key {
         "sni" => value.text().and_then(Sni::named).map(|sni| settings.sni = sni),
         "via" => value.bool().map(|via| settings.via = via),
@@ -212,11 +255,36 @@ fn set(settings: &mut Settings, key: &str, value: &Value<'_>) -> Result<(), &'st
         "credentials" => value.each(Value::credential).map(|all| settings.credentials = all),
         "broker_fallback" => value.text().and_then(BrokerFallback::named).map(|fallback| settings.broker_fallback = fallback),
         "limits.on_revoke" => value.text().and_then(OnRevoke::named).map(|on_revoke| settings.on_revoke = on_revoke),
+        _ if key.starts_with("audit.") => return set_audit(&mut settings.audit, key, value),
         _ => {
-            let limit = key.strip_prefix("limits.").and_then(Limit::named).ok_or("is unknown to this program")?;
+            let limit = key.strip_prefix("limits.").and_then(Limit::named).ok_or(KEY)?;
             // One that is out of its bounds here may be within those of another version: it is not brought into them in silence.
             let value = value.number().filter(|value| (limit.min..=limit.max).contains(value));
             value.map(|value| settings.limits.set(limit.name, value))
+        }
+    };
+    found.ok_or(VALUE)
+}
+
+/// Puts one setting of audit in force.
+fn set_audit(audit: &mut Audit, key: &str, value: &Value<'_>) -> Result<(), &'static str> {
+    let path = || value.text().filter(|path| Audit::is_path(path)).map(str::to_owned);
+    let found = match key.strip_prefix("audit.").unwrap_or_default() {
+        "chain" => value.bool().map(|chain| audit.chain = chain),
+        "file" => path().map(|path| audit.file = Some(path)),
+        "fsync" => value.text().and_then(Fsync::named).map(|fsync| audit.fsync = fsync),
+        "journald" => value.bool().map(|journald| audit.journald = journald),
+        "level" => value.text().and_then(AuditLevel::named).map(|level| audit.level = level),
+        "metadata" => value.metadata().map(|metadata| audit.metadata = metadata),
+        "naming" => value.text().and_then(AuditNaming::named).map(|naming| audit.naming = naming),
+        "on_full" => value.text().and_then(OnFull::named).map(|on_full| audit.on_full = on_full),
+        "otlp" => value.otlp().map(|otlp| audit.otlp = Some(otlp)),
+        "stdout" => value.bool().map(|stdout| audit.stdout = stdout),
+        "syslog" => value.text().and_then(|text| text.parse().ok()).map(|target| audit.syslog = Some(target)),
+        name => {
+            let number = Audit::number(name).ok_or(KEY)?;
+            let value = value.number().filter(|value| (number.min..=number.max).contains(value));
+            value.map(|value| audit.set(number.name, value))
         }
     };
     found.ok_or(VALUE)
@@ -275,6 +343,27 @@ impl<'a> Value<'a> {
         let path = |value: &Self| value.text().filter(|path| path.starts_with('/')).map(str::to_owned);
         let host = host.text().filter(|host| Pattern::parse(host).is_ok())?.to_owned();
         Some(ClientCertificate { host, cert_path: path(cert_path)?, key_path: path(key_path)? })
+    }
+
+    /// `audit.metadata`.
+    fn metadata(&self) -> Option<BTreeMap<String, String>> {
+        let Self::Table(pairs) = self else { return None };
+        let pair = |(name, value): &(Cow<'_, str>, Self)| {
+            let value = value.text().filter(|value| Audit::check_metadata(name, value).is_ok())?;
+            Some((name.clone().into_owned(), value.to_owned()))
+        };
+        if (1..=Audit::MAX_METADATA).contains(&pairs.len()) { pairs.iter().map(pair).collect() } else { None }
+    }
+
+    /// `audit.otlp`.
+    fn otlp(&self) -> Option<Otlp> {
+        let [endpoint, headers_file, protocol] = self.table(["endpoint", "headers_file", "protocol"])?;
+        let endpoint = endpoint.text().filter(|url| Otlp::check_endpoint(url).is_ok())?.to_owned();
+        let headers_file = match headers_file.text()? {
+            "" => None,
+            path => Some(path).filter(|path| Audit::is_path(path)).map(|path| Some(path.to_owned()))?,
+        };
+        Some(Otlp { endpoint, protocol: OtlpProtocol::named(protocol.text()?)?, headers_file })
     }
 
     /// An item of `credentials`.
@@ -438,7 +527,7 @@ mod tests {
                 "the setting `{key}` has a value that this program does not know: the policy needs a newer one; update netproxy-dp"
             ))
         };
-        for key in ["ech", "limits", "limits.", "limits.sni", "Via", "", "sni.mode"] {
+        for key in ["audit", "audit.", "audit.path", "ech", "limits", "limits.", "limits.sni", "Via", "", "sni.mode"] {
             assert_eq!(one(&pair(key, &[0, 1])), unknown(key));
         }
         assert_eq!(one(&pair("a\nb", &[0, 1])), unknown("a\\nb"));
@@ -453,6 +542,14 @@ mod tests {
             ("limits.connect_timeout", vec![1, 9]),
             ("limits.head_fields", vec![1, 0xff, 0xff, 3]),
             ("limits.head_fields", b"\x02\x0264".to_vec()),
+            ("audit.file", b"\x02\x01a".to_vec()),
+            ("audit.level", b"\x02\x04some".to_vec()),
+            ("audit.queue", vec![1, 15]),
+            ("audit.stdout", vec![1, 1]),
+            ("audit.syslog", b"\x02\x06udp://".to_vec()),
+            ("audit.metadata", vec![4, 0]),
+            ("audit.metadata", b"\x04\x01\x0aevent.name\x02\x01x".to_vec()),
+            ("audit.otlp", b"\x04\x01\x08endpoint\x02\x0dhttp://a.test".to_vec()),
             ("resolver", b"\x02\x0c10.0.0.53:53".to_vec()),
             ("resolver", rule(b"\x02\x09dns.test.")),
             ("resolver", rule(b"\x02\x10http://d.test/dq")),

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Forwarded, Hook, Host, InjectedHeader, Layer, Listeners, Meta, Mitm, MitmMode, Mode, NameServer,
-    Network, OnRevoke, Pattern, PortRange, ProfileId, Profiles, Protocol, Request, Rule, RuleInput, Secret, Settings, Sni, Source,
-    UnixSockets, Upstream, UpstreamRule, decide,
+    Access, Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, Decision, Forwarded, Fsync, Hook, Host, InjectedHeader, Layer, Listeners,
+    Meta, Mitm, MitmMode, Mode, NameServer, Network, OnFull, OnRevoke, Otlp, OtlpProtocol, Pattern, PortRange, ProfileId, Profiles,
+    Protocol, Request, Rule, RuleInput, Secret, Settings, Sni, Source, UnixSockets, Upstream, UpstreamRule, decide,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -117,10 +117,35 @@ fn settings(keys: &Keys<'_>) -> Settings {
                 let proxy = (url != "direct").then(|| Upstream { url: url.to_owned(), no_proxy: Vec::new() });
                 settings.upstream_rules.push(UpstreamRule { hosts, proxy });
             }
+            key if key.starts_with("audit.") => audit(&mut settings.audit, key, value),
             name => settings.limits.apply(&[format!("{name}={value}").parse().unwrap_or_else(|error| panic!("{name}: {error}"))]),
         }
     }
     settings
+}
+
+fn audit(audit: &mut Audit, key: &str, value: &str) {
+    match key.trim_start_matches("audit.") {
+        "chain" => audit.chain = value == "true",
+        "file" => audit.file = Some(value.to_owned()),
+        "fsync" => audit.fsync = Fsync::named(value).unwrap(),
+        "journald" => audit.journald = value == "true",
+        "level" => audit.level = AuditLevel::named(value).unwrap(),
+        "metadata" => {
+            let pair = |pair: &str| pair.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap();
+            audit.metadata = value.split(',').map(pair).collect();
+        }
+        "naming" => audit.naming = AuditNaming::named(value).unwrap(),
+        "on_full" => audit.on_full = OnFull::named(value).unwrap(),
+        "otlp" => {
+            let mut parts = value.split(',').map(str::to_owned);
+            let protocol = OtlpProtocol::named(&parts.next().unwrap()).unwrap();
+            audit.otlp = Some(Otlp { protocol, endpoint: parts.next().unwrap(), headers_file: parts.next() });
+        }
+        "stdout" => audit.stdout = value == "true",
+        "syslog" => audit.syslog = Some(value.parse().unwrap()),
+        name => audit.set(name, Audit::number(name).unwrap_or_else(|| panic!("{key}")).parse(value).unwrap()),
+    }
 }
 
 fn hook(name: &str, keys: &Keys<'_>, source: Source, line: u32) -> Hook {

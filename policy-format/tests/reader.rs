@@ -4,8 +4,8 @@
 
 use policy_format::net::is_metadata_address;
 use policy_format::{
-    Access, Blob, BlobBuilder, Decision, Host, Layer, Limits, Meta, Pattern, PortRange, ProfileId, Profiles, Protocol, Reason, Request,
-    RuleInput, RuleKind, Settings, Source, decide,
+    Access, Audit, Blob, BlobBuilder, Decision, Host, Layer, Limits, Meta, Pattern, PortRange, ProfileId, Profiles, Protocol, Reason,
+    Request, RuleInput, RuleKind, Settings, Source, decide,
 };
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -276,6 +276,7 @@ fn said(blob: &Blob<Vec<u8>>) -> Vec<String> {
             ("upstream.rules".to_owned(), format!("[{}]", rules.collect::<Vec<_>>().join(", ")), settings.upstream_rules.is_empty()),
             ("via".to_owned(), settings.via.to_string(), settings.via == default.via),
         ];
+        own.extend(audit_said(&settings.audit));
         own.extend(Limits::ALL.iter().map(|limit| {
             let value = settings.limits.get(limit.name).unwrap();
             (format!("limits.{}", limit.name), value.to_string(), value == limit.default)
@@ -286,10 +287,45 @@ fn said(blob: &Blob<Vec<u8>>) -> Vec<String> {
     lines
 }
 
+/// The same of audit.
+fn audit_said(audit: &Audit) -> Vec<(String, String, bool)> {
+    let default = Audit::default();
+    let text = |text: &str| format!("\"{text}\"");
+    let table = |pairs: Vec<(&str, &str)>| {
+        format!("{{{}}}", pairs.iter().map(|(key, value)| format!("\"{key}\": \"{value}\"")).collect::<Vec<_>>().join(", "))
+    };
+    let otlp = audit.otlp.as_ref().map(|otlp| {
+        let headers_file = otlp.headers_file.as_deref().unwrap_or_default();
+        table(vec![("endpoint", &otlp.endpoint), ("headers_file", headers_file), ("protocol", otlp.protocol.as_str())])
+    });
+    let metadata = table(audit.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    let mut own = vec![
+        ("audit.chain", audit.chain.to_string(), audit.chain == default.chain),
+        ("audit.file", text(audit.file.as_deref().unwrap_or_default()), audit.file.is_none()),
+        ("audit.fsync", text(audit.fsync.as_str()), audit.fsync == default.fsync),
+        ("audit.journald", audit.journald.to_string(), audit.journald == default.journald),
+        ("audit.level", text(audit.level.as_str()), audit.level == default.level),
+        ("audit.metadata", metadata, audit.metadata.is_empty()),
+        ("audit.naming", text(audit.naming.as_str()), audit.naming == default.naming),
+        ("audit.on_full", text(audit.on_full.as_str()), audit.on_full == default.on_full),
+        ("audit.otlp", otlp.clone().unwrap_or_default(), otlp.is_none()),
+        ("audit.stdout", audit.stdout.to_string(), audit.stdout == default.stdout),
+        ("audit.syslog", text(&audit.syslog.as_ref().map(ToString::to_string).unwrap_or_default()), audit.syslog.is_none()),
+    ]
+    .into_iter()
+    .map(|(key, value, silent)| (key.to_owned(), value, silent))
+    .collect::<Vec<_>>();
+    own.extend(Audit::NUMBERS.iter().map(|number| {
+        let value = audit.get(number.name).unwrap();
+        (format!("audit.{}", number.name), value.to_string(), value == number.default)
+    }));
+    own
+}
+
 #[test]
 fn that_reader_reads_settings_as_this_one_does() {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/");
-    for (file, at_least) in [("v1.1/settings.bin", 33), ("v1.0/everything.bin", 0)] {
+    for (file, at_least) in [("v1.1/settings.bin", 33), ("v1.1/audit.bin", 18), ("v1.0/everything.bin", 0)] {
         let file = format!("{golden}{file}");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader.py");
         let output = Command::new("python3").args(["-B", script, &file, "settings"]).output().unwrap();

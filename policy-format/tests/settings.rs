@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Blob, BlobBuilder, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Forwarded, Limits, Meta, NameServer, OnRevoke,
-    ProfileId, Settings, Sni, Upstream, UpstreamRule, UrlPrefix,
+    Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Forwarded, Fsync,
+    Limits, Meta, NameServer, OnFull, OnRevoke, Otlp, OtlpProtocol, ProfileId, Settings, Sni, Upstream, UpstreamRule, UrlPrefix,
 };
 use proptest::prelude::*;
 use std::net::SocketAddr;
@@ -72,11 +72,53 @@ fn inside() -> impl Strategy<Value = Settings> {
     })
 }
 
+fn audit() -> impl Strategy<Value = Audit> {
+    let word = |count: usize| 0..count;
+    let path = || proptest::option::of("(/[a-z.]{1,9}){1,3}");
+    let syslog = prop_oneof![Just("/dev/log"), Just("udp://10.0.0.1:514"), Just("tcp://[2001:db8::1]:601")];
+    let otlp = ("https?://[a-z]{1,9}\\.test(:[1-9][0-9]{0,3})?(/[a-z]{1,5}){0,2}", any::<bool>(), path()).prop_map(
+        |(endpoint, grpc, headers_file)| Otlp {
+            endpoint,
+            headers_file,
+            protocol: if grpc { OtlpProtocol::Grpc } else { OtlpProtocol::Http },
+        },
+    );
+    let sinks = (path(), any::<bool>(), proptest::option::of(syslog), any::<bool>(), proptest::option::of(otlp));
+    let words = (word(AuditNaming::ALL.len()), word(AuditLevel::ALL.len()), word(OnFull::ALL.len()), word(Fsync::ALL.len()), any::<bool>());
+    let numbers = proptest::collection::vec((0..Audit::NUMBERS.len(), any::<u64>()), 0..4);
+    let metadata = proptest::collection::btree_map("m[a-z0-9_]{0,9}(\\.[a-z0-9_]{1,9}){0,2}", "[ -~é]{0,20}", 0..4);
+    (sinks, words, numbers, metadata).prop_map(
+        |((file, stdout, syslog, journald, otlp), (naming, level, on_full, fsync, chain), numbers, metadata)| {
+            let mut audit = Audit {
+                file,
+                stdout,
+                syslog: syslog.map(|text| text.parse().unwrap()),
+                journald,
+                otlp,
+                naming: AuditNaming::ALL[naming].1,
+                level: AuditLevel::ALL[level].1,
+                on_full: OnFull::ALL[on_full].1,
+                fsync: Fsync::ALL[fsync].1,
+                chain,
+                metadata,
+                ..Audit::default()
+            };
+            for (at, value) in numbers {
+                let number = &Audit::NUMBERS[at];
+                audit.set(number.name, number.min.saturating_add(value % (number.max - number.min).saturating_add(1).max(1)));
+            }
+            audit
+        },
+    )
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let one_of = |count: usize| 0..count;
     let words = (one_of(Sni::ALL.len()), any::<bool>(), one_of(Forwarded::ALL.len()), one_of(OnRevoke::ALL.len()));
     let lists = (proptest::collection::vec(name_server(), 0..4), proptest::collection::vec(rule(), 0..4));
-    (words, lists, limits(), inside()).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), limits, inside)| Settings {
+    let rest = (limits(), inside(), audit());
+    (words, lists, rest).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), (limits, inside, audit))| Settings {
+        audit,
         sni: Sni::ALL[sni].1,
         via,
         forwarded: Forwarded::ALL[forwarded].1,
@@ -149,6 +191,12 @@ fn what_cannot_be_read_is_not_written() {
         Settings { limits: Limits { connect_timeout: Duration::from_micros(1), ..Limits::default() }, ..Settings::default() },
         Settings { limits: Limits { connections: 0, ..Limits::default() }, ..Settings::default() },
         Settings { resolver: vec![NameServer::Dns("10.0.0.53:53".parse().unwrap()); 65_536], ..Settings::default() },
+        Settings { audit: Audit { file: Some("audit.jsonl".into()), ..Audit::default() }, ..Settings::default() },
+        Settings { audit: Audit { queue: 1, ..Audit::default() }, ..Settings::default() },
+        Settings {
+            audit: Audit { metadata: [("event.name".to_owned(), "x".to_owned())].into(), ..Audit::default() },
+            ..Settings::default()
+        },
     ] {
         assert!(refused(settings).starts_with("the policy's settings could not be encoded: "));
     }

@@ -219,7 +219,8 @@ impl Metrics {
         let answer = Client::connect(admin).send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").answer();
         let text = answer.text();
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap());
-        Self(samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect())
+        // Times and what the system says of the process are no whole numbers.
+        Self(samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 
     /// The value of a sample, which has to be there.

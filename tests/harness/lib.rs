@@ -15,11 +15,13 @@
 
 pub mod binaries;
 pub mod client;
+pub mod collector;
 pub mod dns;
 pub mod http2;
 pub mod origin;
 pub mod planted;
 pub mod proxy;
+pub mod scrape;
 pub mod tls;
 pub mod udp;
 pub mod udp_proxy;
@@ -27,8 +29,10 @@ pub mod upstream;
 
 pub use binaries::DataPlane;
 pub use client::{Answer, Client, Metrics};
+pub use collector::Collector;
 pub use origin::{Exchange, Origin};
 pub use proxy::{Limited, Names, Proxy};
+pub use scrape::Scrape;
 
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Layer, Options};

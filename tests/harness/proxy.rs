@@ -2,31 +2,32 @@
 
 use crate::client::Metrics;
 use crate::compile;
+use crate::tls::MOVERS;
 use netproxy::{
-    Builder, Config, Decided, Dropped, LimitOverride, LimitReached, Listeners, Lookup, Observer, Policy, PolicyHandle, Resolve,
+    Closed, Decided, Dropped, Ending, Handle, LimitOverride, LimitReached, Lookup, NetworkProxy, NetworkProxyBuilder, Observer, Resolve,
+    Snapshot, Verdict,
 };
-use policy_format::Decision;
+use policy_format::{Decision, Protocol};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
+use tokio::runtime::{Builder, Runtime};
 
-/// A running proxy; stops when it is dropped.
+/// A running proxy; ends when it is dropped.
 pub struct Proxy {
-    listeners: Listeners,
-    policy: PolicyHandle,
+    handle: Handle,
     decisions: Decisions,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// A decision as it was observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    pub id: u64,
     pub generation: u64,
+    pub protocol: Protocol,
     pub host: String,
     pub port: u16,
     pub method: Option<String>,
@@ -34,11 +35,55 @@ pub struct Seen {
     pub verdict: String,
     /// The place of the rule that decided.
     pub rule: Option<String>,
+    /// Who decided.
+    pub source: &'static str,
+    /// `allow`, `deny` or `ask`.
+    pub decision: &'static str,
+}
+
+/// An end as it was observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub id: u64,
+    pub generation: u64,
+    pub protocol: Protocol,
+    pub host: String,
+    pub port: u16,
+    pub up: u64,
+    pub down: u64,
+    pub ending: Ending,
 }
 
 /// Keeps what it hears.
 #[derive(Clone, Default)]
-pub struct Decisions(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Vec<Limited>>>, Arc<Mutex<Vec<Dropped>>>);
+pub struct Decisions(
+    Arc<Mutex<Vec<Seen>>>,
+    Arc<Mutex<Vec<Limited>>>,
+    Arc<Mutex<Vec<Dropped>>>,
+    Arc<Mutex<Vec<Ended>>>,
+    Arc<Mutex<Vec<Seen>>>,
+);
+
+/// A decision, in words of one's own.
+fn seen(event: &Decided<'_>) -> Seen {
+    let rule = match event.decision {
+        Decision::Allow(allowed) => Some(allowed.rule),
+        Decision::Deny(denied) => denied.rule,
+    };
+    let allowed = event.verdict() == Verdict::Allow;
+    Seen {
+        id: event.id,
+        generation: event.snapshot.generation(),
+        protocol: event.protocol,
+        host: event.host.to_string(),
+        port: event.port,
+        method: event.method.map(str::to_owned),
+        verdict: if allowed { "allow".to_owned() } else { event.reason().to_owned() },
+        rule: rule.and_then(|id| event.snapshot.rule(id)).map(|rule| rule.place()),
+        source: event.source(),
+        decision: event.verdict().as_str(),
+    }
+}
 
 /// A limit that was reached, as it was observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,18 +105,16 @@ impl Observer for Decisions {
     }
 
     fn decided(&self, event: &Decided<'_>) {
-        let (verdict, rule) = match event.decision {
-            Decision::Allow(allowed) => ("allow".to_owned(), Some(allowed.rule)),
-            Decision::Deny(denied) => (denied.reason.to_string(), denied.rule),
-        };
-        self.0.lock().unwrap().push(Seen {
-            generation: event.snapshot.generation(),
-            host: event.host.to_string(),
-            port: event.port,
-            method: event.method.map(str::to_owned),
-            verdict,
-            rule: rule.and_then(|id| event.snapshot.rule(id)).map(|rule| rule.place()),
-        });
+        self.0.lock().unwrap().push(seen(event));
+    }
+
+    fn revoked(&self, event: &Decided<'_>) {
+        self.4.lock().unwrap().push(seen(event));
+    }
+
+    fn closed(&self, event: &Closed<'_>) {
+        let &Closed { id, generation, protocol, host, port, up, down, ending, .. } = event;
+        self.3.lock().unwrap().push(Ended { id, generation, protocol, host: host.to_owned(), port, up, down, ending });
     }
 }
 
@@ -124,81 +167,80 @@ impl Proxy {
     /// The same with other limits, each as `NAME=VALUE`.
     #[must_use]
     pub fn with_limits(toml: &str, names: &Names, limits: &[&str]) -> Self {
-        let policy = Policy::from_bytes(compile(toml)).unwrap();
-        Self::run(Builder::policy(policy).resolver(names.clone()), limits)
+        Self::run(NetworkProxy::builder().policy(compile(toml)).resolver(names.clone()), limits)
     }
 
     /// The same with one worker: workers share no connections to origins.
     #[must_use]
     pub fn with_one_worker(toml: &str, names: &Names, limits: &[&str]) -> Self {
-        let policy = Policy::from_bytes(compile(toml)).unwrap();
-        Self::run_on(NonZero::new(1), Builder::policy(policy).resolver(names.clone()), limits)
+        Self::run_on(NonZero::new(1), NetworkProxy::builder().policy(compile(toml)).resolver(names.clone()), limits)
     }
 
     /// The same with another resolver.
     #[must_use]
     pub fn with_resolver(toml: &str, resolver: impl Resolve, limits: &[&str]) -> Self {
-        let policy = Policy::from_bytes(compile(toml)).unwrap();
-        Self::run(Builder::policy(policy).resolver(resolver), limits)
+        Self::run(NetworkProxy::builder().policy(compile(toml)).resolver(resolver), limits)
     }
 
     /// The same with environment variables.
     #[must_use]
     pub fn with_environment(toml: &str, names: &Names, variables: &[(&str, &str)]) -> Self {
-        let policy = Policy::from_bytes(compile(toml)).unwrap();
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Self::run(Builder::policy(policy).resolver(names.clone()).environment(variables), &[])
+        Self::run(NetworkProxy::builder().policy(compile(toml)).resolver(names.clone()).environment(variables), &[])
     }
 
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {
-        Self::run(Builder::file(path).resolver(names.clone()), &[])
+        Self::run(NetworkProxy::builder().policy(path).resolver(names.clone()), &[])
     }
 
-    fn run(builder: Builder, limits: &[&str]) -> Self {
+    /// The same with whatever else is said of it. What it asks is asked in a runtime that lasts.
+    #[must_use]
+    pub fn with(toml: &str, names: &Names, more: impl FnOnce(NetworkProxyBuilder) -> NetworkProxyBuilder) -> Self {
+        let builder = more(NetworkProxy::builder().policy(compile(toml)).resolver(names.clone()));
+        let decisions = Decisions::default();
+        let builder = builder.free_ports().observer(decisions.clone());
+        let handle = MOVERS.block_on(async { builder.bind().await.unwrap().run().await.unwrap() });
+        Self { handle, decisions }
+    }
+
+    fn run(builder: NetworkProxyBuilder, limits: &[&str]) -> Self {
         Self::run_on(None, builder, limits)
     }
 
-    fn run_on(workers: Option<NonZero<usize>>, builder: Builder, limits: &[&str]) -> Self {
-        let limits = limits.iter().map(|limit| limit.parse::<LimitOverride>().unwrap()).collect();
-        let free = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, limits, workers, ..Config::default() };
+    fn run_on(workers: Option<NonZero<usize>>, builder: NetworkProxyBuilder, limits: &[&str]) -> Self {
+        let limits = limits.iter().map(|limit| limit.parse::<LimitOverride>().unwrap());
         let decisions = Decisions::default();
-        let builder = builder.config(config).observer(decisions.clone());
-        let (stop, stopped) = oneshot::channel();
-        let (ready, bound) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async {
-                let server = builder.bind().await.unwrap();
-                ready.send((server.listeners(), server.policy())).unwrap();
-                server.run(async { drop(stopped.await) }).await.unwrap();
-            });
-            runtime.shutdown_background();
-        });
-        let (listeners, policy) = bound.recv().expect("the proxy did not start");
-        Self { listeners, policy, decisions, stop: Some(stop), thread: Some(thread) }
+        let builder = builder.free_ports().limits(limits).observer(decisions.clone());
+        let builder = workers.into_iter().fold(builder, NetworkProxyBuilder::workers);
+        let handle = runtime().block_on(async { builder.bind().await.unwrap().run().await.unwrap() });
+        Self { handle, decisions }
     }
 
     #[must_use]
     pub fn http(&self) -> SocketAddr {
-        self.listeners.http
+        self.handle.addrs().http
     }
 
     #[must_use]
     pub fn socks5(&self) -> SocketAddr {
-        self.listeners.socks5.unwrap()
+        self.handle.addrs().socks5.unwrap()
     }
 
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
-        self.listeners.admin
+        self.handle.addrs().admin.unwrap()
     }
 
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The policy in force.
     #[must_use]
-    pub fn policy(&self) -> &PolicyHandle {
-        &self.policy
+    pub fn policy(&self) -> Arc<Snapshot> {
+        self.handle.policy()
     }
 
     /// What is counted now: samples and their values.
@@ -209,12 +251,38 @@ impl Proxy {
 
     /// Puts another policy in force.
     pub fn swap(&self, toml: &str) -> u64 {
-        self.policy.swap(Policy::from_bytes(compile(toml)).unwrap())
+        self.reload(compile(toml))
+    }
+
+    /// The same with a compiled policy.
+    pub fn reload(&self, blob: Vec<u8>) -> u64 {
+        runtime().block_on(self.handle.reload(blob)).unwrap().generation()
     }
 
     #[must_use]
     pub fn decisions(&self) -> Vec<Seen> {
         self.decisions.0.lock().unwrap().clone()
+    }
+
+    /// What was allowed and is not any more, in order.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<Seen> {
+        self.decisions.4.lock().unwrap().clone()
+    }
+
+    /// What has ended, in order.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Ended> {
+        self.decisions.3.lock().unwrap().clone()
+    }
+
+    /// Waits until so much has ended, and says how.
+    #[must_use]
+    pub fn ends(&self, count: usize) -> Vec<Ended> {
+        crate::wait_until("it has ended", || self.ended().len() >= count);
+        let ended = self.ended();
+        assert_eq!(ended.len(), count, "{ended:?}");
+        ended
     }
 
     /// The limits that were reached, in order.
@@ -239,21 +307,17 @@ impl Proxy {
     }
 
     /// Asks it to stop, without waiting.
-    pub fn ask_to_stop(&mut self) {
-        self.stop.take();
+    pub fn ask_to_stop(&self) {
+        self.handle.drain();
     }
 
     /// Waits until it has stopped.
-    pub fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
+    pub fn join(&self) {
+        runtime().block_on(self.handle.wait());
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.stop.take();
-        // Not joined: a test that failed does not wait for a drain.
-    }
+/// What the calls of a proxy need while they last.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -148,9 +148,15 @@ pub struct Front {
 impl Front {
     #[must_use]
     pub fn of(origin: &Origin, config: ServerConfig) -> Self {
+        Self::before(origin.address(), config)
+    }
+
+    /// The same in front of anything that listens.
+    #[must_use]
+    pub fn before(behind: SocketAddr, config: ServerConfig) -> Self {
         let listener = MOVERS.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let front = Self { port: listener.local_addr().unwrap().port(), handshakes: Arc::default(), names: Arc::default() };
-        let (acceptor, behind) = (TlsAcceptor::from(Arc::new(config)), origin.address());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let (handshakes, names) = (Arc::clone(&front.handshakes), Arc::clone(&front.names));
         MOVERS.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

@@ -40,7 +40,7 @@ impl World {
 
     /// A client that trusts the proxy, and nobody else.
     fn trust(&self) -> Arc<ClientConfig> {
-        trusting(self.proxy.policy().current().authority_pem().unwrap(), &["http/1.1"])
+        trusting(self.proxy.policy().authority_pem().unwrap(), &["http/1.1"])
     }
 
     fn open(&self, host: &str) -> Secured {
@@ -413,7 +413,7 @@ fn upstream_proxies_carry_tunnels_that_are_read() {
     for upstream in [format!("http://{}", far.http()), format!("socks5h://{}", far.socks5())] {
         let toml = policy(&format!("{LIMITED}\nupstream = \"{upstream}\""), &[("a.test", "allow")]);
         let near = Proxy::with_environment(&toml, &Names::default(), &[("SSL_CERT_FILE", authority.file().to_str().unwrap())]);
-        let trust = trusting(near.policy().current().authority_pem().unwrap(), &["http/1.1"]);
+        let trust = trusting(near.policy().authority_pem().unwrap(), &["http/1.1"]);
         let at = format!("a.test:{}", front.port());
         let mut client = through(near.http(), &at, &trust).unwrap().client;
         assert_eq!(client.send(format!("GET / HTTP/1.1\r\nHost: {at}\r\n\r\n")).answer().status, 299, "{upstream}");
@@ -491,7 +491,7 @@ fn an_origin_that_asks_is_shown_the_certificate_that_is_listed() {
         key.to_str().unwrap()
     );
     let proxy = World::proxy(&policy(&mitm, &[("a.test", "allow"), ("b.test", "allow")]), &authority);
-    let trust = trusting(proxy.policy().current().authority_pem().unwrap(), &[]);
+    let trust = trusting(proxy.policy().authority_pem().unwrap(), &[]);
     // In TLS 1.3 an origin refuses after the handshake; when it closes at once, its reason may be lost on the way.
     let refused = [Some("upstream-tls-client-certificate"), Some("upstream-closed")];
     for (host, status, errors) in [("a.test", 299, &[None][..]), ("b.test", 502, &refused)] {

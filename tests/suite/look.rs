@@ -30,7 +30,7 @@ fn listener() -> (Origin, Receiver<Vec<u8>>) {
 }
 
 /// A ClientHello for a name. One for an address names no server.
-fn hello(name: &'static str) -> Vec<u8> {
+pub(crate) fn hello(name: &'static str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();

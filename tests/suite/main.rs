@@ -9,6 +9,12 @@
     reason = "tests that cannot go on panic"
 )]
 
+/// The admin API: every answer as its document says, who may do what, and who may not.
+#[cfg(unix)]
+mod admin;
+/// Audit files, as the real program writes them.
+#[cfg(unix)]
+mod audit_files;
 /// The two binaries as programs: arguments, messages, exit codes, signals.
 mod binaries;
 /// Credentials: who gets one, and who gets what stands for it.
@@ -19,10 +25,18 @@ mod broker;
 mod child;
 /// Real clients through the real proxy: curl, git, pip, npm.
 mod clients;
+/// How what was allowed ends: every way, once, with its bytes.
+mod closes;
 /// Every recorded decision, through the real binaries.
 mod conformance;
+/// The dashboard, as it is without JavaScript.
+mod dashboard;
+/// The embedding program's word on what no rule allows.
+mod decider;
 /// Names, against a name server on loopback.
 mod dns;
+/// The library in a program that embeds it.
+mod embed;
 /// Hooks of the policy, case by case, through the real proxy.
 mod hooks;
 /// Clients that want to use the proxy up.
@@ -36,12 +50,21 @@ mod inside;
 mod layering;
 /// Every limit: how it is set, what its client is answered, and what is counted.
 mod limits;
+/// The tunnels that are open: how they are listed, and closed.
+mod live;
+/// Log lines of the binary, and of the library.
+mod logs;
 /// The first look into tunnels: whom clients speak to in there.
 mod look;
 /// What is counted.
 mod metrics;
+/// The mode, set while the proxy runs.
+mod mode;
 /// Names: when they are looked up, and which addresses are dialled.
 mod names;
+/// Audit events to collectors of OpenTelemetry.
+#[cfg(unix)]
+mod otlp;
 /// Connections to origins: who is given one that another client had, and when one ends before its exchange does.
 mod pool;
 /// The process: drain, hand-over, service managers, sandbox, its own listeners.

@@ -119,7 +119,7 @@ fn a_stop_lets_open_exchanges_finish_and_takes_no_new_ones() {
         released.lock().unwrap().recv().unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").is_ok()
     });
-    let mut proxy = Proxy::start(&policy(LOCAL, &[("a.test", "allow")]), &names());
+    let proxy = Proxy::start(&policy(LOCAL, &[("a.test", "allow")]), &names());
     let mut client = Client::connect(proxy.http());
     let authority = format!("a.test:{}", origin.port());
     client.send(format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"));

@@ -6,6 +6,7 @@ use policy_format::{Decision, Host, Limit, Protocol};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request was decided. Borrowed: an observer that keeps something copies it.
 #[derive(Debug)]
@@ -24,6 +25,155 @@ pub struct Decided<'a> {
     pub method: Option<&'a str>,
     /// What was decided.
     pub decision: Decision,
+    /// Which request this is about. Where it was allowed, [`Closed`] has the same number at its end; an association for datagrams has one without a decision, since each
+    /// of its targets is decided by itself. Each number is used once while the process lives; 0 is none.
+    pub id: u64,
+    /// What the embedding program said, where it was asked: about what no rule allows, and nothing else. It goes before `decision`.
+    pub decider: Option<&'a Answer>,
+}
+
+impl Decided<'_> {
+    /// What becomes of the request.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (self.decider, self.decision) {
+            (Some(Answer::Allow), _) | (None, Decision::Allow(_)) => Verdict::Allow,
+            (Some(Answer::Ask(_)), _) => Verdict::Ask,
+            (Some(Answer::Deny(_)), _) | (None, Decision::Deny(_)) => Verdict::Deny,
+        }
+    }
+
+    /// Why, for machines: `allow`, the policy's reason, or the embedding program's. An override of it keeps the policy's reason.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match (self.decider, self.decision) {
+            (Some(Answer::Ask(reason) | Answer::Deny(reason)), _) => reason,
+            (_, Decision::Deny(denied)) => denied.reason.as_str(),
+            (_, Decision::Allow(_)) => "allow",
+        }
+    }
+
+    /// Who decided, for machines.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        match (self.decider, self.decision) {
+            (Some(_), _) => "decider",
+            (None, Decision::Deny(denied)) => denied.reason.source().as_str(),
+            (None, Decision::Allow(_)) => "baseline_policy",
+        }
+    }
+
+    /// The embedding program allowed what no rule does.
+    #[must_use]
+    pub fn is_override(&self) -> bool {
+        matches!(self.decider, Some(Answer::Allow))
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It may go on.
+    Allow,
+    /// It may not.
+    Deny,
+    /// It may not, until somebody who was asked lets it: the client is told as of a denial.
+    Ask,
+}
+
+impl Verdict {
+    /// The name used in events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Ask => "ask",
+        }
+    }
+}
+
+/// What an embedding program says of a request that no rule allows. Reasons are short words for machines, such as `not_approved`; an empty one stands for `policy_denied`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// Let it go on, this once.
+    Allow,
+    /// Refuse it.
+    Deny(String),
+    /// Refuse it for now: somebody has to be asked.
+    Ask(String),
+}
+
+/// Something that was allowed has ended: an HTTP exchange, a tunnel, an association for datagrams.
+#[derive(Debug)]
+pub struct Closed<'a> {
+    /// That of [`Decided`].
+    pub id: u64,
+    /// The policy that allowed it, or last let it go on.
+    pub generation: u64,
+    /// Whose it was.
+    pub client: SocketAddr,
+    /// How it was asked for.
+    pub protocol: Protocol,
+    /// Where it led, as in [`Decided`]; `udp-association`, with port 0, stands for where the datagrams of a client went.
+    pub host: &'a str,
+    /// To which port.
+    pub port: u16,
+    /// Bytes of bodies, or in the tunnel, from the client. Those of a tunnel that was read are those of the requests in it, each of which has an end of its own too.
+    pub up: u64,
+    /// The same to the client.
+    pub down: u64,
+    /// From the decision to the end.
+    pub duration: Duration,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How something that was allowed has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// Both sides said all.
+    Done,
+    /// One of them broke off.
+    Broken,
+    /// The origin, or the way to it, failed: an `x-proxy-error`.
+    Upstream(&'static str),
+    /// A limit, by its name.
+    Limited(&'static str),
+    /// A new policy does not allow it.
+    Revoked,
+    /// Its first bytes speak of a server that the policy does not allow.
+    Looked,
+    /// An operator closed it.
+    Closed,
+    /// The proxy stopped.
+    Stopped,
+}
+
+impl Ending {
+    /// The name used in events; of a failure upstream and of a limit, the kind only.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Broken => "broken",
+            Self::Upstream(_) => "upstream",
+            Self::Limited(_) => "limited",
+            Self::Revoked => "revoked",
+            Self::Looked => "looked",
+            Self::Closed => "closed",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Which failure, or which limit.
+    #[must_use]
+    pub fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::Upstream(detail) | Self::Limited(detail) => Some(detail),
+            _ => None,
+        }
+    }
 }
 
 /// What came of a reload.
@@ -117,9 +267,19 @@ impl Dropped {
 
 /// Hears of decisions and reloads. Called on the request's own task: whoever takes long or blocks holds up requests.
 pub trait Observer: Send + Sync + 'static {
-    /// A request was decided: allowed after its addresses were checked too, or denied. A request that is sent again, because an idle connection had gone stale, is
-    /// decided again.
+    /// A request was decided: allowed after its addresses were checked too, or denied. Of a request that is allowed this is said once, also where it is sent again because an idle
+    /// connection had gone stale.
     fn decided(&self, event: &Decided<'_>) {
+        let _ = event;
+    }
+
+    /// Whether somebody hears of what has ended. Asked before each [`Self::closed`], so that what nobody hears of costs nothing.
+    fn wants_closes(&self) -> bool {
+        true
+    }
+
+    /// Something that was allowed has ended.
+    fn closed(&self, event: &Closed<'_>) {
         let _ = event;
     }
 
@@ -139,9 +299,24 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (client, why);
     }
 
+    /// A policy comes into force: the first, or by a swap, in their order. Said before anything is decided by it.
+    fn in_force(&self, snapshot: &Arc<Snapshot>) {
+        let _ = snapshot;
+    }
+
     /// A reload was tried.
     fn reloaded(&self, outcome: &Reload<'_>) {
         let _ = outcome;
+    }
+
+    /// Whoever runs the proxy has [set the mode](crate::Handle::set_mode), and this came of it: the same policy under a generation of its own.
+    fn mode_set(&self, snapshot: &Arc<Snapshot>) {
+        let _ = snapshot;
+    }
+
+    /// Whether new requests are to be refused, because what is decided on them could not be told. Asked for each of them.
+    fn refuses(&self) -> bool {
+        false
     }
 
     /// A limit was reached. Peers can make that happen as often as they like.
@@ -163,4 +338,8 @@ pub trait Observer: Send + Sync + 'static {
 /// Hears and says nothing.
 pub(crate) struct Silent;
 
-impl Observer for Silent {}
+impl Observer for Silent {
+    fn wants_closes(&self) -> bool {
+        false
+    }
+}

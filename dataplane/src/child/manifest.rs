@@ -5,6 +5,7 @@ use super::variables::{ChildEnv, Files};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The file that `netproxy-dp env` looks at.
@@ -23,6 +24,8 @@ pub struct Manifest {
     pub pid: u32,
     /// What its children are told. The program for ssh is not in the manifest: it is the reader's.
     pub env: ChildEnv,
+    /// Where its admin API is, for those who look at it; `None` where it is not said.
+    pub admin: Option<SocketAddr>,
     /// Files and folders of authorities that the user had named when it started, and that are in the bundle.
     pub included: Vec<PathBuf>,
     /// The file in the same folder that it holds a lock on.
@@ -120,6 +123,10 @@ impl Manifest {
             Value::Null => None,
             address => Some(address.as_str()?.parse().ok()?),
         };
+        let admin = match value.get("admin") {
+            None | Some(Value::Null) => None,
+            Some(address) => Some(address.as_str()?.parse().ok()?),
+        };
         let env = ChildEnv {
             http: text(&value, "http")?.parse().ok()?,
             socks5,
@@ -129,7 +136,7 @@ impl Manifest {
         };
         let included = value.get("included")?.as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from).collect();
         let lease = text(&value, "lease").filter(|name| is_lease(name))?;
-        Some(Self { pid: u32::try_from(value.get("pid")?.as_u64()?).ok()?, env, included, lease })
+        Some(Self { pid: u32::try_from(value.get("pid")?.as_u64()?).ok()?, env, admin, included, lease })
     }
 
     pub(crate) fn json(&self) -> String {
@@ -149,6 +156,7 @@ impl Manifest {
             "lease": self.lease,
             "http": self.env.http.to_string(),
             "socks5": self.env.socks5.map(|address| address.to_string()),
+            "admin": self.admin.map(|address| address.to_string()),
             "allow_local_binding": self.env.allow_local_binding,
             "files": files,
             "included": self.included.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
@@ -184,13 +192,20 @@ mod tests {
         };
         let (http, socks5) = ("127.0.0.1:3128".parse().unwrap(), Some("[::1]:8081".parse().unwrap()));
         let env = ChildEnv { http, socks5, allow_local_binding: true, files: Some(files), connect: None };
-        Manifest { pid: 7, env, included: vec!["/etc/corp.pem".into()], lease: lease_name(&"a".repeat(32)) }
+        Manifest {
+            pid: 7,
+            env,
+            admin: Some("127.0.0.1:8080".parse().unwrap()),
+            included: vec!["/etc/corp.pem".into()],
+            lease: lease_name(&"a".repeat(32)),
+        }
     }
 
     #[test]
     fn what_is_written_is_read() {
         let full = manifest();
-        let bare = Manifest { env: ChildEnv { socks5: None, files: None, ..full.env.clone() }, included: Vec::new(), ..full.clone() };
+        let bare =
+            Manifest { env: ChildEnv { socks5: None, files: None, ..full.env.clone() }, admin: None, included: Vec::new(), ..full.clone() };
         for manifest in [full, bare] {
             assert_eq!(Manifest::parse(Path::new("/state"), &manifest.json()), Some(manifest));
         }
@@ -204,6 +219,7 @@ mod tests {
             ("\"truststore\": \"truststore-", "\"truststore\": \"/etc/passwd"),
             ("127.0.0.1:3128", "proxy.test:3128"),
             ("127.0.0.1:3128", "127.0.0.1:3128'; id; '"),
+            ("127.0.0.1:8080", "admin.test:8080"),
             ("\"lease\": \"proxy-", "\"lease\": \"../proxy-"),
             ("\"version\": 1", "\"version\": 2"),
             ("{", ""),

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The variable that says where the state folder is.
@@ -179,13 +180,14 @@ impl StateDir {
         parent: &HashMap<String, String>,
         current: bool,
     ) -> Result<Published, StateError> {
-        self.publish_with(Dummies::default(), env, authority, parent, current)
+        self.publish_with(Dummies::default(), None, env, authority, parent, current)
     }
 
     /// The same, with what stands for credentials, which `netproxy-dp env` gives to whoever may read it. That of another proxy does not stay beside the manifest of this one.
     pub(crate) fn publish_with(
         &self,
         dummies: Dummies,
+        admin: Option<SocketAddr>,
         mut env: ChildEnv,
         authority: Option<&str>,
         parent: &HashMap<String, String>,
@@ -201,7 +203,7 @@ impl StateDir {
             (included, problems) = (authorities.included, authorities.problems);
         }
         let lease = manifest::lease_name(&random()?);
-        let manifest = Manifest { pid: std::process::id(), lease: lease.clone(), env: env.clone(), included }.json();
+        let manifest = Manifest { pid: std::process::id(), lease: lease.clone(), env: env.clone(), admin, included }.json();
         let lease = self.path.join(lease);
         let lock = self.write(&lease, manifest.as_bytes(), true)?;
         let current = if current { Some(self.path.join(CURRENT)) } else { None };
@@ -591,7 +593,7 @@ mod tests {
             dummies.variables.insert("TOKEN".to_owned(), dummy.to_owned());
             dummies
         };
-        let publish = |dummy: &str, current| state.publish_with(with(dummy), child(1), None, &HashMap::new(), current).unwrap();
+        let publish = |dummy: &str, current| state.publish_with(with(dummy), None, child(1), None, &HashMap::new(), current).unwrap();
         let (first, second) = (publish("one", true), publish("two", true));
         assert_eq!(dummies(state.path()).unwrap(), with("two"));
         // Nobody finds this one.

@@ -3,7 +3,7 @@
 use super::{builder, no, print};
 use crate::cli::Check;
 use crate::{Failure, unusable};
-use netproxy::{Config, Policy, StartError};
+use netproxy::{AuditLevel, AuditOverrides, Policy, StartError};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -29,22 +29,37 @@ pub(crate) fn run(arguments: &Check) -> Result<u8, Failure> {
     };
     let policy = policy.map_err(|error| refused(format!("the policy `{shown}` is refused: {error}")))?;
     let listeners = policy.meta().listeners;
-    let free = |address: SocketAddr| Some(SocketAddr::new(address.ip(), 0));
-    let config = Config {
-        http_listen: free(listeners.http),
-        socks_listen: listeners.socks.and_then(free),
-        admin_listen: free(listeners.admin),
-        policy_map: source.policy_map.into(),
-        workers: None,
-        limits: source.limits.clone(),
-    };
+    let free = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+    let admin = listeners.admin;
+    if !admin.ip().is_loopback() {
+        // Whether it asks for tokens is up to the flags of who runs it.
+        let refusal = if policy.meta().unix_sockets.any() {
+            Some(StartError::UnixSockets { listener: "admin", address: admin })
+        } else {
+            let key = "dangerously_allow_non_loopback_admin";
+            (!policy.meta().dangerously_allow_non_loopback_admin).then_some(StartError::NotLoopback {
+                listener: "admin",
+                address: admin,
+                key,
+            })
+        };
+        if let Some(error) = refusal {
+            return Err(refused(error.to_string()));
+        }
+    }
+    let mut builder = builder(source).http_addr(free(listeners.http)).without_admin();
+    if let Some(socks) = listeners.socks {
+        builder = builder.socks_addr(free(socks));
+    }
+    // Its file is the running proxy's.
+    builder = builder.audit(AuditOverrides { level: Some(AuditLevel::Off), ..AuditOverrides::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
-    let bound = runtime.block_on(builder(source).config(config).bind());
-    let server = bound.map_err(|error| match error {
+    let bound = runtime.block_on(builder.bind());
+    let proxy = bound.map_err(|error| match error {
         StartError::Environment(_) | StartError::Hosts { .. } | StartError::Bind { .. } => unusable(error),
         error => refused(error.to_string()),
     })?;
-    let snapshot = server.policy().current();
+    let snapshot = proxy.policy();
     let meta = snapshot.meta();
     let (mode, rules, digest) = (meta.mode.as_str(), snapshot.rule_count(), snapshot.digest().to_string());
     if arguments.json {

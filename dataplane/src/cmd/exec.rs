@@ -3,17 +3,15 @@
 //! The main thread starts the command, passes signals on and waits. The proxy has a thread of its own, which gives up what it does not need before it starts others: landlock, seccomp and
 //! capabilities belong to threads, so that the command gives up nothing.
 
-use super::{builder, environment, no, running, state_dir};
+use super::{builder, environment, no, not_bound, running, state_dir};
 use crate::cli::Exec;
 use crate::{Failure, unusable};
 use netproxy::child::{ChildEnv, STATE_DIR, StateDir, dummies};
-use netproxy::{Config, Decided, Observer, Outcome, Server, StartError};
+use netproxy::{Decided, Handle, NetworkProxy, Observer, Outcome};
 use policy_format::Decision;
 use signals::Signals;
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, ExitStatus};
-use std::sync::mpsc;
 use std::time::Duration;
 
 pub(crate) fn run(arguments: &Exec) -> Result<u8, Failure> {
@@ -26,40 +24,44 @@ pub(crate) fn run(arguments: &Exec) -> Result<u8, Failure> {
         dummies(&folder).map_err(no)?.apply(&mut variables);
         return instead(command(arguments, &parent, variables, &env)?);
     }
+    if arguments.audit.prints() {
+        return Err(unusable("standard output is the command's: `exec` has no `--audit-stdout`; `--audit-file` names a file"));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
     let entered = runtime.enter();
     // Before there is a command that could end.
     let signals = Signals::new().map_err(unusable)?;
     drop(entered);
-    let free = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let config = Config {
-        http_listen: free,
-        socks_listen: free,
-        admin_listen: free,
-        policy_map: arguments.source.policy_map.into(),
-        limits: arguments.source.limits.clone(),
-        workers: None,
-    };
-    let builder = builder(&arguments.source).config(config).drain(Duration::ZERO).observer(Blocked(arguments.verbose));
-    let server =
-        runtime.block_on(builder.bind()).map_err(|error| (if matches!(error, StartError::Off(_)) { 1 } else { 2 }, error.to_string()))?;
+    #[cfg(unix)]
+    crate::process::descriptors::raise_limit();
+    let builder = builder(&arguments.source).free_ports().without_admin().drain(Duration::ZERO).observer(Blocked(arguments.verbose));
+    let builder = builder.audit(arguments.audit.overrides(None, false).map_err(unusable)?);
+    // Whatever the policy says, now or after it is replaced: what this process prints goes nowhere.
+    let output = output::take().map_err(unusable)?;
+    let proxy = runtime.block_on(builder.bind()).map_err(not_bound)?;
+    if proxy.policy().settings().audit.stdout {
+        if output.is_none() {
+            return Err(unusable("standard output is the command's: `audit.stdout` of the policy cannot be turned off here"));
+        }
+        eprintln!("warning: `audit.stdout` of the policy is off here: standard output is the command's");
+    }
     let connect = std::env::current_exe().ok();
     // Only what is to be trusted has to be a file.
-    let published = match server.policy().current().authority_pem() {
+    let published = match proxy.policy().authority_pem() {
         Some(_) => {
             let folder = state_dir(&arguments.state)
                 .ok_or_else(|| unusable(format!("there is no home folder: name the state folder with `--state-dir` or `{STATE_DIR}`")))?;
             let state = StateDir::open(&folder).map_err(unusable)?;
-            Some(server.publish(&state, connect.clone(), false).map_err(unusable)?)
+            Some(proxy.publish(&state, connect.clone(), false).map_err(unusable)?)
         }
         None => None,
     };
     for problem in published.iter().flat_map(|published| published.problems()) {
         eprintln!("warning: {problem}");
     }
-    let env = published.as_ref().map_or_else(|| server.child_env(connect), |published| published.env().clone());
+    let env = published.as_ref().map_or_else(|| ChildEnv { connect, ..proxy.child_env() }, |published| published.env().clone());
     let mut variables = parent.clone();
-    let broker = server.broker();
+    let broker = proxy.broker();
     let virtualized = broker.virtualize(&mut variables);
     for (name, outcome) in &virtualized.variables {
         if let Outcome::Withheld(why) | Outcome::Real(why) = outcome {
@@ -68,8 +70,11 @@ pub(crate) fn run(arguments: &Exec) -> Result<u8, Failure> {
             eprintln!("warning: `{name}` {what}: {why}");
         }
     }
-    server.withhold_secrets(&mut variables);
+    proxy.withhold_secrets(&mut variables);
     let mut command = command(arguments, &parent, variables, &env)?;
+    if let Some(output) = output {
+        command.stdout(output);
+    }
     // What is no text was not looked at.
     for name in broker.variables().iter().filter(|name| !parent.contains_key(*name)) {
         command.env_remove(name);
@@ -79,12 +84,12 @@ pub(crate) fn run(arguments: &Exec) -> Result<u8, Failure> {
     if let Some(missing) = crate::process::memory::protect_memory().missing() {
         eprintln!("warning: {missing}");
     }
-    let proxy = Proxy::start(server, arguments)?;
+    let handle = start(proxy, arguments)?;
     let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
     let ended = runtime.block_on(signals.wait(&mut child)).map_err(unusable);
     // Its files go before the process does.
     drop(published);
-    proxy.end();
+    drop(handle);
     ended.map(exit_code)
 }
 
@@ -134,63 +139,37 @@ fn exit_code(status: ExitStatus) -> u8 {
     status.code().or(by_signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The proxy's thread.
-struct Proxy {
-    stop: tokio::sync::oneshot::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Proxy {
-    /// Starts it; when it returns, the thread has given up what it was to give up.
-    fn start(server: Server, arguments: &Exec) -> Result<Self, Failure> {
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (ready, is_ready) = mpsc::channel();
+/// Starts the proxy, by a thread that first gives up what its threads are to give up.
+fn start(proxy: NetworkProxy, arguments: &Exec) -> Result<Handle, Failure> {
+    #[cfg(target_os = "linux")]
+    let (sandbox, files, folders) = {
+        let named = [proxy.policy().files(), proxy.audit_files()].concat();
+        let files: Vec<_> = [&arguments.source.policy, &arguments.source.hosts].into_iter().flatten().chain(&named).cloned().collect();
+        (arguments.sandbox, files, proxy.audit_folders())
+    };
+    #[cfg(not(target_os = "linux"))]
+    let _ = arguments;
+    let start = move || {
         #[cfg(target_os = "linux")]
-        let (sandbox, files) = {
-            let named = server.files();
-            let files: Vec<_> = [&arguments.source.policy, &arguments.source.hosts].into_iter().flatten().chain(&named).cloned().collect();
-            (arguments.sandbox, files)
-        };
-        #[cfg(not(target_os = "linux"))]
-        let _ = arguments;
-        let serve = move || {
-            #[cfg(target_os = "linux")]
-            {
-                let files: Vec<_> = files.iter().map(std::path::PathBuf::as_path).collect();
-                if let Err(error) = crate::process::sandbox::apply_to_thread(sandbox, &files) {
-                    let _ = ready.send(Err(error));
-                    return;
-                }
-            }
-            let _ = ready.send(Ok(()));
-            let ran = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().and_then(|runtime| {
-                // An error is the sender dropped, which means the same.
-                let ran = runtime.block_on(server.run(async { drop(stopped.await) }));
-                runtime.shutdown_background();
-                ran
-            });
-            if let Err(error) = ran {
-                eprintln!("error: the proxy has ended, and the command has no network: {error}");
-            }
-        };
-        let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(serve).map_err(unusable)?;
-        match is_ready.recv() {
-            Ok(Ok(())) => Ok(Self { stop, thread }),
-            Ok(Err(error)) => Err(unusable(error)),
-            Err(_) => Err(unusable("the proxy's thread has ended")),
+        {
+            let files: Vec<_> = files.iter().map(std::path::PathBuf::as_path).collect();
+            crate::process::sandbox::apply_to_thread(sandbox, &files, &folders).map_err(unusable)?;
         }
-    }
-
-    fn end(self) {
-        let _ = self.stop.send(());
-        let _ = self.thread.join();
-    }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(unusable)?;
+        runtime.block_on(proxy.run()).map_err(unusable)
+    };
+    let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(start).map_err(unusable)?;
+    thread.join().unwrap_or_else(|_| Err(unusable("the proxy's thread has ended")))
 }
 
 /// Says what is blocked, if it is to, and what whoever runs the command has to see to.
 struct Blocked(bool);
 
 impl Observer for Blocked {
+    fn wants_closes(&self) -> bool {
+        false
+    }
+
     fn decided(&self, event: &Decided<'_>) {
         let Decision::Deny(denied) = event.decision else { return };
         if self.0 {
@@ -202,6 +181,32 @@ impl Observer for Blocked {
 
     fn fault(&self, what: &str) {
         eprintln!("netproxy-dp: {what}");
+    }
+}
+
+#[cfg(unix)]
+mod output {
+    use std::fs::OpenOptions;
+    use std::io;
+    use std::os::fd::AsFd;
+    use std::process::Stdio;
+
+    /// Standard output for the command, and none for this process any more.
+    pub(super) fn take() -> io::Result<Option<Stdio>> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        rustix::stdio::dup2_stdout(OpenOptions::new().write(true).open("/dev/null")?)?;
+        Ok(Some(stdout.into()))
+    }
+}
+
+#[cfg(not(unix))]
+mod output {
+    use std::io;
+    use std::process::Stdio;
+
+    /// The command inherits it.
+    pub(super) fn take() -> io::Result<Option<Stdio>> {
+        Ok(None)
     }
 }
 

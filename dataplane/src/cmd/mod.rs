@@ -6,11 +6,12 @@ mod doctor;
 mod env;
 mod exec;
 mod init;
+mod top;
 
 use crate::Failure;
 use crate::cli::{Command, Source, State};
-use netproxy::Builder;
 use netproxy::child::{Manifest, ManifestError, STATE_DIR, SYSTEM, StateDir};
+use netproxy::{NetworkProxy, NetworkProxyBuilder, StartError};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
     };
     done.map_or_else(
         |(code, error)| {
@@ -66,21 +68,27 @@ fn environment() -> HashMap<String, String> {
 }
 
 /// A builder with the policy and all that belongs to it.
-pub(crate) fn builder(source: &Source) -> Builder {
-    let builder = match &source.policy {
-        Some(path) => Builder::file(path),
-        None => Builder::built_in(),
-    };
+pub(crate) fn builder(source: &Source) -> NetworkProxyBuilder {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
-    let builder = builder.environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
-    let builder = match &source.profile {
-        Some(name) => builder.profile(name),
-        None => builder,
-    };
-    match &source.hosts {
-        Some(path) => builder.hosts(path),
-        None => builder,
+    let mut builder = NetworkProxy::builder()
+        .policy_map(source.policy_map.into())
+        .limits(source.limits.clone())
+        .environment(std::env::vars_os().map(|(name, value)| (text(name), text(value))));
+    if let Some(path) = &source.policy {
+        builder = builder.policy(path.as_path());
     }
+    if let Some(name) = &source.profile {
+        builder = builder.profile(name);
+    }
+    if let Some(path) = &source.hosts {
+        builder = builder.hosts(path);
+    }
+    builder
+}
+
+/// A policy that is off is an answer, and all else is a mistake.
+pub(crate) fn not_bound(error: StartError) -> Failure {
+    (if matches!(error, StartError::Off(_)) { 1 } else { 2 }, error.to_string())
 }
 
 /// Puts the answer on standard output. That nobody reads it is no failure.

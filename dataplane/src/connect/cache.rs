@@ -4,6 +4,7 @@
 //! new. Nothing is kept of a lookup that failed.
 
 use super::resolve::{Answer, Ask, Failure, Found, Lookup, Resolve};
+use crate::counters::{self, Counter, Level};
 use policy_format::Limits;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -35,6 +36,7 @@ struct Shard {
     young: HashMap<Arc<str>, Kept>,
     old: HashMap<Arc<str>, Kept>,
     flights: HashMap<Arc<str>, Flight>,
+    level: Level,
 }
 
 struct Kept {
@@ -67,12 +69,18 @@ impl<S: Ask> Cache<S> {
     /// What is known of a name, or the lookup that will tell.
     fn find(&self, name: &str) -> Option<Place> {
         let mut shard = self.0.shard(name)?;
-        if let Some(answer) = shard.kept(name, self.0.capacity) {
-            return Some(Place::Here(answer));
-        }
+        let why = match shard.kept(name, self.0.capacity) {
+            Ok(answer) => {
+                counters::here(|counters| counters.count(Counter::NameHits));
+                return Some(Place::Here(answer));
+            }
+            Err(why) => why,
+        };
         if let Some(flight) = shard.flights.get(name) {
+            counters::here(|counters| counters.count(Counter::NameJoined));
             return Some(Place::UnderWay(flight.subscribe()));
         }
+        counters::here(|counters| counters.count(why));
         let (flight, receiver) = watch::channel(None);
         let name: Arc<str> = name.into();
         shard.flights.insert(Arc::clone(&name), flight.clone());
@@ -108,18 +116,24 @@ impl<S> Inner<S> {
 }
 
 impl Shard {
-    fn kept(&mut self, name: &str, capacity: usize) -> Option<Answer> {
+    /// What may be relied on, or as what it is counted that there is nothing.
+    fn kept(&mut self, name: &str, capacity: usize) -> Result<Answer, Counter> {
         let now = Instant::now();
         if let Some(kept) = self.young.get(name) {
-            return (now < kept.until).then(|| kept.answer.clone());
+            return if now < kept.until { Ok(kept.answer.clone()) } else { Err(Counter::NameStale) };
         }
-        let (name, kept) = self.old.remove_entry(name)?;
+        let (name, kept) = self.old.remove_entry(name).ok_or(Counter::NameMisses)?;
         if now >= kept.until {
-            return None;
+            self.count();
+            return Err(Counter::NameStale);
         }
         let answer = kept.answer.clone();
         self.keep(name, kept, capacity);
-        Some(answer)
+        Ok(answer)
+    }
+
+    fn count(&mut self) {
+        self.level.set(Counter::NameEntries, self.young.len() + self.old.len());
     }
 
     fn keep(&mut self, name: Arc<str>, kept: Kept, capacity: usize) {
@@ -129,6 +143,7 @@ impl Shard {
         }
         self.old.remove(&name);
         self.young.insert(name, kept);
+        self.count();
     }
 }
 
@@ -282,6 +297,43 @@ mod tests {
         pass(5).await;
         assert!(bench.look_up("a.test").await.is_err());
         assert_eq!(bench.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_found_is_counted_and_what_is_kept() {
+        let counters = crate::counters::Counters::new();
+        let _serving = counters.serve();
+        let limits = Limits { cache_names: 4, ..Limits::default() };
+        let bench = Bench::new(Ok(MINUTE), &limits);
+        let counted = || {
+            let looked = |result| counters.sample(&format!("netproxy_dns_cache_lookups_total{{result=\"{result}\"}}")).unwrap();
+            let entries = counters.sample("netproxy_dns_cache_entries").unwrap();
+            (looked("miss"), looked("joined"), looked("hit"), looked("stale"), entries)
+        };
+        let _ = tokio::join!(bench.look_up("a.test"), bench.look_up("a.test"));
+        assert_eq!(counted(), (1, 1, 0, 0, 1));
+        let _ = bench.look_up("a.test").await;
+        assert_eq!(counted(), (1, 1, 1, 0, 1));
+        pass(60).await;
+        let _ = bench.look_up("a.test").await;
+        assert_eq!(counted(), (1, 1, 1, 1, 1));
+        // Of an older generation, too: it is gone by then.
+        for name in ["b.test", "c.test"] {
+            let _ = bench.look_up(name).await;
+        }
+        assert_eq!((counted(), bench.kept()), ((3, 1, 1, 1, 3), 3));
+        pass(60).await;
+        let mut again = bench.cache.resolve("a.test");
+        assert!(timeout(Duration::from_millis(1), &mut again).await.is_err());
+        assert_eq!(counted(), (3, 1, 1, 2, bench.kept() as u64));
+        drop(again);
+        for number in 0..9 {
+            let _ = bench.look_up(&format!("{number}.test")).await;
+            assert_eq!(counted().4, bench.kept() as u64);
+        }
+        pass(1).await;
+        drop(bench);
+        assert_eq!(counted().4, 0, "a policy with other name servers has a cache of its own");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 
 use super::upstream::{Credentials, Proxy, Scheme, Traffic};
 use super::{ConnectError, Connector, UpstreamError, dial};
+use crate::counters::{self, Timed};
 use crate::decide::{Permit, Route};
 use crate::parse::http;
 use crate::parse::socks5::VERSION;
@@ -141,34 +142,40 @@ async fn tls(trust: &Trust) -> Result<TlsConnector, ProxyError> {
 /// name, or the literal address, has been decided on, and no name server is asked.
 pub(crate) async fn open<'q>(
     connector: &Connector,
-    permit: Permit<'_, 'q>,
+    permit: Permit<'q>,
     proxy: &Arc<Proxy>,
     traffic: Traffic,
     limits: &Limits,
 ) -> Result<Chained<'q>, ConnectError> {
     let route = route(connector, permit, proxy, limits).await?;
+    let _timing = counters::time(Timed::Connect);
     let deadline = Instant::now() + limits.connect_timeout;
     let ask = Ask { trust: &connector.trust, route: &route, proxy, limits, deadline };
-    let (stream, early, form) = match timeout_at(deadline, ask.open(traffic)).await {
-        Ok(opened) => opened.map_err(ConnectError::Upstream)?,
-        Err(_) => return Err(ConnectError::Upstream(ProxyError::Timeout.into())),
-    };
-    Ok(Chained { stream, early, route, form })
+    let opened = timeout_at(deadline, ask.open(traffic)).await;
+    match opened.unwrap_or(Err(ProxyError::Timeout.into())) {
+        Ok((stream, early, form)) => Ok(Chained { stream, early, route, form }),
+        Err(error) => Err(ConnectError::Upstream(route.failed(error))),
+    }
 }
 
 /// Has all that is to be asked of `proxy` decided on, and looks its own name up. Nothing is dialled.
 pub(super) async fn route<'q>(
     connector: &Connector,
-    permit: Permit<'_, 'q>,
+    permit: Permit<'q>,
     proxy: &Arc<Proxy>,
     limits: &Limits,
 ) -> Result<Route<'q>, ConnectError> {
-    let found = match proxy.scheme() {
-        Scheme::Socks5 => connector.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?,
-        Scheme::Http | Scheme::Https | Scheme::Socks5h => Vec::new(),
+    let resolved = async {
+        let found = match proxy.scheme() {
+            Scheme::Socks5 => connector.addresses(&permit.target().host, limits).await?,
+            Scheme::Http | Scheme::Https | Scheme::Socks5h => Vec::new(),
+        };
+        Ok((found, connector.addresses(&proxy.at().host, limits).await.map_err(at_proxy)?))
     };
-    let at = connector.addresses(&proxy.at().host, limits).await.map_err(|error| ConnectError::Upstream(at_proxy(error)))?;
-    Ok(permit.via(proxy, &at, found)?)
+    match resolved.await {
+        Ok((found, at)) => Ok(permit.via(proxy, &at, found)?),
+        Err(error) => Err(ConnectError::Upstream(permit.failed(error))),
+    }
 }
 
 /// Asks the SOCKS5 proxy of a route to take datagrams (RFC 1928, section 7). Gives the connection for as long as which it does, the address where it was reached, and its answer: type, address

@@ -13,6 +13,7 @@ pub(crate) mod udp;
 pub(crate) mod unix;
 pub(crate) mod upstream;
 
+use crate::counters::{self, Timed};
 use crate::decide::deny::Denial;
 use crate::decide::{Permit, Route};
 use crate::stream::{Buffered, Stream};
@@ -156,29 +157,36 @@ impl Connector {
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
-    pub(crate) async fn connect<'q>(&self, permit: Permit<'_, 'q>, traffic: Traffic) -> Result<Connected<'q>, ConnectError> {
+    pub(crate) async fn connect<'q>(&self, permit: Permit<'q>, traffic: Traffic) -> Result<Connected<'q>, ConnectError> {
         let limits = permit.limits();
         if let Some(proxy) = permit.proxy(traffic) {
             let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, &limits).await?;
             return Ok(Connected { stream: Buffered::beginning_with(stream, early), route, form });
         }
         let route = self.route(permit, &limits).await?;
-        let (stream, peer) = dial::dial(&route, limits.connect_timeout).await.map_err(ConnectError::Upstream)?;
+        let timing = counters::time(Timed::Connect);
+        let (stream, peer) = match dial::dial(&route, limits.connect_timeout).await {
+            Ok(dialled) => dialled,
+            Err(error) => return Err(ConnectError::Upstream(route.failed(error))),
+        };
+        drop(timing);
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
         let _ = stream.set_nodelay(true);
         Ok(Connected { stream: Buffered::with_peer(Stream::Tcp(stream), peer), route, form: Form::Origin })
     }
 
     /// Resolves what the permit names, and has every address decided on.
-    pub(crate) async fn route<'q>(&self, permit: Permit<'_, 'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
-        let addresses = self.addresses(&permit.target().host, limits).await.map_err(ConnectError::Upstream)?;
-        Ok(permit.addresses(&addresses)?)
+    pub(crate) async fn route<'q>(&self, permit: Permit<'q>, limits: &Limits) -> Result<Route<'q>, ConnectError> {
+        match self.addresses(&permit.target().host, limits).await {
+            Ok(addresses) => Ok(permit.addresses(&addresses)?),
+            Err(error) => Err(ConnectError::Upstream(permit.failed(error))),
+        }
     }
 
     /// The same where a proxy stands in between.
     pub(crate) async fn route_through<'q>(
         &self,
-        permit: Permit<'_, 'q>,
+        permit: Permit<'q>,
         proxy: &Arc<upstream::Proxy>,
         limits: &Limits,
     ) -> Result<Route<'q>, ConnectError> {
@@ -191,6 +199,7 @@ impl Connector {
             Host::Ip(ip) => vec![*ip],
             host if host.is_localhost() => resolve::LOOPBACK.to_vec(),
             Host::Name(name) | Host::NumericLookalike(name) => {
+                let _timing = counters::time(Timed::Resolve);
                 let looked_up = tokio::time::timeout(limits.resolve_timeout, self.resolver.resolve(name.as_str())).await;
                 let mut found = looked_up.map_err(|_| UpstreamError::ResolveTimeout)?.map_err(|error| resolve_error(&error))?;
                 dial::take_turns(&mut found);

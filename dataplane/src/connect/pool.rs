@@ -3,6 +3,7 @@
 //! Each worker has its own, so that nothing is locked. A connection is found again by the target that it was opened for; whether it may be used is decided for each request anew.
 
 use super::Leads;
+use crate::counters::{self, Counter, Level};
 use crate::parse::target::Target;
 use crate::stream::Buffered;
 use policy_format::Limits;
@@ -22,6 +23,7 @@ struct Pool {
     /// By target, the latest last.
     idle: HashMap<Target, Vec<Waiting>>,
     connections: usize,
+    level: Level,
     /// When the stale ones are looked for again.
     sweep: Option<Instant>,
 }
@@ -53,20 +55,9 @@ pub(crate) fn same(wanted: &Secured, there: &Secured) -> bool {
 /// The latest connection to a target that is still open and silent, secured as `fits` says.
 pub(crate) fn take(target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Idle> {
     POOL.with_borrow_mut(|pool| {
-        let waiting = pool.idle.get_mut(target)?;
-        let mut found = None;
-        while let Some(at) = waiting.iter().rposition(|waiting| fits(&waiting.idle.tls)) {
-            let Waiting { mut idle, until } = waiting.remove(at);
-            pool.connections -= 1;
-            // Another client's: the system is asked, and not what is known of it.
-            if until > Instant::now() && idle.stream.is_silent() {
-                found = Some(idle);
-                break;
-            }
-        }
-        if waiting.is_empty() {
-            pool.idle.remove(target);
-        }
+        let found = pool.find(target, fits);
+        counters::here(|counters| counters.count(if found.is_some() { Counter::PoolHits } else { Counter::PoolMisses }));
+        pool.level.set(Counter::PoolIdle, pool.connections);
         found
     })
 }
@@ -77,7 +68,7 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
         let now = Instant::now();
         pool.sweep(now, limits.pool_timeout);
         if pool.connections >= limits.pool_connections || limits.pool_connections_per_host == 0 {
-            return;
+            return evicted(Counter::PoolFull, 1);
         }
         if !pool.idle.contains_key(target) {
             pool.idle.insert(target.clone(), Vec::new());
@@ -85,7 +76,10 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
         if let Some(waiting) = pool.idle.get_mut(target).filter(|waiting| waiting.len() < limits.pool_connections_per_host) {
             waiting.push(Waiting { idle, until: now + limits.pool_timeout });
             pool.connections += 1;
+        } else {
+            evicted(Counter::PoolFull, 1);
         }
+        pool.level.set(Counter::PoolIdle, pool.connections);
     });
 }
 
@@ -96,7 +90,36 @@ pub(crate) fn sweep() -> Duration {
     OFTEN
 }
 
+/// So many were closed, or not kept.
+pub(crate) fn evicted(why: Counter, count: usize) {
+    if count > 0 {
+        counters::here(|counters| counters.add(why, count));
+    }
+}
+
 impl Pool {
+    fn find(&mut self, target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Idle> {
+        let waiting = self.idle.get_mut(target)?;
+        let mut found = None;
+        while let Some(at) = waiting.iter().rposition(|waiting| fits(&waiting.idle.tls)) {
+            let Waiting { mut idle, until } = waiting.remove(at);
+            self.connections -= 1;
+            if until <= Instant::now() {
+                evicted(Counter::PoolExpired, 1);
+            // Another client's: the system is asked, and not what is known of it.
+            } else if idle.stream.is_silent() {
+                found = Some(idle);
+                break;
+            } else {
+                evicted(Counter::PoolClosed, 1);
+            }
+        }
+        if waiting.is_empty() {
+            self.idle.remove(target);
+        }
+        found
+    }
+
     fn sweep(&mut self, now: Instant, every: Duration) {
         if self.sweep.is_some_and(|due| due > now) && !every.is_zero() {
             return;
@@ -106,6 +129,9 @@ impl Pool {
             idle.retain(|waiting| waiting.until > now);
         }
         self.idle.retain(|_, idle| !idle.is_empty());
-        self.connections = self.idle.values().map(Vec::len).sum();
+        let left = self.idle.values().map(Vec::len).sum();
+        evicted(Counter::PoolExpired, self.connections.saturating_sub(left));
+        self.connections = left;
+        self.level.set(Counter::PoolIdle, left);
     }
 }

@@ -5,6 +5,8 @@
 //! and connected to, and who may rename folders on that path could win the race between the two.
 
 use super::{ConnectError, UpstreamError};
+use crate::counters::{self, Timed};
+use crate::decide::open::Open;
 use crate::decide::socket::{SocketPermit, SocketRoute};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 const FULL_QUEUE: Duration = Duration::from_millis(10);
 
 /// Connects to the socket that `path` leads to.
-pub(crate) async fn connect(permit: SocketPermit<'_, '_>, path: &str) -> Result<(UnixStream, SocketRoute), ConnectError> {
+pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<(UnixStream, SocketRoute, Option<Open<'q>>), ConnectError> {
     let path = PathBuf::from(path);
     let deadline = Instant::now() + permit.limits().connect_timeout;
     let named = permit.names(&path);
@@ -26,14 +28,21 @@ pub(crate) async fn connect(permit: SocketPermit<'_, '_>, path: &str) -> Result<
         Ok(Ok(Ok(found))) => found,
         // What is there and what is not is nobody's business who may not reach it.
         _ if !named => return Err(ConnectError::Denied(permit.refuse())),
-        Ok(Ok(Err(error))) => return Err(ConnectError::Upstream(open_error(&error))),
-        Ok(Err(_)) => return Err(ConnectError::Upstream(UpstreamError::Unreachable)),
-        Err(_) => return Err(ConnectError::Upstream(UpstreamError::ConnectTimeout)),
+        Ok(Ok(Err(error))) => return Err(ConnectError::Upstream(permit.failed(open_error(&error)))),
+        Ok(Err(_)) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::Unreachable))),
+        Err(_) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::ConnectTimeout))),
     };
-    let route = permit.opened(&found.real)?;
+    let (route, open) = permit.opened(&found.real)?;
+    let failed = |open: Option<Open<'_>>, error: UpstreamError| {
+        if let Some(open) = open {
+            open.end(error.into());
+        }
+        Err(ConnectError::Upstream(error))
+    };
     if !found.is_socket {
-        return Err(ConnectError::Upstream(UpstreamError::NotASocket));
+        return failed(open, UpstreamError::NotASocket);
     }
+    let _timing = counters::time(Timed::Connect);
     let connecting = async {
         loop {
             match UnixStream::connect(found.address()).await {
@@ -44,7 +53,10 @@ pub(crate) async fn connect(permit: SocketPermit<'_, '_>, path: &str) -> Result<
         }
     };
     let connected = timeout_at(deadline, connecting).await.unwrap_or(Err(UpstreamError::ConnectTimeout));
-    Ok((connected.map_err(ConnectError::Upstream)?, route))
+    match connected {
+        Ok(stream) => Ok((stream, route, open)),
+        Err(error) => failed(open, error),
+    }
 }
 
 fn open_error(error: &io::Error) -> UpstreamError {

@@ -1,7 +1,7 @@
 //! Datagrams: a decision for each target, which holds as long as its policy does.
 
 use super::own::leads_to;
-use super::{Decider, Question, Route, Through};
+use super::{Decider, Question, Route, Through, Told};
 use crate::audit::event::Dropped;
 use crate::connect::upstream::{Proxy, Traffic};
 use crate::counters::{Counter, Reached};
@@ -26,13 +26,15 @@ pub(crate) struct Flow {
     /// In their own family: an IPv4 address in IPv6 form is written as IPv4. None where the proxy looks the name up.
     addresses: Vec<SocketAddr>,
     generation: u64,
+    /// No rule allowed it, and somebody who was asked did.
+    granted: bool,
     /// What may be sent, and what was.
     meter: Option<Meter>,
 }
 
 impl From<Route<'_>> for Flow {
     fn from(route: Route<'_>) -> Self {
-        let Route { snapshot, question: Question { client, protocol, target, .. }, addresses, through, .. } = route;
+        let Route { snapshot, question: Question { client, protocol, target, granted, .. }, addresses, through, .. } = route;
         let (proxy, ips) = match (through, &target.host) {
             (None, _) => (None, addresses.iter().map(SocketAddr::ip).collect()),
             // A literal address is its own, whoever would look it up.
@@ -41,7 +43,7 @@ impl From<Route<'_>> for Flow {
         };
         let addresses = ips.iter().map(|ip| SocketAddr::new(ip.to_canonical(), target.port)).collect();
         let host = target.host.to_string().into_boxed_str();
-        Self { client, protocol, host, port: target.port, proxy, addresses, generation: snapshot.generation(), meter: None }
+        Self { client, protocol, host, port: target.port, proxy, addresses, generation: snapshot.generation(), granted, meter: None }
     }
 }
 
@@ -88,6 +90,7 @@ impl Flow {
             proxy: None,
             addresses: vec![address],
             generation: 1,
+            granted: false,
             meter: None,
         }
     }
@@ -117,9 +120,9 @@ impl Flow {
             return false;
         }
         let (client, protocol) = (self.client, self.protocol);
-        let question = Question { client, protocol, target: &target, method: None, path: None, inside: None, socket: false };
+        let question = Question { told: Told::Allowed, granted: self.granted, ..Question::new(client, protocol, &target) };
         let ips: Vec<IpAddr> = self.addresses.iter().map(SocketAddr::ip).collect();
-        matches!(policy.decide(&question.request(policy, &ips)), Decision::Allow(allowed) if !allowed.read_only && !allowed.intercept)
+        matches!(decider.decide(policy, &question, &ips), Decision::Allow(allowed) if !allowed.read_only && !allowed.intercept)
     }
 }
 

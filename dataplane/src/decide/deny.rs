@@ -2,9 +2,11 @@
 //!
 //! Messages are short, say what to change, and never echo a path, a query or a header.
 
+use super::Question;
+use crate::audit::event::{Answer, Verdict};
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
-use policy_format::{Access, Denied, Host, Mode, Protocol, Reason, Rule, RuleId, net};
+use policy_format::{Access, DecisionSource, Denied, Host, Mode, Protocol, Reason, Rule, RuleId, net};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -16,22 +18,58 @@ pub(crate) struct Denial {
     /// It was for a unix socket.
     pub(super) socket: bool,
     pub(super) denied: Denied,
+    /// The log of what is decided is full, and nothing may go on that is not in it.
+    pub(super) full: bool,
+    /// Who embeds the proxy was asked, and said no.
+    pub(super) said: Option<Answer>,
 }
 
 impl Denial {
-    pub(crate) fn reason(&self) -> Reason {
-        self.denied.reason
+    /// One that nobody has met, to say what it would say.
+    pub(crate) fn explained(snapshot: Arc<Snapshot>, protocol: Protocol, target: Target, denied: Denied) -> Self {
+        Self { snapshot, protocol, target, socket: false, denied, said: None, full: false }
+    }
+
+    pub(super) fn new(snapshot: Arc<Snapshot>, question: &Question<'_>, denied: Denied) -> Self {
+        Self {
+            snapshot,
+            protocol: question.protocol,
+            target: question.target.clone(),
+            socket: question.socket,
+            denied,
+            full: false,
+            said: None,
+        }
+    }
+
+    /// The value of `x-proxy-error`.
+    pub(crate) fn proxy_error(&self) -> &'static str {
+        self.denied.reason.proxy_error()
+    }
+
+    /// Why, for machines.
+    pub(crate) fn reason(&self) -> &str {
+        match &self.said {
+            Some(Answer::Deny(reason) | Answer::Ask(reason)) => reason,
+            Some(Answer::Allow) | None => self.denied.reason.as_str(),
+        }
     }
 
     /// The reply to a plain HTTP request: its `x-proxy-error` and its JSON.
     pub(crate) fn json(&self) -> String {
         let rule = self.rule();
+        let (decision, source) = match &self.said {
+            Some(Answer::Ask(_)) => (Verdict::Ask, DecisionSource::Decider),
+            Some(_) => (Verdict::Deny, DecisionSource::Decider),
+            None if self.full => (Verdict::Deny, DecisionSource::ProxyState),
+            None => (Verdict::Deny, self.denied.reason.source()),
+        };
         let mut body = serde_json::json!({
             "status": "blocked",
             "host": self.target.host.to_string(),
-            "reason": self.denied.reason.as_str(),
-            "decision": "deny",
-            "source": self.denied.reason.source().as_str(),
+            "reason": self.reason(),
+            "decision": decision.as_str(),
+            "source": source.as_str(),
             "protocol": self.protocol.as_str(),
             "port": self.target.port,
             "message": self.message(),
@@ -49,10 +87,25 @@ impl Denial {
 
     /// One line for people: what, why, and what to change.
     pub(crate) fn message(&self) -> String {
+        if self.full {
+            let what = if self.socket { "the unix socket".to_owned() } else { self.target.to_string() };
+            return format!(
+                "{what} is blocked: the audit log is full, and audit.on_full = \"deny\" allows nothing new until there is room; try again later"
+            );
+        }
         if self.socket {
             return self.socket_message();
         }
         let target = &self.target;
+        match &self.said {
+            Some(Answer::Ask(reason)) => {
+                return format!(
+                    "{target} is blocked until somebody approves it ({reason}): no rule allows it; try again once that was done"
+                );
+            }
+            Some(_) => return format!("{target} is blocked: no rule allows it, and it was not approved ({})", self.reason()),
+            None => {}
+        }
         let (host, table) = (&target.host, format!("[permissions.{}.network.domains]", self.snapshot.meta().profile));
         let rule = self.rule();
         let by = rule.as_ref().map(|rule| format!("\"{rule}\" in {}", rule.place())).unwrap_or_default();
@@ -85,7 +138,7 @@ impl Denial {
                 write!(text, "mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods")
             }
             Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
-            Reason::MitmRequired if by.is_empty() && self.snapshot.meta().mode == Mode::Full => {
+            Reason::MitmRequired if by.is_empty() && self.snapshot.mode() == Mode::Full => {
                 write!(text, "mitm.mode = \"always\" has every tunnel read, and this one cannot be")
             }
             Reason::MitmRequired if by.is_empty() => {
@@ -121,7 +174,9 @@ impl Denial {
                 "the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods"
                     .to_owned()
             }
-            Reason::PolicyDenied => "the unix socket is blocked: only clients on this machine may ask for one".to_owned(),
+            Reason::PolicyDenied => {
+                "the unix socket is blocked: it is the proxy's own, or the client is on another machine".to_owned()
+            }
             _ => format!("the unix socket is blocked: its real path is not allowed; to allow it, add \"/REAL/PATH\" = \"allow\" under {table}"),
         }
     }

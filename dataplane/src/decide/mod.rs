@@ -6,28 +6,35 @@
 //! Where a proxy stands in between, [`Permit::proxy`] says which, and [`Permit::via`] gives the route: it leads to that proxy and says what may be asked of it. Unix sockets are
 //! decided in `socket.rs`.
 
+pub(crate) mod asked;
 pub(crate) mod datagram;
 pub(crate) mod deny;
+pub(crate) mod ids;
+pub(crate) mod open;
 pub(crate) mod own;
 pub(crate) mod socket;
 
-use crate::audit::event::{Decided, Observer};
-use crate::connect::Leads;
+use crate::audit::event::{Answer as Said, Decided, Ending, Observer};
 use crate::connect::upstream::{Environment, Proxy, Traffic};
-use crate::counters::{Counter, Counters};
+use crate::connect::{Leads, UpstreamError};
+use crate::counters::{Counter, Counters, Timed};
 use crate::inside::judge::{Actions, Answer, Facts};
 use crate::inside::secrets::Secrets;
 use crate::limits::Place;
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
 use crate::signal::Ear;
+use crate::tunnels::{Listed, Tunnels, Whose};
+use asked::{Asked, Asking, PolicyRequest};
 use datagram::Relays;
 use deny::Denial;
-use policy_format::{Allowed, Decision, Denied, Hook, Host, Inside, Limits, OnRevoke, Protocol, Reason, Request, Sni};
+use open::Open;
+use policy_format::{Allowed, Decision, Denied, Hook, Host, Inside, Limits, OnRevoke, Protocol, Reason, Request, RuleId, Sni};
 use socket::SocketRoute;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// Decides for all connections.
@@ -43,6 +50,10 @@ pub(crate) struct Decider {
     relays: Relays,
     /// What is put into requests that may go on.
     secrets: Secrets,
+    /// Who is asked about what no rule allows.
+    asked: Option<Asked>,
+    /// The tunnels that there are.
+    tunnels: Tunnels,
 }
 
 /// A request as the decision sees it.
@@ -59,6 +70,38 @@ pub(crate) struct Question<'q> {
     pub(crate) inside: Option<Inside<'q>>,
     /// Whether it is for a unix socket. The target is then what stands for one.
     pub(crate) socket: bool,
+    /// Its number, which it keeps whatever is decided on it.
+    pub(crate) id: u64,
+    /// What was said of it before.
+    pub(crate) told: Told,
+    /// Who embeds the proxy lets its host on, where no rule does.
+    pub(crate) granted: bool,
+}
+
+/// What whoever observes was told of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing.
+    Nothing,
+    /// That it is allowed. That is not said twice, and a denial that follows is that of another policy.
+    Allowed,
+    /// That it is not allowed any more.
+    Revoked,
+}
+
+/// One in so many decisions is timed: reading the clock twice takes as long as deciding.
+const TIMED: u64 = 16;
+
+impl<'q> Question<'q> {
+    /// One with a number of its own, of which nothing is known but who wants to go where.
+    pub(crate) fn new(client: SocketAddr, protocol: Protocol, target: &'q Target) -> Self {
+        Self::numbered(ids::next(), client, protocol, target)
+    }
+
+    /// One that has a number.
+    pub(crate) fn numbered(id: u64, client: SocketAddr, protocol: Protocol, target: &'q Target) -> Self {
+        Self { client, protocol, target, method: None, path: None, inside: None, socket: false, id, told: Told::Nothing, granted: false }
+    }
 }
 
 impl Question<'_> {
@@ -79,11 +122,27 @@ impl Question<'_> {
 }
 
 /// The name may be resolved. Nothing may be dialled yet.
-pub(crate) struct Permit<'d, 'q> {
-    decider: &'d Decider,
+pub(crate) struct Permit<'q> {
+    decider: &'q Decider,
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
+    allowed: Allowed,
     intercept: bool,
+}
+
+/// A request may not go on: or, where no rule allows it and somebody may be asked, not yet.
+#[must_use]
+pub(crate) enum No<'q> {
+    Denied(Box<Denial>),
+    /// Nothing was said of it: [`Decider::ask`], or [`Decider::refuse`].
+    Unsaid(Box<Unsaid<'q>>),
+}
+
+/// A request that no rule allows, and that somebody may be asked about.
+pub(crate) struct Unsaid<'q> {
+    snapshot: Arc<Snapshot>,
+    question: Question<'q>,
+    denied: Denied,
 }
 
 /// These addresses may be dialled, for this request, under this policy.
@@ -95,6 +154,8 @@ pub(crate) struct Route<'q> {
     intercept: bool,
     hook: Option<usize>,
     through: Option<Through>,
+    /// Until it is said how it has ended: of a request whose allowance was told, and where that is done here.
+    open: Option<Open<'q>>,
 }
 
 /// The proxy that a route leads to, and what may be asked of it.
@@ -112,8 +173,23 @@ impl Decider {
         own: own::Own,
         environment: Environment,
         secrets: Secrets,
+        asked: Option<Asked>,
     ) -> Self {
-        Self { policy, observer, counters, own, environment, relays: Relays::default(), secrets }
+        let tunnels = Tunnels::new(policy.bell().clone());
+        Self { policy, observer, counters, own, environment, relays: Relays::default(), secrets, asked, tunnels }
+    }
+
+    /// The tunnels that there are.
+    pub(crate) fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.observer
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// What is put into requests that may go on, and what stands for it before.
@@ -155,40 +231,110 @@ impl Decider {
         Arc::clone(self.policy.current().limits())
     }
 
+    /// What the policy says of a request.
+    fn decide(&self, snapshot: &Snapshot, question: &Question<'_>, addresses: &[IpAddr]) -> Decision {
+        let request = question.request(snapshot, addresses);
+        if !question.id.is_multiple_of(TIMED) {
+            return snapshot.decide_as(&request, question.granted);
+        }
+        let began = Instant::now();
+        let decision = snapshot.decide_as(&request, question.granted);
+        self.counters.observe(Timed::Decide, began.elapsed());
+        decision
+    }
+
     /// Decides on a request as it was made, under the policy that is in force now.
-    pub(crate) fn name<'d, 'q>(&'d self, question: Question<'q>) -> Result<Permit<'d, 'q>, Box<Denial>> {
+    pub(crate) fn name<'q>(&'q self, question: Question<'q>) -> Result<Permit<'q>, No<'q>> {
         let snapshot = self.policy.current();
-        match snapshot.decide(&question.request(&snapshot, &[])) {
+        if self.observer.refuses() && question.told == Told::Nothing {
+            return Err(No::Denied(self.not_told(snapshot, question)));
+        }
+        match self.decide(&snapshot, &question, &[]) {
             Decision::Allow(allowed) => {
                 let intercept = self.intercepts(&snapshot, &question, allowed);
-                Ok(Permit { decider: self, snapshot, question, intercept })
+                Ok(Permit { decider: self, snapshot, question, allowed, intercept })
             }
-            Decision::Deny(denied) => Err(self.deny(snapshot, question, denied)),
+            Decision::Deny(denied) => Err(self.no(snapshot, question, denied)),
+        }
+    }
+
+    fn no<'q>(&self, snapshot: Arc<Snapshot>, question: Question<'q>, denied: Denied) -> No<'q> {
+        let may_ask = denied.reason == Reason::NotAllowed && self.asked.is_some() && question.told == Told::Nothing;
+        if may_ask && !question.socket && asked::may_be_asked(&question.target.host) {
+            return No::Unsaid(Box::new(Unsaid { snapshot, question, denied }));
+        }
+        No::Denied(self.deny(snapshot, question, denied))
+    }
+
+    /// Puts a request that no rule allows to whoever embeds the proxy, if it may be put to anybody.
+    pub(crate) fn ask(&self, no: &No<'_>) -> Option<Asking> {
+        let No::Unsaid(unsaid) = no else { return None };
+        let asked = self.asked.as_ref()?;
+        let Question { client, protocol, target, method, .. } = unsaid.question;
+        let (host, method) = (target.host.to_string(), method.map(str::to_owned));
+        let request = PolicyRequest { protocol, host, port: target.port, method, client, command: None, exec_policy_hint: None };
+        Some(asked.ask(request, &self.counters))
+    }
+
+    /// Refuses what may not be asked about here, or what was not granted.
+    pub(crate) fn refuse(&self, no: No<'_>) -> Box<Denial> {
+        match no {
+            No::Denied(denial) => denial,
+            No::Unsaid(unsaid) => {
+                let Unsaid { snapshot, question, denied } = *unsaid;
+                self.deny(snapshot, question, denied)
+            }
+        }
+    }
+
+    /// Takes in what was answered: the question that may be put again, under the policy that is in force by then, or the denial.
+    pub(crate) fn answered<'q>(&self, question: Question<'q>, said: Said) -> Result<Question<'q>, Box<Denial>> {
+        if said == Said::Allow {
+            return Ok(Question { granted: true, ..question });
+        }
+        let snapshot = self.policy.current();
+        let denied = Denied { reason: Reason::NotAllowed, rule: None };
+        self.tell(&Decided { decider: Some(&said), ..decided(&snapshot, &question, Decision::Deny(denied)) });
+        Err(Box::new(Denial { said: Some(said), ..Denial::new(snapshot, &question, denied) }))
+    }
+
+    /// The denial of a request that was revoked, for its client. Nobody else is told.
+    pub(crate) fn revoked(&self, question: Question<'_>) -> Option<Box<Denial>> {
+        let snapshot = self.policy.current();
+        match self.decide(&snapshot, &question, &[]) {
+            Decision::Deny(denied) => Some(Box::new(Denial::new(snapshot, &question, denied))),
+            Decision::Allow(_) => None,
         }
     }
 
     /// Decides on a request that would use a connection to `peer` that is open already and leads where `leads` says: on name and addresses at once. `None` when the policy in force has
     /// another way for it.
     pub(crate) fn reuse<'q>(
-        &self,
+        &'q self,
         question: Question<'q>,
         traffic: Traffic,
         leads: &Leads,
         peer: IpAddr,
-    ) -> Result<Option<Route<'q>>, Box<Denial>> {
+    ) -> Result<Option<Route<'q>>, No<'q>> {
         let snapshot = self.policy.current();
+        if self.observer.refuses() && question.told == Told::Nothing {
+            return Err(No::Denied(self.not_told(snapshot, question)));
+        }
         let proxy = snapshot.upstreams().choose(&self.environment, question.target, traffic);
         let (through, asked) = leads.through();
         if proxy.as_ref() != through {
             return Ok(None);
         }
         let (peer, through) = ([peer], proxy.map(|proxy| Through { proxy, asked: asked.to_vec() }));
-        let decision = snapshot.decide(&question.request(&snapshot, if through.is_some() { asked } else { &peer }));
-        self.route(snapshot, question, decision, Vec::new(), through).map(Some)
+        match self.decide(&snapshot, &question, if through.is_some() { asked } else { &peer }) {
+            Decision::Deny(denied) => Err(self.no(snapshot, question, denied)),
+            // It was dialled before: it is none of our own.
+            Decision::Allow(allowed) => Ok(Some(self.allow(snapshot, question, allowed, Vec::new(), through, None))),
+        }
     }
 
     fn route<'q>(
-        &self,
+        &'q self,
         snapshot: Arc<Snapshot>,
         question: Question<'q>,
         decision: Decision,
@@ -200,13 +346,26 @@ impl Decider {
             Decision::Allow(_) if addresses.iter().any(|address| self.is_own(question.protocol, *address)) => {
                 Err(self.comes_back(snapshot, question))
             }
-            Decision::Allow(allowed) => {
-                self.observe(&snapshot, &question, decision);
-                let intercept = self.intercepts(&snapshot, &question, allowed);
-                let Allowed { read_only, hook, .. } = allowed;
-                Ok(Route { snapshot, question, addresses, read_only, intercept, hook, through })
-            }
+            Decision::Allow(allowed) => Ok(self.allow(snapshot, question, allowed, addresses, through, Some(Instant::now()))),
         }
+    }
+
+    /// `since`: when that is, where somebody knows.
+    #[inline]
+    fn allow<'q>(
+        &'q self,
+        snapshot: Arc<Snapshot>,
+        question: Question<'q>,
+        allowed: Allowed,
+        addresses: Vec<SocketAddr>,
+        through: Option<Through>,
+        since: Option<Instant>,
+    ) -> Route<'q> {
+        self.observe(&snapshot, &question, Decision::Allow(allowed));
+        let open = Open::new(self, &question, snapshot.generation(), since);
+        let intercept = self.intercepts(&snapshot, &question, allowed);
+        let Allowed { read_only, hook, .. } = allowed;
+        Route { snapshot, question, addresses, read_only, intercept, hook, through, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -215,7 +374,7 @@ impl Decider {
 
     /// What was sent in a tunnel that has to be read cannot be, or is for another server: it is closed.
     pub(crate) fn unreadable(&self, client: SocketAddr, protocol: Protocol, target: &Target) {
-        let question = Question { client, protocol, target, method: None, path: None, inside: None, socket: false };
+        let question = Question::new(client, protocol, target);
         self.observe(&self.policy.current(), &question, Decision::Deny(Denied { reason: Reason::MitmRequired, rule: None }));
     }
 
@@ -224,14 +383,14 @@ impl Decider {
         let snapshot = self.policy.current();
         let request = question.request(&snapshot, &[]);
         // What is refused whatever its body is need not be sent.
-        let depends = match snapshot.decide(&request) {
+        let depends = match snapshot.decide_as(&request, question.granted) {
             Decision::Allow(_) => true,
             Decision::Deny(denied) => denied.reason == Reason::MitmHookDenied,
         };
         if depends { snapshot.body_wanted(&request) } else { None }
     }
 
-    /// Whether the policy in force would let a request go on that leads where `leads` says, or to `peer`. Nobody is told.
+    /// Whether the policy in force would let a request go on that leads where `leads` says, or to `peer`. That it would not is told.
     pub(crate) fn still_allows(&self, question: &Question<'_>, leads: &Leads, peer: IpAddr) -> bool {
         let snapshot = self.policy.current();
         if snapshot.settings().on_revoke == OnRevoke::Keep {
@@ -239,20 +398,47 @@ impl Decider {
         }
         let (through, asked) = leads.through();
         let peer = [peer];
-        matches!(snapshot.decide(&question.request(&snapshot, if through.is_some() { asked } else { &peer })), Decision::Allow(_))
+        let decision = self.decide(&snapshot, question, if through.is_some() { asked } else { &peer });
+        if matches!(decision, Decision::Allow(_)) {
+            return true;
+        }
+        self.observer.revoked(&decided(&snapshot, question, decision));
+        false
     }
 
     fn deny(&self, snapshot: Arc<Snapshot>, question: Question<'_>, denied: Denied) -> Box<Denial> {
         self.observe(&snapshot, &question, Decision::Deny(denied));
-        Box::new(Denial { snapshot, protocol: question.protocol, target: question.target.clone(), socket: question.socket, denied })
+        Box::new(Denial::new(snapshot, &question, denied))
+    }
+
+    /// What is decided could not be told, and is not to go on then.
+    fn not_told(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
+        let denial = self.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None });
+        Box::new(Denial { full: true, ..*denial })
     }
 
     fn observe(&self, snapshot: &Snapshot, question: &Question<'_>, decision: Decision) {
-        self.counters.count(match decision {
-            Decision::Allow(_) => Counter::Allowed,
-            Decision::Deny(denied) => Counter::denied(denied.reason),
-        });
-        self.observer.decided(&decided(snapshot, question, decision));
+        match (question.told, decision) {
+            (Told::Nothing, _) => {}
+            (Told::Allowed, Decision::Deny(_)) => return self.observer.revoked(&decided(snapshot, question, decision)),
+            (Told::Allowed | Told::Revoked, _) => return,
+        }
+        self.tell(&decided(snapshot, question, decision));
+    }
+
+    fn tell(&self, event: &Decided<'_>) {
+        self.counters.decided(event);
+        self.observer.decided(event);
+    }
+
+    /// Whether it is the admin API's unix socket that has this real path.
+    fn is_own_socket(&self, real: &std::path::Path) -> bool {
+        self.own.holds_socket(real)
+    }
+
+    /// Whether an address is one of our own listeners.
+    pub(crate) fn is_own_listener(&self, address: SocketAddr) -> bool {
+        self.own.holds(address)
     }
 
     /// Whether an address is one of our own listeners or, for datagrams, one of our own relays, in any of the ways in which it can be written.
@@ -262,6 +448,13 @@ impl Decider {
 }
 
 fn decided<'a>(snapshot: &'a Snapshot, question: &Question<'a>, decision: Decision) -> Decided<'a> {
+    let (decision, decider) = match decision {
+        // No rule has that number: it is somebody else who allows it, and the policy does not.
+        Decision::Allow(Allowed { rule: RuleId(u32::MAX), .. }) if question.granted => {
+            (Decision::Deny(Denied { reason: Reason::NotAllowed, rule: None }), Some(&Said::Allow))
+        }
+        decision => (decision, None),
+    };
     Decided {
         snapshot,
         client: question.client,
@@ -270,10 +463,36 @@ fn decided<'a>(snapshot: &'a Snapshot, question: &Question<'a>, decision: Decisi
         port: question.target.port,
         method: question.method,
         decision,
+        id: question.id,
+        decider,
     }
 }
 
-impl<'q> Permit<'_, 'q> {
+impl<'q> Permit<'q> {
+    /// There is no way to dial: it is allowed all the same, and has ended.
+    pub(crate) fn failed(self, error: UpstreamError) -> UpstreamError {
+        self.end(error.into());
+        error
+    }
+
+    /// It is allowed, and has ended before anything was dialled.
+    pub(crate) fn end(self, ending: Ending) {
+        // A datagram that goes nowhere is told of as dropped.
+        if self.question.protocol == Protocol::Socks5Udp {
+            return;
+        }
+        self.decider.observe(&self.snapshot, &self.question, Decision::Allow(self.allowed));
+        if let Some(open) = Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now())) {
+            open.end(ending);
+        }
+    }
+
+    /// That it is allowed was told before, and its end will be told elsewhere.
+    pub(crate) fn told(mut self) -> Self {
+        self.question.told = Told::Allowed;
+        self
+    }
+
     pub(crate) fn target(&self) -> &'q Target {
         self.question.target
     }
@@ -291,7 +510,7 @@ impl<'q> Permit<'_, 'q> {
     /// Decides on every address that the name resolved to: one that is not allowed denies them all, so that a name cannot mix in a bad one.
     pub(crate) fn addresses(self, found: &[IpAddr]) -> Result<Route<'q>, Box<Denial>> {
         let Self { decider, snapshot, question, .. } = self;
-        let decision = snapshot.decide(&question.request(&snapshot, found));
+        let decision = decider.decide(&snapshot, &question, found);
         let addresses = found.iter().map(|ip| SocketAddr::new(*ip, question.target.port)).collect();
         decider.route(snapshot, question, decision, addresses, None)
     }
@@ -306,7 +525,7 @@ impl<'q> Permit<'_, 'q> {
     /// own listeners.
     pub(crate) fn via(self, proxy: &Arc<Proxy>, at: &[IpAddr], found: Vec<IpAddr>) -> Result<Route<'q>, Box<Denial>> {
         let Self { decider, snapshot, question, .. } = self;
-        let decision = snapshot.decide(&question.request(&snapshot, &found));
+        let decision = decider.decide(&snapshot, &question, &found);
         let literal = match question.target.host {
             Host::Ip(ip) => Some(ip),
             Host::Name(_) | Host::NumericLookalike(_) => None,
@@ -317,6 +536,36 @@ impl<'q> Permit<'_, 'q> {
         }
         let addresses = at.iter().map(|ip| SocketAddr::new(*ip, proxy.at().port)).collect();
         decider.route(snapshot, question, decision, addresses, Some(Through { proxy: Arc::clone(proxy), asked: found }))
+    }
+}
+
+impl<'q> Route<'q> {
+    /// Who says how it has ended, once it has: to be taken by whoever sees that.
+    pub(crate) fn take_open(&mut self) -> Option<Open<'q>> {
+        self.open.take()
+    }
+
+    /// It was not, or could not be, dialled.
+    pub(crate) fn failed(mut self, error: UpstreamError) -> UpstreamError {
+        if let Some(open) = self.open.take() {
+            open.end(error.into());
+        }
+        error
+    }
+
+    /// It became a tunnel. `counted`: among those that are open.
+    pub(crate) fn live(&mut self, decider: &Arc<Decider>, place: Place, counted: bool) -> Listed {
+        if let Some(open) = self.open.take() {
+            return open.into_live(decider, Some(place), counted);
+        }
+        let (generation, since) = (self.snapshot.generation(), Instant::now());
+        let Question { id, client, protocol, target, .. } = self.question;
+        Listed::new(decider, Whose { id, client, protocol, place: Some(place), port: target.port, generation, since, counted })
+    }
+
+    /// Back again.
+    pub(crate) fn put_open(&mut self, open: Option<Open<'q>>) {
+        self.open = open;
     }
 }
 
@@ -372,7 +621,7 @@ impl Route<'_> {
         if current.generation() == self.snapshot.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return false;
         }
-        let decision = current.decide(&self.question.request(&current, &self.decided_on(peer)));
+        let decision = decider.decide(&current, &self.question, &self.decided_on(peer));
         let revoked = !matches!(decision, Decision::Allow(_));
         if revoked {
             decider.observer.revoked(&decided(&current, &self.question, decision));
@@ -380,42 +629,31 @@ impl Route<'_> {
         revoked
     }
 
+    /// The request that was decided on.
+    pub(crate) fn question(&self) -> &Question<'_> {
+        &self.question
+    }
+
     /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
-    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, peer: Option<IpAddr>, look: bool, place: Place) -> Guard {
-        let Question { client, protocol, target, method, path, inside, .. } = self.question;
+    pub(crate) fn guard(self, ear: Ear, peer: Option<IpAddr>, look: bool, live: Listed) -> Guard {
+        let Question { method, path, inside, granted, .. } = self.question;
         let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
         // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
         let addresses = self.decided_on(peer).into_boxed_slice();
         let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
-        Guard {
-            decider: Arc::clone(decider),
-            ear,
-            asked: true,
-            generation: self.snapshot.generation(),
-            client,
-            protocol,
-            place,
-            port: target.port,
-            addresses,
-            kept,
-            socket: None,
-            sni,
-        }
+        Guard { ear, asked: true, granted, live, addresses, kept, socket: None, sni }
     }
 }
 
 /// Watches over a tunnel: whether the policy in force still allows it, and what is spoken in it.
 pub(crate) struct Guard {
-    decider: Arc<Decider>,
     ear: Ear,
-    /// There may be a policy that it was not decided under.
+    /// There may be a policy that it was not decided under, or somebody who wants it closed.
     asked: bool,
-    generation: u64,
-    client: SocketAddr,
-    protocol: Protocol,
-    /// Under the name of its host.
-    place: Place,
-    port: u16,
+    /// No rule allowed it, and somebody who was asked did.
+    granted: bool,
+    /// Whose it is, and where it leads.
+    live: Listed,
     addresses: Box<[IpAddr]>,
     /// The request inside TLS that switched protocols.
     kept: Option<Box<Kept>>,
@@ -457,47 +695,66 @@ pub(crate) enum Inner<'h> {
     Unclear,
 }
 
+/// Why a tunnel is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The policy in force does not allow it.
+    Revoked,
+    /// Somebody who runs the proxy wants it closed.
+    Closed,
+}
+
 impl Guard {
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.client
-    }
-
     /// The tunnel is over, and something else takes its place.
-    pub(crate) fn into_place(self) -> Place {
-        self.place
+    pub(crate) fn into_live(self) -> Listed {
+        self.live
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// Whose it is, and where it leads.
+    pub(crate) fn live(&self) -> &Listed {
+        &self.live
     }
 
     /// Where it leads, made anew: for the few that end in a way which says so.
     pub(crate) fn target(&self) -> Option<Target> {
-        Some(Target { host: Host::parse(self.place.key()).ok()?, port: self.port })
+        Some(Target { host: Host::parse(self.live.host()).ok()?, port: self.live.port() })
+    }
+
+    /// No rule allowed it, and somebody who was asked did.
+    pub(crate) fn is_granted(&self) -> bool {
+        self.granted
     }
 
     pub(crate) fn sni(&self) -> Sni {
         self.sni
     }
 
-    /// Ready when the policy in force does not allow the tunnel.
-    pub(crate) fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the tunnel is to end.
+    pub(crate) fn poll_cause(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
         while self.ear.poll_rung(cx).is_ready() {
             self.asked = true;
         }
-        if std::mem::take(&mut self.asked) && self.is_revoked() { Poll::Ready(()) } else { Poll::Pending }
+        if !std::mem::take(&mut self.asked) {
+            return Poll::Pending;
+        }
+        match () {
+            () if self.live.is_closing() => Poll::Ready(Cause::Closed),
+            () if self.is_revoked() => Poll::Ready(Cause::Revoked),
+            () => Poll::Pending,
+        }
     }
 
-    fn is_revoked(&mut self) -> bool {
-        let current = self.decider.policy.current();
-        if current.generation() == self.generation || current.settings().on_revoke == OnRevoke::Keep {
+    fn is_revoked(&self) -> bool {
+        let decider = self.live.decider();
+        let current = decider.policy.current();
+        if current.generation() == self.live.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return false;
         }
-        self.generation = current.generation();
         if !self.is_denied(&current) {
+            self.live.set_generation(current.generation());
             return false;
         }
-        self.decider.counters.count(Counter::TunnelsRevoked);
+        decider.counters.count(Counter::TunnelsRevoked);
         true
     }
 
@@ -505,24 +762,24 @@ impl Guard {
         if let Some(socket) = &self.socket {
             return !socket.is_allowed(current);
         }
-        let Ok(host) = Host::parse(self.place.key()) else { return true };
-        let decision = self.decide(current, &host, self.port);
+        let Some(target) = self.target() else { return true };
+        let decision = self.decide(current, &target.host, target.port);
         // A tunnel that is not read now will not be.
         let denied = !lets_pass(decision);
         if denied {
-            let target = Target { host, port: self.port };
-            self.decider.observer.revoked(&decided(current, &self.question(&target), decision));
+            self.live.decider().observer.revoked(&decided(current, &self.question(&target), unread(decision)));
         }
         denied
     }
 
     /// Whether the client may speak to that server in here: the policy has to allow it as if it had been asked for.
     pub(crate) fn inner(&self, inner: Inner<'_>) -> bool {
-        let current = self.decider.policy.current();
+        let decider = self.live.decider();
+        let current = decider.policy.current();
         let (host, decision) = match inner {
-            Inner::Server(host, port) if port == self.port && host.to_string() == **self.place.key() => return true,
+            Inner::Server(host, port) if self.is_for(host, port) => return true,
             Inner::Server(host, port) => (host.clone(), self.decide(&current, host, port)),
-            Inner::Unclear => match Host::parse(self.place.key()) {
+            Inner::Unclear => match Host::parse(self.live.host()) {
                 Ok(host) => (host, Decision::Deny(Denied { reason: Reason::PolicyDenied, rule: None })),
                 Err(_) => return false,
             },
@@ -530,28 +787,40 @@ impl Guard {
         if lets_pass(decision) {
             return true;
         }
-        let decision = match decision {
-            Decision::Allow(_) => Decision::Deny(Denied { reason: Reason::MitmRequired, rule: None }),
-            denied @ Decision::Deny(_) => denied,
-        };
-        let target = Target { host, port: self.port };
+        let target = Target { host, port: self.live.port() };
         let closed = self.sni == Sni::Enforce;
-        self.decider.counters.count(if closed { Counter::LookedClosed } else { Counter::LookedPassed });
-        self.decider.observer.inner(&decided(&current, &self.question(&target), decision), closed);
+        decider.counters.count(if closed { Counter::LookedClosed } else { Counter::LookedPassed });
+        decider.observer.inner(&decided(&current, &self.question(&target), unread(decision)), closed);
         !closed
     }
 
+    fn is_for(&self, host: &Host, port: u16) -> bool {
+        port == self.live.port() && host.to_string() == self.live.host()
+    }
+
     fn question<'q>(&self, target: &'q Target) -> Question<'q> {
-        Question { client: self.client, protocol: self.protocol, target, method: None, path: None, inside: None, socket: false }
+        let (client, protocol, id) = (self.live.client(), self.live.protocol(), self.live.id());
+        Question {
+            client,
+            protocol,
+            target,
+            method: None,
+            path: None,
+            inside: None,
+            socket: false,
+            id,
+            told: Told::Allowed,
+            granted: false,
+        }
     }
 
     fn decide(&self, snapshot: &Snapshot, host: &Host, port: u16) -> Decision {
         let kept = self.kept.as_deref();
         let headers: Vec<(&str, &[u8])> =
             kept.map(|kept| kept.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()).unwrap_or_default();
-        snapshot.decide(&Request {
+        let request = Request {
             profile: snapshot.profile(),
-            protocol: self.protocol,
+            protocol: self.live.protocol(),
             host,
             port,
             method: kept.and_then(|kept| kept.method.as_deref()),
@@ -559,6 +828,16 @@ impl Guard {
             addresses: &self.addresses,
             inside: kept.map(|kept| Inside { query: kept.query.as_deref(), headers: &headers, body: None }),
             can_intercept: snapshot.can_intercept(),
-        })
+        };
+        // What was let on is the tunnel's own host, and no other that is spoken to in there.
+        snapshot.decide_as(&request, self.granted && self.is_for(host, port))
+    }
+}
+
+/// What stands in the way of a tunnel that cannot be read.
+fn unread(decision: Decision) -> Decision {
+    match decision {
+        Decision::Allow(_) => Decision::Deny(Denied { reason: Reason::MitmRequired, rule: None }),
+        denied @ Decision::Deny(_) => denied,
     }
 }

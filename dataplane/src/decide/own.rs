@@ -2,16 +2,29 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 
 /// The addresses that we listen on.
 pub(crate) struct Own {
     listeners: Vec<SocketAddr>,
+    /// The real path of the admin API's unix socket.
+    socket: Option<PathBuf>,
     is_local: fn(IpAddr) -> bool,
 }
 
 impl Own {
     pub(crate) fn new(listeners: Vec<SocketAddr>) -> Self {
-        Self { listeners, is_local }
+        Self { listeners, socket: None, is_local }
+    }
+
+    /// With a unix socket that is there.
+    pub(crate) fn with_socket(self, path: Option<&Path>) -> Self {
+        Self { socket: path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned())), ..self }
+    }
+
+    /// Whether it is our own unix socket that has this real path.
+    pub(crate) fn holds_socket(&self, real: &Path) -> bool {
+        self.socket.as_deref() == Some(real)
     }
 
     /// Whether connecting to an address is connecting to one of our listeners.
@@ -56,7 +69,7 @@ mod tests {
     /// A machine with the addresses 192.0.2.7 and 2001:db8::7.
     fn listening(on: &str) -> Own {
         let is_local = |ip: IpAddr| ip.is_loopback() || ["192.0.2.7", "2001:db8::7"].contains(&ip.to_string().as_str());
-        Own { listeners: vec![on.parse().unwrap()], is_local }
+        Own { listeners: vec![on.parse().unwrap()], socket: None, is_local }
     }
 
     #[test]

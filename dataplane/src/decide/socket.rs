@@ -4,14 +4,17 @@
 //! that the client wrote decides nothing.
 
 use super::deny::Denial;
+use super::open::Open;
 use super::{Decider, Guard, Question};
-use crate::limits::Place;
+use crate::connect::UpstreamError;
 use crate::policy::Snapshot;
 use crate::signal::Ear;
-use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, Protocol, READING, Reason, RuleId, Sni};
+use crate::tunnels::Listed;
+use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, READING, Reason, RuleId, Sni};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What a unix socket is called where a host is asked for. No host has this name and port 0.
 pub(crate) const NAME: &str = "unix-socket";
@@ -20,8 +23,8 @@ pub(crate) const NAME: &str = "unix-socket";
 const NO_RULE: RuleId = RuleId(u32::MAX);
 
 /// A socket may be opened, to see what it is. Nothing may be connected to yet.
-pub(crate) struct SocketPermit<'d, 'q> {
-    decider: &'d Decider,
+pub(crate) struct SocketPermit<'q> {
+    decider: &'q Decider,
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
 }
@@ -38,8 +41,11 @@ pub(crate) struct SocketRoute {
 
 impl Decider {
     /// Decides whether a request may ask for a unix socket.
-    pub(crate) fn socket<'d, 'q>(&'d self, question: Question<'q>) -> Result<SocketPermit<'d, 'q>, Box<Denial>> {
+    pub(crate) fn socket<'q>(&'q self, question: Question<'q>) -> Result<SocketPermit<'q>, Box<Denial>> {
         let snapshot = self.policy().current();
+        if self.observer.refuses() {
+            return Err(self.not_told(snapshot, question));
+        }
         match may_ask(&snapshot, question.client, question.method) {
             Ok(()) => Ok(SocketPermit { decider: self, snapshot, question }),
             Err(reason) => Err(self.deny(snapshot, question, Denied { reason, rule: None })),
@@ -60,13 +66,13 @@ fn may_ask(snapshot: &Snapshot, client: SocketAddr, method: Option<&str>) -> Res
     if !client.ip().to_canonical().is_loopback() {
         return Err(Reason::PolicyDenied);
     }
-    if meta.mode == Mode::Limited && !method.is_some_and(|method| READING.contains(&method)) {
+    if snapshot.mode() == Mode::Limited && !method.is_some_and(|method| READING.contains(&method)) {
         return Err(Reason::MethodNotAllowed);
     }
     Ok(())
 }
 
-impl SocketPermit<'_, '_> {
+impl<'q> SocketPermit<'q> {
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.snapshot.limits())
     }
@@ -76,16 +82,37 @@ impl SocketPermit<'_, '_> {
         self.snapshot.allows_socket(path)
     }
 
-    /// Decides on the real path of what was opened.
-    pub(crate) fn opened(self, real: &Path) -> Result<SocketRoute, Box<Denial>> {
-        let Self { decider, snapshot, question } = self;
-        if !snapshot.allows_socket(real) {
-            return Err(decider.deny(snapshot, question, Denied { reason: Reason::NotAllowed, rule: None }));
+    /// The path is allowed, and nothing can be opened there.
+    pub(crate) fn failed(self, error: UpstreamError) -> UpstreamError {
+        if let Some(open) = self.open() {
+            open.end(error.into());
         }
-        let read_only = snapshot.meta().mode == Mode::Limited;
-        decider.observe(&snapshot, &question, Decision::Allow(Allowed { rule: NO_RULE, read_only, intercept: false, hook: None }));
+        error
+    }
+
+    /// It is allowed.
+    fn open(&self) -> Option<Open<'q>> {
+        let read_only = self.snapshot.mode() == Mode::Limited;
+        let allowed = Allowed { rule: NO_RULE, read_only, intercept: false, hook: None };
+        self.decider.observe(&self.snapshot, &self.question, Decision::Allow(allowed));
+        Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now()))
+    }
+
+    /// Decides on the real path of what was opened.
+    pub(crate) fn opened(self, real: &Path) -> Result<(SocketRoute, Option<Open<'q>>), Box<Denial>> {
+        if self.decider.is_own_socket(real) {
+            let Self { decider, snapshot, question } = self;
+            return Err(decider.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None }));
+        }
+        if !self.snapshot.allows_socket(real) {
+            return Err(self.refuse());
+        }
+        let open = self.open();
+        let Self { snapshot, question, .. } = self;
+        let read_only = snapshot.mode() == Mode::Limited;
         let (generation, client, limits) = (snapshot.generation(), question.client, Arc::clone(snapshot.limits()));
-        Ok(SocketRoute { generation, real: real.into(), method: question.method.map(str::to_owned), client, read_only, limits })
+        let method = question.method.map(str::to_owned);
+        Ok((SocketRoute { generation, real: real.into(), method, client, read_only, limits }, open))
     }
 
     /// Nothing could be opened, and the path is not one that the policy allows.
@@ -108,7 +135,7 @@ impl SocketRoute {
     /// Whether a policy allows the socket to what has switched protocols, and cannot be read.
     pub(super) fn is_allowed(&self, policy: &Snapshot) -> bool {
         let may = may_ask(policy, self.client, self.method.as_deref()).is_ok() && policy.allows_socket(&self.real);
-        may && policy.meta().mode == Mode::Full
+        may && policy.mode() == Mode::Full
     }
 
     /// Whether the policy that is in force now, if it is another one, would not give this route.
@@ -121,20 +148,7 @@ impl SocketRoute {
     }
 
     /// Watches over what has switched protocols on this route.
-    pub(crate) fn guard(self, decider: &Arc<Decider>, ear: Ear, place: Place) -> Guard {
-        Guard {
-            decider: Arc::clone(decider),
-            ear,
-            asked: true,
-            generation: self.generation,
-            client: self.client,
-            protocol: Protocol::Http,
-            place,
-            port: 0,
-            addresses: Box::default(),
-            kept: None,
-            socket: Some(Box::new(self)),
-            sni: Sni::Off,
-        }
+    pub(crate) fn guard(self, ear: Ear, live: Listed) -> Guard {
+        Guard { ear, asked: true, granted: false, live, addresses: Box::default(), kept: None, socket: Some(Box::new(self)), sni: Sni::Off }
     }
 }

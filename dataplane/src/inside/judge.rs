@@ -1,5 +1,8 @@
 //! What whoever reads requests inside TLS asks of those who decide: facts in, and what is to be changed on the way, or the answer instead.
 
+use crate::audit::event::Answer as Said;
+use crate::decide::asked::Asking;
+use crate::decide::{Told, ids};
 use crate::parse::http::Edits;
 use crate::parse::target::Target;
 use zeroize::Zeroizing;
@@ -74,6 +77,37 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// What is known of a request beside what it says: its number, and what was said of it so far.
+pub(crate) struct Standing {
+    pub(crate) id: u64,
+    pub(crate) told: Told,
+    /// What whoever embeds the proxy answered, where it was asked.
+    pub(crate) said: Option<Said>,
+}
+
+impl Standing {
+    /// That of a request that has just come.
+    pub(crate) fn new() -> Self {
+        Self { id: ids::next(), told: Told::Nothing, said: None }
+    }
+}
+
+/// A request that may go on.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) actions: Actions,
+    /// The policy that lets it.
+    pub(crate) generation: u64,
+}
+
+/// Why a request does not go on, or not yet.
+pub(crate) enum Refusal {
+    /// What the client is answered instead: 403 and its reason.
+    Answer(Answer),
+    /// Whoever embeds the proxy has to be asked. The request is judged again with what is said.
+    Ask(Asking),
+}
+
 /// Decides on requests inside one tunnel.
 pub(crate) trait Judge: Send + Sync {
     /// How many bytes of the body have to be there, whole, before the decision; `None` where none is looked at.
@@ -82,9 +116,9 @@ pub(crate) trait Judge: Send + Sync {
     /// Decides under the policy that is in force now, and tells whoever observes.
     ///
     /// # Errors
-    /// What the client is answered instead: 403 and its reason.
-    fn judge(&self, facts: &Facts<'_>) -> Result<Actions, Answer>;
+    /// [`Refusal`].
+    fn judge(&self, facts: &Facts<'_>, standing: &Standing) -> Result<Judged, Refusal>;
 
-    /// Whether the policy in force, which may have come since, would still let the request go on. Asked of what is under way.
-    fn still_allows(&self, facts: &Facts<'_>) -> bool;
+    /// Whether the policy in force, which may have come since, would still let the request go on. Asked of what is under way; whoever observes is told where it would not.
+    fn still_allows(&self, facts: &Facts<'_>, standing: &Standing) -> bool;
 }

@@ -11,13 +11,15 @@ pub(crate) mod judge;
 pub(crate) mod secrets;
 pub(crate) mod tunnel;
 
+use crate::audit::event::Ending;
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::secure::{chosen, secure};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Leads, UpstreamError};
-use crate::connection::{Connection, Next, Room, Shared, Until, Wait};
-use crate::counters::{Counter, reached};
-use crate::decide::{Permit, Question};
+use crate::connection::{Connection, Next, Shared, Until, Wait};
+use crate::counters::{self, Counter, Timed, reached};
+use crate::decide::deny::Denial;
+use crate::decide::{Permit, Question, Told};
 use crate::parse::http::RequestHead;
 use crate::parse::look::Look;
 use crate::parse::target::Target;
@@ -27,9 +29,9 @@ use crate::shutdown::Shutdown;
 use crate::stream::{Buffered, Rewound, Stream};
 use crate::tls::Alpn;
 use crate::tls::failure::TlsError;
+use crate::tunnels::Listed;
 use ahead::{Ahead, Known};
 use policy_format::{Limits, Protocol};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -45,7 +47,9 @@ pub(crate) struct Opening {
     pub(crate) target: Target,
     /// The way to the origin; it is secured already where it waited for requests.
     pub(crate) idle: Idle,
-    pub(crate) room: Room,
+    pub(crate) live: Listed,
+    /// No rule allowed it, and somebody who was asked did.
+    pub(crate) granted: bool,
     /// The policy that wants it read.
     pub(crate) snapshot: Arc<Snapshot>,
 }
@@ -56,7 +60,6 @@ pub(crate) struct Inside {
     pub(crate) target: Target,
     /// What is offered to the origin.
     offer: Alpn,
-    _room: Room,
 }
 
 /// What the first bytes in a tunnel are.
@@ -75,7 +78,7 @@ impl Shared {
     /// Opens the stream that was permitted, and secures it if that is asked for.
     pub(crate) async fn connect<'q>(
         &self,
-        permit: Permit<'_, 'q>,
+        permit: Permit<'q>,
         traffic: Traffic,
         secured: Option<&Arc<ClientConfig>>,
     ) -> Result<Connected<'q>, ConnectError> {
@@ -84,12 +87,15 @@ impl Shared {
         let stream = match secured {
             None => stream,
             Some(config) => {
-                let stream = self.secure(stream, route.target(), config, &limits).await.map_err(ConnectError::Upstream)?;
-                // The protocol of the client's side stands already.
-                if chosen(&stream.stream) == Alpn::Http2 {
-                    return Err(ConnectError::Upstream(UpstreamError::Tls(TlsError::Protocol)));
+                let stream = match self.secure(stream, route.target(), config, &limits).await {
+                    // The protocol of the client's side stands already.
+                    Ok(stream) if chosen(&stream.stream) == Alpn::Http2 => Err(UpstreamError::Tls(TlsError::Protocol)),
+                    secured => secured,
+                };
+                match stream {
+                    Ok(stream) => stream,
+                    Err(error) => return Err(ConnectError::Upstream(route.failed(error))),
                 }
-                stream
             }
         };
         Ok(Connected { stream, route, form })
@@ -109,7 +115,9 @@ impl Shared {
         config: &Arc<ClientConfig>,
         limits: &Limits,
     ) -> Result<Buffered, UpstreamError> {
+        let timing = counters::time(Timed::TlsOrigin);
         let secured = secure(stream, target, config, limits.tls_timeout).await;
+        drop(timing);
         self.counters.count(if secured.is_ok() { Counter::OriginHandshakes } else { Counter::OriginHandshakesFailed });
         secured
     }
@@ -118,7 +126,7 @@ impl Shared {
 impl<'s> Connection<'s> {
     /// Opens the TLS of a tunnel. `None`: there was nothing to be opened, and the client is gone.
     pub(crate) async fn open_inside(mut self, opening: Opening) -> Option<Self> {
-        let Opening { protocol, target, idle, room, snapshot } = opening;
+        let Opening { protocol, target, idle, live, granted, snapshot } = opening;
         let (shared, address, limits) = (self.shared, self.address, Arc::clone(&self.limits));
         let gate = &shared.gate;
         let closed = || {
@@ -131,15 +139,18 @@ impl<'s> Connection<'s> {
                 if idle.tls.is_some() {
                     pool::put(&target, idle, &limits);
                 }
+                live.end(Ending::Done);
                 return None;
             }
             First::Other => {
                 closed();
+                live.end(Ending::Looked);
                 return None;
             }
             First::Late => {
                 gate.reached(reached!(tls_timeout), Some(address), Some(&target));
                 closed();
+                live.end(reached!(tls_timeout).into());
                 return None;
             }
         }
@@ -147,12 +158,17 @@ impl<'s> Connection<'s> {
         let Buffered { stream: Stream::Tcp(tcp), buffer, .. } = self.client else { return None };
         let failed = || shared.counters.count(Counter::ClientHandshakesFailed);
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Rewound::new(buffer, tcp));
-        let Ok(Ok(start)) = timeout(limits.tls_timeout, hello).await else {
-            failed();
-            return None;
+        let start = match timeout(limits.tls_timeout, hello).await {
+            Ok(Ok(start)) => start,
+            late => {
+                failed();
+                live.end(if late.is_err() { reached!(tls_timeout).into() } else { Ending::Broken });
+                return None;
+            }
         };
         let offer = start.client_hello().alpn().map_or(Alpn::None, Alpn::common);
-        let question = Question { client: address, protocol, target: &target, method: None, path: None, inside: None, socket: false };
+        // It is allowed already, and that was told.
+        let question = Question { told: Told::Allowed, granted, ..Question::numbered(live.id(), address, protocol, &target) };
         let origin = origin(shared, question, idle, offer, &limits).await;
         // Whoever cannot be told by the origin's protocol is told by the one that says it most simply.
         let spoken = match &origin {
@@ -169,14 +185,17 @@ impl<'s> Connection<'s> {
             failed();
             return None;
         };
+        let timing = counters::time(Timed::TlsClient);
         let accepted = match timeout(limits.tls_timeout, start.into_stream(config)).await {
             Ok(accepted) => accepted,
             Err(_) => {
                 gate.reached(reached!(tls_timeout), Some(address), Some(&target));
                 failed();
+                live.end(reached!(tls_timeout).into());
                 return None;
             }
         };
+        drop(timing);
         let stream = match accepted {
             Ok(stream) => stream,
             Err(_) => {
@@ -194,16 +213,28 @@ impl<'s> Connection<'s> {
         let (idle, borrowed) = match origin {
             Ok(Way::Http1 { idle, waited }) => (Some((Box::new(target.clone()), idle)), waited),
             Ok(Way::Http2(idle)) => {
-                Box::pin(relay(shared, address, &target, self.shutdown, stream, idle, &limits)).await;
+                let over =
+                    Box::pin(relay(shared, Decided { target: &target, live: &live, granted }, self.shutdown, stream, idle, &limits)).await;
+                live.end(match over {
+                    http2::Over::Ended => Ending::Done,
+                    http2::Over::Limited(reached) => reached.into(),
+                    http2::Over::Failed => Ending::Broken,
+                    http2::Over::Closed => Ending::Closed,
+                    http2::Over::Stopped => Ending::Stopped,
+                });
                 return None;
             }
             // Nobody is there who would speak it.
-            Err(_) if spoken == Alpn::Http2 => return None,
+            Err(error) if spoken == Alpn::Http2 => {
+                live.end(error.into());
+                return None;
+            }
             // The first request tries once more, and tells.
             Err(_) => (None, false),
         };
         let client = Buffered::wrapped(Stream::Opened(Box::new(stream)), peer);
-        Some(Self { client, idle, borrowed, inside: Some(Box::new(Inside { target, offer, _room: room })), ..self })
+        let granted = granted.then(|| Box::new(target.clone()));
+        Some(Self { client, idle, borrowed, inside: Some(Box::new(Inside { target, offer })), tunnel: Some(live), granted, ..self })
     }
 
     /// Reads the first bytes in a tunnel to `target`, within the limits of the first look.
@@ -277,21 +308,31 @@ impl<'s> Connection<'s> {
     }
 }
 
+/// A tunnel that is read, as it was decided.
+struct Decided<'d> {
+    target: &'d Target,
+    live: &'d Listed,
+    /// No rule allows it, and somebody who was asked did.
+    granted: bool,
+}
+
 /// HTTP/2 on both sides, to the end; then the connection to the origin waits for the next client.
 async fn relay(
     shared: &Arc<Shared>,
-    client: SocketAddr,
-    target: &Target,
+    Decided { target, live, granted }: Decided<'_>,
     shutdown: Shutdown,
     stream: TlsStream<Rewound>,
     idle: http2::pool::Idle,
     limits: &Limits,
-) {
-    let Some(peer) = idle.peer else { return };
-    let judge = Arc::new(OfTunnel { shared: Arc::clone(shared), client, leads: idle.leads.clone(), peer });
-    let terms = http2::Terms { shared: Arc::clone(shared), client, target: target.clone(), judge, shutdown };
-    http2::relay(stream, idle.upstream.clone(), terms).await;
+) -> http2::Over {
+    let Some(peer) = idle.peer else { return http2::Over::Failed };
+    let client = live.client();
+    let judge = Arc::new(OfTunnel { shared: Arc::clone(shared), client, leads: idle.leads.clone(), peer, granted });
+    let tunnel = Some(Arc::clone(live.live()));
+    let terms = http2::Terms { shared: Arc::clone(shared), client, target: target.clone(), judge, shutdown, tunnel };
+    let over = http2::relay(stream, idle.upstream.clone(), terms).await;
     http2::pool::put(target, idle, limits);
+    over
 }
 
 /// A connection to the origin that is secured.
@@ -336,8 +377,8 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
 /// Another connection for a tunnel.
 async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, UpstreamError> {
     // Whoever is not allowed by now is told at the first request.
-    let refused = |_| UpstreamError::Closed;
-    let permit = shared.decider.name(question).map_err(refused)?;
+    let refused = |_: Box<Denial>| UpstreamError::Closed;
+    let permit = shared.decider.name(question).map_err(|no| refused(shared.decider.refuse(no)))?;
     match shared.connector.connect(permit, Traffic::Tunnel).await {
         Ok(Connected { stream, route, form }) => {
             shared.counters.count(Counter::UpstreamOpened);

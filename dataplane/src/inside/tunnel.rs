@@ -1,11 +1,13 @@
 //! Decides on the requests of one tunnel, for whoever reads them: as if each had been made in the open, on the connection to the origin that there is.
 
-use super::judge::{Actions, Answer, Facts, Judge};
+use super::judge::{Actions, Facts, Judge, Judged, Refusal, Standing};
+use crate::audit::event::{Answer as Said, Ending};
 use crate::connect::Leads;
 use crate::connect::upstream::Traffic;
 use crate::connection::Shared;
 use crate::counters::Counter;
-use crate::decide::Question;
+use crate::decide::open::Open;
+use crate::decide::{Question, Told};
 use crate::reply;
 use policy_format::{Inside, Protocol};
 use std::net::{IpAddr, SocketAddr};
@@ -18,42 +20,68 @@ pub(crate) struct OfTunnel {
     /// Where the connection to the origin leads, and to whom.
     pub(crate) leads: Leads,
     pub(crate) peer: IpAddr,
+    /// No rule allowed the tunnel, and somebody who was asked did: so are its requests.
+    pub(crate) granted: bool,
 }
 
 impl OfTunnel {
-    fn question<'q>(&self, facts: &Facts<'q>) -> Question<'q> {
+    fn question<'q>(&self, facts: &Facts<'q>, standing: &Standing) -> Question<'q> {
         let (path, query) = facts.path();
         Question {
-            client: self.client,
-            protocol: Protocol::Https,
-            target: facts.target,
             method: Some(facts.method),
             path: Some(path),
             inside: Some(Inside { query, headers: facts.headers, body: facts.body }),
-            socket: false,
+            told: standing.told,
+            granted: self.granted || standing.said == Some(Said::Allow),
+            ..Question::numbered(standing.id, self.client, Protocol::Https, facts.target)
         }
     }
 }
 
 impl Judge for OfTunnel {
     fn body_wanted(&self, facts: &Facts<'_>) -> Option<usize> {
-        self.shared.decider.body_wanted(&self.question(facts))
+        // It has no number yet.
+        let question = self.question(facts, &Standing { id: 0, told: Told::Revoked, said: None });
+        self.shared.decider.body_wanted(&question)
     }
 
-    fn judge(&self, facts: &Facts<'_>) -> Result<Actions, Answer> {
+    fn judge(&self, facts: &Facts<'_>, standing: &Standing) -> Result<Judged, Refusal> {
         let Shared { decider, counters, .. } = &*self.shared;
-        counters.count(Counter::HttpsRequests);
-        match decider.reuse(self.question(facts), Traffic::Tunnel, &self.leads, self.peer) {
-            Ok(Some(route)) => {
-                let actions = decider.actions(&route, facts)?;
-                Ok(Actions { read_only: route.read_only(), ..actions })
+        let question = self.question(facts, standing);
+        if standing.told == Told::Nothing && standing.said.is_none() {
+            counters.count(Counter::HttpsRequests);
+        }
+        if let Some(said) = &standing.said
+            && let Err(denial) = decider.answered(question, said.clone())
+        {
+            return Err(Refusal::Answer(reply::denied(&denial)));
+        }
+        match decider.reuse(question, Traffic::Tunnel, &self.leads, self.peer) {
+            Ok(Some(mut route)) => {
+                let generation = route.snapshot().generation();
+                let open = route.take_open();
+                let actions = match decider.actions(&route, facts) {
+                    Ok(actions) => actions,
+                    Err(answer) => {
+                        if let Some(open) = open {
+                            open.end(Ending::Upstream("secret-unavailable"));
+                        }
+                        return Err(Refusal::Answer(answer));
+                    }
+                };
+                // Whoever relays it says how it ends.
+                open.map(Open::hand_over);
+                Ok(Judged { actions: Actions { read_only: route.read_only(), ..actions }, generation })
             }
-            Ok(None) => Err(reply::another_way()),
-            Err(denial) => Err(reply::denied(&denial)),
+            Ok(None) => Err(Refusal::Answer(reply::another_way())),
+            Err(no) => Err(match decider.ask(&no) {
+                Some(asking) => Refusal::Ask(asking),
+                None => Refusal::Answer(reply::denied(&decider.refuse(no))),
+            }),
         }
     }
 
-    fn still_allows(&self, facts: &Facts<'_>) -> bool {
-        self.shared.decider.still_allows(&self.question(facts), &self.leads, self.peer)
+    fn still_allows(&self, facts: &Facts<'_>, standing: &Standing) -> bool {
+        self.shared.decider.still_allows(&self.question(facts, standing), &self.leads, self.peer)
     }
 }

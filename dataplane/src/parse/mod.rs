@@ -3,6 +3,7 @@
 pub mod chunks;
 pub mod forwarding;
 pub mod http;
+pub mod jws;
 pub mod look;
 pub mod socks5;
 pub mod socks5_udp;

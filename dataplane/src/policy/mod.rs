@@ -6,11 +6,12 @@
 pub(crate) mod mapped;
 pub(crate) mod reload;
 pub(crate) mod shared;
+pub(crate) mod source;
 
 use crate::audit::event::Observer;
 use crate::config::within_descriptors;
 use crate::connect::upstream::Upstreams;
-use crate::error::PolicyError;
+use crate::error::{ModeError, PolicyError};
 use crate::inside::interception::{Authorities, Interception};
 use crate::signal::Bell;
 use crate::tls::client::{ClientCertificate, ClientCertificates};
@@ -18,11 +19,12 @@ use crate::tls::roots::Own;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
-use policy_format::{Blob, LimitOverride, Limits, ProfileId, Secret, Settings, UnixSockets};
+use policy_format::{Blob, Intercepted, LimitOverride, Limits, MitmMode, Mode, Overrides, ProfileId, Secret, Settings, UnixSockets};
 use shared::Mapped;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// Where the bytes of a policy are.
@@ -103,7 +105,7 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if it is not a valid blob, or asks for what cannot be done.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, PolicyError> {
-        Self::open(Memory::Given(bytes), None)
+        Self::from_bytes_profile(bytes, None)
     }
 
     /// A policy from memory. Requests are decided under the profile of that name.
@@ -111,7 +113,11 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] if it is not a valid blob, has no such profile, or the profile asks for what cannot be done.
     pub fn from_bytes_as(bytes: Vec<u8>, profile: &str) -> Result<Self, PolicyError> {
-        Self::open(Memory::Given(bytes), Some(profile))
+        Self::from_bytes_profile(bytes, Some(profile))
+    }
+
+    pub(crate) fn from_bytes_profile(bytes: Vec<u8>, profile: Option<&str>) -> Result<Self, PolicyError> {
+        Self::open(Memory::Given(bytes), profile)
     }
 
     pub(crate) fn from_private(map: PrivateMap, profile: Option<&str>) -> Result<Self, PolicyError> {
@@ -185,31 +191,54 @@ impl Sockets {
 }
 
 /// A policy in force, or that was.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
-    blob: Blob<Bytes>,
+    /// Shared with the same policy in another mode.
+    blob: Arc<Blob<Bytes>>,
     profile: ProfileId,
-    mapped: Option<Mapped>,
+    mapped: Option<Arc<Mapped>>,
     limits: Arc<Limits>,
     upstreams: Arc<Upstreams>,
     sockets: Arc<Sockets>,
     interception: Option<Arc<Interception>>,
     certificates: Arc<ClientCertificates>,
+    /// Whoever runs the proxy holds it to limited mode.
+    limited: bool,
     generation: u64,
+    loaded: SystemTime,
 }
 
 impl Snapshot {
-    fn new(policy: Policy, overrides: &[LimitOverride], generation: u64) -> Self {
+    fn new(policy: Policy, overrides: &[LimitOverride], limited: bool, generation: u64) -> Self {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
         within_descriptors(&mut limits);
         let Policy { blob, profile, mapped, upstreams, sockets, interception, certificates } = policy;
-        Self { blob, profile, mapped, limits: Arc::new(limits), upstreams, sockets, interception, certificates, generation }
+        let (blob, mapped, limits) = (Arc::new(blob), mapped.map(Arc::new), Arc::new(limits));
+        Self {
+            blob,
+            profile,
+            mapped,
+            limits,
+            upstreams,
+            sockets,
+            interception,
+            certificates,
+            limited,
+            generation,
+            loaded: SystemTime::now(),
+        }
+    }
+
+    /// The mode in force: the policy's own ([`Meta::mode`](policy_format::Meta::mode)), or limited, where whoever runs the proxy has set that ([`Handle::set_mode`](crate::Handle::set_mode)).
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        if self.limited { Mode::Limited } else { self.meta().mode }
     }
 
     /// The file, where it can still change the policy.
     pub(crate) fn mapped(&self) -> Option<&Mapped> {
-        self.mapped.as_ref()
+        self.mapped.as_deref()
     }
 
     /// Whether the bytes still are the policy that was put in force. Reads all of them.
@@ -221,6 +250,12 @@ impl Snapshot {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// When it was put in force.
+    #[must_use]
+    pub fn loaded(&self) -> SystemTime {
+        self.loaded
     }
 
     /// Its name for machines.
@@ -247,7 +282,7 @@ impl Snapshot {
         settings(&self.blob, self.profile)
     }
 
-    /// What peers may use up: what that profile says, and over it what the [`Config`](crate::Config) says.
+    /// What peers may use up: what that profile says, and over it what was [set from outside](crate::NetworkProxyBuilder::limits).
     #[must_use]
     pub fn limits(&self) -> &Arc<Limits> {
         &self.limits
@@ -275,7 +310,8 @@ impl Snapshot {
     }
 
     /// Files that the policy names and that are read again later: secrets of hooks, the authority, certificates for origins.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
         let mitm = &self.meta().mitm;
         let hooks = self.blob.hooks().iter().filter(|hook| hook.profiles.has(self.profile)).flat_map(|hook| &hook.inject_request_headers);
         let secrets = hooks.filter_map(|injected| match &injected.secret {
@@ -321,6 +357,11 @@ impl Snapshot {
         self.meta().unix_sockets.dangerously_allow_all || self.sockets.0.iter().any(|allowed| allowed == path)
     }
 
+    /// Its bytes, for whoever shows them.
+    pub(crate) fn blob(&self) -> &Blob<impl AsRef<[u8]>> {
+        &*self.blob
+    }
+
     /// How many rules it has.
     #[must_use]
     pub fn rule_count(&self) -> u32 {
@@ -339,10 +380,15 @@ impl Snapshot {
         self.blob.is_hooked(self.profile, host)
     }
 
-    /// Decides a request, under the profile that it names.
+    /// Decides a request, under the profile that it names and the mode that is in force.
     #[must_use]
     pub fn decide(&self, request: &policy_format::Request<'_>) -> policy_format::Decision {
-        policy_format::decide(&self.blob, request)
+        self.decide_as(request, false)
+    }
+
+    /// The same; `granted`: the program that embeds the proxy allows the host, where no rule does.
+    pub(crate) fn decide_as(&self, request: &policy_format::Request<'_>, granted: bool) -> policy_format::Decision {
+        policy_format::decide_with(&self.blob, request, Overrides { limited: self.limited, granted })
     }
 }
 
@@ -356,13 +402,26 @@ fn settings(blob: &Blob<Bytes>, profile: ProfileId) -> &Settings {
     blob.settings(profile).unwrap_or(&DEFAULT)
 }
 
+/// What TLS is opened with where more of it has to be than the policy itself says: it is held to limited mode, or hosts that no rule names may be let on, and have to be read. `None`:
+/// the policy's own does.
+fn wider(blob: &Blob<Bytes>, profile: ProfileId, limited: bool, open: bool) -> Option<Result<Option<Arc<Interception>>, String>> {
+    let meta = meta(blob, profile);
+    let everything = limited || meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always;
+    let hosts = match (open && everything, limited) {
+        (true, _) => Intercepted::All,
+        (false, true) => blob.intercepted_with(profile, true),
+        (false, false) => return None,
+    };
+    Some(Interception::of(&meta.mitm, &hosts))
+}
+
 /// Said where TLS is opened from now on with an authority that is not the one of the start.
 const NOT_TOLD: &str = "TLS is opened with an authority that children of this proxy were not told of, and do not trust: start the proxy anew, or have the policy name \
                         one that lasts (`netproxy-dp init`) from the start";
 
 /// Gives out the policy in force, and replaces it.
 #[derive(Clone)]
-pub struct PolicyHandle(Arc<Inner>);
+pub(crate) struct PolicyHandle(Arc<Inner>);
 
 impl fmt::Debug for PolicyHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -372,6 +431,10 @@ impl fmt::Debug for PolicyHandle {
 
 struct Inner {
     current: ArcSwap<Snapshot>,
+    /// The mode that whoever runs the proxy has set, for this policy and those that follow.
+    mode: Mutex<Option<Mode>>,
+    /// Hosts may be let on that no rule names: where all that is let on has to be read, that is any host.
+    open: bool,
     authorities: Authorities,
     observer: Arc<dyn Observer>,
     overrides: Vec<LimitOverride>,
@@ -381,12 +444,24 @@ struct Inner {
 }
 
 impl PolicyHandle {
-    pub(crate) fn new(mut policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>) -> Self {
+        Self::asking(policy, overrides, observer, false)
+    }
+
+    /// With its first policy. `open`: there is somebody who may let hosts on that no rule names.
+    pub(crate) fn asking(mut policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>, open: bool) -> Self {
         let authorities = Authorities::default();
+        if let Some(Ok(wider)) = wider(&policy.blob, policy.profile, false, open) {
+            policy.interception = wider;
+        }
         policy.interception = policy.interception.map(|wanted| authorities.choose(wanted).0);
-        let snapshot = Snapshot::new(policy, &overrides, 1);
+        let snapshot = Arc::new(Snapshot::new(policy, &overrides, false, 1));
+        observer.in_force(&snapshot);
         Self(Arc::new(Inner {
-            current: ArcSwap::from_pointee(snapshot),
+            current: ArcSwap::new(snapshot),
+            mode: Mutex::new(None),
+            open,
             authorities,
             observer,
             overrides,
@@ -397,8 +472,7 @@ impl PolicyHandle {
     }
 
     /// The policy in force now.
-    #[must_use]
-    pub fn current(&self) -> Arc<Snapshot> {
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
         self.0.current.load_full()
     }
 
@@ -410,23 +484,90 @@ impl PolicyHandle {
     /// Puts a policy in force and returns its generation. Tunnels are decided again.
     /// TLS is opened with the authority of an earlier one as long as that covers its hosts: clients trust it. Where it does not, the observer hears of a
     /// [fault](crate::Observer::fault).
-    pub fn swap(&self, mut policy: Policy) -> u64 {
+    ///
+    /// A mode that was [set](Self::set_mode) holds for it too.
+    pub(crate) fn swap(&self, mut policy: Policy) -> u64 {
+        // Until it is in force, so that modes and swaps have one order.
+        let mode = self.mode_lock();
+        let limited = *mode == Some(Mode::Limited);
+        if let Some(wider) = wider(&policy.blob, policy.profile, limited, self.0.open) {
+            // Without an authority, what has to be read is refused.
+            policy.interception = wider.unwrap_or_default();
+        }
+        let wanted = policy.interception.take();
+        let put = self.put(Snapshot::new(policy, &self.0.overrides, limited, 0), wanted);
+        drop(mode);
+        self.is_put(put)
+    }
+
+    /// Puts it in force, with what TLS is opened with. Gives its generation, and whether clients do not know the authority.
+    fn put(&self, mut snapshot: Snapshot, wanted: Option<Arc<Interception>>) -> (u64, bool) {
         let (mut generation, mut not_told) = (0, false);
         // Under the sender's lock, so that generations and swaps have one order.
         self.0.generation.send_modify(|last| {
             *last += 1;
             generation = *last;
-            if let Some(wanted) = policy.interception.take() {
+            (snapshot.generation, snapshot.loaded) = (generation, SystemTime::now());
+            snapshot.interception = wanted.map(|wanted| {
                 let (chosen, is_new) = self.0.authorities.choose(wanted);
-                (policy.interception, not_told) = (Some(chosen), is_new);
-            }
-            self.0.current.store(Arc::new(Snapshot::new(policy, &self.0.overrides, generation)));
+                not_told = is_new;
+                chosen
+            });
+            let snapshot = Arc::new(snapshot);
+            // Before anything is decided by it.
+            self.0.observer.in_force(&snapshot);
+            self.0.current.store(snapshot);
         });
+        (generation, not_told)
+    }
+
+    /// Tells everyone.
+    fn is_put(&self, (generation, not_told): (u64, bool)) -> u64 {
         self.0.bell.ring();
         if not_told {
             self.0.observer.fault(NOT_TOLD);
         }
         generation
+    }
+
+    /// Holds this policy, and all that follow, to a mode, or, by `None`, lets each have its own again. A policy can be held to limited mode, never to full mode against what it says
+    /// itself, or what an administrator's requirement in it says; where a later policy is limited, it stays that. What comes of it is a swap: it has a generation of its own, which is
+    /// returned, and tunnels are decided again. Where the mode in force stays what it is, there is none, and the generation in force is returned.
+    ///
+    /// In limited mode every tunnel has to be read: children that were not told of an authority for that do not trust it, as after a [swap](Self::swap).
+    ///
+    /// # Errors
+    /// [`ModeError`]; then nothing has changed.
+    pub(crate) fn set_mode(&self, wanted: Option<Mode>) -> Result<u64, ModeError> {
+        let mut mode = self.mode_lock();
+        let current = self.current();
+        if wanted == Some(Mode::Full) && current.meta().mode == Mode::Limited {
+            return Err(ModeError::Looser { profile: current.meta().profile.clone() });
+        }
+        let limited = wanted == Some(Mode::Limited);
+        if current.limited == limited || current.meta().mode == Mode::Limited {
+            *mode = wanted;
+            return Ok(current.generation);
+        }
+        let wider = wider(&current.blob, current.profile, limited, self.0.open);
+        let wider = wider.unwrap_or_else(|| Interception::of(&current.meta().mitm, &current.blob.intercepted(current.profile)));
+        let interception = wider.map_err(ModeError::Authority)?;
+        *mode = wanted;
+        let put = self.put(Snapshot { limited, ..(*current).clone() }, interception);
+        drop(mode);
+        let generation = self.is_put(put);
+        self.0.observer.mode_set(&self.current());
+        Ok(generation)
+    }
+
+    /// The mode that was set, if one was.
+    #[must_use]
+    pub(crate) fn mode_override(&self) -> Option<Mode> {
+        *self.mode_lock()
+    }
+
+    fn mode_lock(&self) -> std::sync::MutexGuard<'_, Option<Mode>> {
+        self.0.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The certificates of all authorities that TLS was ever opened with here.
@@ -435,8 +576,7 @@ impl PolicyHandle {
     }
 
     /// Follows generations.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.generation.subscribe()
     }
 
@@ -446,8 +586,7 @@ impl PolicyHandle {
     }
 
     /// Why the last reload was refused, if it was.
-    #[must_use]
-    pub fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -6,13 +6,14 @@
 
 use super::mapped::PrivateMap;
 use super::shared::{self, Look};
-use super::{Policy, PolicyHandle};
+use super::source::PolicySource;
+use super::{Policy, PolicyHandle, Snapshot};
 use crate::audit::event::{Observer, Reload};
 use crate::config::PolicyMap;
 use crate::error::LoadError;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -69,9 +70,27 @@ impl Stamp {
     }
 }
 
-/// Reloads one file into one handle.
+/// Who waits for a reload, and is told what came of it.
+pub(crate) type Asked = tokio::sync::oneshot::Sender<Result<Arc<Snapshot>, LoadError>>;
+
+/// Asks whoever watches the policy file to look at it now.
+#[derive(Debug, Clone)]
+pub(crate) struct ReloadRequest(pub(crate) tokio::sync::mpsc::Sender<Asked>);
+
+impl ReloadRequest {
+    /// Asks, and waits until the file was looked at.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the file was refused, or nobody watches one.
+    pub(crate) async fn reloaded(&self) -> Result<Arc<Snapshot>, LoadError> {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        self.0.send(sender).await.map_err(|_| LoadError::NotWatched)?;
+        done.await.unwrap_or(Err(LoadError::NotWatched))
+    }
+}
+
+/// Puts policies in force after the start.
 pub(crate) struct Reloader {
-    pub(crate) path: PathBuf,
     pub(crate) map: PolicyMap,
     /// The profile that requests are decided under, if one was named: a policy without it is not put in force.
     pub(crate) profile: Option<String>,
@@ -79,21 +98,31 @@ pub(crate) struct Reloader {
     pub(crate) observer: Arc<dyn Observer>,
     /// Proxy listeners that are open to other machines: a policy that forbids them is not put in force.
     pub(crate) open_listeners: Vec<SocketAddr>,
+    /// The same of the admin listener.
+    pub(crate) open_admin: Option<SocketAddr>,
 }
 
 impl Reloader {
-    /// Loads the file and puts it in force, unless it is the policy in force already. `false`: the file could not be read, which may pass by itself (no descriptor or no
-    /// memory left, or written meanwhile), so that it has to be tried again.
-    pub(crate) async fn reload(&self) -> bool {
-        let (path, map, profile) = (self.path.clone(), self.map, self.profile.clone());
+    /// Loads a policy and puts it in force, unless it is the policy in force already; gives what is in force then.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the policy in force stays. A file that could not be read may pass by itself (no descriptor or no memory left, or written meanwhile), so that it has to be
+    /// tried again.
+    pub(crate) async fn reload(&self, source: PolicySource) -> Result<Arc<Snapshot>, LoadError> {
+        let (name, map, profile) = (source.name(), self.map, self.profile.clone());
         // Reading and hashing a large policy takes a while; requests go on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || load(&path, map, profile.as_deref())).await;
+        let load = move || source.load(map, profile.as_deref());
+        let loaded = match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => runtime.spawn_blocking(load).await,
+            // Somebody else's runtime: what it takes, it takes there.
+            Err(_) => Ok(load()),
+        };
         let outcome = match loaded {
-            Ok(loaded) => loaded.and_then(|policy| self.check_listeners(policy)),
-            Err(panic) => Err(LoadError::Read { path: self.path.clone(), error: std::io::Error::other(panic) }),
+            Ok(loaded) => loaded.and_then(|policy| self.check_listeners(&name, policy)),
+            Err(panic) => Err(LoadError::Read { path: name, error: std::io::Error::other(panic) }),
         };
         match outcome {
-            Ok(policy) if policy.digest() == self.handle.current().digest() => {
+            Ok(policy) if self.is_in_force(&policy) => {
                 self.handle.set_last_error(None);
                 self.observer.reloaded(&Reload::Unchanged);
             }
@@ -109,11 +138,16 @@ impl Reloader {
                     self.handle.set_last_error(said);
                     self.observer.reloaded(&Reload::Refused(&error));
                 }
-                // A file that may not be shared may be mended by what does not show in its stamp: the mode of its folder.
-                return !matches!(error, LoadError::Read { .. } | LoadError::Share { .. });
+                return Err(error);
             }
         }
-        true
+        Ok(self.handle.current())
+    }
+
+    /// Whether it is the policy in force, under the same profile.
+    fn is_in_force(&self, policy: &Policy) -> bool {
+        let current = self.handle.current();
+        (policy.digest(), policy.profile) == (current.digest(), current.profile)
     }
 
     /// Withdraws a policy in force whose file was changed under it: until a good one is loaded, everything is blocked.
@@ -141,17 +175,22 @@ impl Reloader {
         self.observer.reloaded(&Reload::Withdrawn(&error));
     }
 
-    fn check_listeners(&self, policy: Policy) -> Result<Policy, LoadError> {
+    fn check_listeners(&self, name: &Path, policy: Policy) -> Result<Policy, LoadError> {
+        let meta = policy.meta();
+        let is_forbidden = !meta.dangerously_allow_non_loopback_admin || meta.unix_sockets.any();
+        if let Some(address) = self.open_admin.filter(|_| is_forbidden) {
+            return Err(LoadError::AdminListener { path: name.to_owned(), address });
+        }
         match self.open_listeners.first() {
             Some(address) if !policy.meta().dangerously_allow_non_loopback_proxy || policy.meta().unix_sockets.any() => {
-                Err(LoadError::Listener { path: self.path.clone(), address: *address })
+                Err(LoadError::Listener { path: name.to_owned(), address: *address })
             }
             _ => Ok(policy),
         }
     }
 
     /// Watches the file, whose last known state is `seen`, and reloads it when it has changed or when asked. Never returns.
-    pub(crate) async fn watch(&self, seen: Option<Stamp>, mut asked: tokio::sync::mpsc::Receiver<crate::Asked>) {
+    pub(crate) async fn watch(&self, path: &Path, seen: Option<Stamp>, mut asked: tokio::sync::mpsc::Receiver<Asked>) {
         let mut settled = seen;
         let mut last = settled.clone();
         let mut looks = tokio::time::interval(INTERVAL);
@@ -160,24 +199,32 @@ impl Reloader {
             tokio::select! {
                 _ = looks.tick() => {
                     self.check_map().await;
-                    let now = Stamp::of(&self.path);
+                    let now = Stamp::of(path);
                     let still = now == last;
                     last.clone_from(&now);
                     // A file that is gone is settled once that was said: it cannot be read until it changes.
-                    if still && now != settled && (self.reload().await || now.is_none()) {
+                    if still && now != settled && (settles(&self.reload(path.into()).await) || now.is_none()) {
                         settled = now;
                     }
                 }
                 Some(done) = asked.recv() => {
                     self.check_map().await;
-                    let now = Stamp::of(&self.path);
+                    let now = Stamp::of(path);
                     last.clone_from(&now);
-                    if self.reload().await || now.is_none() {
+                    let outcome = self.reload(path.into()).await;
+                    if settles(&outcome) || now.is_none() {
                         settled = now;
                     }
-                    drop(done);
+                    // Who does not wait any more need not be told.
+                    let _ = done.send(outcome);
                 }
             }
         }
     }
+}
+
+/// Whether a file need not be tried again until it changes. One that could not be read has to be; one that may not be shared may be mended by what does not show in its stamp: the mode of its
+/// folder.
+fn settles(outcome: &Result<Arc<Snapshot>, LoadError>) -> bool {
+    !matches!(outcome, Err(LoadError::Read { .. } | LoadError::Share { .. }))
 }

@@ -27,8 +27,8 @@ const VERSION: &str = "netproxy-dp hand-over 1";
 const READY: &[u8] = b"ready\n";
 /// A predecessor that runs answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// http, socks5, admin, and the one that all this goes through.
-const MOST: usize = 4;
+/// http, socks5, admin, the admin API's unix socket, and the one that all this goes through.
+const MOST: usize = 5;
 
 /// What a predecessor gave.
 pub(crate) struct Taken {
@@ -94,6 +94,7 @@ async fn receive(stream: &UnixStream) -> io::Result<(Sockets, UnixListener)> {
             "http" => sockets.http = Some(TcpListener::from(descriptor)),
             "socks5" => sockets.socks5 = Some(TcpListener::from(descriptor)),
             "admin" => sockets.admin = Some(TcpListener::from(descriptor)),
+            "admin-socket" => sockets.admin_socket = Some(UnixListener::from(descriptor)),
             "hand-over" => listener = Some(UnixListener::from(descriptor)),
             _ => return Err(strange()),
         }
@@ -125,7 +126,9 @@ pub(crate) fn offer(
     };
     listener.set_nonblocking(true).map_err(wrong)?;
     let named = [("http", sockets.http), ("socks5", sockets.socks5), ("admin", sockets.admin)];
+    let admin_socket = sockets.admin_socket;
     let mut sockets: Vec<_> = named.into_iter().filter_map(|(name, socket)| Some((name, OwnedFd::from(socket?)))).collect();
+    sockets.extend(admin_socket.map(|socket| ("admin-socket", OwnedFd::from(socket))));
     sockets.push(("hand-over", OwnedFd::from(listener.try_clone().map_err(wrong)?)));
     Ok(Offer { sockets, listener, predecessor })
 }

@@ -3,6 +3,8 @@
 #[cfg(unix)]
 pub(crate) mod activation;
 #[cfg(unix)]
+pub(crate) mod descriptors;
+#[cfg(unix)]
 pub(crate) mod handover;
 #[cfg(unix)]
 pub(crate) mod memory;
@@ -13,3 +15,19 @@ pub(crate) mod privileges;
 pub(crate) mod sandbox;
 #[cfg(target_os = "linux")]
 mod seccomp;
+
+/// A user by name or by number, as its number.
+///
+/// # Errors
+/// There is none.
+#[cfg(unix)]
+pub(crate) fn user_number(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    #[cfg(target_os = "linux")]
+    if let Ok(Some(user)) = nix::unistd::User::from_name(text) {
+        return Ok(user.uid.as_raw());
+    }
+    Err(format!("--admin-socket-user {text}: there is no such user; its number does as well"))
+}

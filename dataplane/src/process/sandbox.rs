@@ -56,38 +56,38 @@ pub(crate) struct Report {
     user: Option<String>,
     capabilities: Outcome<&'static str>,
     no_new_privileges: Outcome<()>,
-    landlock: Outcome<(i32, usize)>,
+    landlock: Outcome<(i32, usize, usize)>,
     seccomp: Outcome<usize>,
 }
 
 /// Done; not done, and why; not asked for.
 type Outcome<T> = Option<Result<T, String>>;
 
-/// Becomes the user and gives up the rest. `files` are read again later: they, or others by their names.
+/// Becomes the user and gives up the rest. `files` are read again later: they, or others by their names. In `folders`, files may be made, written, renamed and removed.
 ///
 /// # Errors
 /// The user cannot be become; with [`Sandbox::Strict`], anything else that cannot be done.
-pub(crate) fn apply(sandbox: Sandbox, user: Option<&Account>, files: &[&Path]) -> Result<Report, String> {
+pub(crate) fn apply(sandbox: Sandbox, user: Option<&Account>, files: &[&Path], folders: &[PathBuf]) -> Result<Report, String> {
     user.map_or(Ok(()), Account::become_it)?;
-    give_up(sandbox, user, files, true)
+    give_up(sandbox, user, files, folders, true)
 }
 
 /// Gives up the rest for this thread and those that it starts; the others of the process keep what they have.
 ///
 /// # Errors
 /// With [`Sandbox::Strict`], what cannot be done.
-pub(crate) fn apply_to_thread(sandbox: Sandbox, files: &[&Path]) -> Result<Report, String> {
-    give_up(sandbox, None, files, false)
+pub(crate) fn apply_to_thread(sandbox: Sandbox, files: &[&Path], folders: &[PathBuf]) -> Result<Report, String> {
+    give_up(sandbox, None, files, folders, false)
 }
 
-fn give_up(sandbox: Sandbox, user: Option<&Account>, files: &[&Path], all_threads: bool) -> Result<Report, String> {
+fn give_up(sandbox: Sandbox, user: Option<&Account>, files: &[&Path], folders: &[PathBuf], all_threads: bool) -> Result<Report, String> {
     let wanted = sandbox != Sandbox::Off;
     let report = Report {
         sandbox,
         user: user.map(ToString::to_string),
         capabilities: wanted.then(privileges::drop_capabilities),
         no_new_privileges: wanted.then(|| rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())),
-        landlock: wanted.then(|| restrict_files(files)),
+        landlock: wanted.then(|| restrict_files(files, folders)),
         // The last: it refuses the calls that the others are made of.
         seccomp: wanted.then(|| seccomp::apply(all_threads)),
     };
@@ -97,8 +97,8 @@ fn give_up(sandbox: Sandbox, user: Option<&Account>, files: &[&Path], all_thread
     }
 }
 
-/// Only what is needed may be read; nothing may be written, made, removed or run.
-fn restrict_files(files: &[&Path]) -> Result<(i32, usize), String> {
+/// Only what is needed may be read; nothing may be run, and nothing be written, made or removed but in `writable`.
+fn restrict_files(files: &[&Path], writable: &[PathBuf]) -> Result<(i32, usize, usize), String> {
     let mut folders: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
     for file in files {
         // A new file comes by rename or by link: into the folder of its name, or into that of the file that a link leads to.
@@ -111,12 +111,15 @@ fn restrict_files(files: &[&Path]) -> Result<(i32, usize), String> {
     folders.dedup();
     let count = folders.len();
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Truncation is for what a crash left behind.
+    let write = read | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
     let restricted = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(|rules| rules.scope(Scope::Signal))
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(&folders, read)))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(writable, write)))
         .and_then(|rules| rules.restrict_self())
         .map_err(|error| error.to_string())?;
     match restricted.landlock {
@@ -126,7 +129,7 @@ fn restrict_files(files: &[&Path]) -> Result<(i32, usize), String> {
         LandlockStatus::Available { effective_abi, .. } if effective_abi < ABI::V3 || restricted.ruleset == RulesetStatus::NotEnforced => {
             Err(format!("landlock is at ABI {}, and 3 is the first that covers truncation", effective_abi as i32))
         }
-        LandlockStatus::Available { effective_abi, .. } => Ok((effective_abi as i32, count)),
+        LandlockStatus::Available { effective_abi, .. } => Ok((effective_abi as i32, count, writable.len())),
     }
 }
 
@@ -167,8 +170,9 @@ impl Report {
         if let Some(Ok(())) = self.no_new_privileges {
             parts.push("no new privileges".into());
         }
-        if let Some(Ok((abi, folders))) = self.landlock {
-            parts.push(format!("landlock ABI {abi} (reads {folders} places, writes none)"));
+        if let Some(Ok((abi, folders, writable))) = self.landlock {
+            let writes = if writable == 0 { "none".to_owned() } else { writable.to_string() };
+            parts.push(format!("landlock ABI {abi} (reads {folders} places, writes {writes})"));
         }
         if let Some(Ok(calls)) = self.seccomp {
             parts.push(format!("seccomp ({calls} calls refused)"));
@@ -184,7 +188,7 @@ impl Report {
             "user": self.user,
             "capabilities": self.capabilities.as_ref().and_then(|outcome| outcome.as_ref().ok()),
             "no_new_privileges": matches!(self.no_new_privileges, Some(Ok(()))),
-            "landlock_abi": self.landlock.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(|(abi, _)| abi),
+            "landlock_abi": self.landlock.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(|(abi, ..)| abi),
             "seccomp": matches!(self.seccomp, Some(Ok(_))),
             "missing": self.missing(),
         })
@@ -209,7 +213,7 @@ mod tests {
             return restricted(Path::new(&folder));
         }
         let folder = tempfile::tempdir().unwrap();
-        for place in ["policy", "elsewhere"] {
+        for place in ["policy", "elsewhere", "logs"] {
             fs::create_dir(folder.path().join(place)).unwrap();
             fs::write(folder.path().join(place).join("file"), "text").unwrap();
         }
@@ -225,7 +229,8 @@ mod tests {
 
     fn restricted(folder: &Path) {
         let policy = folder.join("policy/file");
-        let report = apply(Sandbox::Auto, None, &[&policy]).unwrap();
+        let logs = folder.join("logs");
+        let report = apply(Sandbox::Auto, None, &[&policy], std::slice::from_ref(&logs)).unwrap();
         let refused = |error: std::io::Error| error.raw_os_error() == Some(Errno::PERM.raw_os_error());
         if let Some(Ok(_)) = report.landlock {
             assert_eq!(fs::read_to_string(&policy).unwrap(), "text");
@@ -233,6 +238,12 @@ mod tests {
             assert_eq!(File::create(folder.join("policy/new")).unwrap_err().kind(), ErrorKind::PermissionDenied);
             assert_eq!(fs::remove_file(&policy).unwrap_err().kind(), ErrorKind::PermissionDenied);
             assert!(fs::read_to_string("/etc/hosts").is_ok(), "names are still looked up");
+            // What a log needs that is rotated.
+            fs::write(logs.join("new"), "text").unwrap();
+            fs::rename(logs.join("new"), logs.join("old")).unwrap();
+            File::options().write(true).open(logs.join("old")).unwrap().set_len(1).unwrap();
+            fs::remove_file(logs.join("old")).unwrap();
+            assert!(fs::rename(logs.join("file"), folder.join("policy/moved")).is_err());
         } else {
             println!("skipped: landlock: {}", report.text());
         }

@@ -98,6 +98,16 @@ impl Flow {
         self.meter = meter;
     }
 
+    /// Bytes of the exchange that is counted.
+    pub(crate) fn total(&self) -> u64 {
+        self.meter.total()
+    }
+
+    /// Another exchange is counted from here on, by the same meter.
+    pub(crate) fn begin(&mut self) {
+        self.meter.begin();
+    }
+
     /// Bytes that go out before those that are read next.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.pending

@@ -4,9 +4,11 @@
 
 use super::body::{BodyCopy, Copied, CopyError};
 use super::flow::Flow;
+use crate::audit::event::Ending;
 use crate::connect::UpstreamError;
 use crate::connect::chain::{Form, ProxyError};
 use crate::counters::{Counters, Reached, reached};
+use crate::decide::Cause;
 use crate::inside::judge::Actions;
 use crate::limits::Meter;
 use crate::parse::forwarding::Forwarding;
@@ -52,6 +54,8 @@ pub(crate) enum ExchangeError {
     Limited(Reached),
     /// A new policy does not allow it, and nothing was sent to the client yet.
     Revoked,
+    /// Somebody who runs the proxy wants the tunnel closed that it is in.
+    Closed,
     /// The connections are of no more use.
     Broken,
 }
@@ -68,6 +72,23 @@ pub(crate) struct Sides<'c> {
     pub(crate) actions: &'c Actions,
     /// Is told of limits that were reached.
     pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
+    /// What is known of it afterwards.
+    pub(crate) span: &'c mut Span,
+}
+
+/// When an exchange was, and what went over it. Times are those of readings of the clock that are made anyway, where there are such.
+#[derive(Debug, Default)]
+pub(crate) struct Span {
+    pub(crate) began: Option<Instant>,
+    /// When the head of the response was there.
+    pub(crate) answered: Option<Instant>,
+    /// When the response was out.
+    pub(crate) ended: Option<Instant>,
+    /// Bytes of bodies.
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    /// Why it was broken off, where it was not a side that did.
+    pub(crate) cause: Option<Ending>,
 }
 
 /// The two ways of a connection, with buffers that serve one exchange after the other.
@@ -83,7 +104,7 @@ impl Flows {
 }
 
 /// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
-/// `revoked` is asked whenever there is news: a response that is being streamed ends soon after it says so, and a short one may finish.
+/// `cause` is asked whenever there is news: a response that is being streamed ends soon after it says that it is revoked, and a short one may finish.
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
@@ -91,11 +112,12 @@ pub(crate) async fn exchange(
     forwarding: &Forwarding<'_>,
     upload: Meter,
     read_only: bool,
-    revoked: impl Fn() -> bool,
+    cause: impl Fn() -> Option<Cause>,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits, actions, reached } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, actions, reached, span } = sides;
     flows.up.set_meter(upload);
+    flows.down.begin();
     let upgrade = !read_only && head.body == Body::None;
     let proxy = match form {
         Form::Origin => None,
@@ -104,10 +126,12 @@ pub(crate) async fn exchange(
     head.write_to(proxy, resource, upgrade, forwarding, actions.request(), flows.up.buffer());
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits).without_trailers(!actions.request().is_empty()));
-    let answer_due = Instant::now() + limits.response_timeout;
+    let now = Instant::now();
+    span.began = Some(now);
+    let answer_due = now + limits.response_timeout;
     patience.set_until(answer_due);
     if matches!(head.body, Body::Length(1..) | Body::Chunked) {
-        patience.set(limits.response_timeout.min(limits.idle_timeout));
+        patience.set_until(now + limits.response_timeout.min(limits.idle_timeout));
     }
     let down = Down::Head { interim: 0 };
     let mut exchange = Exchange {
@@ -121,19 +145,30 @@ pub(crate) async fn exchange(
         limits,
         actions,
         reached,
+        span,
         offered,
         up,
         down,
         answer_due,
+        now: None,
         revoked: false,
         cut: None,
     };
     poll_fn(|cx| {
+        exchange.now = None;
         let ended = exchange.poll(cx);
-        if ended.is_pending() && ear.poll_rung(cx).is_ready() {
-            exchange.revoked = exchange.revoked || revoked();
-            // Whoever listens anew has to be woken too.
-            cx.waker().wake_by_ref();
+        match &ended {
+            Poll::Ready(Ok(_)) => exchange.span.ended = Some(exchange.now()),
+            Poll::Pending if ear.poll_rung(cx).is_ready() => {
+                match cause() {
+                    Some(Cause::Closed) => return Poll::Ready(Err(ExchangeError::Closed)),
+                    Some(Cause::Revoked) => exchange.revoked = true,
+                    None => {}
+                }
+                // Whoever listens anew has to be woken too.
+                cx.waker().wake_by_ref();
+            }
+            _ => {}
         }
         ended
     })
@@ -150,6 +185,7 @@ struct Exchange<'c> {
     limits: &'c Limits,
     actions: &'c Actions,
     reached: &'c (dyn Fn(Reached) + Sync),
+    span: &'c mut Span,
     /// The client offered to switch protocols, and the offer was passed on.
     offered: bool,
     /// A proxy answers, and not the origin.
@@ -158,6 +194,8 @@ struct Exchange<'c> {
     down: Down,
     /// When the final response's head has to be there.
     answer_due: Instant,
+    /// The clock, where it was read since this was polled.
+    now: Option<Instant>,
     /// The policy in force does not allow it any more.
     revoked: bool,
     /// When it is cut off.
@@ -181,7 +219,24 @@ enum Down {
     Body { copy: BodyCopy, end: Exchanged },
 }
 
+impl Drop for Exchange<'_> {
+    /// Also where it is given up from outside.
+    fn drop(&mut self) {
+        (self.span.up, self.span.down) = (self.flows.up.total(), self.flows.down.total());
+    }
+}
+
 impl Exchange<'_> {
+    fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// A limit cuts it off, and nobody can be told any more.
+    fn cut_off(&mut self, reached: Reached) -> ExchangeError {
+        self.span.cause = Some(reached.into());
+        ExchangeError::Broken
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, ExchangeError>> {
         // The body first, so that a response that came with its end does not look early.
         if let Poll::Ready(Err(error)) = self.poll_up(cx) {
@@ -197,11 +252,15 @@ impl Exchange<'_> {
         let moved = self.flows.up.take_moved() + self.flows.down.take_moved() > 0;
         match (&self.down, &self.up) {
             (Down::Head { .. }, Up::Sending(_)) if moved => {
-                self.patience.set_until(self.answer_due.min(Instant::now() + self.limits.idle_timeout));
+                let idle = self.now() + self.limits.idle_timeout;
+                self.patience.set_until(self.answer_due.min(idle));
             }
             (Down::Head { .. }, Up::Sending(_)) => {}
             (Down::Head { .. }, _) => self.patience.set_until(self.answer_due),
-            (Down::Body { .. }, _) if moved => self.patience.set(self.limits.idle_timeout),
+            (Down::Body { .. }, _) if moved => {
+                let idle = self.now() + self.limits.idle_timeout;
+                self.patience.set_until(idle);
+            }
             (Down::Body { .. }, _) => {}
         }
         // What only waits for an answer may have it: that was asked for before. What is being sent goes no further.
@@ -211,17 +270,15 @@ impl Exchange<'_> {
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
             Down::Head { .. } if self.cut.is_some() => ExchangeError::Revoked,
-            // The client sends nothing more, or the origin takes nothing more.
-            Down::Head { .. } if Instant::now() < self.answer_due => {
-                (self.reached)(reached!(idle_timeout));
+            Down::Head { .. } if Instant::now() >= self.answer_due => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
+            Down::Body { .. } if self.cut.is_some() => {
+                self.span.cause = Some(Ending::Revoked);
                 ExchangeError::Broken
             }
-            Down::Head { .. } => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
-            Down::Body { .. } => {
-                if self.cut.is_none() {
-                    (self.reached)(reached!(idle_timeout));
-                }
-                ExchangeError::Broken
+            // The client sends nothing more, or one of them takes nothing more.
+            Down::Head { .. } | Down::Body { .. } => {
+                (self.reached)(reached!(idle_timeout));
+                self.cut_off(reached!(idle_timeout))
             }
         }))
     }
@@ -245,7 +302,7 @@ impl Exchange<'_> {
             CopyError::Limited(reached) => {
                 (self.reached)(reached);
                 let told = matches!(self.down, Down::Body { .. });
-                Poll::Ready(Err(if told { ExchangeError::Broken } else { ExchangeError::Limited(reached) }))
+                Poll::Ready(Err(if told { self.cut_off(reached) } else { ExchangeError::Limited(reached) }))
             }
             CopyError::Malformed(_) if matches!(self.down, Down::Body { .. }) => Poll::Ready(Err(ExchangeError::Broken)),
             CopyError::Malformed(what) => Poll::Ready(Err(ExchangeError::BadBody(what))),
@@ -282,6 +339,9 @@ impl Exchange<'_> {
     /// What follows from a response head.
     fn begin(&mut self, response: &ResponseHead) -> Result<(), ExchangeError> {
         const BAD: ExchangeError = ExchangeError::BeforeResponse(UpstreamError::BadResponse);
+        if response.status >= 200 || response.status == 101 {
+            self.span.answered = Some(self.now());
+        }
         let is_1_1 = self.head.is_1_1;
         let edits = self.actions.response();
         let out = self.flows.down.buffer();

@@ -48,7 +48,7 @@ impl Looking {
         let look = Self {
             bytes: Vec::new(),
             seen: 0,
-            port: guard.port(),
+            port: guard.live().port(),
             most: limits.look_bytes,
             max_fields: limits.head_fields,
             wait: limits.look_timeout,

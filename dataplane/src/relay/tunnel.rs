@@ -2,15 +2,16 @@
 
 use super::flow::{Flow, FlowError};
 use super::look::{Looked, Looking};
+use crate::audit::event::Ending;
 use crate::counters::{Reached, reached};
-use crate::decide::Guard;
-use crate::limits::{Meter, Place};
+use crate::decide::{Cause, Guard};
+use crate::limits::Meter;
 use crate::parse::target::Target;
 use crate::patience::Patience;
 use crate::stream::{Buffered, Stream};
+use crate::tunnels::Listed;
 use policy_format::Limits;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -49,10 +50,28 @@ pub(crate) enum Over {
     Limited(Reached),
     /// The policy in force does not allow it any more.
     Revoked,
+    /// Somebody who runs the proxy wants it closed.
+    Closed,
     /// What the client speaks in there is not allowed, or did not show itself within a limit.
     Looked(Option<Reached>),
     /// The client makes requests in the clear: they are read from here on ([`Tunnel::into_sides`]).
     Http,
+}
+
+impl Over {
+    /// How it is told of; `None` where it goes on in another way.
+    pub(crate) fn ending(self) -> Option<Ending> {
+        Some(match self {
+            Self::Ended => Ending::Done,
+            Self::Failed => Ending::Broken,
+            Self::Limited(reached) => reached.into(),
+            Self::Revoked => Ending::Revoked,
+            Self::Closed => Ending::Closed,
+            Self::Looked(None) => Ending::Looked,
+            Self::Looked(Some(reached)) => reached.into(),
+            Self::Http => return None,
+        })
+    }
 }
 
 struct Way {
@@ -97,15 +116,20 @@ impl Tunnel {
         }
     }
 
-    /// Client and upstream, what the client has sent that went no further, and the tunnel's place.
-    pub(crate) fn into_sides(self) -> (Buffered, Buffered, Place) {
+    /// Client and upstream, what the client has sent that went no further, and the tunnel's entry.
+    pub(crate) fn into_sides(self) -> (Buffered, Buffered, Listed) {
         let bytes = self.look.map(|look| look.into_bytes()).unwrap_or_default();
-        (Buffered::beginning_with(self.client, bytes.as_slice().into()), Buffered::new(self.upstream), self.guard.into_place())
+        (Buffered::beginning_with(self.client, bytes.as_slice().into()), Buffered::new(self.upstream), self.guard.into_live())
     }
 
-    /// Who it was opened for.
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.guard.client()
+    /// Whose it is.
+    pub(crate) fn live(&self) -> &Listed {
+        self.guard.live()
+    }
+
+    /// No rule allowed it, and somebody who was asked did.
+    pub(crate) fn is_granted(&self) -> bool {
+        self.guard.is_granted()
     }
 
     /// Where it leads.
@@ -173,8 +197,13 @@ impl Future for Tunnel {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Over> {
         let this = self.get_mut();
         // Revocation first: not a byte moves under a policy that was replaced while the upstream was dialled.
-        if this.ending != Some(Over::Revoked) && this.guard.poll_revoked(cx).is_ready() {
-            this.ending = Some(Over::Revoked);
+        if this.ending != Some(Over::Revoked)
+            && let Poll::Ready(cause) = this.guard.poll_cause(cx)
+        {
+            match cause {
+                Cause::Closed => return Poll::Ready(Over::Closed),
+                Cause::Revoked => this.ending = Some(Over::Revoked),
+            }
             this.patience.set(LAST);
         }
         match this.ending {

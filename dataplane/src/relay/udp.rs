@@ -10,6 +10,7 @@ use crate::decide::datagram::Flow;
 use crate::parse::socks5_udp::{Header, LONGEST_HEADER, parse_datagram};
 use crate::parse::target::Target;
 use crate::policy::{PolicyHandle, Snapshot};
+use crate::signal::Ear;
 use flows::Flows;
 use policy_format::Host;
 use std::future::{Future, poll_fn};
@@ -54,10 +55,26 @@ pub(crate) trait Ways: Sync {
 
     /// Hears of what was dropped.
     fn dropped(&self, why: Dropped);
+
+    /// Hears of what the client was handed: bytes of data.
+    fn handed(&self, bytes: usize);
+
+    /// Hears under which policy all goes on.
+    fn renewed(&self, generation: u64);
+
+    /// Whether somebody who runs the proxy wants it closed.
+    fn is_closing(&self) -> bool;
 }
 
 /// Moves datagrams between a client, who sends to `socket`, and the world, until `control` ends, nothing moves for `idle`, or the policy has datagrams off.
-pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: SocketAddr, ways: &impl Ways, idle: Duration) -> Over {
+pub(crate) async fn relay(
+    control: &TcpStream,
+    socket: UdpSocket,
+    client: SocketAddr,
+    ways: &impl Ways,
+    idle: Duration,
+    mut ear: Ear,
+) -> Over {
     let mut changes = ways.policy().changes();
     let mut relay = Relay {
         socket,
@@ -72,8 +89,12 @@ pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: Socket
     };
     let mut silence = Box::pin(sleep(idle));
     while !relay.off {
+        if ways.is_closing() {
+            return Over::Closed;
+        }
         let event = tokio::select! {
             Ok(()) = changes.changed() => Event::Policy,
+            () = poll_fn(|cx| ear.poll_rung(cx)) => continue,
             ended = ended(control) => Event::Control { ended },
             () = &mut silence => Event::Silence,
             (address, held, routed) = next(&mut relay.waiting) => Event::Routed(address, held, routed),
@@ -122,17 +143,23 @@ pub(crate) async fn relay(control: &TcpStream, socket: UdpSocket, client: Socket
             }
         };
         if went_well.is_err() {
-            return Over::Ended;
+            return Over::Failed;
         }
     }
-    Over::Ended
+    Over::Revoked
 }
 
 /// Why an association is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// The client's connection ended, the policy has datagrams off, or a socket failed.
+    /// The client's connection ended.
     Ended,
+    /// A socket failed.
+    Failed,
+    /// The policy has datagrams off.
+    Revoked,
+    /// Somebody who runs the proxy wants it closed.
+    Closed,
     /// Nothing moved for too long.
     Idle,
 }
@@ -295,20 +322,24 @@ impl<W: Ways> Relay<'_, W> {
     /// Hands the client what somebody that it has sent to has answered. `buffer` has room for the header before the data; what a proxy hands over has one already, the same.
     fn reply(&mut self, door: &Door, buffer: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), Dropped> {
         self.renew();
-        let (known, datagram) = match door.proxy() {
-            None => (self.flows.knows(from), Header::from(from).before(buffer)),
+        let (known, bytes, datagram) = match door.proxy() {
+            None => {
+                let bytes = received(buffer).len();
+                (self.flows.knows(from), bytes, Header::from(from).before(buffer))
+            }
             Some(proxy) => {
                 let datagram = parse_datagram(received(buffer)).ok_or(Dropped::Malformed)?;
                 if datagram.fragment != 0 {
                     return Err(Dropped::Fragment);
                 }
                 let source = datagram.target().ok_or(Dropped::Malformed)?;
-                (self.flows.knows_behind(proxy, &source), received(buffer))
+                (self.flows.knows_behind(proxy, &source), datagram.payload.len(), received(buffer))
             }
         };
         let Some(port) = self.port.filter(|_| known) else { return Err(Dropped::NotAsked) };
         self.last = now;
         self.socket.try_send_to(datagram, SocketAddr::new(self.client, port)).map_err(|_| Dropped::NotSent)?;
+        self.ways.handed(bytes);
         Ok(())
     }
 
@@ -324,6 +355,7 @@ impl<W: Ways> Relay<'_, W> {
             return;
         }
         let current = self.ways.policy().current();
+        self.ways.renewed(current.generation());
         self.off = !allows_datagrams(&current);
         if self.off {
             self.flows.clear();

@@ -3,6 +3,7 @@
 use super::Alpn;
 use super::authority::{Authority, IssueError};
 use super::server::{OfLeaf, ServerConfigs};
+use crate::counters::{self, Counter, Level};
 use policy_format::Host;
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -32,6 +33,7 @@ struct Kept {
     slots: HashMap<Host, Slot>,
     /// Goes up with every use.
     clock: u64,
+    level: Level,
 }
 
 struct Slot {
@@ -131,17 +133,25 @@ impl Leaves {
         let used = kept.clock;
         if let Some(slot) = kept.slots.get_mut(host) {
             slot.used = used;
-            if slot.leaf.get().is_some_and(|leaf| !leaf.is_fresh(now)) {
-                slot.leaf = Arc::default();
-            }
+            let found = match slot.leaf.get() {
+                Some(leaf) if leaf.is_fresh(now) => Counter::LeafHits,
+                Some(_) => {
+                    slot.leaf = Arc::default();
+                    Counter::LeafMisses
+                }
+                None => Counter::LeafJoined,
+            };
+            counters::here(|counters| counters.count(found));
             return Arc::clone(&slot.leaf);
         }
+        counters::here(|counters| counters.count(Counter::LeafMisses));
         if kept.slots.len() >= self.capacity.get() {
             kept.evict(self.capacity);
         }
         let slot = Slot { used, leaf: Arc::default() };
         let leaf = Arc::clone(&slot.leaf);
         kept.slots.insert(host.clone(), slot);
+        kept.count();
         leaf
     }
 
@@ -166,6 +176,7 @@ impl Leaves {
         let mut kept = self.lock();
         if kept.slots.get(host).is_some_and(|kept| Arc::ptr_eq(&kept.leaf, slot) && !kept.leaf.initialized()) {
             kept.slots.remove(host);
+            kept.count();
         }
     }
 
@@ -182,6 +193,11 @@ impl Kept {
         let (_, last, _) = used.select_nth_unstable(gone.saturating_sub(1));
         let last = *last;
         self.slots.retain(|_, slot| slot.used > last);
+        counters::here(|counters| counters.add(Counter::LeafEvictions, used.len().saturating_sub(self.slots.len())));
+    }
+
+    fn count(&mut self) {
+        self.level.set(Counter::LeafEntries, self.slots.len());
     }
 }
 
@@ -254,6 +270,35 @@ mod tests {
         assert_eq!(leaves.made(), 200);
         leaves.get(&host("h100.test")).await.unwrap();
         assert_eq!(leaves.made(), 201, "what was not used went");
+    }
+
+    #[tokio::test]
+    async fn what_is_found_is_counted_and_what_is_kept() {
+        let counters = crate::counters::Counters::new();
+        let _serving = counters.serve();
+        let leaves = leaves(2);
+        let counted = || {
+            let looked = |result| counters.sample(&format!("netproxy_certificate_cache_lookups_total{{result=\"{result}\"}}")).unwrap();
+            let of = |what| counters.sample(&format!("netproxy_certificate_cache_{what}")).unwrap();
+            // Who comes second joins the first, or finds what that has made by then.
+            (looked("miss"), looked("joined") + looked("hit"), of("entries"), of("evictions_total"))
+        };
+        let (a, now) = (host("a.test"), SystemTime::now());
+        let (one, other) = tokio::join!(leaves.get(&a), leaves.get(&a));
+        assert!(one.is_ok() && other.is_ok());
+        assert_eq!(counted(), (1, 1, 1, 0));
+        leaves.get(&a).await.unwrap();
+        assert_eq!(counted(), (1, 2, 1, 0));
+        leaves.leaf(&a, now + Duration::from_secs(300 * 24 * 60 * 60)).await.unwrap();
+        assert_eq!(counted(), (2, 2, 1, 0), "one that is too old is none");
+        for name in ["b.test", "c.test"] {
+            leaves.get(&host(name)).await.unwrap();
+        }
+        assert_eq!(counted(), (4, 2, 2, 1));
+        assert!(leaves.get(&host("a.example")).await.is_err());
+        assert_eq!(counted().2, kept(&leaves) as u64);
+        drop(leaves);
+        assert_eq!(counted().2, 0);
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@ use super::listeners::{check_upstream, destinations, password_in_file, switched_
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::keys::DIRECT;
 use crate::merge::Merged;
-use crate::schema::{At, NetworkDoc, UpstreamRuleDoc};
+use crate::schema::{At, AuditDoc, NetworkDoc, UpstreamRuleDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{BrokerFallback, Layer, Limits, Settings, Sni, Upstream, UpstreamRule};
+use policy_format::{Audit, AuditLevel, BrokerFallback, Layer, Limits, Otlp, Settings, Sni, Upstream, UpstreamRule};
 
 pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Settings {
     let default = Settings::default();
@@ -23,12 +23,58 @@ pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile
         upstream_rules: upstream_rules(network, sources, diagnostics),
         on_revoke: network.limits.on_revoke.as_ref().map_or(default.on_revoke, |at| at.value),
         limits,
+        audit: network.audit.as_ref().map(|doc| audit(doc, diagnostics)).unwrap_or_default(),
         broker_fallback: match network.dangerously_pass_credentials_without_broker.as_ref().is_some_and(|at| at.value) {
             true => BrokerFallback::Real,
             false => BrokerFallback::None,
         },
         ..Settings::default()
     }
+}
+
+fn audit(doc: &AuditDoc, diagnostics: &mut Vec<Diagnostic>) -> Audit {
+    let default = Audit::default();
+    let endpoint = doc.otlp.endpoint.as_ref();
+    let of_nobody = doc.otlp.protocol.as_ref().map(|at| &at.place).or(doc.otlp.headers_file.as_ref().map(|at| &at.place));
+    if let (None, Some(place)) = (endpoint, of_nobody) {
+        let error = Diagnostic::error(Code::MissingKey, "`otlp` needs `endpoint`", place.clone());
+        diagnostics.push(error.with_help("write `otlp = { endpoint = \"http://127.0.0.1:4318\" }`"));
+    }
+    let protocol = doc.otlp.protocol.as_ref().map(|at| at.value).unwrap_or_default();
+    if let Some(endpoint) = endpoint
+        && let Err(error) = Otlp::check_endpoint_for(&endpoint.value, protocol)
+    {
+        let error = Diagnostic::error(Code::InvalidAddress, error.to_string(), endpoint.place.clone());
+        diagnostics.push(error.with_help("write no path behind the host and the port, or `protocol = \"http\"`"));
+    }
+    let mut audit = Audit {
+        file: doc.file.as_ref().map(|at| at.value.clone()),
+        stdout: doc.stdout.as_ref().map_or(default.stdout, |at| at.value),
+        syslog: doc.syslog.as_ref().map(|at| at.value.clone()),
+        journald: doc.journald.as_ref().map_or(default.journald, |at| at.value),
+        otlp: endpoint.map(|endpoint| Otlp {
+            endpoint: endpoint.value.clone(),
+            protocol,
+            headers_file: doc.otlp.headers_file.as_ref().map(|at| at.value.clone()),
+        }),
+        naming: doc.naming.as_ref().map_or(default.naming, |at| at.value),
+        level: doc.level.as_ref().map_or(default.level, |at| at.value),
+        on_full: doc.on_full.as_ref().map_or(default.on_full, |at| at.value),
+        fsync: doc.fsync.as_ref().map_or(default.fsync, |at| at.value),
+        chain: doc.chain.as_ref().map_or(default.chain, |at| at.value),
+        metadata: doc.metadata.iter().map(|(name, at)| (name.clone(), at.value.clone())).collect(),
+        ..default
+    };
+    for (name, at) in &doc.numbers {
+        audit.set(name, at.value);
+    }
+    let is_named = Audit { level: AuditLevel::All, ..audit.clone() }.has_sink();
+    if let Some(level) = doc.level.as_ref().filter(|level| level.value == AuditLevel::Off && is_named) {
+        let message = "nothing is written down, although this policy says where";
+        let warning = Diagnostic::warning(Code::NoEffect, message, level.place.clone());
+        diagnostics.push(warning.with_help("choose another level, or remove the places"));
+    }
+    audit
 }
 
 /// Who does not look at server names inside tunnels lets clients reach, by way of an allowed host, one that is denied: a weaker layer does not do that to a requirement.

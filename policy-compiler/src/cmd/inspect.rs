@@ -8,7 +8,7 @@ use policy_compiler::explain::describe;
 use policy_compiler::keys::DIRECT;
 use policy_compiler::profiles::{Profile, choose, names};
 use policy_format::{
-    Blob, BrokerFallback, ClientCertificate, Credential, HEADER_LEN, Hook, JsonValue, Limit, Limits, Meta, ProfileId, Profiles, Rule,
+    Audit, Blob, BrokerFallback, ClientCertificate, Credential, HEADER_LEN, Hook, JsonValue, Limits, Meta, ProfileId, Profiles, Rule,
     SectionKind, Settings, Upstream, UpstreamRule,
 };
 use serde_json::{Value, json};
@@ -103,10 +103,54 @@ fn rule_of_upstream(rule: &UpstreamRule) -> Value {
     json!({ "hosts": rule.hosts, "url": rule.proxy.as_ref().map_or_else(|| DIRECT.to_owned(), Upstream::shown) })
 }
 
-/// The limits of a profile, as they may be written, with their defaults.
-fn limits(settings: &Settings) -> Vec<(&'static Limit, String, bool)> {
+/// A setting of which there are many: its name, what it is, and whether it is that without a word.
+type Counted = (String, Value, bool);
+
+/// The limits of a profile, as they may be written.
+fn limits(settings: &Settings) -> Vec<Counted> {
     let values = Limits::ALL.iter().filter_map(|limit| Some((limit, settings.limits.get(limit.name)?)));
-    values.map(|(limit, value)| (limit, limit.shown(value), value == limit.default)).collect()
+    values.map(|(limit, value)| (limit.name.to_owned(), limit.shown(value).into(), value == limit.default)).collect()
+}
+
+/// The settings of audit.
+fn audit(settings: &Settings) -> Vec<Counted> {
+    let (audit, default) = (&settings.audit, Audit::default());
+    let mut all: Vec<Counted> = audit_fields(audit)
+        .into_iter()
+        .zip(audit_fields(&default))
+        .map(|((key, value), (_, default))| (key.to_owned(), value.clone(), value == default))
+        .collect();
+    let numbers = Audit::NUMBERS.iter().filter_map(|number| Some((number, audit.get(number.name)?)));
+    all.extend(numbers.map(|(number, value)| (number.name.to_owned(), number.shown(value).into(), value == number.default)));
+    all
+}
+
+fn audit_fields(audit: &Audit) -> Vec<(&'static str, Value)> {
+    let otlp = audit
+        .otlp
+        .as_ref()
+        .map(|otlp| json!({ "endpoint": otlp.endpoint, "protocol": otlp.protocol.as_str(), "headers_file": otlp.headers_file }));
+    vec![
+        ("file", audit.file.clone().into()),
+        ("stdout", audit.stdout.into()),
+        ("syslog", audit.syslog.as_ref().map(ToString::to_string).into()),
+        ("journald", audit.journald.into()),
+        ("otlp", otlp.into()),
+        ("naming", audit.naming.as_str().into()),
+        ("level", audit.level.as_str().into()),
+        ("on_full", audit.on_full.as_str().into()),
+        ("fsync", audit.fsync.as_str().into()),
+        ("chain", audit.chain.into()),
+        ("metadata", json!(audit.metadata)),
+    ]
+}
+
+fn as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.escape_debug().to_string(),
+        Value::Null => "none".to_owned(),
+        value => value.to_string(),
+    }
 }
 
 /// What is shown of a policy: all of it, or one profile.
@@ -278,32 +322,31 @@ impl Shown<'_> {
     /// The settings of the first profile that is shown, and of each other those that differ.
     fn write_settings(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut first: Option<Vec<(&'static str, Value)>> = None;
-        let mut first_limits: Option<Vec<(&'static Limit, String, bool)>> = None;
+        let mut first_counted: Option<Vec<Counted>> = None;
         for id in self.profiles() {
             let profile = Profile::new(self.policy, id);
             let beyond = profile.settings();
-            let (own, limits) = (settings(profile.meta(), &beyond), limits(&beyond));
+            let own = settings(profile.meta(), &beyond);
+            let named = |table: &str, settings: Vec<Counted>| -> Vec<Counted> {
+                settings.into_iter().map(|(key, value, is_default)| (format!("{table}.{key}"), value, is_default)).collect()
+            };
+            let counted = [named("audit", audit(&beyond)), named("limits", limits(&beyond))].concat();
             match &first {
                 None if self.several() => writeln!(out, "\nsettings of profile {}, {}", shown_name(profile.meta()), rules_of(profile))?,
                 None => writeln!(out, "\nsettings")?,
                 Some(_) => writeln!(out, "\nprofile {}, {}; where it differs:", shown_name(profile.meta()), rules_of(profile))?,
             }
             for (key, value) in own.iter().filter(|setting| first.as_ref().is_none_or(|first| !first.contains(setting))) {
-                let shown = match value {
-                    Value::String(text) => text.escape_debug().to_string(),
-                    Value::Null => "none".to_owned(),
-                    value => value.to_string(),
-                };
-                writeln!(out, "  {key} = {shown}")?;
+                writeln!(out, "  {key} = {}", as_text(value))?;
             }
-            // Limits are many: of the first profile those that are not what they are without a word.
-            for (at, (limit, shown, is_default)) in limits.iter().enumerate() {
-                if first_limits.as_ref().map_or(!is_default, |first| first.get(at).is_none_or(|(_, first, _)| first != shown)) {
-                    writeln!(out, "  limits.{} = {shown}", limit.name)?;
+            // They are many: of the first profile those that are not what they are without a word.
+            for (at, (key, value, is_default)) in counted.iter().enumerate() {
+                if first_counted.as_ref().map_or(!is_default, |first| first.get(at).is_none_or(|(_, first, _)| first != value)) {
+                    writeln!(out, "  {key} = {}", as_text(value))?;
                 }
             }
             first.get_or_insert(own);
-            first_limits.get_or_insert(limits);
+            first_counted.get_or_insert(counted);
         }
         Ok(())
     }
@@ -322,8 +365,9 @@ fn rules_of(profile: Profile<'_, Vec<u8>>) -> String {
 
 fn settings_json(profile: Profile<'_, Vec<u8>>) -> serde_json::Map<String, Value> {
     let own = profile.settings();
-    let limits: serde_json::Map<String, Value> =
-        limits(&own).into_iter().map(|(limit, shown, _)| (limit.name.to_owned(), shown.into())).collect();
+    let object = |settings: Vec<Counted>| -> Value {
+        settings.into_iter().map(|(key, value, _)| (key, value)).collect::<serde_json::Map<_, _>>().into()
+    };
     let settings = settings(profile.meta(), &own).into_iter().map(|(key, value)| (key.to_owned(), value));
-    settings.chain([("limits".to_owned(), limits.into())]).collect()
+    settings.chain([("limits".to_owned(), object(limits(&own))), ("audit".to_owned(), object(audit(&own)))]).collect()
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "the binary's messages go to standard error")]
 
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod compile;
 pub(crate) mod completions;
@@ -13,6 +14,7 @@ pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod presets;
 pub(crate) mod progress;
+pub(crate) mod replay;
 pub(crate) mod schema;
 pub(crate) mod test;
 

@@ -3,8 +3,8 @@
 use crate::keys::DIRECT;
 use crate::profiles::Profile;
 use policy_format::{
-    BrokerFallback, Credential, CredentialAuth, Forwarded, Hook, HookBody, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta, Network,
-    OnRevoke, Pattern, Settings, Sni, Upstream, UpstreamRule,
+    Audit, BrokerFallback, Credential, CredentialAuth, Forwarded, Hook, HookBody, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta,
+    Network, OnFull, OnRevoke, Pattern, Settings, Sni, Upstream, UpstreamRule,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -218,6 +218,51 @@ fn compare_settings(old: &Settings, new: &Settings, changes: &mut Changes) {
         if was != is {
             changes.add(&format!("limits.{}", limit.name), limit.shown(was), limit.shown(is), limit_direction(limit, was, is));
         }
+    }
+    compare_audits(&old.audit, &new.audit, changes);
+}
+
+/// Less that is written down is less that is checked. What is written elsewhere is missing where somebody looks.
+fn compare_audits(old: &Audit, new: &Audit, changes: &mut Changes) {
+    let mut place = |key: &str, old: Option<String>, new: Option<String>| {
+        let direction = if old.is_none() { Tighter } else { Looser };
+        changes.plain(key, old.unwrap_or_default(), new.unwrap_or_default(), direction);
+    };
+    let otlp = |audit: &Audit| {
+        let otlp = audit.otlp.as_ref()?;
+        let headers_file = otlp.headers_file.as_ref().map(|path| format!(", headers from {path}")).unwrap_or_default();
+        Some(format!("{} by {}{headers_file}", otlp.endpoint, otlp.protocol.as_str()))
+    };
+    place("audit.file", old.file.clone(), new.file.clone());
+    place("audit.syslog", old.syslog.as_ref().map(ToString::to_string), new.syslog.as_ref().map(ToString::to_string));
+    place("audit.otlp", otlp(old), otlp(new));
+    changes.switch("audit.stdout", old.stdout, new.stdout, Tighter);
+    changes.switch("audit.journald", old.journald, new.journald, Tighter);
+    changes.switch("audit.chain", old.chain, new.chain, Tighter);
+    let more = |is_more: bool| if is_more { Tighter } else { Looser };
+    changes.plain("audit.level", old.level.as_str(), new.level.as_str(), more(new.level > old.level));
+    changes.plain("audit.fsync", old.fsync.as_str(), new.fsync.as_str(), more(new.fsync > old.fsync));
+    changes.plain(
+        "audit.on_full",
+        old.on_full.as_str(),
+        new.on_full.as_str(),
+        more(new.on_full != OnFull::Drop && old.on_full != OnFull::Deny),
+    );
+    changes.plain("audit.naming", old.naming.as_str(), new.naming.as_str(), Neutral);
+    for number in Audit::NUMBERS {
+        let (Some(was), Some(is)) = (old.get(number.name), new.get(number.name)) else { continue };
+        let all_are_kept = |files: u64| if files == 0 { u64::MAX } else { files };
+        let direction = match number.name {
+            "keep" => more(all_are_kept(is) > all_are_kept(was)),
+            "queue" => more(is > was),
+            _ => Neutral,
+        };
+        changes.plain(&format!("audit.{}", number.name), number.shown(was), number.shown(is), direction);
+    }
+    let all: BTreeSet<&String> = old.metadata.keys().chain(new.metadata.keys()).collect();
+    for name in all {
+        let of = |audit: &Audit| audit.metadata.get(name).cloned().unwrap_or_default();
+        changes.plain(&format!("audit.metadata.{name}"), of(old), of(new), Neutral);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Keys outside the network policy belong to other programs and are passed over. Inside it, nothing is: what this version does not enforce is refused.
 //! Older spellings are read into the same documents, each with a warning that gives the canonical one.
 
+mod audit;
 mod credentials;
 mod domains;
 mod mitm;
@@ -21,8 +22,8 @@ use crate::keys;
 use crate::lists::ListFormat;
 use crate::source::{SourceFile, SourceId};
 use policy_format::{
-    Access, ClientCertificate, CredentialAuth, Forwarded, JsonValue, MitmMode, Mode, NameServer, OnRevoke, Pattern, PortRange, Secret, Sni,
-    UrlPrefix,
+    Access, AuditLevel, AuditNaming, ClientCertificate, CredentialAuth, Forwarded, Fsync, JsonValue, Layer, MitmMode, Mode, NameServer,
+    OnFull, OnRevoke, OtlpProtocol, Pattern, PortRange, Secret, Sni, SyslogTarget, UrlPrefix,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -134,6 +135,8 @@ pub struct NetworkDoc {
     pub resolver: Option<At<Vec<NameServer>>>,
     /// `limits`.
     pub limits: LimitsDoc,
+    /// `audit`.
+    pub audit: Option<AuditDoc>,
     /// `credentials`, in the order of the file.
     pub credentials: Vec<CredentialDoc>,
     /// `dangerously_pass_credentials_without_broker`.
@@ -151,6 +154,69 @@ pub struct CredentialDoc {
     pub url_prefixes: Vec<At<UrlPrefix>>,
     /// `auth`, with `header` and `prefix`.
     pub auth: CredentialAuth,
+}
+
+/// `[….audit]`.
+#[derive(Debug, Clone)]
+pub struct AuditDoc {
+    /// Where the table stands.
+    pub place: Place,
+    /// `file`.
+    pub file: Option<At<String>>,
+    /// `stdout`.
+    pub stdout: Option<At<bool>>,
+    /// `syslog`.
+    pub syslog: Option<At<SyslogTarget>>,
+    /// `journald`.
+    pub journald: Option<At<bool>>,
+    /// `otlp`.
+    pub otlp: OtlpDoc,
+    /// `naming`.
+    pub naming: Option<At<AuditNaming>>,
+    /// `level`.
+    pub level: Option<At<AuditLevel>>,
+    /// `on_full`.
+    pub on_full: Option<At<OnFull>>,
+    /// `fsync`.
+    pub fsync: Option<At<Fsync>>,
+    /// `chain`.
+    pub chain: Option<At<bool>>,
+    /// Settings that are numbers by name, in the unit of their kind.
+    pub numbers: BTreeMap<&'static str, At<u64>>,
+    /// `metadata`.
+    pub metadata: BTreeMap<String, At<String>>,
+}
+
+impl Default for AuditDoc {
+    /// Nothing is said.
+    fn default() -> Self {
+        Self {
+            place: Place::nowhere(),
+            file: None,
+            stdout: None,
+            syslog: None,
+            journald: None,
+            otlp: OtlpDoc::default(),
+            naming: None,
+            level: None,
+            on_full: None,
+            fsync: None,
+            chain: None,
+            numbers: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// `otlp` of `[….audit]`.
+#[derive(Debug, Clone, Default)]
+pub struct OtlpDoc {
+    /// `endpoint`.
+    pub endpoint: Option<At<String>>,
+    /// `protocol`.
+    pub protocol: Option<At<OtlpProtocol>>,
+    /// `headers_file`.
+    pub headers_file: Option<At<String>>,
 }
 
 /// `[….limits]`.
@@ -308,6 +374,9 @@ pub fn read(id: SourceId, source: &SourceFile, diagnostics: &mut Vec<Diagnostic>
             "network" if value.get_ref().is_table() => reader.older_upstream(key, value, &mut doc),
             _ => {}
         }
+    }
+    if source.layer == Layer::Project {
+        audit::not_of_projects(&mut doc, diagnostics);
     }
     Some(doc)
 }

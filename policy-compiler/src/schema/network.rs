@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
 /// What this version does not enforce, and why.
-const NOT_ENFORCED: [(&str, &str); 2] =
-    [("audit", "audit settings are not read by this version"), ("clients", "client settings are not read by this version")];
+const NOT_ENFORCED: [(&str, &str); 1] = [("clients", "client settings are not read by this version")];
 
 impl Reader<'_> {
     pub(crate) fn network(&mut self, table: &DeTable<'_>) -> NetworkDoc {
@@ -60,6 +59,7 @@ impl Reader<'_> {
             }
             "resolver" => doc.resolver = self.resolver(key, value),
             "limits" => self.limits(key, value, &mut doc.limits),
+            "audit" => doc.audit = self.audit(key, value),
             "allowed_domains" | "denied_domains" | "allow_unix_sockets" => self.older_list(key, value, doc),
             name => match NOT_ENFORCED.iter().find(|(known, _)| *known == name) {
                 Some((_, why)) => self.not_enforced(key, value, why),

@@ -56,7 +56,7 @@ impl Reader<'_> {
     }
 
     /// A number, or text with a unit.
-    fn limit(&mut self, limit: &'static Limit, key: &Key<'_>, value: &Value<'_>) -> Option<At<u64>> {
+    pub(super) fn limit(&mut self, limit: &'static Limit, key: &Key<'_>, value: &Value<'_>) -> Option<At<u64>> {
         let default = limit_toml(limit, limit.default);
         let text = match value.get_ref() {
             DeValue::String(text) => text.trim(),

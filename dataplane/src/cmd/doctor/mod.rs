@@ -11,12 +11,11 @@ use super::{environment, print};
 use crate::cli::Doctor;
 use crate::{Failure, unusable};
 use netproxy::child::{ChildEnv, Published, StateDir};
-use netproxy::{Builder, Config, Decided, Observer, Policy};
+use netproxy::{Decided, Handle, NetworkProxy, Observer};
 use origin::{NAME, Origin};
 use probes::{PROBES, Probe};
 use run::Scratch;
 use serde_json::json;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,7 +61,9 @@ struct Bench {
     env: ChildEnv,
     scratch: Scratch,
     _published: Published,
-    /// Dropping it ends the proxy's thread.
+    /// Dropping it ends the proxy.
+    _handle: Handle,
+    /// Dropping it ends the origin's thread.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
 
@@ -70,6 +71,10 @@ struct Bench {
 struct Asked(Arc<AtomicUsize>);
 
 impl Observer for Asked {
+    fn wants_closes(&self) -> bool {
+        false
+    }
+
     fn decided(&self, event: &Decided<'_>) {
         if event.host.to_string() == NAME {
             self.0.fetch_add(1, Ordering::SeqCst);
@@ -88,31 +93,36 @@ impl Bench {
         };
         let hosts = write("hosts", &format!("127.0.0.1 {NAME}\n"))?;
         let trusted = write("origin.pem", &authority)?;
-        let free = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let config = Config { http_listen: free, socks_listen: free, admin_listen: free, ..Config::default() };
         let asked = Arc::new(AtomicUsize::new(0));
-        let policy = Policy::from_bytes(if opaque { OPAQUE } else { OPEN }.to_vec()).map_err(unusable)?;
         let variables = [("CODEX_CA_CERTIFICATE".to_owned(), trusted.to_string_lossy().into_owned())];
-        let builder = Builder::policy(policy).config(config).hosts(hosts).environment(variables).drain(Duration::ZERO);
+        let builder = NetworkProxy::builder()
+            .policy(if opaque { OPAQUE } else { OPEN })
+            .free_ports()
+            .without_admin()
+            .hosts(hosts)
+            .environment(variables);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
-        let server = runtime.block_on(builder.observer(Asked(Arc::clone(&asked))).bind()).map_err(unusable)?;
-        let shown = if opaque { Some(authority) } else { server.policy().current().authority_pem().map(str::to_owned) };
+        let handle = runtime.block_on(async { builder.observer(Asked(Arc::clone(&asked))).bind().await?.run().await }).map_err(unusable)?;
+        let shown = if opaque { Some(authority) } else { handle.policy().authority_pem().map(str::to_owned) };
         let shown = shown.ok_or_else(|| unusable("there is no authority to open TLS with; `--opaque` tries the variables alone"))?;
         let state = StateDir::open(&scratch.path().join("state")).map_err(unusable)?;
         // Of the user's environment, and not with the authority of the origin.
-        let published =
-            state.publish(server.child_env(std::env::current_exe().ok()), Some(&shown), &environment(), false).map_err(unusable)?;
+        let published = state
+            .publish(ChildEnv { connect: std::env::current_exe().ok(), ..handle.child_env() }, Some(&shown), &environment(), false)
+            .map_err(unusable)?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let serving = origin.clone();
         let serve = move || {
             runtime.block_on(async {
-                tokio::spawn(serving.serve());
-                // An error is the sender dropped, which means the same.
-                server.run(async { drop(stopped.await) }).await
-            })
+                tokio::select! {
+                    () = serving.serve() => {}
+                    // An error is the sender dropped, which means the same.
+                    _ = stopped => {}
+                }
+            });
         };
-        std::thread::Builder::new().name("proxy".to_owned()).spawn(serve).map_err(unusable)?;
-        Ok(Self { origin, asked, env: published.env().clone(), scratch, _published: published, _stop: stop })
+        std::thread::Builder::new().name("origin".to_owned()).spawn(serve).map_err(unusable)?;
+        Ok(Self { origin, asked, env: published.env().clone(), scratch, _published: published, _handle: handle, _stop: stop })
     }
 
     /// What comes of a tool; nothing where it is not installed.

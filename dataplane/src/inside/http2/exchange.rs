@@ -5,15 +5,19 @@ use super::answer::{self, say};
 use super::head::{self, Head};
 use super::upstream::failure;
 use super::way::{Broken, Way};
+use crate::audit::event::Ending;
 use crate::connect::UpstreamError;
-use crate::counters::{Counter, Held, Reached, reached};
-use crate::inside::judge::Answer;
+use crate::counters::{Counter, Reached, Timed, reached};
+use crate::decide::Told;
+use crate::decide::open::Open;
+use crate::inside::judge::{Answer, Facts, Judged, Refusal, Standing};
 use crate::limits::{Meter, Place, Upload};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{BadRequest, Body};
 use crate::patience::Patience;
 use crate::policy::Snapshot;
 use crate::signal::Ear;
+use crate::tunnels::Listed;
 use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
@@ -49,7 +53,7 @@ pub(super) async fn serve(request: Request<RecvStream>, mut respond: SendRespons
     let to_head = parts.method == Method::HEAD;
     let snapshot = side.terms.shared.decider.policy().current();
     match begin(parts, body, &mut respond, &side, snapshot).await {
-        Ok(begun) => Exchange::new(begun, respond, side).run().await,
+        Ok(begun) => Exchange::new(begun, respond, &side).run().await,
         Err(Refused::Answer(answer)) => {
             say(&mut respond, answer, to_head);
             Outcome::Done
@@ -77,8 +81,11 @@ impl From<Answer> for Refused {
 }
 
 /// A request that is on its way.
-struct Begun {
+struct Begun<'e> {
     head: Head,
+    standing: Standing,
+    /// Until it is said how it has ended.
+    open: Open<'e>,
     /// The body, where it was decided on.
     judged: Option<Bytes>,
     limits: Arc<Limits>,
@@ -92,13 +99,13 @@ struct Begun {
     room: Option<Place>,
 }
 
-async fn begin(
+async fn begin<'e>(
     parts: http::request::Parts,
     mut body: RecvStream,
     respond: &mut SendResponse<Bytes>,
-    side: &Side,
+    side: &'e Side,
     snapshot: Arc<Snapshot>,
-) -> Result<Begun, Refused> {
+) -> Result<Begun<'e>, Refused> {
     let (shared, target) = (&side.terms.shared, &side.tunnel.target);
     let (limits, settings, generation) = (Arc::clone(snapshot.limits()), snapshot.settings(), snapshot.generation());
     let via = settings.via;
@@ -112,14 +119,21 @@ async fn begin(
     let Early { first, judged } = early(&mut head, &mut body, respond, side, &limits).await?;
     // Before the decision: what comes after it is heard.
     let ear = side.news.ear();
-    let mut actions = head.with_facts(target, judged.as_deref(), |facts| side.terms.judge.judge(facts))?;
+    let mut standing = Standing::new();
+    let Judged { mut actions, generation: decided } = judge(&head, judged.as_deref(), &mut standing, respond, side).await?;
+    standing.told = Told::Allowed;
+    let open = Open::inside(&shared.decider, side.terms.client, target, (standing.id, decided));
     if head.tunnels && actions.read_only {
         return Err(answer::read_only(target).into());
     }
-    let (upload, room) = room(&head, side, &limits).map_err(|reached| {
-        side.reached(reached);
-        answer::limited(target, reached)
-    })?;
+    let (upload, room) = match room(&head, side, &limits) {
+        Ok(room) => room,
+        Err(reached) => {
+            open.end(reached.into());
+            side.reached(reached);
+            return Err(answer::limited(target, reached).into());
+        }
+    };
     let set = actions.set_request.iter().map(|(name, _)| name);
     let without_up = actions.strip_request.iter().chain(set).cloned().collect();
     let without = std::mem::take(&mut actions.strip_response);
@@ -132,11 +146,35 @@ async fn begin(
         Err(_) => return Err(Refused::Reset(Reason::REFUSED_STREAM)),
     };
     let mut up = Way::new(body, to, Meter::up(&shared.counters, upload)).without(without_up).ended(ended);
-    up.begin_with(first).map_err(|reached| {
+    if let Err(reached) = up.begin_with(first) {
+        open.end(reached.into());
         side.reached(reached);
-        answer::limited(target, reached)
-    })?;
-    Ok(Begun { head, judged, limits, generation, via, without, answer, up, ear, room })
+        return Err(answer::limited(target, reached).into());
+    }
+    Ok(Begun { head, standing, open, judged, limits, generation, via, without, answer, up, ear, room })
+}
+
+/// Has a request decided on: at once, or once whoever embeds the proxy has said what it says.
+async fn judge(
+    head: &Head,
+    body: Option<&[u8]>,
+    standing: &mut Standing,
+    respond: &mut SendResponse<Bytes>,
+    side: &Side,
+) -> Result<Judged, Refused> {
+    loop {
+        let judged = head.with_facts(&side.tunnel.target, body, |facts| side.terms.judge.judge(facts, standing));
+        let mut asking = match judged {
+            Ok(judged) => return Ok(judged),
+            Err(Refusal::Answer(answer)) => return Err(answer.into()),
+            Err(Refusal::Ask(asking)) => asking,
+        };
+        let said = poll_fn(|cx| match asking.as_mut().poll(cx) {
+            Poll::Ready(said) => Poll::Ready(Some(said)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        });
+        standing.said = Some(said.await.ok_or(Refused::Gone)?);
+    }
 }
 
 /// What a request may send, and a place among the tunnels to its host, where it becomes one.
@@ -211,9 +249,16 @@ enum Down {
     Body(Way),
 }
 
-struct Exchange {
-    side: Arc<Side>,
+struct Exchange<'e> {
+    side: &'e Side,
     head: Head,
+    standing: Standing,
+    open: Option<Open<'e>>,
+    /// The tunnel that it became.
+    live: Option<Listed>,
+    /// How it ends, as far as is known.
+    ending: Option<Ending>,
+    began: Instant,
     judged: Option<Bytes>,
     limits: Arc<Limits>,
     generation: u64,
@@ -228,21 +273,39 @@ struct Exchange {
     /// When the final response's head has to be there.
     answer_due: Instant,
     /// When a WebSocket ends, however busy it is.
-    ends: Option<Instant>,
+    lasts: Option<Instant>,
     /// The policy in force does not allow it any more.
     revoked: bool,
     /// When it is cut off.
     cut: Option<Instant>,
     /// Until it is known that it becomes no tunnel, or is over.
-    _room: Option<Place>,
-    /// It is counted among the tunnels.
-    open: Option<Held>,
+    room: Option<Place>,
 }
 
-impl Exchange {
-    fn new(begun: Begun, respond: SendResponse<Bytes>, side: Arc<Side>) -> Self {
-        let Begun { head, judged, limits, generation, via, without, answer, up, ear, room } = begun;
-        let answer_due = Instant::now() + limits.response_timeout;
+impl Drop for Exchange<'_> {
+    /// Also where its connection is gone.
+    fn drop(&mut self) {
+        let cut_off = self.side.terms.shared.decider.tunnels().cut_off();
+        let ending = self.ending.unwrap_or(if self.side.is_closing() { Ending::Closed } else { cut_off });
+        let (up, down) = (self.up.total(), if let Down::Body(down) = &self.down { down.total() } else { 0 });
+        if let Some(tunnel) = &self.side.terms.tunnel {
+            tunnel.add(up, down);
+        }
+        if let Some(mut open) = self.open.take() {
+            (open.span.up, open.span.down) = (up, down);
+            open.end(ending);
+        }
+        if let Some(live) = self.live.take() {
+            live.end(ending);
+        }
+    }
+}
+
+impl<'e> Exchange<'e> {
+    fn new(begun: Begun<'e>, respond: SendResponse<Bytes>, side: &'e Side) -> Self {
+        let Begun { head, standing, open, judged, limits, generation, via, without, answer, up, ear, room } = begun;
+        let began = Instant::now();
+        let answer_due = began + limits.response_timeout;
         let mut patience = Patience::new(limits.response_timeout);
         if !up.ended {
             patience.set(limits.response_timeout.min(limits.idle_timeout));
@@ -250,6 +313,11 @@ impl Exchange {
         Self {
             side,
             head,
+            standing,
+            open: Some(open),
+            live: None,
+            ending: None,
+            began,
             judged,
             limits,
             generation,
@@ -262,11 +330,10 @@ impl Exchange {
             ear,
             patience,
             answer_due,
-            ends: None,
+            lasts: None,
             revoked: false,
             cut: None,
-            _room: room,
-            open: None,
+            room,
         }
     }
 
@@ -275,6 +342,10 @@ impl Exchange {
             let mut rung = false;
             while self.ear.poll_rung(cx).is_ready() {
                 rung = true;
+            }
+            if rung && self.live.as_ref().is_some_and(|live| live.is_closing()) {
+                self.reset_both();
+                return Poll::Ready(self.ends(Ending::Closed, Outcome::Done));
             }
             if rung && !self.revoked {
                 self.revoked = !self.is_allowed();
@@ -288,6 +359,9 @@ impl Exchange {
     fn is_allowed(&mut self) -> bool {
         let current = self.side.terms.shared.decider.policy().current();
         let last = std::mem::replace(&mut self.generation, current.generation());
+        if let Some(live) = &self.live {
+            live.set_generation(current.generation());
+        }
         if last == current.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return true;
         }
@@ -295,9 +369,15 @@ impl Exchange {
         let judge = &self.side.terms.judge;
         self.head.with_facts(&self.side.tunnel.target, self.judged.as_deref(), |facts| {
             // What is read-only by now has no place for what cannot be read.
-            let opaque = || self.head.tunnels && judge.judge(facts).is_ok_and(|actions| actions.read_only);
-            judge.still_allows(facts) && !opaque()
+            let opaque = || self.head.tunnels && judge.judge(facts, &self.standing).is_ok_and(|judged| judged.actions.read_only);
+            judge.still_allows(facts, &self.standing) && !opaque()
         })
+    }
+
+    /// That is how it ends.
+    fn ends(&mut self, ending: impl Into<Ending>, outcome: Outcome) -> Outcome {
+        self.ending.get_or_insert(ending.into());
+        outcome
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -312,7 +392,7 @@ impl Exchange {
             return Poll::Ready(outcome);
         }
         if self.up.ended && matches!(&self.down, Down::Body(down) if down.ended) {
-            return Poll::Ready(Outcome::Done);
+            return Poll::Ready(self.ends(Ending::Done, Outcome::Done));
         }
         self.poll_patience(cx)
     }
@@ -333,7 +413,7 @@ impl Exchange {
     /// The client takes nothing more: the origin is told, in the client's words.
     fn give_up(&mut self, reason: Reason) -> Outcome {
         self.up.to.send_reset(reason);
-        Outcome::Cancelled
+        self.ends(Ending::Broken, Outcome::Cancelled)
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
@@ -359,7 +439,7 @@ impl Exchange {
                     Down::Head { .. } => self.say(answer::limited(&self.side.tunnel.target, reached)),
                     Down::Body(down) => down.to.send_reset(Reason::ENHANCE_YOUR_CALM),
                 }
-                Outcome::Done
+                self.ends(reached, Outcome::Done)
             }
             Broken::Read(error) => {
                 let told = error.reason().filter(|reason| error.is_reset() && error.is_remote() && *reason != Reason::NO_ERROR);
@@ -394,7 +474,7 @@ impl Exchange {
         if let Some(reason) = to_origin {
             self.up.to.send_reset(reason);
         }
-        Poll::Ready(Some(Outcome::Done))
+        Poll::Ready(Some(self.ends(Ending::Broken, Outcome::Done)))
     }
 
     /// The head of the final response; those before it go to the client.
@@ -414,6 +494,7 @@ impl Exchange {
             let _ = self.respond.send_informational(response);
         }
         let response = ready!(Pin::new(&mut self.answer).poll(cx)).map_err(Failed::Stream)?;
+        self.side.terms.shared.counters.observe(Timed::FirstByte, self.began.elapsed());
         self.side.upstream.answered();
         Poll::Ready(Ok(response))
     }
@@ -435,11 +516,18 @@ impl Exchange {
         self.down = Down::Body(Way::new(body, to, meter).without(std::mem::take(&mut self.without)).empty(empty).ended(ended));
         if self.head.tunnels && status.is_success() {
             let counters = &self.side.terms.shared.counters;
-            counters.count(Counter::Tunnels);
-            self.open = Some(counters.hold(Counter::TunnelsOpen));
-            self.ends = Some(Instant::now() + self.limits.tunnel_lifetime);
+            counters.count(Counter::HttpsTunnels);
+            if let Some(open) = self.open.take() {
+                let live = open.into_live(&self.side.terms.shared.decider, self.room.take(), true);
+                self.up.switch(live.live());
+                if let Down::Body(down) = &mut self.down {
+                    down.switch(live.live());
+                }
+                self.live = Some(live);
+            }
+            self.lasts = Some(Instant::now() + self.limits.tunnel_lifetime);
         } else {
-            self._room = None;
+            self.room = None;
         }
         // From here on, idle time counts.
         self.be_patient();
@@ -448,7 +536,7 @@ impl Exchange {
 
     fn be_patient(&mut self) {
         let idle = Instant::now() + self.limits.idle_timeout;
-        self.patience.set_until(self.ends.map_or(idle, |ends| ends.min(idle)));
+        self.patience.set_until(self.lasts.map_or(idle, |lasts| lasts.min(idle)));
     }
 
     /// There is no response: the client is told why.
@@ -459,7 +547,7 @@ impl Exchange {
             Failed::Stream(error) => {
                 if let Some(reason) = self.pass_on(&error) {
                     self.respond.send_reset(reason);
-                    return Outcome::Done;
+                    return self.ends(UpstreamError::Closed, Outcome::Done);
                 }
                 failure(&error)
             }
@@ -468,7 +556,7 @@ impl Exchange {
         let terms = &self.side.terms;
         terms.shared.gate.upstream_failed(error, terms.client, &self.side.tunnel.target);
         self.say(answer::upstream_failed(&self.side.tunnel.target, error));
-        Outcome::Done
+        self.ends(error, Outcome::Done)
     }
 
     /// What is told to the client as a reset: the origin's own words, and that it may ask again where nothing was done about its request.
@@ -513,30 +601,35 @@ impl Exchange {
         }
         match &self.down {
             Down::Head { .. } if now >= self.answer_due => return self.fail(Failed::Upstream(UpstreamError::ResponseTimeout)),
-            Down::Body(_) if self.ends.is_some_and(|ends| now >= ends) => self.side.reached(reached!(tunnel_lifetime)),
-            // Nobody sends anything more, or nobody takes it.
-            _ => self.side.reached(reached!(idle_timeout)),
+            _ => {}
         }
+        let is_over = matches!(&self.down, Down::Body(_) if self.lasts.is_some_and(|lasts| now >= lasts));
+        // Nobody sends anything more, or nobody takes it.
+        let reached = if is_over { reached!(tunnel_lifetime) } else { reached!(idle_timeout) };
+        self.side.reached(reached);
         self.reset_both();
-        Outcome::Done
+        self.ends(reached, Outcome::Done)
     }
 
     /// The policy in force does not allow it.
     fn cut_off(&mut self) -> Outcome {
         let judge = &self.side.terms.judge;
         if matches!(self.down, Down::Head { .. }) {
-            let judged = self.head.with_facts(&self.side.tunnel.target, self.judged.as_deref(), |facts| judge.judge(facts));
-            if let Err(answer) = judged {
+            // It was told that it is revoked.
+            self.standing.told = Told::Revoked;
+            let judge = |facts: &Facts<'_>| judge.judge(facts, &self.standing);
+            let judged = self.head.with_facts(&self.side.tunnel.target, self.judged.as_deref(), judge);
+            if let Err(Refusal::Answer(answer)) = judged {
                 self.up.to.send_reset(Reason::CANCEL);
                 self.say(answer);
-                return Outcome::Done;
+                return self.ends(Ending::Revoked, Outcome::Done);
             }
         }
-        if self.open.is_some() {
+        if self.live.is_some() {
             self.side.terms.shared.counters.count(Counter::TunnelsRevoked);
         }
         self.reset_both();
-        Outcome::Done
+        self.ends(Ending::Revoked, Outcome::Done)
     }
 
     fn reset_both(&mut self) {

@@ -19,12 +19,13 @@ mod way;
 pub(crate) use upstream::Upstream;
 
 use crate::connection::Shared;
-use crate::counters::reached;
+use crate::counters::{Reached, reached};
 use crate::inside::judge::Judge;
 use crate::parse::target::{self, Target};
 use crate::patience::Patience;
 use crate::shutdown::Shutdown;
 use crate::signal::{Bell, Ear};
+use crate::tunnels::Live;
 use bytes::Bytes;
 use exchange::Outcome;
 use h2::Reason;
@@ -65,6 +66,8 @@ pub(crate) struct Terms {
     pub(crate) target: Target,
     pub(crate) judge: Arc<dyn Judge>,
     pub(crate) shutdown: Shutdown,
+    /// The tunnel's entry among those that are open.
+    pub(crate) tunnel: Option<Arc<Live>>,
 }
 
 /// How a client's connection ended.
@@ -74,6 +77,12 @@ pub(crate) enum Over {
     Ended,
     /// It broke, or what came over it is not HTTP/2.
     Failed,
+    /// Nothing came for too long.
+    Limited(Reached),
+    /// Somebody who runs the proxy wanted its tunnel closed.
+    Closed,
+    /// The proxy stops.
+    Stopped,
 }
 
 /// Where the tunnel goes, and how that is written.
@@ -97,6 +106,13 @@ struct Side {
     upstream: Upstream,
     /// Rings when there may be a new policy.
     news: Bell,
+}
+
+impl Side {
+    /// Somebody who runs the proxy wants the tunnel closed.
+    fn is_closing(&self) -> bool {
+        self.terms.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_closing())
+    }
 }
 
 /// Bytes of a header list, as HTTP/2 counts them: each field has 32 on top.
@@ -130,7 +146,7 @@ where
         Ok(Err(_)) => return Over::Failed,
         Err(_) => {
             terms.shared.gate.reached(reached!(head_timeout), Some(terms.client), Some(&tunnel.target));
-            return Over::Failed;
+            return Over::Limited(reached!(head_timeout));
         }
     };
     let (ear, upstream_ear) = (terms.shutdown.ear(), upstream.ear());
@@ -146,6 +162,7 @@ where
         limits,
         look: true,
         leaving: false,
+        limited: None,
         cancelled: 0,
     };
     poll_fn(|cx| relay.poll(cx)).await
@@ -175,12 +192,17 @@ struct Relay<C> {
     look: bool,
     /// The client was told to send no more requests.
     leaving: bool,
+    /// Because of this.
+    limited: Option<Reached>,
     cancelled: usize,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         self.hear(cx);
+        if self.side.is_closing() {
+            return Poll::Ready(Over::Closed);
+        }
         loop {
             if let Poll::Ready(over) = self.poll_connection(cx) {
                 return Poll::Ready(over);
@@ -228,8 +250,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                 }
                 // Who was told to go may be gone before all of that is written.
-                Some(Err(_)) => return Poll::Ready(if self.leaving { Over::Ended } else { Over::Failed }),
-                None => return Poll::Ready(Over::Ended),
+                Some(Err(_)) => return Poll::Ready(if self.leaving { self.ended() } else { Over::Failed }),
+                None => return Poll::Ready(self.ended()),
             }
         }
         cx.waker().wake_by_ref();
@@ -275,11 +297,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if state == State::Waiting && !self.leaving {
             let terms = &self.side.terms;
             terms.shared.gate.reached(reached!(keep_alive_timeout), Some(terms.client), Some(&self.side.tunnel.target));
+            self.limited = Some(reached!(keep_alive_timeout));
             self.leave();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         // It was told to go, or takes nothing more.
-        Poll::Ready(Over::Ended)
+        Poll::Ready(self.ended())
+    }
+
+    fn ended(&self) -> Over {
+        match self.limited {
+            _ if self.side.terms.shutdown.has_started() => Over::Stopped,
+            Some(reached) => Over::Limited(reached),
+            None => Over::Ended,
+        }
     }
 }

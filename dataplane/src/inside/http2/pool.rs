@@ -5,6 +5,8 @@
 
 use super::upstream::Upstream;
 use crate::connect::Leads;
+use crate::connect::pool::evicted;
+use crate::counters::{self, Counter, Level};
 use crate::parse::target::Target;
 use policy_format::Limits;
 use std::cell::RefCell;
@@ -34,27 +36,41 @@ struct Pool {
     /// By target, the latest last.
     idle: HashMap<Target, Vec<(Idle, Instant)>>,
     connections: usize,
+    level: Level,
 }
 
 /// The latest connection to a target, secured by that very configuration, that the origin still takes requests on.
 pub(crate) fn take(target: &Target, tls: &Arc<ClientConfig>) -> Option<Idle> {
     POOL.with_borrow_mut(|pool| {
-        let waiting = pool.idle.get_mut(target)?;
+        let found = pool.find(target, tls);
+        counters::here(|counters| counters.count(if found.is_some() { Counter::PoolHits } else { Counter::PoolMisses }));
+        pool.level.set(Counter::PoolIdleHttp2, pool.connections);
+        found
+    })
+}
+
+impl Pool {
+    fn find(&mut self, target: &Target, tls: &Arc<ClientConfig>) -> Option<Idle> {
+        let waiting = self.idle.get_mut(target)?;
         let mut found = None;
         while let Some(at) = waiting.iter().rposition(|(idle, _)| Arc::ptr_eq(&idle.tls, tls)) {
             let (idle, until) = waiting.remove(at);
-            pool.connections -= 1;
-            if until > Instant::now() && idle.upstream.is_usable() {
+            self.connections -= 1;
+            if until <= Instant::now() {
+                evicted(Counter::PoolExpired, 1);
+            } else if idle.upstream.is_usable() {
                 idle.upstream.set_stale();
                 found = Some(idle);
                 break;
+            } else {
+                evicted(Counter::PoolClosed, 1);
             }
         }
         if waiting.is_empty() {
-            pool.idle.remove(target);
+            self.idle.remove(target);
         }
         found
-    })
+    }
 }
 
 /// Keeps a connection for later clients, if the origin takes more requests on it and there is room.
@@ -62,7 +78,7 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     POOL.with_borrow_mut(|pool| {
         let full = pool.connections >= limits.pool_connections || limits.pool_connections_per_host == 0;
         if full || !idle.upstream.is_usable() {
-            return;
+            return evicted(if full { Counter::PoolFull } else { Counter::PoolClosed }, 1);
         }
         if !pool.idle.contains_key(target) {
             pool.idle.insert(target.clone(), Vec::new());
@@ -70,7 +86,10 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
         if let Some(waiting) = pool.idle.get_mut(target).filter(|waiting| waiting.len() < limits.pool_connections_per_host) {
             waiting.push((idle, Instant::now() + limits.pool_timeout));
             pool.connections += 1;
+        } else {
+            evicted(Counter::PoolFull, 1);
         }
+        pool.level.set(Counter::PoolIdleHttp2, pool.connections);
     });
 }
 
@@ -78,10 +97,19 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
 pub(crate) fn sweep() {
     POOL.with_borrow_mut(|pool| {
         let now = Instant::now();
+        let (mut expired, mut closed) = (0, 0);
         for waiting in pool.idle.values_mut() {
-            waiting.retain(|(idle, until)| *until > now && idle.upstream.is_usable());
+            waiting.retain(|(idle, until)| {
+                let (late, gone) = (*until <= now, !idle.upstream.is_usable());
+                expired += usize::from(late);
+                closed += usize::from(gone && !late);
+                !late && !gone
+            });
         }
+        evicted(Counter::PoolExpired, expired);
+        evicted(Counter::PoolClosed, closed);
         pool.idle.retain(|_, waiting| !waiting.is_empty());
         pool.connections = pool.idle.values().map(Vec::len).sum();
+        pool.level.set(Counter::PoolIdleHttp2, pool.connections);
     });
 }

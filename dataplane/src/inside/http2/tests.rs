@@ -12,7 +12,7 @@ use crate::connect::{Connector, Leads, UpstreamError};
 use crate::counters::Counters;
 use crate::decide::Decider;
 use crate::decide::own::Own;
-use crate::inside::judge::{Actions, Answer, Facts};
+use crate::inside::judge::{Actions, Answer, Facts, Judged, Refusal, Standing};
 use crate::inside::secrets::Secrets;
 use crate::limits::Gate;
 use crate::parse::forwarding::Forwarding;
@@ -61,16 +61,16 @@ impl Judge for Script {
         self.wanted
     }
 
-    fn judge(&self, facts: &Facts<'_>) -> Result<Actions, Answer> {
+    fn judge(&self, facts: &Facts<'_>, _: &Standing) -> Result<Judged, Refusal> {
         let body = facts.body.map(|body| format!(" {}", String::from_utf8_lossy(body))).unwrap_or_default();
         self.seen.lock().unwrap().push(format!("{} {}{body}", facts.method, facts.path_and_query));
         if !self.allows.load(Ordering::SeqCst) {
-            return Err(no());
+            return Err(Refusal::Answer(no()));
         }
-        (self.decide)(facts)
+        (self.decide)(facts).map(|actions| Judged { actions, generation: 1 }).map_err(Refusal::Answer)
     }
 
-    fn still_allows(&self, _: &Facts<'_>) -> bool {
+    fn still_allows(&self, _: &Facts<'_>, _: &Standing) -> bool {
         self.allows.load(Ordering::SeqCst)
     }
 }
@@ -154,6 +154,7 @@ fn shared(limits: &[&str]) -> (Arc<Shared>, PolicyHandle) {
         Own::new(Vec::new()),
         environment,
         Secrets::new(HashMap::new(), None, Arc::new(Silent)),
+        None,
     );
     let shared = Shared {
         decider: Arc::new(decider),
@@ -194,6 +195,7 @@ async fn connect(upstream: &Upstream, shared: &Arc<Shared>, judge: &Arc<Script>,
         target: target(),
         judge: Arc::clone(judge) as Arc<dyn Judge>,
         shutdown: shutdown.clone(),
+        tunnel: None,
     };
     let relay = tokio::spawn(relay(far, upstream.clone(), terms));
     let (send, mut connection) = h2::client::handshake(near).await.unwrap();
@@ -462,6 +464,7 @@ async fn told(rig: &Rig, frames: &[u8]) -> String {
         target: target(),
         judge: Arc::clone(&rig.judge) as Arc<dyn Judge>,
         shutdown: rig.shutdown.clone(),
+        tunnel: None,
     };
     let _relay = tokio::spawn(relay(far, rig.upstream.clone(), terms));
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..], frames].concat();
@@ -673,7 +676,7 @@ async fn websockets_are_offered_where_the_origin_offers_them_and_pass_both_ways(
     assert_eq!(whole(&mut asked).await.unwrap(), b"more");
     let (answer, _up) = rig.send(upgrade("connect-udp"), false);
     assert_eq!(answer.await.unwrap().status(), 501);
-    assert_eq!((rig.counted("netproxy_tunnels_open"), rig.counted("netproxy_tunnels_total")), (0, 1));
+    assert_eq!((rig.counted("netproxy_tunnels_open"), rig.counted("netproxy_tunnels_total{protocol=\"https\"}")), (0, 1));
 }
 
 #[tokio::test]
@@ -921,7 +924,7 @@ async fn nobody_is_waited_for_for_ever() {
     assert_eq!(answer.body_mut().data().await.unwrap().unwrap_err().reason(), Some(Reason::CANCEL));
     assert_eq!(rig.counted("netproxy_limited_total{limit=\"idle_timeout\"}"), 2);
     let start = tokio::time::Instant::now();
-    assert_eq!(rig.relay.await.unwrap(), Over::Ended);
+    assert_eq!(rig.relay.await.unwrap(), Over::Limited(reached!(keep_alive_timeout)));
     assert_eq!(
         (start.elapsed().as_secs(), rig.shared.counters.text().contains("netproxy_limited_total{limit=\"keep_alive_timeout\"} 1")),
         (60, true)
@@ -942,10 +945,10 @@ async fn a_client_or_an_origin_that_says_nothing_at_first_is_given_up() {
     let upstream = Upstream::open(near, &limits).await.unwrap();
     let (_trigger, shutdown) = shutdown::new(policy.bell().clone());
     let judge: Arc<dyn Judge> = Arc::new(Script::yes());
-    let terms = Terms { shared, client: "127.0.0.1:9".parse().unwrap(), target: target(), judge, shutdown };
+    let terms = Terms { shared, client: "127.0.0.1:9".parse().unwrap(), target: target(), judge, shutdown, tunnel: None };
     let (client, _silent) = duplex(1024);
     let start = tokio::time::Instant::now();
-    assert_eq!(relay(client, upstream, terms).await, Over::Failed);
+    assert_eq!(relay(client, upstream, terms).await, Over::Limited(reached!(head_timeout)));
     assert_eq!(start.elapsed().as_secs(), 3);
     // What speaks something else is no origin.
     let (near, mut far) = duplex(1024);
@@ -964,7 +967,7 @@ async fn a_shutdown_lets_what_is_under_way_finish() {
     assert!(!rig.relay.is_finished());
     down.send_data(Bytes::from_static(b"last"), true).unwrap();
     assert_eq!(whole(answer.body_mut()).await.unwrap(), b"last");
-    assert_eq!(rig.relay.await.unwrap(), Over::Ended);
+    assert_eq!(rig.relay.await.unwrap(), Over::Stopped);
     assert!(rig.closed.await.unwrap().is_ok());
 }
 
@@ -1005,9 +1008,15 @@ async fn an_origins_connection_serves_one_client_after_the_other() {
     closed.abort();
     relay.await.unwrap();
     assert_eq!(poll_fn(|cx| respond.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    let counters = Arc::clone(&rig.shared.counters);
+    let _serving = counters.serve();
+    let counted = |sample: &str| counters.sample(sample).unwrap();
+    let waiting = || counted("netproxy_pool_idle_connections{protocol=\"h2\"}");
     pool::put(&target(), idle(&rig.upstream), &rig.shared.decider.limits());
     assert!(pool::take(&target(), &other).is_none(), "another certificate may be shown");
+    assert_eq!(waiting(), 1);
     let upstream = pool::take(&target(), &tls).unwrap().upstream;
+    assert_eq!((waiting(), counted("netproxy_pool_lookups_total{result=\"hit\"}")), (0, 1));
     assert!(pool::take(&target(), &tls).is_none());
     let (mut client, _closed, _relay) = connect(&upstream, &rig.shared, &rig.judge, &rig.shutdown).await;
     let (answer, _) = client.send_request(get("/again"), true).unwrap();
@@ -1022,6 +1031,7 @@ async fn an_origins_connection_serves_one_client_after_the_other() {
     }
     pool::put(&target(), idle(&upstream), &rig.shared.decider.limits());
     assert!(pool::take(&target(), &tls).is_none());
+    assert_eq!((waiting(), counted("netproxy_pool_evictions_total{reason=\"closed\"}")), (0, 1));
 }
 
 /// Where nothing was answered since it waited, the origin may have ended it before the request came.

@@ -3,8 +3,10 @@
 use super::head::clean_trailers;
 use crate::counters::Reached;
 use crate::limits::Meter;
+use crate::tunnels::Live;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// Pieces moved before others have their turn.
@@ -62,6 +64,16 @@ impl Way {
         self.meter.charge(early.len())?;
         self.held = early;
         Ok(())
+    }
+
+    /// What was counted of it.
+    pub(super) fn total(&self) -> u64 {
+        self.meter.total()
+    }
+
+    /// It goes on as a way of a tunnel.
+    pub(super) fn switch(&mut self, live: &Arc<Live>) {
+        self.meter.switch(live);
     }
 
     /// Whether something moved since this was last asked.

@@ -12,9 +12,13 @@
 //! IPv6 addresses with a port stand in brackets. Queries of plain requests are passed over: no rule sees them; hooks do, inside TLS. What the data plane refuses as malformed is an
 //! error here too.
 
-use crate::diagnostic::hide_passwords;
-use policy_format::pattern::parse_port;
-use policy_format::{Blob, Decision, Host, Inside, ProfileId, Protocol, Request, decide};
+use crate::blob::Blob;
+use crate::decide::decide;
+use crate::decision::Decision;
+use crate::host::Host;
+use crate::pattern::parse_port;
+use crate::records::ProfileId;
+use crate::request::{Inside, Protocol, Request};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -110,13 +114,21 @@ impl RequestError {
 fn without_user(text: &str) -> String {
     text.split_inclusive(char::is_whitespace)
         .map(|word| match word.contains("://") {
-            true => hide_passwords(word).into_owned(),
+            true => without_user_of_url(word),
             false => match word.split('/').next().unwrap_or_default().rfind('@') {
                 Some(at) => "*".repeat(at) + word.get(at..).unwrap_or_default(),
                 None => word.to_owned(),
             },
         })
         .collect()
+}
+
+/// Overwrites everything up to the last `@`, but for the scheme before it.
+fn without_user_of_url(word: &str) -> String {
+    let Some(at) = word.rfind('@') else { return word.to_owned() };
+    let start = word.find("://").map_or(0, |scheme| scheme + 3);
+    let start = if start <= at { start } else { 0 };
+    format!("{}{}{}", word.get(..start).unwrap_or_default(), "*".repeat(at - start), word.get(at..).unwrap_or_default())
 }
 
 impl fmt::Display for Asked {
@@ -215,12 +227,18 @@ impl Asked {
     /// what is asked for inside is decided then.
     #[must_use]
     pub fn decide<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Decision {
-        let decision = match self.put(policy, &[]) {
-            Decision::Allow(_) if !addresses.is_empty() => self.put(policy, addresses),
+        self.decide_by(&|request: &Request<'_>| decide(policy, request), addresses)
+    }
+
+    /// The same by somebody who decides under more than a policy's bytes.
+    #[must_use]
+    pub fn decide_by(&self, decide: &impl Fn(&Request<'_>) -> Decision, addresses: &[IpAddr]) -> Decision {
+        let decision = match self.put(decide, &[]) {
+            Decision::Allow(_) if !addresses.is_empty() => self.put(decide, addresses),
             decision => decision,
         };
         match (decision, self.opened()) {
-            (Decision::Allow(allowed), Some(inside)) if allowed.intercept => inside.decide(policy, addresses),
+            (Decision::Allow(allowed), Some(inside)) if allowed.intercept => inside.decide_by(decide, addresses),
             _ => decision,
         }
     }
@@ -228,7 +246,13 @@ impl Asked {
     /// What the data plane comes to see of it: the request inside, where the policy has the tunnel opened for it, else the tunnel.
     #[must_use]
     pub fn seen<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Self {
-        let tunnel = Self { inside: None, ..self.clone() }.decide(policy, addresses);
+        self.seen_by(&|request: &Request<'_>| decide(policy, request), addresses)
+    }
+
+    /// The same by somebody who decides under more than a policy's bytes.
+    #[must_use]
+    pub fn seen_by(&self, decide: &impl Fn(&Request<'_>) -> Decision, addresses: &[IpAddr]) -> Self {
+        let tunnel = Self { inside: None, ..self.clone() }.decide_by(decide, addresses);
         match (tunnel, self.opened()) {
             (Decision::Allow(allowed), Some(inside)) if allowed.intercept => inside,
             _ => self.clone(),
@@ -243,7 +267,7 @@ impl Asked {
     }
 
     /// One question, with all that hooks see.
-    fn put<B: AsRef<[u8]>>(&self, policy: &Blob<B>, addresses: &[IpAddr]) -> Decision {
+    fn put(&self, decide: &impl Fn(&Request<'_>) -> Decision, addresses: &[IpAddr]) -> Decision {
         let within = self.inside.as_ref().filter(|_| self.protocol == Protocol::Https);
         let headers: Vec<(&str, &[u8])> =
             within.iter().flat_map(|within| &within.headers).map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
@@ -252,7 +276,7 @@ impl Asked {
             headers: &headers,
             body: within.body.as_deref().map(str::as_bytes),
         });
-        decide(policy, &Request { inside, ..self.request(addresses) })
+        decide(&Request { inside, ..self.request(addresses) })
     }
 
     /// The same with these header fields and this body, which only requests inside TLS have. A body that nobody says the type of is JSON.

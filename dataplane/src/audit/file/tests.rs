@@ -1,0 +1,328 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
+
+use super::*;
+use crate::audit::record::Kind;
+use crate::audit::setup::Form;
+use policy_format::AuditNaming;
+use policy_format::chain::{ChainError, Reader};
+use std::collections::BTreeMap;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+fn spec(folder: &TempDir) -> FileSpec {
+    FileSpec {
+        path: folder.path().join("audit.jsonl"),
+        form: Form { naming: AuditNaming::Codex, metadata: BTreeMap::new(), lossy: true },
+        rotate_bytes: 0,
+        rotate_age: Duration::ZERO,
+        keep: 0,
+        fsync: Fsync::Rotate,
+        chain: true,
+        backlog: 1 << 20,
+        owner: None,
+        waits: false,
+    }
+}
+
+fn fault(what: &str) -> Event {
+    Event::now(Kind::Fault(what.into()))
+}
+
+fn put(sink: &mut FileSink, what: &str) {
+    sink.write(&[fault(what)]).unwrap();
+    sink.flush().unwrap();
+    assert_eq!(sink.pending(), 0);
+}
+
+fn text(spec: &FileSpec) -> String {
+    fs::read_to_string(&spec.path).unwrap()
+}
+
+/// What is wrong with the chain of the files in the folder, and their faults.
+fn read(spec: &FileSpec) -> (Vec<ChainError>, Vec<String>) {
+    let files = FileSink { open: None, ..idle(spec) }.rotated();
+    let (mut reader, mut wrong, mut said) = (Reader::behind(0, Link::default()), Vec::new(), Vec::new());
+    for file in files.iter().chain([&spec.path]) {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            wrong.extend(reader.line(line.as_bytes()).err());
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            said.extend(value["outcome.detail"].as_str().map(str::to_owned));
+        }
+        let is_new = fs::read_to_string(file).unwrap().lines().count() == 1;
+        assert_eq!(reader.end_segment(), u64::from(is_new), "all is sealed, but for the header of a file that has nothing else");
+    }
+    (wrong, said)
+}
+
+fn idle(spec: &FileSpec) -> FileSink {
+    FileSink {
+        encoder: Encoder::new(&spec.form),
+        spec: spec.clone(),
+        open: None,
+        lines: Vec::new(),
+        count: 0,
+        out: Vec::new(),
+        written: 0,
+        events: 0,
+        lost: 0,
+        paused: None,
+        rotate_again: None,
+    }
+}
+
+fn close(mut sink: FileSink) {
+    sink.close(Instant::now()).unwrap();
+}
+
+#[test]
+fn what_is_written_is_sealed_and_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    for start in ["one", "two", "three"] {
+        let mut sink = FileSink::open(spec.clone()).unwrap();
+        put(&mut sink, start);
+        put(&mut sink, &format!("{start} more"));
+        close(sink);
+    }
+    assert_eq!(read(&spec), (vec![], ["one", "one more", "two", "two more", "three", "three more"].map(String::from).to_vec()));
+    assert_eq!(text(&spec).matches(policy_format::chain::SEGMENT).count(), 1, "it is one segment");
+    #[cfg(unix)]
+    assert_eq!(fs::metadata(&spec.path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_crash_leaves_a_tail_that_the_next_start_seals_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "sealed");
+    close(sink);
+    let mut file = OpenOptions::new().append(true).open(&spec.path).unwrap();
+    file.write_all(b"{\"outcome.detail\":\"not sealed\"}\n{\"half a li").unwrap();
+    drop(file);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "after");
+    close(sink);
+    assert_eq!(read(&spec), (vec![], ["sealed", "not sealed", "after"].map(String::from).to_vec()));
+    assert_eq!(text(&spec).matches("\"chain.unsealed\":1,\"chain.torn\":11,").count(), 1);
+}
+
+#[test]
+fn a_tail_that_is_longer_than_what_is_looked_at_first_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "sealed");
+    close(sink);
+    let mut file = OpenOptions::new().append(true).open(&spec.path).unwrap();
+    let line = format!("{{\"x\":\"{}\"}}\n", "y".repeat(1000));
+    file.write_all(line.repeat(3000).as_bytes()).unwrap();
+    file.write_all(&[b'y'; 600_000]).unwrap();
+    drop(file);
+    close(FileSink::open(spec.clone()).unwrap());
+    assert_eq!(read(&spec).0, []);
+    assert!(text(&spec).contains("\"chain.unsealed\":3000,\"chain.torn\":600000,"));
+}
+
+#[test]
+fn files_are_rotated_by_size_chained_and_pruned() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { rotate_bytes: 600, keep: 3, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    (0..3).for_each(|number| put(&mut sink, &format!("{number} {}", "x".repeat(600))));
+    assert_eq!(sink.rotated().len(), 3);
+    assert_eq!(read(&spec).0, []);
+    let names: Vec<String> = sink.rotated().iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    for (number, name) in names.iter().enumerate() {
+        assert!(name.starts_with("audit.2") && name.ends_with(&format!("Z-{}.jsonl", number + 1)), "{name}");
+    }
+    (3..6).for_each(|number| put(&mut sink, &format!("{number} {}", "x".repeat(600))));
+    assert_eq!(sink.rotated().len(), 3);
+    // What is left follows on what was removed.
+    let (wrong, said) = read(&spec);
+    assert!(matches!(wrong[..], [ChainError::Segment { .. }]), "{wrong:?}");
+    assert_eq!(said.len(), 3);
+    close(sink);
+    // A new start without a file knows where the chain is.
+    fs::remove_file(&spec.path).unwrap();
+    close(FileSink::open(spec.clone()).unwrap());
+    assert!(text(&spec).contains("\"chain.segment\":7,"));
+}
+
+#[test]
+fn a_file_that_is_too_old_is_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { rotate_age: Duration::from_secs(60), chain: false, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "young");
+    assert_eq!(sink.rotated().len(), 0);
+    sink.open.as_mut().unwrap().began -= 61_000;
+    put(&mut sink, "old");
+    put(&mut sink, "new");
+    assert_eq!(sink.rotated().len(), 1);
+    assert_eq!(text(&spec).lines().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_rotated_grows_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let spec = FileSpec { path: inner.join("audit.jsonl"), rotate_bytes: 300, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    // The folder is gone, and with it the name; the file is not.
+    fs::remove_file(&spec.path).unwrap();
+    fs::remove_dir(&inner).unwrap();
+    sink.write(&[fault("one")]).unwrap();
+    let error = sink.flush().unwrap_err().to_string();
+    assert!(error.starts_with("it cannot be rotated, and grows: "), "{error}");
+    assert_eq!((sink.pending(), sink.take_lost()), (0, 0));
+    sink.paused = None;
+    put(&mut sink, "two");
+}
+
+#[test]
+fn what_whoever_rotates_it_moved_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "one");
+    sink.reopen().unwrap();
+    put(&mut sink, "two");
+    let moved = folder.path().join("audit.jsonl.1");
+    fs::rename(&spec.path, &moved).unwrap();
+    put(&mut sink, "three");
+    sink.reopen().unwrap();
+    put(&mut sink, "four");
+    close(sink);
+    let mut reader = Reader::behind(0, Link::default());
+    let mut count = 0;
+    for file in [&moved, &spec.path] {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            reader.line(line.as_bytes()).unwrap();
+            count += usize::from(line.contains("outcome.detail"));
+        }
+        reader.end_segment();
+    }
+    assert_eq!((count, fs::read_to_string(&moved).unwrap().matches("outcome.detail").count()), (4, 3));
+}
+
+/// A full disk, which every system with Linux has.
+#[cfg(target_os = "linux")]
+#[cfg(unix)]
+#[test]
+fn what_whoever_rotates_it_made_has_to_be_out_of_the_reach_of_others_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let moved = folder.path().join("audit.jsonl.1");
+    fs::rename(&spec.path, &moved).unwrap();
+    fs::write(&spec.path, "").unwrap();
+    fs::set_permissions(&spec.path, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(sink.reopen().unwrap_err().to_string().contains("can be written by others (mode 0666)"));
+    // The old one goes on.
+    put(&mut sink, "one");
+    assert_eq!((text(&spec), fs::read_to_string(&moved).unwrap().matches("outcome.detail").count()), (String::new(), 1));
+}
+
+#[test]
+fn what_cannot_be_written_is_kept_within_bounds_and_then_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { backlog: 4096, chain: false, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let good = std::mem::replace(&mut sink.open.as_mut().unwrap().file, file);
+    let events: Vec<Event> = (0..100).map(|number| fault(&format!("{number} {}", "x".repeat(100)))).collect();
+    let _ = sink.write(&events);
+    assert_eq!(sink.flush().unwrap_err().to_string(), "No space left on device (os error 28)");
+    assert!(!sink.has_room());
+    let (kept, lost) = (sink.pending() as u64, sink.take_lost());
+    assert_eq!(kept + lost, 100);
+    assert!((15..40).contains(&kept), "{kept}");
+    // Where nothing may be lost, what it was given is kept.
+    sink.spec.form.lossy = false;
+    let _ = sink.write(&events);
+    assert_eq!((sink.pending() as u64, sink.take_lost()), (kept + 100, 0));
+    let kept = kept + 100;
+    // It is not tried again at once, and still said to fail.
+    assert!(sink.flush().is_err());
+    sink.open.as_mut().unwrap().file = good;
+    sink.paused = None;
+    sink.flush().unwrap();
+    assert!(sink.has_room());
+    assert_eq!((sink.pending(), sink.take_lost(), text(&spec).lines().count() as u64), (0, 0, kept));
+}
+
+#[test]
+fn a_file_without_a_chain_goes_on_in_a_line_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { chain: false, ..spec(&folder) };
+    fs::write(&spec.path, "{\"a\":1}\n{\"half").unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(&spec.path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    put(&mut sink, "one");
+    let text = text(&spec);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(matches!(lines[..], ["{\"a\":1}", "{\"half", one] if one.starts_with("{\"event.name\"")), "{lines:?}");
+    close(sink);
+    // With one, it is left alone unless a proxy has begun it,
+    let refused = FileSink::open(FileSpec { chain: true, ..spec.clone() }).err().unwrap();
+    assert!(refused.contains("its first line is none of an audit log"), "{refused}");
+    assert_eq!(fs::read_to_string(&spec.path).unwrap(), text);
+    // and moved out of the way then.
+    fs::write(&spec.path, lines[2]).unwrap();
+    let chained = FileSpec { chain: true, ..spec };
+    let mut sink = FileSink::open(chained.clone()).unwrap();
+    put(&mut sink, "two");
+    assert_eq!(sink.rotated().len(), 1);
+    assert!(self::text(&chained).starts_with("{\"event.name\":\"codex.network_proxy.segment\","));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_not_ours_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let refused = |spec: &FileSpec| FileSink::open(spec.clone()).err().unwrap_or_default();
+    let missing = FileSpec { path: folder.path().join("no/audit.jsonl"), ..spec.clone() };
+    assert!(refused(&missing).ends_with("has no folder: make it, and give it to the user of the proxy"));
+    std::os::unix::fs::symlink("/dev/null", &spec.path).unwrap();
+    assert!(refused(&spec).contains("is a symbolic link"));
+    fs::remove_file(&spec.path).unwrap();
+    fs::create_dir(&spec.path).unwrap();
+    assert!(refused(&spec).ends_with("is no regular file"));
+    fs::remove_dir(&spec.path).unwrap();
+    fs::write(&spec.path, "").unwrap();
+    fs::set_permissions(&spec.path, fs::Permissions::from_mode(0o662)).unwrap();
+    assert!(refused(&spec).contains("can be written by others (mode 0662); run `chmod 600 "));
+    fs::set_permissions(&spec.path, fs::Permissions::from_mode(0o640)).unwrap();
+    let sink = FileSink::open(spec.clone()).unwrap();
+    assert!(refused(&spec).contains("is written by another process"));
+    // Who takes over from that process waits until it has ended.
+    let mut waits = FileSink::open(FileSpec { waits: true, ..spec.clone() }).unwrap();
+    waits.write(&[fault("waits")]).unwrap();
+    waits.flush().unwrap();
+    assert_eq!(waits.pending(), 1);
+    close(sink);
+    waits.flush().unwrap();
+    assert_eq!((waits.pending(), read(&spec)), (0, (vec![], vec!["waits".to_owned()])));
+}
+
+#[test]
+fn a_file_that_was_closed_is_somebody_elses_and_opened_again_when_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(&folder);
+    let mut old = FileSink::open(spec.clone()).unwrap();
+    put(&mut old, "one");
+    old.close(Instant::now()).unwrap();
+    let mut new = FileSink::open(spec.clone()).unwrap();
+    put(&mut new, "two");
+    new.close(Instant::now()).unwrap();
+    put(&mut old, "three");
+    close(old);
+    close(new);
+    assert_eq!(read(&spec), (vec![], ["one", "two", "three"].map(String::from).to_vec()));
+}

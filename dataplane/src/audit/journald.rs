@@ -1,0 +1,280 @@
+//! The journal of systemd, by its own protocol: a datagram for each event, with a field for each of its facts.
+
+use super::json::{PRODUCT, number};
+use super::record::{Event, Kind};
+use super::setup::Form;
+use super::sink::Sink;
+use std::collections::VecDeque;
+use std::io;
+#[cfg(unix)]
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+/// Where it listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// Events that wait for it.
+const BACKLOG: usize = 8192;
+/// For a datagram to be taken.
+const WRITE: Duration = Duration::from_millis(500);
+/// For datagrams to be sent in one call; one is tried in any case.
+const CALL: Duration = Duration::from_millis(500);
+/// Before a journal that could not be reached is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The sink.
+pub(super) struct JournaldSink {
+    path: String,
+    #[cfg(unix)]
+    socket: Option<UnixDatagram>,
+    /// Fields that every event gets, as they are sent.
+    metadata: Vec<u8>,
+    waiting: VecDeque<Vec<u8>>,
+    /// What there is no room for is given up.
+    lossy: bool,
+    lost: u64,
+    paused: Option<(Instant, String)>,
+}
+
+impl JournaldSink {
+    pub(super) fn open(form: &Form) -> Result<Self, String> {
+        if cfg!(not(unix)) {
+            return Err("there is no journal on this system".to_owned());
+        }
+        if !std::path::Path::new(SOCKET).exists() {
+            return Err(format!("there is no journal on this system (`{SOCKET}` is missing)"));
+        }
+        Ok(Self::at(SOCKET, form))
+    }
+
+    fn at(path: &str, form: &Form) -> Self {
+        let mut metadata = Vec::new();
+        for (name, value) in &form.metadata {
+            field(&mut metadata, &upper(name), value);
+        }
+        let mut sink = Self {
+            path: path.to_owned(),
+            #[cfg(unix)]
+            socket: None,
+            metadata,
+            waiting: VecDeque::new(),
+            lossy: form.lossy,
+            lost: 0,
+            paused: None,
+        };
+        // Now, because it may be out of reach later. One that is not there is tried again.
+        let _ = sink.connect();
+        sink
+    }
+
+    #[cfg(unix)]
+    fn connect(&mut self) -> io::Result<()> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(&self.path)?;
+        socket.set_write_timeout(Some(WRITE))?;
+        self.socket = Some(socket);
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn connect(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[cfg(unix)]
+    fn send_all(&mut self, until: Instant) -> io::Result<()> {
+        while let Some(message) = self.waiting.front() {
+            match &self.socket {
+                Some(socket) => {
+                    match socket.send(message) {
+                        // It would never go, and neither would what is behind it.
+                        Err(error) if super::syslog::is_too_long(&error) => self.lost += 1,
+                        sent => _ = sent?,
+                    }
+                    self.waiting.pop_front();
+                }
+                None => {
+                    self.connect()?;
+                    continue;
+                }
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn send_all(&mut self, _until: Instant) -> io::Result<()> {
+        self.connect()
+    }
+
+    fn send(&mut self, until: Instant) -> io::Result<()> {
+        if let Some((until, why)) = &self.paused {
+            if Instant::now() < *until {
+                return Err(io::Error::other(why.clone()));
+            }
+            self.paused = None;
+        }
+        let done = self.send_all(until);
+        if let Err(error) = &done {
+            #[cfg(unix)]
+            {
+                self.socket = None;
+            }
+            self.paused = Some((Instant::now() + PAUSE, error.to_string()));
+        }
+        done
+    }
+
+    fn message(&self, event: &Event) -> Vec<u8> {
+        let mut out = Vec::with_capacity(768);
+        field(&mut out, "MESSAGE", &said(event));
+        number_field(&mut out, "PRIORITY", super::syslog::severity(&event.kind).into());
+        field(&mut out, "SYSLOG_IDENTIFIER", PRODUCT);
+        field(&mut out, "EVENT_NAME", event.kind.name());
+        number_field(&mut out, "EVENT_TIME_MS", event.time);
+        number_field(&mut out, "EVENT_SEQUENCE", event.sequence);
+        if let Some(exchange) = event.kind.exchange() {
+            number_field(&mut out, "NETWORK_EXCHANGE_ID", exchange.id);
+            number_field(&mut out, "NETWORK_POLICY_GENERATION", exchange.generation);
+            field(&mut out, "NETWORK_TRANSPORT_PROTOCOL", exchange.protocol.as_str());
+            field(&mut out, "SERVER_ADDRESS", exchange.host.as_str());
+            number_field(&mut out, "SERVER_PORT", exchange.port.into());
+            field(&mut out, "CLIENT_ADDRESS", &exchange.client.to_string());
+        }
+        if let Some(judged) = event.kind.judged() {
+            field(&mut out, "NETWORK_POLICY_SCOPE", judged.scope());
+            field(&mut out, "NETWORK_POLICY_DECISION", judged.verdict.as_str());
+            field(&mut out, "NETWORK_POLICY_SOURCE", judged.source);
+            field(&mut out, "NETWORK_POLICY_REASON", &judged.reason);
+            field(&mut out, "NETWORK_POLICY_OVERRIDE", if judged.is_override { "true" } else { "false" });
+            field(&mut out, "HTTP_REQUEST_METHOD", judged.method.as_deref().unwrap_or("none"));
+        }
+        if let Kind::Close(ended) = &event.kind {
+            number_field(&mut out, "NETWORK_IO_UP", ended.up);
+            number_field(&mut out, "NETWORK_IO_DOWN", ended.down);
+            number_field(&mut out, "DURATION_MS", super::json::millis(ended));
+            field(&mut out, "OUTCOME", ended.ending.as_str());
+            if let Some(detail) = ended.ending.detail() {
+                field(&mut out, "OUTCOME_DETAIL", detail);
+            }
+        }
+        if let Some(label) = &event.label {
+            field(&mut out, "NETWORK_POLICY_PROFILE", &label.policy.profile);
+            field(&mut out, "NETWORK_POLICY_DIGEST", &label.policy.digest);
+            if let Some(rule) = &label.rule {
+                number_field(&mut out, "NETWORK_POLICY_RULE", rule.id.into());
+                field(&mut out, "NETWORK_POLICY_PATTERN", &rule.pattern);
+                field(&mut out, "NETWORK_POLICY_LAYER", rule.layer);
+                field(&mut out, "NETWORK_POLICY_PLACE", &rule.place);
+            }
+        }
+        out.extend_from_slice(&self.metadata);
+        out
+    }
+}
+
+impl Sink for JournaldSink {
+    fn name(&self) -> &'static str {
+        "journald"
+    }
+
+    fn write(&mut self, events: &[Event]) -> io::Result<()> {
+        let until = Instant::now() + CALL;
+        for event in events {
+            if self.lossy && self.waiting.len() >= BACKLOG && Instant::now() < until {
+                // A journal that can be reached takes them now.
+                let _ = self.send(until);
+            }
+            if self.lossy && self.waiting.len() >= BACKLOG {
+                self.lost += 1;
+                continue;
+            }
+            self.waiting.push_back(self.message(event));
+        }
+        self.send(until)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send(Instant::now() + CALL)
+    }
+
+    fn pending(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.len() < BACKLOG / 2
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn close(&mut self, deadline: Instant) -> io::Result<()> {
+        loop {
+            self.paused = None;
+            let done = self.send(deadline.max(Instant::now() + CALL));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.waiting.is_empty() || left.is_zero() {
+                return done;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+/// A line for people.
+fn said(event: &Event) -> String {
+    match (&event.kind, event.kind.exchange()) {
+        (Kind::Close(ended), Some(exchange)) => {
+            format!(
+                "closed {} {}:{}: {}, {} B up, {} B down",
+                exchange.protocol,
+                exchange.host,
+                exchange.port,
+                ended.ending.as_str(),
+                ended.up,
+                ended.down
+            )
+        }
+        (kind, Some(exchange)) => {
+            let judged = kind.judged().map(|judged| (judged.verdict.as_str(), judged.reason.as_ref()));
+            let (verdict, reason) = judged.unwrap_or_default();
+            format!("{verdict} {} {}:{} ({reason})", exchange.protocol, exchange.host, exchange.port)
+        }
+        (Kind::Fault(what), None) => format!("fault: {what}"),
+        // All of it, as the logs have it.
+        (_, None) => event.json(),
+    }
+}
+
+/// A field's name: upper case, `_` for what no name has.
+fn upper(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// `NAME=value`; with a line feed in the value, its length as eight bytes, little-endian, instead of `=`.
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        out.push(b'\n');
+        out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        out.push(b'=');
+    }
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'\n');
+}
+
+fn number_field(out: &mut Vec<u8>, name: &str, value: u64) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'=');
+    number(out, value);
+    out.push(b'\n');
+}
+
+#[cfg(all(test, unix))]
+#[path = "journald/tests.rs"]
+mod tests;

@@ -1,0 +1,300 @@
+//! Syslog (RFC 5424): to the system's socket, to a UDP port (RFC 5426), or to a TCP port, with counted frames (RFC 6587, section 3.4.1).
+//!
+//! A message has the event's name as its MSGID, what tells one event from another as structured data, and the line of JSON as its text.
+
+use super::json::{Encoder, PRODUCT, Stamp, is_bad};
+use super::record::{Change, Event, Kind};
+use super::setup::Form;
+use super::sink::Sink;
+use policy_format::SyslogTarget;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
+#[cfg(unix)]
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+/// Messages that wait for a server.
+const BACKLOG: usize = 8192;
+/// Bytes of one message: what goes into a datagram.
+const MAX_MESSAGE: usize = 60 * 1024;
+/// For a connection.
+const CONNECT: Duration = Duration::from_millis(500);
+/// For a piece of a message to be taken.
+const WRITE: Duration = Duration::from_millis(500);
+/// For messages to be sent in one call; one is tried in any case.
+const CALL: Duration = Duration::from_millis(500);
+/// Before a server that could not be reached is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+/// local0, as `logger` writes it: facility 16.
+const FACILITY: u8 = 16;
+
+/// The sink.
+pub(super) struct SyslogSink {
+    target: SyslogTarget,
+    way: Option<Way>,
+    encoder: Encoder,
+    stamp: Stamp,
+    host: String,
+    waiting: VecDeque<Vec<u8>>,
+    /// Bytes of the first of them that a connection has taken.
+    sent: usize,
+    /// What there is no room for is given up.
+    lossy: bool,
+    lost: u64,
+    paused: Option<(Instant, String)>,
+}
+
+enum Way {
+    #[cfg(unix)]
+    Socket(UnixDatagram),
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+impl SyslogSink {
+    /// A server that is not there yet is no error: it is tried again.
+    pub(super) fn open(target: SyslogTarget, form: &Form) -> Result<Self, String> {
+        #[cfg(not(unix))]
+        if let SyslogTarget::Socket(path) = &target {
+            return Err(format!("there is no unix socket `{path}` on this system"));
+        }
+        let (way, paused) = match connect(&target) {
+            Ok(way) => (Some(way), None),
+            Err(error) => (None, Some((Instant::now() + PAUSE, error.to_string()))),
+        };
+        Ok(Self {
+            target,
+            way,
+            encoder: Encoder::new(form),
+            stamp: Stamp::default(),
+            host: host_name(),
+            waiting: VecDeque::new(),
+            sent: 0,
+            lossy: form.lossy,
+            lost: 0,
+            paused,
+        })
+    }
+
+    fn message(&mut self, event: &Event) -> Vec<u8> {
+        let mut message = Vec::with_capacity(1536);
+        let time = String::from_utf8_lossy(self.stamp.of(event.time)).into_owned();
+        let (priority, name) = (FACILITY * 8 + severity(&event.kind), event.kind.name());
+        // Writing to memory cannot fail. A MSGID has 32 bytes at most: the last word is the one that tells.
+        let short = name.rsplit('.').next().unwrap_or(name);
+        let _ = write!(message, "<{priority}>1 {time} {} {PRODUCT} {} {short} ", self.host, std::process::id());
+        structured(&mut message, event);
+        message.push(b' ');
+        self.encoder.line(&mut message, event);
+        message.pop();
+        message.truncate(MAX_MESSAGE);
+        if matches!(self.target, SyslogTarget::Tcp(_)) {
+            let mut framed = format!("{} ", message.len()).into_bytes();
+            framed.append(&mut message);
+            return framed;
+        }
+        message
+    }
+
+    fn send(&mut self, until: Instant) -> io::Result<()> {
+        if let Some((until, why)) = &self.paused {
+            if Instant::now() < *until {
+                return Err(io::Error::other(why.clone()));
+            }
+            self.paused = None;
+        }
+        let done = self.send_all(until);
+        if let Err(error) = &done {
+            // A connection that is slow goes on in the middle of a message; in another one, the message begins again.
+            if !(error.kind() == ErrorKind::WouldBlock && matches!(self.way, Some(Way::Tcp(_)))) {
+                self.way = None;
+                self.sent = 0;
+            }
+            self.paused = Some((Instant::now() + PAUSE, error.to_string()));
+        }
+        done
+    }
+
+    fn send_all(&mut self, until: Instant) -> io::Result<()> {
+        while let Some(message) = self.waiting.front() {
+            if self.way.is_none() {
+                self.way = Some(connect(&self.target)?);
+            }
+            let sent = match &mut self.way {
+                #[cfg(unix)]
+                Some(Way::Socket(socket)) => socket.send(message),
+                Some(Way::Udp(socket)) => match socket.send(message) {
+                    // Nobody listened a moment ago; that is said of the next message, once.
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message),
+                    sent => sent,
+                },
+                Some(Way::Tcp(stream)) => match stream.write(message.get(self.sent..).unwrap_or_default()) {
+                    Ok(0) => Err(ErrorKind::WriteZero.into()),
+                    Ok(written) => Ok(self.sent + written),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => Ok(self.sent),
+                    Err(error) => Err(error),
+                },
+                None => Ok(0),
+            };
+            match sent {
+                Ok(sent) if sent < message.len() => self.sent = sent,
+                Ok(_) => {
+                    self.waiting.pop_front();
+                    self.sent = 0;
+                }
+                // It would never go, and neither would what is behind it.
+                Err(error) if is_too_long(&error) => {
+                    self.waiting.pop_front();
+                    self.lost += 1;
+                }
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for SyslogSink {
+    fn name(&self) -> &'static str {
+        "syslog"
+    }
+
+    fn write(&mut self, events: &[Event]) -> io::Result<()> {
+        let until = Instant::now() + CALL;
+        for event in events {
+            if self.lossy && self.waiting.len() >= BACKLOG && Instant::now() < until {
+                // A server that can be reached takes them now.
+                let _ = self.send(until);
+            }
+            if self.lossy && self.waiting.len() >= BACKLOG {
+                self.lost += 1;
+                continue;
+            }
+            let message = self.message(event);
+            self.waiting.push_back(message);
+        }
+        self.send(until)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send(Instant::now() + CALL)
+    }
+
+    fn pending(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.len() < BACKLOG / 2
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn close(&mut self, deadline: Instant) -> io::Result<()> {
+        loop {
+            self.paused = None;
+            let done = self.send(deadline.max(Instant::now() + CALL));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.waiting.is_empty() || left.is_zero() {
+                return done;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+/// Whether a datagram is longer than there can be.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let number = rustix::io::Errno::MSGSIZE.raw_os_error();
+    // WSAEMSGSIZE.
+    #[cfg(not(unix))]
+    let number = 10_040;
+    error.raw_os_error() == Some(number)
+}
+
+fn connect(target: &SyslogTarget) -> io::Result<Way> {
+    match target {
+        #[cfg(unix)]
+        SyslogTarget::Socket(path) => {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(path)?;
+            socket.set_write_timeout(Some(WRITE))?;
+            Ok(Way::Socket(socket))
+        }
+        #[cfg(not(unix))]
+        SyslogTarget::Socket(_) => Err(ErrorKind::Unsupported.into()),
+        SyslogTarget::Udp(address) => {
+            let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(address)?;
+            socket.set_write_timeout(Some(WRITE))?;
+            Ok(Way::Udp(socket))
+        }
+        SyslogTarget::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, CONNECT)?;
+            stream.set_write_timeout(Some(WRITE))?;
+            Ok(Way::Tcp(stream))
+        }
+    }
+}
+
+/// The system's name, or what stands for none.
+fn host_name() -> String {
+    #[cfg(unix)]
+    {
+        let name = rustix::system::uname();
+        let name = name.nodename().to_string_lossy();
+        if !name.is_empty() && name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return name.into_owned();
+        }
+    }
+    "-".to_owned()
+}
+
+/// warning, notice or informational.
+pub(super) fn severity(kind: &Kind) -> u8 {
+    match kind {
+        Kind::Fault(_) | Kind::Lost(_) | Kind::Policy(Change::Refused(_) | Change::Withdrawn(_)) => 4,
+        kind if is_bad(kind) => 5,
+        _ => 6,
+    }
+}
+
+/// `[netproxy@32473 id="7" …]`: 32473 is the number of nobody, for examples (RFC 5612).
+fn structured(message: &mut Vec<u8>, event: &Event) {
+    message.extend_from_slice(b"[netproxy@32473");
+    let mut one = |name: &str, value: &str| {
+        let _ = write!(message, " {name}=\"");
+        for byte in value.bytes() {
+            if matches!(byte, b'"' | b'\\' | b']') {
+                message.push(b'\\');
+            }
+            message.push(byte);
+        }
+        message.push(b'"');
+    };
+    one("sequence", &event.sequence.to_string());
+    if let Some(exchange) = event.kind.exchange() {
+        one("id", &exchange.id.to_string());
+        one("host", exchange.host.as_str());
+        one("port", &exchange.port.to_string());
+        one("client", &exchange.client.to_string());
+        one("protocol", exchange.protocol.as_str());
+    }
+    if let Some(judged) = event.kind.judged() {
+        one("decision", judged.verdict.as_str());
+        one("reason", &judged.reason);
+    }
+    message.push(b']');
+}
+
+#[cfg(all(test, unix))]
+#[path = "syslog/tests.rs"]
+mod tests;

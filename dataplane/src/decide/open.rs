@@ -1,0 +1,168 @@
+//! What was let on and has not ended yet: how it ends is said once, whatever becomes of it.
+
+use super::{Decider, Question, Told};
+use crate::audit::event::{Closed, Ending};
+use crate::connect::UpstreamError;
+use crate::counters::Reached;
+use crate::limits::Place;
+use crate::parse::target::Target;
+use crate::relay::http::Span;
+use crate::tunnels::{Listed, Whose};
+use policy_format::{Host, Protocol};
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// An exchange, or a tunnel that does not stand yet. Dropped without a word, it was broken off, or the proxy stopped.
+pub(crate) struct Open<'q> {
+    decider: &'q Decider,
+    id: u64,
+    client: SocketAddr,
+    protocol: Protocol,
+    target: &'q Target,
+    generation: u64,
+    /// When it was decided; where nobody looked at the clock then, it is when it began.
+    since: Option<Instant>,
+    /// What is known of the exchange.
+    pub(crate) span: Span,
+    said: bool,
+}
+
+impl From<UpstreamError> for Ending {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error.proxy_error())
+    }
+}
+
+impl From<Reached> for Ending {
+    fn from(reached: Reached) -> Self {
+        Self::Limited(reached.name())
+    }
+}
+
+impl<'q> Open<'q> {
+    /// Of a request whose allowance was told just now; `None` where it was told before, and of datagrams.
+    #[inline]
+    pub(super) fn new(decider: &'q Decider, question: &Question<'q>, generation: u64, since: Option<Instant>) -> Option<Self> {
+        let Question { id, client, protocol, target, told, .. } = *question;
+        if told != Told::Nothing || protocol == Protocol::Socks5Udp {
+            return None;
+        }
+        Some(Self { decider, id, client, protocol, target, generation, since, span: Span::default(), said: false })
+    }
+
+    /// Of a request inside TLS that goes to `target`, and whose allowance was told as that of `question`.
+    pub(crate) fn inside(decider: &'q Decider, client: SocketAddr, target: &'q Target, (id, generation): (u64, u64)) -> Self {
+        let since = Some(Instant::now());
+        Self { decider, id, client, protocol: Protocol::Https, target, generation, since, span: Span::default(), said: false }
+    }
+
+    /// Somebody else says how it ends; under this number, of a request that this policy let on.
+    pub(crate) fn hand_over(mut self) -> (u64, u64) {
+        self.said = true;
+        (self.id, self.generation)
+    }
+
+    /// Nothing came of it so far, and it is tried once more.
+    pub(crate) fn again(&mut self) {
+        self.since = self.since.or(self.span.began);
+        self.span = Span::default();
+    }
+
+    /// It ended as whoever relayed it knows; else by a side that broke off.
+    pub(crate) fn broken(self) {
+        let cause = self.span.cause.unwrap_or(Ending::Broken);
+        self.end(cause);
+    }
+
+    /// That is how it ended.
+    pub(crate) fn end(mut self, ending: Ending) {
+        self.say(ending);
+    }
+
+    /// It became a tunnel, which ends by itself. `counted`: among those that are open.
+    pub(crate) fn into_live(mut self, decider: &Arc<Decider>, place: Option<Place>, counted: bool) -> Listed {
+        self.said = true;
+        let since = self.since.or(self.span.began).unwrap_or_else(Instant::now);
+        let Span { up, down, .. } = self.span;
+        let Self { id, client, protocol, generation, .. } = self;
+        let live = Listed::new(decider, Whose { id, client, protocol, port: self.target.port, generation, since, place, counted });
+        live.add(up, down);
+        live
+    }
+
+    fn say(&mut self, ending: Ending) {
+        self.said = true;
+        let ended = self.span.ended.unwrap_or_else(Instant::now);
+        let since = self.since.or(self.span.began);
+        let closed = Closed {
+            id: self.id,
+            generation: self.generation,
+            client: self.client,
+            protocol: self.protocol,
+            host: "",
+            port: self.target.port,
+            up: self.span.up,
+            down: self.span.down,
+            duration: since.map(|since| ended.saturating_duration_since(since)).unwrap_or_default(),
+            ending,
+        };
+        self.decider.counters().closed(&closed);
+        let observer = self.decider.observer();
+        if observer.wants_closes() {
+            with_text(&self.target.host, |host| observer.closed(&Closed { host, ..closed }));
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.said {
+            let ending = self.decider.tunnels().cut_off();
+            self.say(ending);
+        }
+    }
+}
+
+/// A host as text, without memory of its own.
+fn with_text(host: &Host, hear: impl FnOnce(&str)) {
+    /// The longest address has fewer letters.
+    struct Text([u8; 64], usize);
+    impl Write for Text {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let room = self.0.get_mut(self.1..self.1 + text.len()).ok_or(std::fmt::Error)?;
+            room.copy_from_slice(text.as_bytes());
+            self.1 += text.len();
+            Ok(())
+        }
+    }
+    match host {
+        Host::Name(name) | Host::NumericLookalike(name) => hear(name.as_str()),
+        Host::Ip(_) => {
+            let mut text = Text([0; 64], 0);
+            let written = write!(text, "{host}").is_ok();
+            let Text(bytes, len) = &text;
+            let text = bytes.get(..*len).and_then(|bytes| std::str::from_utf8(bytes).ok()).filter(|_| written);
+            hear(text.unwrap_or_default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_shown_as_everywhere() {
+        let longest = "1234:5678:9abc:def0:1234:5678:9abc:def0";
+        for host in ["a.test", "192.0.2.1", "255.255.255.255", "2001:db8::1", "::ffff:192.0.2.255", longest, "127.1"] {
+            let host = Host::parse(host).unwrap();
+            let mut heard = String::new();
+            with_text(&host, |text| text.clone_into(&mut heard));
+            assert_eq!(heard, host.to_string());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What somebody beside the policy says: to hold it to more, or to let on what it does not name.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use policy_format::{
+    Access, Blob, BlobBuilder, Decision, Host, Intercepted, Layer, Meta, Mode, Overrides, Pattern, ProfileId, Protocol, Reason, Request,
+    RuleId, RuleInput, Source, decide, decide_with,
+};
+
+const RULES: [(&str, Access); 5] = [
+    ("allowed.test", Access::Allow),
+    ("reads.test", Access::ReadOnly),
+    ("denied.test", Access::Deny),
+    ("203.0.113.0/24", Access::Deny),
+    ("**.wide.test", Access::Allow),
+];
+
+fn build(meta: Meta) -> Blob<Vec<u8>> {
+    let mut builder = BlobBuilder::new(Meta { profile: "test".into(), ..meta });
+    for (pattern, access) in RULES {
+        let source = Source { layer: Layer::User, label: "config.toml".into() };
+        builder.rule(RuleInput::new(Pattern::parse(pattern).unwrap(), access, source, 1));
+    }
+    Blob::open(builder.build().unwrap()).unwrap()
+}
+
+fn asked<'a>(host: &'a Host, protocol: Protocol, method: Option<&'a str>) -> Request<'a> {
+    Request { protocol, method, path: method.map(|_| "/"), can_intercept: true, ..Request::connect(host, 443) }
+}
+
+const GRANTED: Overrides = Overrides { limited: false, granted: true };
+
+/// `allow` or the reason.
+fn said(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Allow(_) => "allow",
+        Decision::Deny(denied) => denied.reason.as_str(),
+    }
+}
+
+#[test]
+fn what_is_granted_stands_in_for_a_rule_that_is_missing_and_for_nothing_else() {
+    for local in [false, true] {
+        let blob = build(Meta { allow_local_binding: local, ..Meta::default() });
+        for (host, by_itself, granted) in [
+            ("other.test", "not_allowed", "allow"),
+            ("198.51.101.9", "not_allowed", "allow"),
+            ("allowed.test", "allow", "allow"),
+            ("denied.test", "denied", "denied"),
+            ("203.0.113.7", "denied", "denied"),
+            ("127.1", "not_allowed", "not_allowed"),
+            ("0x7f000001", "not_allowed", "not_allowed"),
+            ("metadata.google.internal", "not_allowed", "not_allowed_local"),
+            ("169.254.169.254", if local { "not_allowed" } else { "not_allowed_local" }, "not_allowed_local"),
+        ] {
+            let host = Host::parse(host).unwrap();
+            let request = asked(&host, Protocol::Http, Some("GET"));
+            assert_eq!(said(decide(&blob, &request)), by_itself, "{host}, {local}");
+            assert_eq!(said(decide_with(&blob, &request, GRANTED)), granted, "{host}, {local}");
+        }
+        // Where it leads is decided on as ever.
+        let host = Host::parse("other.test").unwrap();
+        for (ip, expected) in [
+            ("198.51.101.9", "allow"),
+            ("203.0.113.7", "denied"),
+            ("10.0.0.1", if local { "allow" } else { "not_allowed_local" }),
+            ("169.254.169.254", "not_allowed_local"),
+        ] {
+            let addresses = [ip.parse().unwrap()];
+            let request = Request { addresses: &addresses, ..asked(&host, Protocol::Connect, None) };
+            assert_eq!(said(decide_with(&blob, &request, GRANTED)), expected, "{ip}, {local}");
+        }
+    }
+}
+
+#[test]
+fn no_rule_is_named_for_what_none_allows() {
+    let blob = build(Meta::default());
+    let host = Host::parse("other.test").unwrap();
+    let decision = decide_with(&blob, &asked(&host, Protocol::Connect, None), GRANTED);
+    assert!(matches!(decision, Decision::Allow(allowed) if allowed.rule == RuleId(u32::MAX)), "{decision:?}");
+    assert!(blob.rule(RuleId(u32::MAX)).is_none());
+    let host = Host::parse("allowed.test").unwrap();
+    let decision = decide_with(&blob, &asked(&host, Protocol::Connect, None), GRANTED);
+    assert!(matches!(decision, Decision::Allow(allowed) if blob.rule(allowed.rule).is_some()), "{decision:?}");
+}
+
+#[test]
+fn a_policy_that_is_held_to_limited_mode_decides_as_one_that_is_limited() {
+    let (full, limited) = (build(Meta::default()), build(Meta { mode: Mode::Limited, ..Meta::default() }));
+    for host in ["allowed.test", "reads.test", "denied.test", "other.test", "x.wide.test"] {
+        let host = Host::parse(host).unwrap();
+        for (protocol, method) in [
+            (Protocol::Http, Some("GET")),
+            (Protocol::Http, Some("PUT")),
+            (Protocol::Https, Some("POST")),
+            (Protocol::Connect, None),
+            (Protocol::Socks5Tcp, None),
+            (Protocol::Socks5Udp, None),
+        ] {
+            for can_intercept in [false, true] {
+                for granted in [false, true] {
+                    let request = Request { can_intercept, ..asked(&host, protocol, method) };
+                    let held = decide_with(&full, &request, Overrides { limited: true, granted });
+                    let own = decide_with(&limited, &request, Overrides { limited: false, granted });
+                    assert_eq!(held, own, "{host} {protocol} {method:?} {can_intercept} {granted}");
+                    // To what it says itself it can be held, too.
+                    assert_eq!(decide_with(&limited, &request, Overrides { limited: true, granted }), own);
+                }
+            }
+        }
+    }
+    assert_eq!(full.intercepted_with(ProfileId::default(), true), limited.intercepted(ProfileId::default()));
+    let named = |blob: &Blob<Vec<u8>>| match blob.intercepted(ProfileId::default()) {
+        Intercepted::Hosts(hosts) => hosts.len(),
+        Intercepted::All => usize::MAX,
+    };
+    assert!(named(&full) < named(&limited));
+    let host = Host::parse("other.test").unwrap();
+    let decision = decide(&full, &asked(&host, Protocol::Connect, None));
+    assert!(matches!(decision, Decision::Deny(denied) if denied.reason == Reason::NotAllowed));
+}

@@ -1,0 +1,251 @@
+//! Audit files, as the real program writes them.
+
+use harness::client::get;
+use harness::{Client, DataPlane, Origin, binaries, policy, wait_until};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What [`Origin::start`] answers.
+const ORIGIN: u16 = 299;
+const LOCAL: &str = "allow_local_binding = true";
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn compiled(dir: &Path, settings: &str, domains: &[(&str, &str)]) -> PathBuf {
+    let file = dir.join("policy.bin");
+    binaries::compile_to(&policy(settings, domains), &file);
+    file
+}
+
+/// The events of a log, without the lines of its chain.
+fn events(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    // The last line may be on its way.
+    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| !line["chain.count"].is_u64() && !line["chain.format"].is_u64())
+        .collect()
+}
+
+fn names(events: &[Value]) -> Vec<String> {
+    events.iter().map(|event| event["event.name"].as_str().unwrap().trim_start_matches("codex.network_proxy.").to_owned()).collect()
+}
+
+fn waits_for(log: &Path, what: &str, count: usize) -> Vec<Value> {
+    let mut found = Vec::new();
+    wait_until(what, || {
+        found = events(log);
+        names(&found).iter().filter(|name| *name == what).count() >= count
+    });
+    found
+}
+
+/// Whether `netpolicy audit verify` finds nothing wrong.
+fn is_whole(dir: &Path, logs: &[&Path]) -> bool {
+    let args: Vec<&str> = ["audit", "verify"].into_iter().chain(logs.iter().map(|log| text(log))).collect();
+    let output = binaries::netpolicy(dir, &args);
+    assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+#[test]
+fn every_decision_and_every_end_is_written_sealed_and_ends_with_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start();
+    let file = compiled(dir.path(), LOCAL, &[("127.0.0.1", "allow")]);
+    let log = dir.path().join("audit.jsonl");
+    let metadata = ["--audit-metadata", "conversation.id=c-1", "--audit-metadata", "model=m"];
+    let mut args = vec!["--policy", text(&file), "--sandbox", "auto", "--audit-file", text(&log)];
+    args.extend(metadata);
+    let mut proxy = DataPlane::start(&args);
+    assert_eq!(get(proxy.http(), &format!("http://{}/secret?token=1", origin.address())).status, ORIGIN);
+    assert_eq!(get(proxy.http(), "http://denied.example/secret").status, 403);
+    waits_for(&log, "closed", 1);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+    let found = events(&log);
+    assert_eq!(names(&found), ["start", "policy_decision", "closed", "policy_decision", "stop"]);
+    let [_, allowed, closed, denied, _] = &found[..] else { panic!("{found:?}") };
+    for (name, value) in [
+        ("network.policy.decision", "allow".into()),
+        ("network.policy.reason", "allow".into()),
+        ("network.policy.scope", "domain".into()),
+        ("network.policy.source", "baseline_policy".into()),
+        ("network.transport.protocol", "http".into()),
+        ("server.address", "127.0.0.1".into()),
+        ("server.port", origin.address().port().into()),
+        ("http.request.method", "GET".into()),
+        ("network.policy.pattern", "127.0.0.1".into()),
+        ("network.policy.generation", 1.into()),
+        ("conversation.id", "c-1".into()),
+    ] {
+        let value: Value = value;
+        assert_eq!(allowed[name], value, "{name}");
+    }
+    assert!(allowed["network.policy.place"].as_str().unwrap().contains(':'));
+    assert_eq!(closed["network.exchange.id"], allowed["network.exchange.id"]);
+    assert_eq!(
+        (closed["outcome"].as_str(), closed["network.io.up"].as_u64(), closed["network.io.down"].as_u64()),
+        (Some("done"), Some(0), Some(6))
+    );
+    assert_eq!(
+        (denied["network.policy.reason"].as_str(), denied["server.address"].as_str()),
+        (Some("not_allowed"), Some("denied.example"))
+    );
+    assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!fs::read_to_string(&log).unwrap().contains("secret"), "no path, no query");
+    assert!(is_whole(dir.path(), &[&log]));
+    let changed = fs::read_to_string(&log).unwrap().replacen("denied.example", "other.example", 1);
+    fs::write(&log, changed).unwrap();
+    assert!(!is_whole(dir.path(), &[&log]));
+}
+
+#[test]
+fn a_file_is_rotated_under_the_sandbox_and_opened_again_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let log = logs.join("audit.jsonl");
+    let settings = format!("{LOCAL}\naudit = {{ file = \"{}\", rotate_bytes = \"4KiB\", keep = 2, fsync = \"always\" }}", log.display());
+    let file = compiled(dir.path(), &settings, &[("127.0.0.1", "allow")]);
+    let mut proxy = DataPlane::start(&["--policy", text(&file), "--sandbox", "auto"]);
+    let rotated = || {
+        let names = fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<PathBuf> = names.filter(|path| path.file_name().unwrap().to_str().unwrap().contains("Z-")).collect();
+        names.sort_by_key(|path| path.to_str().unwrap().rsplit_once('-').unwrap().1.trim_end_matches(".jsonl").parse::<u64>().unwrap());
+        names
+    };
+    let mut host = 0;
+    wait_until("three were rotated", || {
+        host += 1;
+        assert_eq!(get(proxy.http(), &format!("http://denied-{host}.example/")).status, 403);
+        rotated().last().is_some_and(|last| text(last).ends_with("-3.jsonl"))
+    });
+    wait_until("the oldest is removed", || rotated().len() == 2);
+    // Somebody else moves it.
+    let moved = logs.join("moved");
+    let before = fs::metadata(&log).unwrap().ino();
+    fs::rename(&log, &moved).unwrap();
+    proxy.signal("HUP");
+    wait_until("there is a new one", || fs::metadata(&log).is_ok_and(|found| found.ino() != before));
+    assert_eq!(get(proxy.http(), "http://last.example/").status, 403);
+    waits_for(&log, "policy_decision", 1);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+    let all: Vec<PathBuf> = rotated().into_iter().chain([moved, log]).collect();
+    let all: Vec<&Path> = all.iter().map(PathBuf::as_path).collect();
+    assert!(is_whole(dir.path(), &all), "what is left is one log");
+}
+
+#[test]
+fn a_crash_is_seen_and_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = compiled(dir.path(), LOCAL, &[("127.0.0.1", "allow")]);
+    let log = dir.path().join("audit.jsonl");
+    let args = ["--policy", text(&file), "--audit-file", text(&log)];
+    let mut proxy = DataPlane::start(&args);
+    assert_eq!(get(proxy.http(), "http://one.example/").status, 403);
+    waits_for(&log, "policy_decision", 1);
+    // Two do not write to one file.
+    let second = Command::new(binaries::path("netproxy-dp")).args(binaries::FREE_PORTS).args(args).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is written by another process"));
+    proxy.signal("KILL");
+    proxy.wait();
+    let mut broken = fs::read_to_string(&log).unwrap();
+    broken.push_str("{\"event.name\":\"codex.netw");
+    fs::write(&log, broken).unwrap();
+    let mut proxy = DataPlane::start(&args);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+    assert_eq!(names(&events(&log)), ["start", "policy_decision", "start", "stop"]);
+    assert!(fs::read_to_string(&log).unwrap().contains("\"chain.unsealed\":0,\"chain.torn\":25,"));
+}
+
+#[test]
+fn a_reload_puts_its_audit_in_force_and_says_which_policy_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("one.jsonl"), dir.path().join("two.jsonl"));
+    let audit = |log: &Path, level: &str| format!("{LOCAL}\naudit = {{ file = \"{}\", level = \"{level}\" }}", log.display());
+    let file = compiled(dir.path(), &audit(&one, "all"), &[("127.0.0.1", "allow")]);
+    let mut proxy = DataPlane::start(&["--policy", text(&file)]);
+    compiled(dir.path(), &audit(&two, "denied"), &[("127.0.0.1", "allow"), ("a.example", "deny")]);
+    proxy.signal("HUP");
+    assert_eq!(proxy.next_reload()["outcome"], "swapped");
+    let swapped = waits_for(&one, "policy", 1);
+    assert_eq!(names(&swapped), ["start", "policy"]);
+    assert_eq!((&swapped[1]["outcome"], &swapped[1]["network.policy.generation"]), (&"swapped".into(), &2.into()));
+    wait_until("the other is there", || two.exists());
+    let origin = Origin::start();
+    assert_eq!(get(proxy.http(), &format!("http://{}/", origin.address())).status, ORIGIN);
+    assert_eq!(get(proxy.http(), "http://a.example/").status, 403);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+    assert_eq!(names(&events(&two)), ["policy_decision", "stop"], "what is allowed is not told at this level");
+    assert_eq!(events(&two)[0]["network.policy.generation"], 2);
+}
+
+/// A syslog that is not there takes nothing: what the sink keeps is bounded, and then the queue fills.
+#[test]
+fn what_cannot_be_told_is_refused_where_the_policy_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let audit = format!("{LOCAL}\naudit = {{ syslog = \"{}\", on_full = \"deny\", queue = 64 }}", log.display());
+    let file = compiled(dir.path(), &audit, &[("127.0.0.1", "allow")]);
+    let origin = Origin::start();
+    let mut proxy = DataPlane::start(&["--policy", text(&file), "--sandbox", "off"]);
+    let url = format!("http://{}/", origin.address());
+    let mut client = Client::connect(proxy.http());
+    let mut refused = None;
+    for _ in 0..100_000 {
+        let answer = client.send(format!("GET {url} HTTP/1.1\r\nHost: {}\r\n\r\n", origin.address())).answer();
+        if answer.status != ORIGIN {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("the queue is bounded");
+    assert_eq!((refused.status, refused.header("x-proxy-error")), (403, Some("blocked-by-policy")));
+    let body = refused.json();
+    assert_eq!((&body["reason"], &body["source"]), (&"policy_denied".into(), &"proxy_state".into()));
+    assert!(body["message"].as_str().unwrap().contains("the audit log is full"));
+    // Somebody does again.
+    let system = std::os::unix::net::UnixDatagram::bind(&log).unwrap();
+    std::thread::spawn(move || {
+        let mut message = vec![0; 65_536];
+        while system.recv(&mut message).is_ok() {}
+    });
+    wait_until("requests go on", || get(proxy.http(), &url).status == ORIGIN);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+}
+
+#[test]
+fn what_cannot_be_written_to_is_said_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |args: &[&str]| {
+        let output = Command::new(binaries::path("netproxy-dp")).args(binaries::FREE_PORTS).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let missing = dir.path().join("no/audit.jsonl");
+    let (code, said) = start(&["--audit-file", text(&missing)]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("has no folder: make it, and give it to the user of the proxy"), "{said}");
+    for (flag, value, why) in [
+        ("--audit-metadata", "server.address=x", "is a field that events have themselves"),
+        ("--audit-metadata", "x", "it is not `KEY=VALUE`"),
+        ("--audit-syslog", "ftp://127.0.0.1:1", "it is spoken to by `udp` or `tcp`"),
+        ("--audit-level", "loud", "it is one of `off`, `denied`, `decisions`, `all`"),
+        ("--audit-otlp", "collector:4317", "it starts with `http://` or `https://`"),
+    ] {
+        let (code, said) = start(&[flag, value]);
+        assert_eq!(code, Some(2), "{flag} {value}");
+        assert!(said.contains(why), "{flag} {value}: {said}");
+    }
+}
