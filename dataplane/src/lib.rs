@@ -21,6 +21,7 @@ mod association;
 mod audit;
 mod blocked;
 mod builder;
+mod calendar;
 pub mod child;
 mod config;
 mod connect;

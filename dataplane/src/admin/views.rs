@@ -4,6 +4,7 @@ use super::backend::Backend;
 use super::model::{self, Layer, Mitm, ModeState, Patterns, Switches, UnixSockets, Upstream, UpstreamRule};
 use super::query::Query;
 use super::reply::Refusal;
+use crate::calendar::date;
 use crate::policy::Snapshot;
 use policy_format::{Limits, NameServer, PortRange, RuleId, Settings};
 use std::collections::BTreeMap;
@@ -189,19 +190,6 @@ pub(crate) fn rfc3339(millis: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-/// Year, month and day of a day since 1970 in the Gregorian calendar, by years that begin in March, so that the odd day is a year's last.
-fn date(days: u64) -> (u64, u64, u64) {
-    // From the first of March of the year 0.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

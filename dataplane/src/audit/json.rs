@@ -4,6 +4,7 @@ use super::event::Verdict;
 use super::ocsf;
 use super::record::{Change, Ended, Event, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName};
 use super::setup::Form;
+pub(super) use crate::calendar::date;
 use policy_format::{AuditNaming, Protocol};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -424,18 +425,6 @@ impl Stamp {
             self.text = text;
         }
     }
-}
-
-/// The date of a day since 1970 (proleptic Gregorian calendar): years of March to February have their leap day last.
-pub(super) fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day_of_month = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day_of_month)
 }
 
 /// Whether an event is about something that did not go well.
