@@ -122,7 +122,7 @@ impl Backend for Live {
         let wanted = filter.clone();
         let events = feed.subscribe(wants(&filter), move |event| takes(&wanted, event))?;
         // A number that is yet to come is of a process before this one: nothing of this one was seen.
-        let after = after.map(|after| if after > self.0.hub.stats().told { 0 } else { after });
+        let after = after.map(|after| if feed.has_told(after) { after } else { 0 });
         // What comes in between is in both.
         let kept = after.map(|after| feed.blocked(0, usize::MAX).events.into_iter().filter(move |event| event.sequence > after));
         let kept: VecDeque<Arc<Event>> = kept.into_iter().flatten().filter(|event| takes(&filter, event)).collect();

@@ -2,6 +2,7 @@
 
 use super::hub::{AuditStats, Hub, Means, Ready, SinkStats};
 use super::policies::Policies;
+use super::queue::Spare;
 use super::record::{Event, Gap, Kind, now};
 use super::setup::{self, Spec};
 use super::sink::Sink;
@@ -32,7 +33,7 @@ pub(super) struct Consumer {
     /// What the board was told, and a sink has no room for; and how much room of the queue it takes all the same.
     kept: Vec<Event>,
     owed: usize,
-    spare: Vec<Event>,
+    spare: Spare,
     /// Events that there was no room for and nobody was told of yet, and when the first of them happened.
     missed: Option<(u64, u64)>,
 }
@@ -113,7 +114,7 @@ impl Consumer {
             kept: Vec::new(),
             owed: 0,
             missed: None,
-            spare: Vec::new(),
+            spare: Spare::default(),
         }
     }
 

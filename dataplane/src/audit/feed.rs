@@ -80,6 +80,12 @@ impl Feed {
         self.0.board.ring().events.drain(..).map(|(_, event)| event).collect()
     }
 
+    /// Whether somebody may have seen an event of this number ([`Event::sequence`]). If not, it is of another process.
+    #[must_use]
+    pub fn has_told(&self, sequence: u64) -> bool {
+        sequence <= self.0.board.last.load(Ordering::Acquire)
+    }
+
     /// Events from now on that are wanted, and of which `matches` says so. `None` when there are too many subscribers.
     #[must_use]
     pub fn subscribe(&self, wants: Wants, matches: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Option<Subscription> {
@@ -142,6 +148,8 @@ impl Ring {
 pub(super) struct Board {
     ring: Mutex<Ring>,
     subscribers: Mutex<Vec<Subscriber>>,
+    /// The sequence number of the last event that anybody may have seen.
+    last: AtomicU64,
 }
 
 impl Board {
@@ -172,6 +180,10 @@ impl Board {
 
     /// Tells them. Gives whether a subscriber has gone.
     pub(super) fn tell(&self, events: &[Event]) -> bool {
+        if let Some(event) = events.last() {
+            // Before it is seen, so that who comes back with its number is known to have it from here.
+            self.last.store(event.sequence, Ordering::Release);
+        }
         let subscribers = self.subscribers();
         let mut gone = false;
         for event in events {
@@ -243,8 +255,9 @@ mod tests {
         let mut subscription = Subscription { events, lost: Arc::clone(&lost) };
         assert!(board.add(Subscriber { wants: Wants::STATE, matches: Box::new(|_| true), sender, lost }));
         assert_eq!(board.wants(), Wants::DENIALS.and(Wants::STATE));
-        let all: Vec<Event> = (0..5).map(|_| Event::now(Kind::Stop)).collect();
+        let all: Vec<Event> = (1..=5).map(|sequence| Event { sequence, ..Event::now(Kind::Stop) }).collect();
         assert!(!board.tell(&all));
+        assert_eq!(board.last.load(Ordering::Acquire), 5);
         for _ in 0..2 {
             assert!(matches!(subscription.next().await, Some(Item::Event(_))));
         }

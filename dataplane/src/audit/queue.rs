@@ -52,6 +52,10 @@ struct Buffer {
     since: u64,
 }
 
+/// Memory for the buffers, of which the consumer has one set and the threads the other.
+#[derive(Default)]
+pub(super) struct Spare([Vec<Event>; SHARDS]);
+
 /// What the consumer found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
@@ -224,37 +228,38 @@ impl Queue {
         let _ = self.consumer.set(std::thread::current());
     }
 
-    /// Moves all events to `into`, in the order of their times. Their room has to be given back ([`Self::give_back`]).
-    pub(super) fn take(&self, into: &mut Vec<Event>, spare: &mut Vec<Event>) -> Found {
+    /// Moves all events to `into`, in the order in which they happened. Their room has to be given back ([`Self::give_back`]).
+    ///
+    /// All buffers are closed at once: what one thread did before another is not found without it.
+    pub(super) fn take(&self, into: &mut Vec<Event>, spare: &mut Spare) -> Found {
         self.nudged.store(false, Ordering::Release);
-        let (mut found, mut from) = (Found::default(), 0);
-        let start = into.len();
-        for shard in &self.shards {
-            let mut buffer = lock(&shard.0);
-            if buffer.events.is_empty() && buffer.lost == 0 && buffer.credit == 0 {
-                continue;
-            }
+        let (mut found, mut credit) = (Found::default(), 0);
+        let mut buffers = self.shards.each_ref().map(|shard| lock(&shard.0));
+        for (buffer, spare) in buffers.iter_mut().zip(&mut spare.0) {
             std::mem::swap(&mut buffer.events, spare);
-            let credit = std::mem::take(&mut buffer.credit);
+            credit += std::mem::take(&mut buffer.credit);
             let lost = std::mem::take(&mut buffer.lost);
-            let since = buffer.since;
-            drop(buffer);
-            self.give_back(credit);
             if lost > 0 {
                 let (count, first) = found.lost.unwrap_or((0, u64::MAX));
-                found.lost = Some((count + lost, first.min(since)));
+                found.lost = Some((count + lost, first.min(buffer.since)));
             }
-            from += usize::from(!spare.is_empty());
-            found.events += spare.len();
-            into.append(spare);
         }
-        // Memory for a burst is given back some time.
-        if spare.capacity() > 1024 && found.events < spare.capacity() / 16 {
-            spare.shrink_to(1024);
+        drop(buffers);
+        self.give_back(credit);
+        let start = into.len();
+        let from = spare.0.iter().filter(|events| !events.is_empty()).count();
+        for events in &mut spare.0 {
+            // Memory for a burst is given back some time.
+            let used = events.len();
+            into.append(events);
+            if events.capacity() > 1024 && used < events.capacity() / 16 {
+                events.shrink_to(1024);
+            }
         }
+        found.events = into.len() - start;
         if from > 1 {
             // Runs that are in order already, which this kind of sort is made for.
-            into.get_mut(start..).unwrap_or_default().sort_by_key(|event| event.time);
+            into.get_mut(start..).unwrap_or_default().sort_by_key(|event| (event.time, event.sequence));
         }
         found
     }
@@ -356,7 +361,7 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> (Vec<u64>, Option<(u64, u64)>) {
-        let (mut events, mut spare) = (Vec::new(), Vec::new());
+        let (mut events, mut spare) = (Vec::new(), Spare::default());
         let found = queue.take(&mut events, &mut spare);
         queue.give_back(found.events);
         assert_eq!(found.events, events.len());
@@ -449,6 +454,40 @@ mod tests {
         queue.set(8, OnFull::Drop);
         (0..9).for_each(|time| queue.push(event(time)));
         assert_eq!(take(&queue).0.len(), 8);
+    }
+
+    /// One thread after the other, as a client's requests are: each waits until the one before has put its event in.
+    #[test]
+    fn what_follows_from_something_is_behind_it() {
+        const EVENTS: usize = 20_000;
+        let queue = Arc::new(Queue::new(EVENTS, OnFull::Drop));
+        let next = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|me| {
+                let (queue, next) = (Arc::clone(&queue), Arc::clone(&next));
+                std::thread::spawn(move || {
+                    for turn in (0..EVENTS).filter(|turn| turn % 2 == me) {
+                        while next.load(Ordering::Acquire) != turn {
+                            std::thread::yield_now();
+                        }
+                        let kind = Kind::Lost(crate::audit::record::Gap { count: turn as u64, since: 0, sink: None });
+                        queue.push(Event::now(kind));
+                        next.store(turn + 1, Ordering::Release);
+                    }
+                })
+            })
+            .collect();
+        let (mut all, mut spare) = (Vec::new(), Spare::default());
+        while all.len() < EVENTS {
+            let found = queue.take(&mut all, &mut spare);
+            queue.give_back(found.events);
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let turns = all.iter().map(|event| match &event.kind {
+            Kind::Lost(gap) => Some(gap.count),
+            _ => None,
+        });
+        assert!(turns.eq((0..EVENTS as u64).map(Some)));
     }
 
     #[test]

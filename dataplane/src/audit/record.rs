@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 pub struct Event {
     /// When: milliseconds since 1970, UTC.
     pub time: u64,
-    /// Its place among all events that were told, from 1; 0 as long as it was not.
+    /// Its place among all events that were told, from 1. As long as it was not told: nanoseconds behind [`Self::time`], by which it gets its place.
     pub sequence: u64,
     /// The policy, and the rule, that it speaks of. `None` as long as it was not told, and where it speaks of none.
     pub label: Option<Arc<Label>>,
@@ -319,7 +319,8 @@ impl Event {
     /// One that happens now.
     #[must_use]
     pub fn now(kind: Kind) -> Self {
-        Self { time: now(), sequence: 0, label: None, kind }
+        let since = since_1970();
+        Self { time: millis(since), sequence: u64::from(since.subsec_nanos() % 1_000_000), label: None, kind }
     }
 
     /// One line of JSON, without metadata and without a line feed, as the logs have it.
@@ -334,7 +335,14 @@ impl Event {
 
 /// Milliseconds since 1970.
 pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    millis(since_1970())
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn millis(since: Duration) -> u64 {
     // Shorter than by `as_millis`, which has 128 bits.
     since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()))
 }
