@@ -458,57 +458,17 @@ impl<'s> Connection<'s> {
         let mut may_reuse = true;
         let mut kept = None;
         let shared = self.shared;
+        let (gate, host) = (&shared.gate, &head.target.host);
         loop {
             let secured = match self.secured().await {
                 Ok(secured) => secured,
                 Err(error) => return self.refuse_or_fail(head, question, error).await,
             };
-            let idle = if may_reuse { self.reusable(&head.target, &secured, may_repeat(head)) } else { None };
-            let (gate, host) = (&shared.gate, &head.target.host);
-            let reusable = match idle {
-                None => None,
-                Some(idle) => match self.reuse(question, traffic, &idle) {
-                    Ok(way) => way.map(|(route, form)| Connected { stream: idle.stream, route, form }),
-                    Err(no) => {
-                        // The next one may be allowed.
-                        self.idle = Some((head.target.clone(), idle));
-                        end(kept, Ending::Revoked);
-                        return self.denied(head, question, no).await;
-                    }
-                },
-            };
-            let reused = reusable.is_some();
-            let connected = match reusable {
-                Some(connected) => Ok(connected),
-                None => match shared.decider.name(question) {
-                    Ok(permit) => match gate.body(host, head.body, &self.limits) {
-                        Ok(_) => shared.connect(permit, traffic, secured.as_ref()).await,
-                        Err(reached) => {
-                            permit.end(reached.into());
-                            end(kept, reached.into());
-                            return self.limited(head, &head.target, reached).await;
-                        }
-                    },
-                    Err(no) => {
-                        end(kept, Ending::Revoked);
-                        return self.denied(head, question, no).await;
-                    }
-                },
-            };
-            let Connected { stream: mut upstream, mut route, form } = match connected {
-                Ok(connected) => {
-                    shared.counters.count(if reused { Counter::UpstreamReused } else { Counter::UpstreamOpened });
-                    connected
-                }
-                Err(ConnectError::Denied(denial)) => {
-                    end(kept, Ending::Revoked);
-                    return self.deny(head, &denial).await;
-                }
-                Err(ConnectError::Upstream(error)) => {
-                    end(kept, error.into());
-                    return self.upstream_failed(head, &head.target, error).await;
-                }
-            };
+            let (Connected { stream: mut upstream, mut route, form }, reused) =
+                match self.way(head, question, traffic, &secured, may_reuse, &mut kept).await {
+                    Ok(found) => found,
+                    Err(next) => return next,
+                };
             // Of a request that is sent once more there is one already.
             let mut open = kept.take().or_else(|| route.take_open());
             if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
@@ -620,6 +580,65 @@ impl<'s> Connection<'s> {
                     ended_by(open, error);
                     return self.broke_off(head, &head.target, &head.target, error).await;
                 }
+            }
+        }
+    }
+
+    /// Decide → connect: over the connection of the request before, one that waits, or a new one; and whether it was there before. `kept`: of a request that is sent once more.
+    /// Who gets no way was told why.
+    async fn way<'q>(
+        &mut self,
+        head: &RequestHead,
+        question: Question<'q>,
+        traffic: Traffic,
+        secured: &Secured,
+        may_reuse: bool,
+        kept: &mut Option<Open<'_>>,
+    ) -> Result<(Connected<'q>, bool), Next>
+    where
+        's: 'q,
+    {
+        let shared: &'s Shared = self.shared;
+        let idle = if may_reuse { self.reusable(&head.target, secured, may_repeat(head)) } else { None };
+        if let Some(idle) = idle {
+            match self.reuse(question, traffic, &idle) {
+                Ok(Some((route, form))) => {
+                    shared.counters.count(Counter::UpstreamReused);
+                    return Ok((Connected { stream: idle.stream, route, form }, true));
+                }
+                Ok(None) => {}
+                Err(no) => {
+                    // The next one may be allowed.
+                    self.idle = Some((head.target.clone(), idle));
+                    end(kept.take(), Ending::Revoked);
+                    return Err(self.denied(head, question, no).await);
+                }
+            }
+        }
+        let permit = match shared.decider.name(question) {
+            Ok(permit) => permit,
+            Err(no) => {
+                end(kept.take(), Ending::Revoked);
+                return Err(self.denied(head, question, no).await);
+            }
+        };
+        if let Err(reached) = shared.gate.body(&head.target.host, head.body, &self.limits) {
+            permit.end(reached.into());
+            end(kept.take(), reached.into());
+            return Err(self.limited(head, &head.target, reached).await);
+        }
+        match shared.connect(permit, traffic, secured.as_ref()).await {
+            Ok(connected) => {
+                shared.counters.count(Counter::UpstreamOpened);
+                Ok((connected, false))
+            }
+            Err(ConnectError::Denied(denial)) => {
+                end(kept.take(), Ending::Revoked);
+                Err(self.deny(head, &denial).await)
+            }
+            Err(ConnectError::Upstream(error)) => {
+                end(kept.take(), error.into());
+                Err(self.upstream_failed(head, &head.target, error).await)
             }
         }
     }

@@ -42,6 +42,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// The counters, and of which type that text is, as somebody who accepts this wants it.
     fn metrics(&self, accept: Option<&str>) -> (String, &'static str);
+    /// What is counted in this process, in Prometheus' format, and nothing that the system has to be asked for.
+    fn counted(&self) -> String;
 
     /// Tunnels with a number above `after`, at most `limit` of them, by their numbers.
     fn tunnels(&self, after: u64, limit: usize) -> Vec<Tunnel>;

@@ -74,6 +74,10 @@ impl Backend for Live {
         (self.0.shared.counters.page(&self.0.policy, format), format.content_type())
     }
 
+    fn counted(&self) -> String {
+        self.0.shared.counters.text()
+    }
+
     fn tunnels(&self, after: u64, limit: usize) -> Vec<Tunnel> {
         self.0.shared.decider.tunnels().list(after, limit).into_iter().map(tunnel).collect()
     }

@@ -501,7 +501,7 @@ impl Api {
         let generation = self.backend.policy().current().generation();
         let started = views::rfc3339(views::millis(self.started));
         let lost = self.backend.audit().lost;
-        stats::of(&self.backend.metrics(None).0, views::millis(SystemTime::now()), started, generation, lost)
+        stats::of(&self.backend.counted(), views::millis(SystemTime::now()), started, generation, lost)
     }
 
     fn set_mode(&self, body: &[u8]) -> Result<model::ModeChanged, Refusal> {

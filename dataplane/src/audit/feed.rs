@@ -81,8 +81,7 @@ impl Feed {
     }
 
     /// Whether somebody may have seen an event of this number ([`Event::sequence`]). If not, it is of another process.
-    #[must_use]
-    pub fn has_told(&self, sequence: u64) -> bool {
+    pub(crate) fn has_told(&self, sequence: u64) -> bool {
         sequence <= self.0.board.last.load(Ordering::Acquire)
     }
 

@@ -606,7 +606,6 @@ impl Counters {
     }
 
     /// What is counted here, in Prometheus' format.
-    #[cfg(test)]
     pub(crate) fn text(&self) -> String {
         let mut page = Page::new(Format::Prometheus);
         self.write(&mut page);
