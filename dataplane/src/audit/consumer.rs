@@ -61,6 +61,20 @@ impl Held {
         Self { spec, sink, stats, gap: None, broken: false }
     }
 
+    /// Gives it events, and has it go on with what it keeps. Both are one attempt: what only keeps events may take them all and write none.
+    fn tell(&mut self, batch: &[Event]) -> Option<String> {
+        // Where there is nothing to do, nothing says that it is well again.
+        if batch.is_empty() && self.stats.pending == 0 {
+            return None;
+        }
+        self.stats.told += batch.len() as u64;
+        self.call(|sink| {
+            let written = if batch.is_empty() { Ok(()) } else { sink.write(batch) };
+            let flushed = sink.flush();
+            written.and(flushed)
+        })
+    }
+
     /// Calls it. Gives what is to be said of it: a fault, once, until it does what it is asked again.
     fn call(&mut self, what: impl FnOnce(&mut dyn Sink) -> io::Result<()>) -> Option<String> {
         if self.broken {
@@ -81,8 +95,8 @@ impl Held {
                 None
             }
             Err(error) => {
-                self.stats.failures += 1;
                 let first = !std::mem::replace(&mut self.stats.failing, true);
+                self.stats.failures += u64::from(first);
                 first.then(|| format!("audit: the sink `{name}` fails: {error}"))
             }
         };
@@ -203,6 +217,7 @@ impl Consumer {
         }
         let told = !batch.is_empty();
         self.tell(&mut batch);
+        self.show(found.shown);
         self.policies.retire(&retired);
         // What no sink wants has no room any more.
         let wanted = batch.len().min(found.events);
@@ -251,18 +266,22 @@ impl Consumer {
         }
     }
 
+    /// Denials that there was no room for: the ring and subscribers hear of them all the same, and nobody else.
+    fn show(&mut self, mut events: Vec<Event>) {
+        for event in &mut events {
+            self.sequence += 1;
+            event.sequence = self.sequence;
+            self.policies.label(event);
+        }
+        if !events.is_empty() && self.hub.board.tell(&events) {
+            self.hub.follow_wants();
+        }
+    }
+
     fn write(&mut self, batch: &[Event]) {
         for held in &mut self.sinks {
-            if !batch.is_empty() {
-                held.stats.told += batch.len() as u64;
-                let said = held.call(|sink| sink.write(batch));
-                say(&self.hub, &mut self.own, said);
-            }
-            // One that has failed and keeps nothing is well again once it writes something.
-            if held.stats.pending > 0 || !(batch.is_empty() || held.stats.failing) {
-                let said = held.call(|sink| sink.flush());
-                say(&self.hub, &mut self.own, said);
-            }
+            let said = held.tell(batch);
+            say(&self.hub, &mut self.own, said);
         }
     }
 

@@ -112,7 +112,7 @@ pub struct SinkStats {
     pub pending: usize,
     /// Events that it has given up.
     pub lost: u64,
-    /// Times that it failed.
+    /// Times that it began to fail.
     pub failures: u64,
     /// Whether it fails now.
     pub failing: bool,

@@ -1,7 +1,7 @@
 //! The queue between requests and the thread that writes. Each thread has a buffer of its own, so that putting an event into one takes a lock that nobody else wants, and no call of the
 //! system: the consumer comes by itself, and is woken only if it sleeps, or once half of the room is used.
 
-use super::record::Event;
+use super::record::{Event, Wants};
 use policy_format::OnFull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,6 +14,8 @@ const SHARDS: usize = 16;
 const LOT: usize = 64;
 /// Between two looks of somebody who waits for room.
 const LOOK: Duration = Duration::from_millis(50);
+/// Denials without room that a buffer keeps for the ring.
+const SHOWN: usize = 64;
 
 /// The queue.
 pub(super) struct Queue {
@@ -50,6 +52,8 @@ struct Buffer {
     lost: u64,
     /// When the first of them happened.
     since: u64,
+    /// The first denials of them.
+    shown: Vec<Event>,
 }
 
 /// Memory for the buffers, of which the consumer has one set and the threads the other.
@@ -57,9 +61,11 @@ struct Buffer {
 pub(super) struct Spare([Vec<Event>; SHARDS]);
 
 /// What the consumer found.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) events: usize,
+    /// Denials for which there was no room, for the ring only. They are counted as lost.
+    pub(super) shown: Vec<Event>,
     /// Events for which there was no room, and when the first of them happened.
     pub(super) lost: Option<(u64, u64)>,
 }
@@ -94,7 +100,7 @@ impl Queue {
     pub(super) fn offer(&self, event: Event) {
         let mut buffer = self.buffer();
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
-            return Self::lose(&mut buffer, event.time);
+            return Self::lose(&mut buffer, event);
         }
         self.put(buffer, event);
     }
@@ -111,10 +117,17 @@ impl Queue {
 
     /// An event that there is no room for, by other rules than the queue's.
     pub(super) fn count_lost(&self, time: u64) {
-        Self::lose(&mut self.buffer(), time);
+        Self::lose_at(&mut self.buffer(), time);
     }
 
-    fn lose(buffer: &mut Buffer, time: u64) {
+    fn lose(buffer: &mut Buffer, event: Event) {
+        Self::lose_at(buffer, event.time);
+        if event.kind.of() == Wants::DENIALS && buffer.shown.len() < SHOWN {
+            buffer.shown.push(event);
+        }
+    }
+
+    fn lose_at(buffer: &mut Buffer, time: u64) {
         if buffer.lost == 0 {
             buffer.since = time;
         }
@@ -160,14 +173,14 @@ impl Queue {
                 if buffer.credit > 0 {
                     self.put(buffer, event);
                 } else {
-                    Self::lose(&mut buffer, event.time);
+                    Self::lose(&mut buffer, event);
                 }
             }
             OnFull::Deny => {
                 self.full.store(true, Ordering::Relaxed);
-                Self::lose(&mut buffer, event.time);
+                Self::lose(&mut buffer, event);
             }
-            OnFull::Drop | OnFull::Block => Self::lose(&mut buffer, event.time),
+            OnFull::Drop | OnFull::Block => Self::lose(&mut buffer, event),
         }
     }
 
@@ -242,6 +255,7 @@ impl Queue {
             if lost > 0 {
                 let (count, first) = found.lost.unwrap_or((0, u64::MAX));
                 found.lost = Some((count + lost, first.min(buffer.since)));
+                found.shown.append(&mut buffer.shown);
             }
         }
         drop(buffers);
@@ -261,6 +275,7 @@ impl Queue {
             // Runs that are in order already, which this kind of sort is made for.
             into.get_mut(start..).unwrap_or_default().sort_by_key(|event| (event.time, event.sequence));
         }
+        found.shown.sort_by_key(|event| (event.time, event.sequence));
         found
     }
 

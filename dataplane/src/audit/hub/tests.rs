@@ -204,6 +204,62 @@ fn what_is_lost_is_told_with_its_number() {
 }
 
 #[test]
+fn denials_without_room_are_in_the_ring_all_the_same() {
+    for on_full in [OnFull::Drop, OnFull::Deny] {
+        let (sink, told, _) = stand("one");
+        let (hub, policy) = hub(&audit(16, on_full), vec![sink]);
+        (0..20).for_each(|id| deny(&hub, &policy, id));
+        // Ends are in no ring.
+        close(&hub, 1);
+        end(hub.start().unwrap());
+        let blocked = hub.feed().blocked(0, 100);
+        let ids: Vec<u64> = blocked.events.iter().map(|event| event.kind.exchange().unwrap().id).collect();
+        assert_eq!((ids, blocked.next, blocked.lost), ((0..20).collect(), 20, 0));
+        assert!(blocked.events.iter().all(|event| event.label.is_some()));
+        assert_eq!((told.iter().filter(|event| event.kind.judged().is_some()).count(), hub.stats().lost), (16, 5));
+    }
+}
+
+/// Takes what it is given, and cannot write it.
+struct Keeps(Arc<std::sync::atomic::AtomicUsize>);
+
+impl Sink for Keeps {
+    fn name(&self) -> &'static str {
+        "keeps"
+    }
+
+    fn write(&mut self, events: &[Event]) -> io::Result<()> {
+        self.0.fetch_add(events.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::Error::other("full"))
+    }
+
+    fn pending(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_keeps_what_it_cannot_write_is_said_once() {
+    let kept = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let (sink, told, _) = stand("one");
+    let (hub, policy) = hub(&audit(100, OnFull::Drop), vec![Box::new(Keeps(Arc::clone(&kept))), sink]);
+    let running = hub.start().unwrap();
+    for id in 0..5 {
+        deny(&hub, &policy, id);
+        hub.feed().settled().await;
+    }
+    let failing = hub.stats().sinks[0].clone();
+    assert_eq!((failing.failures, failing.failing), (1, true));
+    end(running);
+    let faults = told.iter().filter(|event| matches!(event.kind, Kind::Fault(_))).count();
+    assert_eq!((faults, kept.load(Ordering::Relaxed)), (1, 1 + 5 + 1 + 1), "start, denials, the fault, stop");
+}
+
+#[test]
 fn where_nothing_may_be_lost_requests_wait_for_the_slowest_sink() {
     let ((slow, slows, act), (fast, fasts, _)) = (stand("slow"), stand("fast"));
     let (hub, policy) = hub(&audit(16, OnFull::Block), vec![slow, fast]);
