@@ -1,5 +1,6 @@
 //! An event as a line of JSON, written by hand: there are two for each request, and nothing of a line but hosts, methods and numbers is not known before.
 
+use super::digits;
 use super::event::Verdict;
 use super::ocsf;
 use super::record::{Change, Ended, Event, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName};
@@ -84,12 +85,11 @@ impl Encoder {
     }
 }
 
-/// Text that most decisions have in common with the one before, and clients that come back: two thirds of a line are copied at once.
+/// Text that most decisions have in common with the one before: two thirds of a line are copied at once.
 #[derive(Default)]
 struct Kept {
     head: Option<(Head, Vec<u8>)>,
     tail: Option<(Tail, Vec<u8>)>,
-    clients: [Option<(SocketAddr, Vec<u8>)>; 16],
 }
 
 /// What the members before the host depend on.
@@ -119,7 +119,7 @@ impl Kept {
         bytes(out, exchange.host.as_bytes());
         number_member(out, b",\"server.port\":", exchange.port.into());
         out.extend_from_slice(b",\"client.address\":\"");
-        self.client(out, exchange.client);
+        socket(out, exchange.client);
         let (_, tail) = match &mut self.tail {
             Some(kept) if kept.0.0 == method && kept.0.1 == judged.is_override && Arc::ptr_eq(&kept.0.2, label) => kept,
             other => {
@@ -136,19 +136,6 @@ impl Kept {
         number(out, exchange.id);
         out.push(b'}');
         true
-    }
-
-    fn client(&mut self, out: &mut Vec<u8>, client: SocketAddr) {
-        let Some(place) = self.clients.get_mut(usize::from(client.port() % 16)) else { return };
-        match place {
-            Some((kept, text)) if *kept == client => out.extend_from_slice(text),
-            other => {
-                let mut text = Vec::with_capacity(24);
-                socket(&mut text, client);
-                out.extend_from_slice(&text);
-                *other = Some((client, text));
-            }
-        }
     }
 }
 
@@ -340,19 +327,8 @@ fn escape(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// A number.
-pub(super) fn number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [b'0'; 20];
-    let mut used = 0;
-    for digit in digits.iter_mut().rev() {
-        // Below ten.
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-        used += 1;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(20 - used..).unwrap_or_default());
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(digits::number(value, &mut [0; 20]));
 }
 
 /// An address and a port.
@@ -370,17 +346,7 @@ pub(super) fn socket(out: &mut Vec<u8>, socket: SocketAddr) {
 
 /// An address.
 pub(super) fn address(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            number(out, a.into());
-            for octet in [b, c, d] {
-                out.push(b'.');
-                number(out, octet.into());
-            }
-        }
-        IpAddr::V6(v6) => _ = write!(out, "{v6}"),
-    }
+    out.extend_from_slice(digits::address(ip, &mut [0; digits::ADDRESS]));
 }
 
 /// RFC 3339, UTC, milliseconds: made once for all events of a millisecond.

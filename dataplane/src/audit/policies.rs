@@ -22,9 +22,10 @@ struct Known {
     name: Arc<PolicyName>,
     /// As long as there may be decisions by it that are not told.
     snapshot: Option<Arc<Snapshot>>,
-    labels: HashMap<Option<RuleId>, Arc<Label>>,
-    /// What was asked for last, which is what is asked for next as often as not.
-    last: Option<(Option<RuleId>, Arc<Label>)>,
+    labels: HashMap<RuleId, Arc<Label>>,
+    /// The rule that was asked for last, which is what is asked for next as often as not; and what is said where there is none, as of an end.
+    last: Option<(RuleId, Arc<Label>)>,
+    none: Option<Arc<Label>>,
 }
 
 impl Policies {
@@ -39,7 +40,7 @@ impl Policies {
         if self.known.len() >= POLICIES {
             self.known.remove(0);
         }
-        self.known.push(Known { name: Arc::new(name), snapshot: Some(snapshot), labels: HashMap::new(), last: None });
+        self.known.push(Known { name: Arc::new(name), snapshot: Some(snapshot), labels: HashMap::new(), last: None, none: None });
     }
 
     /// Policies of which no more decisions can come than there are in the queue now.
@@ -53,7 +54,7 @@ impl Policies {
     pub(super) fn retire(&mut self, generations: &[u64]) {
         for known in self.known.iter_mut().filter(|known| generations.contains(&known.name.generation)) {
             (known.snapshot, known.last) = (None, None);
-            known.labels.retain(|rule, _| rule.is_none());
+            known.labels.clear();
         }
     }
 
@@ -76,6 +77,9 @@ impl Policies {
 
 impl Known {
     fn label(&mut self, rule: Option<RuleId>) -> Arc<Label> {
+        let Some(rule) = rule else {
+            return Arc::clone(self.none.get_or_insert_with(|| Arc::new(spell(&self.name, None, None))));
+        };
         if let Some((last, label)) = &self.last
             && *last == rule
         {
@@ -84,7 +88,8 @@ impl Known {
         if self.labels.len() >= RULES {
             self.labels.clear();
         }
-        let label = Arc::clone(self.labels.entry(rule).or_insert_with(|| Arc::new(spell(&self.name, self.snapshot.as_deref(), rule))));
+        let spell = || Arc::new(spell(&self.name, self.snapshot.as_deref(), Some(rule)));
+        let label = Arc::clone(self.labels.entry(rule).or_insert_with(spell));
         self.last = Some((rule, Arc::clone(&label)));
         label
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing of a path, a query, a header or a body can be in one: there is no field that such a thing could be put into.
 
+use super::digits;
 use super::event::{Closed, Decided, Ending, Verdict};
 use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId};
 use std::borrow::Cow;
@@ -433,7 +434,7 @@ enum Place {
 }
 
 /// Bytes that are kept in place.
-const HERE: usize = 46;
+const HERE: usize = digits::ADDRESS;
 
 impl Text {
     /// Keeps a text.
@@ -458,9 +459,9 @@ impl Text {
     }
 
     fn of_address(ip: IpAddr) -> Self {
-        let mut text = Vec::with_capacity(HERE);
-        super::json::address(&mut text, ip);
-        Self::new(std::str::from_utf8(&text).unwrap_or_default())
+        let mut bytes = [0; HERE];
+        let len = u8::try_from(digits::address(ip, &mut bytes).len()).unwrap_or_default();
+        Self(Place::Here { len, bytes })
     }
 
     /// Its bytes, which are UTF-8.

@@ -11,7 +11,12 @@ const OF_SINKS: [OfSinks; 5] = [
     ("netproxy_audit_sink_events_total", Kind::Counter, "Audit events that a sink was given.", |sink| sink.told),
     ("netproxy_audit_sink_pending_events", Kind::Gauge, "Audit events that a sink has not written yet.", |sink| sink.pending as u64),
     ("netproxy_audit_sink_lost_total", Kind::Counter, "Audit events that a sink has given up.", |sink| sink.lost),
-    ("netproxy_audit_sink_failures_total", Kind::Counter, "Times that a sink began to fail; it is tried again until it succeeds.", |sink| sink.failures),
+    (
+        "netproxy_audit_sink_failures_total",
+        Kind::Counter,
+        "Times that a sink began to fail; it is tried again until it succeeds.",
+        |sink| sink.failures,
+    ),
     ("netproxy_audit_sink_failing", Kind::Gauge, "Sinks of that name that fail now.", |sink| sink.failing.into()),
 ];
 

@@ -1,6 +1,7 @@
 //! What was let on and has not ended yet: how it ends is said once, whatever becomes of it.
 
 use super::{Decider, Question, Told};
+use crate::audit::digits;
 use crate::audit::event::{Closed, Ending};
 use crate::connect::UpstreamError;
 use crate::counters::Reached;
@@ -9,7 +10,6 @@ use crate::parse::target::Target;
 use crate::relay::http::Span;
 use crate::tunnels::{Listed, Whose};
 use policy_format::{Host, Protocol};
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -127,25 +127,9 @@ impl Drop for Open<'_> {
 
 /// A host as text, without memory of its own.
 fn with_text(host: &Host, hear: impl FnOnce(&str)) {
-    /// The longest address has fewer letters.
-    struct Text([u8; 64], usize);
-    impl Write for Text {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            let room = self.0.get_mut(self.1..self.1 + text.len()).ok_or(std::fmt::Error)?;
-            room.copy_from_slice(text.as_bytes());
-            self.1 += text.len();
-            Ok(())
-        }
-    }
     match host {
         Host::Name(name) | Host::NumericLookalike(name) => hear(name.as_str()),
-        Host::Ip(_) => {
-            let mut text = Text([0; 64], 0);
-            let written = write!(text, "{host}").is_ok();
-            let Text(bytes, len) = &text;
-            let text = bytes.get(..*len).and_then(|bytes| std::str::from_utf8(bytes).ok()).filter(|_| written);
-            hear(text.unwrap_or_default());
-        }
+        Host::Ip(ip) => hear(std::str::from_utf8(digits::address(*ip, &mut [0; digits::ADDRESS])).unwrap_or_default()),
     }
 }
 
