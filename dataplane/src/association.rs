@@ -8,9 +8,9 @@ use crate::connect::udp::{Chains, NoChain, towards_client};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, UpstreamError};
 use crate::connection::Shared;
-use crate::counters::{Counter, reached};
+use crate::counters::{Counter, Reached, reached};
 use crate::decide::datagram::{Flow, Place};
-use crate::decide::{Question, ids};
+use crate::decide::{Decider, No, Question, ids};
 use crate::limits::Meter;
 use crate::parse::socks5::Reply;
 use crate::parse::target::Target;
@@ -82,6 +82,27 @@ impl<'s> Association<'s> {
     }
 }
 
+/// What no rule allows, and somebody is asked about. Dropping it, with an association that ends first, refuses it, and tells that.
+struct Unanswered<'d> {
+    decider: &'d Decider,
+    no: Option<No<'d>>,
+}
+
+impl Unanswered<'_> {
+    /// The answer says more than the refusal would.
+    fn answered(mut self) {
+        self.no = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(no) = self.no.take() {
+            drop(self.decider.refuse(no));
+        }
+    }
+}
+
 /// Datagrams go where the policy lets them.
 struct Decided<'s> {
     shared: &'s Shared,
@@ -94,9 +115,10 @@ struct Decided<'s> {
 fn no_chain(why: NoChain) -> Dropped {
     match why {
         NoChain::TooMany => Dropped::Busy,
-        NoChain::Upstream(UpstreamError::Proxy(
-            ProxyError::Refused | ProxyError::Unreachable | ProxyError::Timeout | ProxyError::Closed,
-        )) => Dropped::NotSent,
+        NoChain::Upstream(
+            UpstreamError::NoDescriptor
+            | UpstreamError::Proxy(ProxyError::Refused | ProxyError::Unreachable | ProxyError::Timeout | ProxyError::Closed),
+        ) => Dropped::NotSent,
         // It answered, and that was no yes, or not one that can be gone by.
         NoChain::Upstream(_) => Dropped::Proxied,
     }
@@ -112,13 +134,13 @@ impl Ways for Decided<'_> {
                 Ok(permit) => permit,
                 Err(no) => {
                     // Whoever lets it on does so for the flow, and is not asked for each datagram.
-                    let said = match decider.ask(&no) {
-                        Some(asking) => asking.await,
-                        None => {
-                            drop(decider.refuse(no));
-                            return Err(Dropped::Denied);
-                        }
+                    let Some(asking) = decider.ask(&no) else {
+                        drop(decider.refuse(no));
+                        return Err(Dropped::Denied);
                     };
+                    let unanswered = Unanswered { decider, no: Some(no) };
+                    let said = asking.await;
+                    unanswered.answered();
                     let granted = decider.answered(question, said).map_err(|_| Dropped::Denied)?;
                     decider.name(granted).map_err(|no| {
                         drop(decider.refuse(no));
@@ -156,6 +178,10 @@ impl Ways for Decided<'_> {
 
     fn holds(&self, flow: &mut Flow, policy: &Snapshot) -> bool {
         flow.holds(policy, &self.shared.decider)
+    }
+
+    fn reached(&self, reached: Reached, flow: &Flow) {
+        self.shared.gate.reached(reached, Some(self.client), flow.target().as_ref());
     }
 
     fn handed(&self, bytes: usize) {

@@ -29,7 +29,7 @@ use crate::policy::source::PolicySource;
 use crate::proxy::{Addresses, Bound, Facts, NetworkProxy, Sockets, Watch};
 use crate::secret::Broker;
 use crate::tls::roots::{RootsError, Sources, Trust};
-use policy_format::{LimitOverride, Meta, Network};
+use policy_format::{LimitOverride, Meta, Mode, Network};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZero;
@@ -79,6 +79,7 @@ pub struct NetworkProxyBuilder {
     source: PolicySource,
     profile: Option<String>,
     map: PolicyMap,
+    mode: Option<Mode>,
     http: Listen,
     socks5: Listen,
     admin: Option<Listen>,
@@ -116,6 +117,7 @@ impl NetworkProxyBuilder {
             source: PolicySource::default(),
             profile: None,
             map: PolicyMap::default(),
+            mode: None,
             http: Listen::default(),
             socks5: Listen::default(),
             admin: Some(Listen::default()),
@@ -150,6 +152,13 @@ impl NetworkProxyBuilder {
     /// [`Policy`](crate::Policy) has chosen its own.
     pub fn profile(mut self, name: impl Into<String>) -> Self {
         self.profile = Some(name.into());
+        self
+    }
+
+    /// The mode that is set from the start, as by [`Handle::set_mode`](crate::Handle::set_mode): for whoever takes over from a proxy that had one. Where the policy does not let it be,
+    /// the policy's own holds; where there is nothing to open TLS with, what limited mode has to read is refused.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
         self
     }
 
@@ -428,7 +437,7 @@ impl NetworkProxyBuilder {
             exec_policy_hint: self.exec_policy_hint,
             ..Asked::new(Arc::new(AtHome { decider, home: Arc::clone(&home) }))
         });
-        let policy = PolicyHandle::asking(policy, self.limits, Arc::clone(&observer), asked.is_some());
+        let policy = PolicyHandle::asking(policy, self.limits, Arc::clone(&observer), asked.is_some(), self.mode);
         let resolver: Arc<dyn Resolve> = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
             (None, None) => Arc::new(PolicyResolver::new(policy.clone())),

@@ -357,7 +357,7 @@ fn otlp(text: &str) -> Result<Otlp, String> {
         Some(("grpcs", rest)) => (OtlpProtocol::Grpc, format!("https://{rest}")),
         _ => (OtlpProtocol::Http, text.to_owned()),
     };
-    Otlp::check_endpoint(&endpoint).map_err(|error| error.to_string())?;
+    Otlp::check_endpoint_for(&endpoint, protocol).map_err(|error| error.to_string())?;
     Ok(Otlp { endpoint, protocol, headers_file: None })
 }
 
@@ -420,7 +420,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logging: crate::logging::Logging,
 
-    /// Print events as JSON, one object a line: addresses, the policy, faults, the sandbox, pauses in accepting, hand-over, the end
+    /// Print events as JSON, one object a line: addresses, the policy, its mode, faults, the sandbox, pauses in accepting, hand-over, the end
     #[arg(long)]
     pub(crate) json: bool,
 }

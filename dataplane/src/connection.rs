@@ -2,7 +2,7 @@
 
 use crate::association::Association;
 use crate::audit::event::Ending;
-use crate::connect::chain::{Form, ProxyError};
+use crate::connect::chain::{Came, Form, ProxyError};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
@@ -51,6 +51,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// How a request has come, to tell those on its way.
+    pub(crate) fn came<'a>(&'a self, head: Option<&'a RequestHead>) -> Came<'a> {
+        Came { head, own: &self.pseudonym }
+    }
+
     /// What the policy in force has added to heads.
     fn forwarding(&self, client: SocketAddr) -> Forwarding<'_> {
         let snapshot = self.decider.policy().current();
@@ -322,8 +327,7 @@ impl<'s> Connection<'s> {
         let now = self.ended.take();
         if self.client.buffer.is_empty() {
             // Between requests, a shutdown ends the connection; once a request has begun, it is served.
-            self.patience.set_until(now.unwrap_or_else(Instant::now) + self.limits.keep_alive_timeout);
-            match self.wait(Until::Shutdown).await {
+            match self.wait_for_next(now.unwrap_or_else(Instant::now)).await {
                 Wait::Some => {}
                 Wait::End => return None,
                 Wait::TooLong => {
@@ -357,7 +361,7 @@ impl<'s> Connection<'s> {
                 if matches!(parsed, Some(Err(BadRequest { status: 431, .. }))) {
                     self.reached(reached!(head_fields));
                 }
-                return parsed;
+                return parsed.map(|parsed| parsed.and_then(|head| self.fits_in_tunnel(head)));
             }
             seen = self.client.buffer.len();
             if !std::mem::replace(&mut started, true) {
@@ -373,6 +377,40 @@ impl<'s> Connection<'s> {
                 }
             }
         }
+    }
+
+    /// Waits for the next request since `now`. The connection of the last one waits no longer than one that is anybody's.
+    async fn wait_for_next(&mut self, now: Instant) -> Wait {
+        let (client, upstream) = (self.limits.keep_alive_timeout, self.limits.pool_timeout);
+        if self.idle.is_some() && upstream < client {
+            self.patience.set_until(now + upstream);
+            match self.wait(Until::Shutdown).await {
+                Wait::TooLong => {
+                    self.idle = None;
+                    pool::evicted(Counter::PoolExpired, 1);
+                }
+                other => return other,
+            }
+        }
+        self.patience.set_until(now + client);
+        self.wait(Until::Shutdown).await
+    }
+
+    /// What is asked for in a tunnel in the clear is asked of who it leads to, or of another server: no tunnel in a tunnel, and nothing on this machine's file system.
+    fn fits_in_tunnel(&self, head: RequestHead) -> Result<RequestHead, BadRequest> {
+        let refused = match () {
+            () if self.tunnel.is_none() || self.inside.is_some() => return Ok(head),
+            () if head.ask == Ask::Connect => "CONNECT inside a tunnel",
+            () if head.unix_socket.is_some() => "x-unix-socket inside a tunnel",
+            () => return Ok(head),
+        };
+        Err(BadRequest { status: 400, message: refused })
+    }
+
+    /// Whether a request in a tunnel in the clear is for whom that leads to.
+    fn is_tunnels_own(&self, target: &Target) -> bool {
+        self.inside.is_none()
+            && self.tunnel.as_ref().is_some_and(|tunnel| tunnel.port() == target.port && tunnel.host() == target.host.to_string())
     }
 
     /// A limit was reached that is of no target.
@@ -452,6 +490,8 @@ impl<'s> Connection<'s> {
         }
         let traffic = match (head.secure, &head.upgrade) {
             (true, _) => Traffic::Tunnel,
+            // Also where other proxies are for what is no tunnel: the way that stands is the one that it has.
+            (false, _) if self.is_tunnels_own(&head.target) => Traffic::Tunnel,
             (false, Some(_)) => Traffic::Upgrade,
             (false, None) => Traffic::Http,
         };
@@ -520,9 +560,14 @@ impl<'s> Connection<'s> {
             };
             // A hook has read one request; behind a switch to what is no WebSocket there may be any number of others.
             let read_only = route.read_only() || (route.hook().is_some() && !head.is_websocket());
-            let cause = || match tunnel {
-                Some(tunnel) if tunnel.is_closing() => Some(Cause::Closed),
-                _ => route.is_revoked(decider, peer).then_some(Cause::Revoked),
+            let (mut denial, mut heard) = (None, false);
+            let cause = || {
+                if tunnel.is_some_and(|tunnel| tunnel.is_closing()) {
+                    return Some(Cause::Closed);
+                }
+                denial = route.revoked(decider, peer, heard);
+                heard |= denial.is_some();
+                denial.as_ref().map(|_| Cause::Revoked)
             };
             let exchanged = exchange(sides, head, &form, forwarding, upload, read_only, cause).await;
             if exchanged.is_err() {
@@ -540,7 +585,9 @@ impl<'s> Connection<'s> {
             match exchanged {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {
                     end(open, Ending::Done);
-                    if upstream_reusable {
+                    if upstream_reusable && !pool::keeps(&self.limits) {
+                        pool::evicted(Counter::PoolFull, 1);
+                    } else if upstream_reusable {
                         self.bound = bound || (reused && self.bound);
                         let target = self.spare.take().filter(|spare| *spare == head.target);
                         let target = target.unwrap_or_else(|| head.target.clone());
@@ -570,10 +617,7 @@ impl<'s> Connection<'s> {
                 }
                 Err(ExchangeError::Revoked) => {
                     end(open, Ending::Revoked);
-                    if let Some(denial) = decider.revoked(question) {
-                        self.say_and_close(&reply::blocked(&denial, &head.method, false)).await;
-                    }
-                    return Next::Close;
+                    return self.revoked(head, denial).await;
                 }
                 Err(error) => {
                     self.over = Ending::Broken;
@@ -627,7 +671,7 @@ impl<'s> Connection<'s> {
             end(kept.take(), reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
-        match shared.connect(permit, traffic, secured.as_ref()).await {
+        match shared.connect(permit, traffic, secured.as_ref(), head).await {
             Ok(connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 Ok((connected, false))
@@ -701,7 +745,8 @@ impl<'s> Connection<'s> {
     async fn unix_socket(&mut self, head: &RequestHead, forwarding: &Forwarding<'_>, path: &str, question: Question<'_>) -> Next {
         // What stands for a socket in replies and events: no host has this name and port.
         let target = Host::parse(crate::decide::socket::NAME).map_or_else(|_| Target::clone(&head.target), |host| Target { host, port: 0 });
-        let connected = match self.shared.decider.socket(Question { target: &target, socket: true, ..question }) {
+        let question = Question { target: &target, socket: true, ..question };
+        let connected = match self.shared.decider.socket(question) {
             Ok(permit) => crate::connect::unix::connect(permit, path).await,
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
@@ -740,7 +785,12 @@ impl<'s> Connection<'s> {
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
             span: open.as_mut().map_or(&mut unheard, |open| &mut open.span),
         };
-        let cause = || route.is_revoked(decider).then_some(Cause::Revoked);
+        let (mut denial, mut heard) = (None, false);
+        let cause = || {
+            denial = route.revoked(decider, &question, heard);
+            heard |= denial.is_some();
+            denial.as_ref().map(|_| Cause::Revoked)
+        };
         let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), cause).await;
         if exchanged.is_err() {
             // What was to go either way belongs to nobody else.
@@ -760,6 +810,10 @@ impl<'s> Connection<'s> {
                 // Nobody offered to.
                 None => Next::Close,
             },
+            Err(ExchangeError::Revoked) => {
+                end(open, Ending::Revoked);
+                self.revoked(head, denial).await
+            }
             Err(error) => {
                 ended_by(open, error);
                 self.broke_off(head, &target, &"the unix socket", error).await
@@ -779,7 +833,7 @@ impl<'s> Connection<'s> {
 
     /// CONNECT: decide → connect → say so → relay, or open.
     async fn connect(&mut self, head: &RequestHead) -> Next {
-        match self.stand(Protocol::Connect, &head.target).await {
+        match self.stand(Protocol::Connect, &head.target, Some(head)).await {
             Ok(stands) => {
                 if self.say(reply::TUNNEL_STANDS).await {
                     return self.begin(stands, Protocol::Connect, &head.target);
@@ -793,8 +847,8 @@ impl<'s> Connection<'s> {
         Next::Close
     }
 
-    /// Decides on a tunnel, and opens the way for it.
-    async fn stand<'t>(&mut self, protocol: Protocol, target: &'t Target) -> Result<Stands<'t>, NoTunnel>
+    /// Decides on a tunnel, and opens the way for it. `head` asked for it, if it was one.
+    async fn stand<'t>(&mut self, protocol: Protocol, target: &'t Target, head: Option<&RequestHead>) -> Result<Stands<'t>, NoTunnel>
     where
         's: 't,
     {
@@ -833,7 +887,7 @@ impl<'s> Connection<'s> {
                 Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
             }
         }
-        match shared.connector.connect(permit, Traffic::Tunnel).await {
+        match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head)).await {
             Ok(mut connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 if kept.is_some() {
@@ -891,7 +945,7 @@ impl<'s> Connection<'s> {
                 return None;
             }
         };
-        match self.stand(Protocol::Socks5Tcp, &target).await {
+        match self.stand(Protocol::Socks5Tcp, &target, None).await {
             Ok(stands) => {
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
                     match self.begin(stands, Protocol::Socks5Tcp, &target) {
@@ -1002,6 +1056,14 @@ impl<'s> Connection<'s> {
     async fn deny(&mut self, head: &RequestHead, denial: &Denial) -> Next {
         let keep_alive = self.can_go_on(head);
         self.answer(&reply::blocked(denial, &head.method, keep_alive), keep_alive).await
+    }
+
+    /// What was allowed is not any more, and nothing was answered yet.
+    async fn revoked(&mut self, head: &RequestHead, denial: Option<Box<Denial>>) -> Next {
+        match denial {
+            Some(denial) => self.deny(head, &denial).await,
+            None => Next::Close,
+        }
     }
 
     async fn limited(&mut self, head: &RequestHead, target: &Target, reached: Reached) -> Next {
@@ -1164,6 +1226,7 @@ fn socks5_reply(error: UpstreamError) -> Reply {
         UpstreamError::ResponseTimeout
         | UpstreamError::Closed
         | UpstreamError::BadResponse
+        | UpstreamError::NoDescriptor
         | UpstreamError::SocketMissing
         | UpstreamError::NotASocket
         | UpstreamError::Tls(_)
@@ -1187,6 +1250,7 @@ mod tests {
             (UpstreamError::ResolveTimeout, 6),
             (UpstreamError::ConnectTimeout, 6),
             (UpstreamError::Closed, 1),
+            (UpstreamError::NoDescriptor, 1),
         ];
         for (error, code) in cases {
             assert_eq!(socks5_reply(error) as u8, code, "{error:?}");

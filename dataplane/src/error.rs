@@ -1,6 +1,6 @@
 //! What an embedding program can meet.
 
-use policy_format::{FormatError, Network};
+use policy_format::{FormatError, Layer, Network};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -240,13 +240,23 @@ pub enum LoadError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModeError {
-    /// The policy says limited, by itself or because of an administrator's requirement in it.
-    #[error("the policy itself has `mode = \"limited\"` in profile `{profile}`: it can be held to more, never to less")]
+    /// The policy says limited, and not whether an administrators' requirement asks for it: its compiler did not write that down.
+    #[error(
+        "the policy has `mode = \"limited\"` in profile `{profile}`, and does not say whether a requirement asks for that: compile it with this version of `netpolicy`"
+    )]
     Looser {
         /// The profile that requests are decided under.
         profile: String,
     },
-    /// In limited mode every tunnel has to be read, and there is no authority for that.
-    #[error("limited mode opens the TLS of every tunnel, and there is nothing to open it with: {0}")]
+    /// An administrators' layer holds the policy in limited mode.
+    #[error("the {layer} layer requires `mode = \"limited\"` in profile `{profile}`; only an administrator can change that")]
+    Required {
+        /// The profile that requests are decided under.
+        profile: String,
+        /// Which: the strongest that does, `mdm` or `managed`.
+        layer: Layer,
+    },
+    /// In the mode that is wanted TLS has to be opened, and there is no authority for that.
+    #[error("the mode has TLS of tunnels opened, and there is nothing to open it with: {0}")]
     Authority(String),
 }

@@ -39,6 +39,7 @@ mod log;
 pub mod parse;
 mod patience;
 mod policy;
+mod private;
 mod proxy;
 mod relay;
 mod reply;
@@ -69,8 +70,9 @@ pub use log::LOG_TARGETS;
 pub use policy::source::PolicySource;
 pub use policy::{Policy, Snapshot};
 pub use policy_format::{
-    Audit, AuditLevel, AuditNaming, BrokerFallback, Credential, CredentialAuth, Decision, Digest, Forwarded, Host, Limit, LimitError,
-    LimitOverride, Limits, Mode, NameServer, OnFull, Otlp, OtlpProtocol, Protocol, Reason, Rule, RuleId, SyslogTarget, UrlPrefix,
+    Audit, AuditLevel, AuditNaming, BrokerFallback, Credential, CredentialAuth, Decision, Digest, Forwarded, Host, Layer, Limit,
+    LimitError, LimitOverride, Limits, Mode, NameServer, OnFull, Otlp, OtlpProtocol, Protocol, Reason, Rule, RuleId, SyslogTarget,
+    UrlPrefix,
 };
 pub use proxy::{Addresses, NetworkProxy, Sockets};
 pub use secret::{Broker, BrokerSetup, Brokering, Child, CredentialError, Dummies, DummiesError, Outcome, Virtualized};

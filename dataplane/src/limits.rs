@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 /// Hosts whose uploads are counted apart.
 const UPLOAD_HOSTS: usize = 16 * 1024;
+/// How often whoever runs the proxy is told of the same fault.
+const SELDOM: Duration = Duration::from_secs(1);
 /// Parts of a window that are forgotten together.
 const SLOTS: usize = 8;
 
@@ -33,6 +35,8 @@ pub(crate) struct Gate {
     tunnels: Arc<Tally<Arc<str>>>,
     uploads: Mutex<Uploads>,
     paused: AtomicBool,
+    /// When somebody was last told that descriptors have run out.
+    told: Mutex<Option<Instant>>,
     /// KiB for bodies that are read before their requests are decided on.
     ahead: Arc<Semaphore>,
 }
@@ -49,6 +53,7 @@ impl Gate {
             tunnels: Arc::default(),
             uploads: Mutex::new(Uploads { hosts: HashMap::new(), rest: Arc::default(), swept: Instant::now() }),
             paused: AtomicBool::new(false),
+            told: Mutex::default(),
             ahead: Arc::new(Semaphore::new(AHEAD)),
         }
     }
@@ -118,11 +123,26 @@ impl Gate {
         }
     }
 
-    /// Counts that a request failed upstream, and by which limit, if by one.
+    /// Counts that a request failed upstream, and by which limit, if by one. That there is no descriptor is no matter of the origin's: whoever runs the proxy is told, as often as
+    /// anybody can read.
     pub(crate) fn upstream_failed(&self, error: UpstreamError, client: SocketAddr, target: &Target) {
+        if error == UpstreamError::NoDescriptor && self.is_news(Instant::now()) {
+            self.observer
+                .fault("no descriptor is left to connect upstream: raise the limit of open files, or lower the limit `connections`");
+        }
         if let Some(reached) = self.counters.upstream_failed(error) {
             self.reached(reached, Some(client), Some(target));
         }
+    }
+
+    /// Whether nobody was told lately that descriptors have run out.
+    fn is_news(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = told.is_none_or(|told| now >= told + SELDOM);
+        if news {
+            *told = Some(now);
+        }
+        news
     }
 
     /// Listeners cannot accept. Said once, however many listeners and threads find out.
@@ -399,6 +419,12 @@ impl Meter {
     }
 }
 
+/// Whether a head is not too long: all of it, if `end` is where it ends, or what has come so far, which is `len` bytes.
+pub(crate) fn fits(len: usize, end: Option<usize>, limits: &Limits) -> bool {
+    // Without its end, at least one byte is still to come.
+    end.map_or(len < limits.head_bytes, |end| end <= limits.head_bytes)
+}
+
 /// Whether a request head keeps to its lengths: all of it, if `end` is where it ends, or what has come so far.
 pub(crate) fn head_fits(bytes: &[u8], end: Option<usize>, limits: &Limits) -> Result<(), (Reached, BadRequest)> {
     // CR LF belongs to no limit.
@@ -407,13 +433,8 @@ pub(crate) fn head_fits(bytes: &[u8], end: Option<usize>, limits: &Limits) -> Re
     if start.len() == room && memchr::memchr(b'\n', start).is_none() {
         return Err((reached!(request_line_bytes), BadRequest { status: 414, message: "the request line is too long" }));
     }
-    let fits = match end {
-        Some(end) => end <= limits.head_bytes,
-        // At least one byte is still to come.
-        None => bytes.len() < limits.head_bytes,
-    };
     let too_long = BadRequest { status: 431, message: "the request head is too long" };
-    if fits { Ok(()) } else { Err((reached!(head_bytes), too_long)) }
+    if fits(bytes.len(), end, limits) { Ok(()) } else { Err((reached!(head_bytes), too_long)) }
 }
 
 #[cfg(test)]
@@ -431,6 +452,30 @@ mod tests {
         let mut limits = Limits::default();
         limits.apply(&overrides.iter().map(|limit| limit.parse().unwrap()).collect::<Vec<_>>());
         limits
+    }
+
+    #[test]
+    fn that_descriptors_have_run_out_is_told_and_not_for_each_request() {
+        #[derive(Default)]
+        struct Faults(Mutex<Vec<String>>);
+        impl Observer for Faults {
+            fn fault(&self, what: &str) {
+                self.0.lock().unwrap().push(what.to_owned());
+            }
+        }
+        let faults = Arc::<Faults>::default();
+        let gate = Gate::new(Counters::new(), Arc::clone(&faults) as Arc<dyn Observer>);
+        let target = Target::parse("a.test:443", None).ok().unwrap();
+        let fails = |error| gate.upstream_failed(error, SocketAddr::from(([127, 0, 0, 1], 1)), &target);
+        fails(UpstreamError::Unreachable);
+        assert_eq!(faults.0.lock().unwrap().len(), 0);
+        for _ in 0..100 {
+            fails(UpstreamError::NoDescriptor);
+        }
+        let told = faults.0.lock().unwrap().clone();
+        assert!((1..100).contains(&told.len()) && told[0].starts_with("no descriptor is left"), "{told:?}");
+        let now = Instant::now();
+        assert!(gate.is_news(now + SELDOM) && !gate.is_news(now + SELDOM) && gate.is_news(now + 2 * SELDOM));
     }
 
     #[test]

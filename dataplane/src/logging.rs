@@ -1,4 +1,5 @@
-//! `--log` and `--log-format`: log lines on standard error. What the program says on standard output, it says with or without them.
+//! `--log` and `--log-format`: log lines on standard error. What the program says on standard output, it says with or without them; what it says itself on standard error, too, in the
+//! format that was asked for, so that whoever reads JSON there finds nothing else.
 
 use clap::{Args, ValueEnum};
 use netproxy::LOG_TARGETS;
@@ -14,7 +15,7 @@ pub(crate) struct Logging {
     #[arg(long, value_name = "FILTER")]
     log: Option<Filter>,
 
-    /// How log lines are written [default: text]; without `--log`, those from `info` on
+    /// How log lines, and all else on standard error, are written [default: text]; without `--log`, those from `info` on
     #[arg(long, value_name = "HOW")]
     log_format: Option<LogFormat>,
 }
@@ -26,6 +27,20 @@ enum LogFormat {
     Text,
     /// One object a line
     Json,
+}
+
+/// What the binary says itself on standard error, whatever is logged.
+const PROCESS: &str = "netproxy::process";
+
+/// How much what it says matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It ends for that.
+    Error,
+    /// Somebody has to see to it.
+    Warning,
+    /// What is good to know.
+    Note,
 }
 
 /// What is logged.
@@ -88,12 +103,36 @@ impl Logging {
             return;
         }
         let filter = self.log.clone().unwrap_or_default().targets();
+        // With text, `say` writes lines of its own.
+        let filter = if self.is_json() { filter.with_target(PROCESS, LevelFilter::INFO) } else { filter };
+        if self.is_json() {
+            std::panic::set_hook(Box::new(|panic| tracing::error!(target: PROCESS, "{panic}")));
+        }
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
         let lines = match self.log_format.unwrap_or(LogFormat::Text) {
             LogFormat::Text => lines.boxed(),
             LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         };
         tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    }
+}
+
+impl Logging {
+    /// Whether every line on standard error is JSON.
+    fn is_json(&self) -> bool {
+        matches!(self.log_format, Some(LogFormat::Json))
+    }
+
+    /// A line on standard error, with or without `--log`.
+    pub(crate) fn say(&self, what: Said, text: &str) {
+        match (self.is_json(), what) {
+            (true, Said::Error) => tracing::error!(target: PROCESS, "{text}"),
+            (true, Said::Warning) => tracing::warn!(target: PROCESS, "{text}"),
+            (true, Said::Note) => tracing::info!(target: PROCESS, "{text}"),
+            (false, Said::Error) => eprintln!("error: {text}"),
+            (false, Said::Warning) => eprintln!("warning: {text}"),
+            (false, Said::Note) => eprintln!("{text}"),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod logging;
 mod process;
 
 use clap::Parser;
+use logging::Said;
 use netproxy::child::{Published, STATE_DIR, StateDir, StateError};
 use netproxy::{
     Accepting, Addresses, AdminAccess, Handle, NetworkProxy, NetworkProxyBuilder, Observer, Reload, Snapshot, Sockets, StartError,
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match start(&cli) {
         Ok(started) => serve(started, &cli),
         Err((code, error)) => {
-            eprintln!("error: {error}");
+            cli.logging.say(Said::Error, &error.to_string());
             ExitCode::from(code)
         }
     }
@@ -78,7 +79,7 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
         (handed_down, taken.map(process::handover::Taken::split))
     };
     #[cfg(not(unix))]
-    let (handed_down, taken): (Option<Sockets>, Option<(Sockets, ())>) = (None, None);
+    let (handed_down, taken): (Option<Sockets>, Option<(Sockets, Option<netproxy::Mode>, ())>) = (None, None);
     let builder =
         cmd::builder(&cli.source).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(&notify) });
     #[cfg(target_os = "linux")]
@@ -89,7 +90,7 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     let builder = cli.workers.into_iter().fold(builder, NetworkProxyBuilder::workers);
     let builder = listeners(builder, cli, handed_down.unwrap_or_default())?.admin_access(admin_access(&cli.admin)?);
     let (builder, taken) = match taken {
-        Some((sockets, taken)) => (builder.inherit(sockets), Some(taken)),
+        Some((sockets, mode, taken)) => (mode.into_iter().fold(builder.inherit(sockets), NetworkProxyBuilder::mode), Some(taken)),
         None => (builder, None),
     };
     #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "there is nothing to say of the process"))]
@@ -113,15 +114,17 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
         let report = process::sandbox::apply(cli.sandbox, user.as_ref(), &files, &folders).map_err(unusable)?;
         for folder in folders {
             if rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_err() {
-                eprintln!(
-                    "warning: nothing can be made in `{}` any more, so that the audit file in it cannot be rotated; give the folder to the user of the proxy",
+                let warning = format!(
+                    "nothing can be made in `{}` any more, so that the audit file in it cannot be rotated; give the folder to the user of the proxy",
                     folder.display()
                 );
+                cli.logging.say(Said::Warning, &warning);
             }
         }
         for file in files {
             if let Err(error) = std::fs::File::open(file) {
-                eprintln!("warning: `{}` cannot be read any more, so that it cannot be read again: {error}", file.display());
+                let warning = format!("`{}` cannot be read any more, so that it cannot be read again: {error}", file.display());
+                cli.logging.say(Said::Warning, &warning);
             }
         }
         proxy.set_health("sandbox", report.json());
@@ -132,7 +135,7 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
     {
         let memory = process::memory::protect_memory();
         if !cli.json {
-            eprintln!("{}", memory.text());
+            cli.logging.say(Said::Note, &memory.text());
         }
         proxy.set_health("memory", memory.json());
     }
@@ -154,14 +157,14 @@ fn publish(proxy: &NetworkProxy, cli: &cli::Cli) -> Result<Option<Published>, St
     match StateDir::open(&folder).and_then(|state| proxy.publish(&state, std::env::current_exe().ok(), true)) {
         Ok(published) => {
             for problem in published.problems() {
-                eprintln!("warning: {problem}");
+                cli.logging.say(Said::Warning, problem);
             }
             Ok(Some(published))
         }
         Err(error) if asked => Err(error),
         Err(error) => {
             if proxy.policy().authority_pem().is_some() {
-                eprintln!("warning: children cannot be told what to trust: {error}");
+                cli.logging.say(Said::Warning, &format!("children cannot be told what to trust: {error}"));
             }
             Ok(None)
         }
@@ -233,7 +236,7 @@ fn serve(started: Started, cli: &cli::Cli) -> ExitCode {
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            cli.logging.say(Said::Error, &error.to_string());
             ExitCode::from(2)
         }
     }
@@ -245,17 +248,17 @@ async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
     let signals = Signals::new()?;
     let handle = proxy.run().await?;
     #[cfg(target_os = "linux")]
-    announce_sandbox(&started.sandbox, cli.json);
+    announce_sandbox(&started.sandbox, cli);
     announce(&handle, cli);
     notify.ready(&status(&handle.policy()));
     let watchdog = Arc::clone(&notify);
     tokio::spawn(async move { watchdog.watchdog().await });
     #[cfg(unix)]
     let handed_over = {
-        let json = cli.json;
+        let (json, handle) = (cli.json, &handle);
         async move {
             match started.offer {
-                Some(offer) => offer.handed_over().await.map(|()| {
+                Some(offer) => offer.handed_over(|| handle.mode_override()).await.map(|()| {
                     say(
                         json,
                         &serde_json::json!({ "event": "handed over" }),
@@ -290,16 +293,16 @@ fn status(snapshot: &Snapshot) -> String {
 
 /// What was given up.
 #[cfg(target_os = "linux")]
-fn announce_sandbox(report: &process::sandbox::Report, json: bool) {
-    if !json {
-        eprintln!("{}", report.text());
+fn announce_sandbox(report: &process::sandbox::Report, cli: &cli::Cli) {
+    if !cli.json {
+        cli.logging.say(Said::Note, &report.text());
         return;
     }
     let mut line = serde_json::json!({ "event": "sandbox" });
     if let (Some(line), serde_json::Value::Object(report)) = (line.as_object_mut(), report.json()) {
         line.extend(report);
     }
-    say(json, &line, "");
+    say(cli.json, &line, "");
 }
 
 /// A line for each listener; with the built-in policy, a line that says what it is and how to use it.
@@ -308,11 +311,12 @@ fn announce(handle: &Handle, cli: &cli::Cli) {
     if cli.source.policy.is_none() && !cli.json {
         let also = |name, address: Option<SocketAddr>| address.map(|address| format!(", {name} on {address}")).unwrap_or_default();
         let (socks5, admin) = (also("SOCKS5", socks5), also("admin", admin));
-        eprintln!(
+        let note = format!(
             "no --policy: running the built-in default policy, HTTP on {http}{socks5}{admin}; \
              point a client at it with `export HTTP_PROXY=http://{http} HTTPS_PROXY=http://{http}`; \
              the policy's source is examples/default.toml"
         );
+        cli.logging.say(Said::Note, &note);
     }
     for (listener, address) in [("http", Some(http)), ("socks5", socks5), ("admin", admin)] {
         let Some(address) = address else { continue };
@@ -361,6 +365,16 @@ impl Observer for Announce {
             }
         };
         say(self.json, &line, &text);
+    }
+
+    fn mode_set(&self, snapshot: &Arc<Snapshot>) {
+        self.notify.status(&status(snapshot));
+        let (mode, generation) = (snapshot.mode().as_str(), snapshot.generation());
+        // As the audit log has it.
+        let (outcome, why) =
+            if snapshot.mode() == snapshot.meta().mode { ("policy", "as the policy says") } else { ("set", "as an operator set it") };
+        let line = serde_json::json!({ "event": "mode", "outcome": outcome, "mode": mode, "generation": generation });
+        say(self.json, &line, &format!("mode: {mode}, {why}; generation {generation} is in force"));
     }
 
     fn fault(&self, what: &str) {

@@ -1,5 +1,6 @@
 //! The replies that the proxy makes itself.
 
+use crate::calendar::write_date;
 use crate::connect::UpstreamError;
 use crate::counters::Reached;
 use crate::decide::deny::Denial;
@@ -10,6 +11,7 @@ use crate::parse::target::Target;
 use crate::secret::SecretError;
 use std::fmt::Display;
 use std::io::Write;
+use tokio::time::Instant;
 
 /// The answer to CONNECT once the upstream stands. No length and no coding: what follows is the tunnel (RFC 9110, section 9.3.6).
 pub(crate) const TUNNEL_STANDS: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
@@ -72,6 +74,7 @@ pub(crate) fn bad_request(bad: BadRequest) -> Vec<u8> {
     if bad.status == 405 {
         // It says which methods there are (RFC 9110, section 15.5.6); of the origin's nobody here knows more.
         let mut out = b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE\r\n".to_vec();
+        write_date(Instant::now(), &mut out);
         let _ = write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
         return out;
     }
@@ -121,7 +124,9 @@ fn phrase(status: u16) -> &'static str {
 fn response(status: u16, reason: &str, proxy_error: Option<&str>, kind: &str, body: &str, method: &str, keep_alive: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     // Writing to a vector cannot fail.
-    let _ = write!(out, "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+    let _ = write!(out, "HTTP/1.1 {status} {reason}\r\n");
+    write_date(Instant::now(), &mut out);
+    let _ = write!(out, "Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
     if let Some(error) = proxy_error {
         let _ = write!(out, "x-proxy-error: {error}\r\n");
     }
@@ -141,6 +146,7 @@ mod tests {
         for (what, line) in [(another_way(), "HTTP/1.1 421 Misdirected Request\r\n"), (no_secret(), "HTTP/1.1 502 Bad Gateway\r\n")] {
             assert!(answer(&what, "GET", true).starts_with(line.as_bytes()), "{line}");
         }
+        assert!(answer(&no_secret(), "GET", true).windows(7).any(|start| start == b"\nDate: "));
         // Those of one that is malformed, of origins, and of limits.
         for status in [400, 405, 408, 413, 414, 417, 421, 429, 431, 501, 502, 503, 504, 505, 508] {
             assert!(!phrase(status).is_empty(), "{status}");

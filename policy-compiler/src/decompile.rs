@@ -10,8 +10,8 @@ use crate::profiles::Profile;
 use crate::schema::limit_toml;
 use crate::source::quote;
 use policy_format::{
-    Access, Audit, Blob, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader, JsonValue,
-    Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
+    Access, Audit, Blob, BrokerFallback, ClientCertificate, Constraints, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader,
+    JsonValue, Layer, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -72,6 +72,9 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
     let meta = profile.meta();
     let table = format!("permissions.{}.network", quote_key(&meta.profile));
     let mut text = format!("# policy {}\n", profile.blob().digest());
+    for (demand, layer) in constraints_toml(profile.settings().constraints.as_ref()) {
+        line(&mut text, format_args!("# held by the {layer} layer: {demand}"));
+    }
     line(&mut text, format_args!("default_permissions = {}", quote(&meta.profile)));
     if meta.network == Network::Direct {
         // A profile that is on under a feature that is off.
@@ -81,6 +84,18 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
     domains(&mut text, profile, &table)?;
     hooks(&mut text, profile.hooks(), &profile.settings().hook_bodies, &table)?;
     Ok(text)
+}
+
+/// What administrators hold, as a requirement would say it, and the layer that does. The demand stands above what it makes of the policy, and is no setting of it.
+#[must_use]
+pub fn constraints_toml(constraints: Option<&Constraints>) -> Vec<(&'static str, Layer)> {
+    let Constraints { mode_required, local_binding_required, managed_allows_only } = constraints.copied().unwrap_or_default();
+    let all = [
+        ("mode = \"limited\"", mode_required),
+        ("allow_local_binding = false", local_binding_required),
+        ("managed_allowed_domains_only = true", managed_allows_only),
+    ];
+    all.into_iter().filter_map(|(demand, layer)| Some((demand, layer?))).collect()
 }
 
 fn line(text: &mut String, what: std::fmt::Arguments<'_>) {

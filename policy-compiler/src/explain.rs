@@ -16,6 +16,8 @@ use policy_format::{
 use std::fmt;
 use std::net::IpAddr;
 
+/// The port of HTTP over TLS, which is all that SOCKS5 reaches where only reading may pass.
+const HTTPS_PORT: u16 = 443;
 /// Rules of one standing that are shown; the rest is counted.
 const MAX_SHOWN: usize = 20;
 /// Characters of a line that are shown.
@@ -223,6 +225,11 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
         (Reason::MitmRequired, _) if asked.protocol == Protocol::Socks5Tcp && is_odd_socks(policy, asked) => {
             "in limited mode SOCKS5 reaches port 443 only, where TLS can be opened".into()
         }
+        (Reason::MitmRequired, Some(rule))
+            if asked.protocol == Protocol::Socks5Tcp && rule.access == Access::ReadOnly && asked.port != HTTPS_PORT =>
+        {
+            "the rule is read-only, and SOCKS5 reaches port 443 only then, where TLS can be opened".into()
+        }
         (Reason::MitmRequired, _) if asked.protocol == Protocol::Socks5Udp => {
             "datagrams cannot be read, and here only what is read may pass".into()
         }
@@ -251,7 +258,7 @@ fn why(policy: &Blob<Vec<u8>>, asked: &Asked, address: Option<IpAddr>, reason: R
 
 /// Whether limited mode lets no SOCKS5 connection through to that port.
 fn is_odd_socks(policy: &Blob<Vec<u8>>, asked: &Asked) -> bool {
-    meta(policy, asked.profile).mode == Mode::Limited && asked.port != 443
+    meta(policy, asked.profile).mode == Mode::Limited && asked.port != HTTPS_PORT
 }
 
 /// Whether the data plane may open a tunnel for a credential that it knows by itself: for which hosts it has one, depends on its environment.

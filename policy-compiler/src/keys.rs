@@ -2,7 +2,9 @@
 //!
 //! Limits, and the words of settings, are those of `policy_format::Settings`. The JSON Schema for editors is generated from these tables, and whoever refuses unknown keys can ask them what is known.
 
-use policy_format::{Audit, AuditLevel, AuditNaming, CredentialAuth, Forwarded, Fsync, Limit, Limits, OnFull, OnRevoke, OtlpProtocol, Sni};
+use policy_format::{
+    Audit, AuditLevel, AuditNaming, CredentialAuth, Forwarded, Fsync, Layer, Limit, Limits, OnFull, OnRevoke, OtlpProtocol, Sni,
+};
 
 /// A table of the TOML.
 #[derive(Debug)]
@@ -129,21 +131,21 @@ pub const SOCKET_ACCESS: &[&str] = &["allow", "deny", "none"];
 /// The modes of a network.
 pub const MODES: &[&str] = &["limited", "full"];
 /// What `sni` may say.
-pub const SNI: &[&str] = &words::<_, { Sni::ALL.len() }>(Sni::ALL);
+pub const SNI: &[&str] = Sni::NAMES;
 /// What `forwarded` may say.
-pub const FORWARDED: &[&str] = &words::<_, { Forwarded::ALL.len() }>(Forwarded::ALL);
+pub const FORWARDED: &[&str] = Forwarded::NAMES;
 /// What `limits.on_revoke` may say.
-pub const ON_REVOKE: &[&str] = &words::<_, { OnRevoke::ALL.len() }>(OnRevoke::ALL);
+pub const ON_REVOKE: &[&str] = OnRevoke::NAMES;
 /// What `audit.naming` may say.
-pub const AUDIT_NAMING: &[&str] = &words::<_, { AuditNaming::ALL.len() }>(AuditNaming::ALL);
+pub const AUDIT_NAMING: &[&str] = AuditNaming::NAMES;
 /// What `audit.level` may say.
-pub const AUDIT_LEVEL: &[&str] = &words::<_, { AuditLevel::ALL.len() }>(AuditLevel::ALL);
+pub const AUDIT_LEVEL: &[&str] = AuditLevel::NAMES;
 /// What `audit.on_full` may say.
-pub const ON_FULL: &[&str] = &words::<_, { OnFull::ALL.len() }>(OnFull::ALL);
+pub const ON_FULL: &[&str] = OnFull::NAMES;
 /// What `audit.fsync` may say.
-pub const FSYNC: &[&str] = &words::<_, { Fsync::ALL.len() }>(Fsync::ALL);
+pub const FSYNC: &[&str] = Fsync::NAMES;
 /// What `audit.otlp.protocol` may say.
-pub const OTLP_PROTOCOL: &[&str] = &words::<_, { OtlpProtocol::ALL.len() }>(OtlpProtocol::ALL);
+pub const OTLP_PROTOCOL: &[&str] = OtlpProtocol::NAMES;
 /// What an upstream rule says that goes through no proxy.
 pub const DIRECT: &str = "direct";
 /// The formats of domain lists.
@@ -160,23 +162,11 @@ pub const REASONS: &[&str] = &[
     "policy_denied",
 ];
 /// The layers, strongest first.
-pub const LAYERS: &[&str] = &["mdm", "managed", "cli", "user", "project"];
+pub const LAYERS: &[&str] = Layer::NAMES;
 /// A pattern of hosts, as far as a cheap expression can tell: no spaces inside, no scheme, no path, no user.
 pub const PATTERN: &str = r"^\s*[^\s/@]+(/[0-9]{1,3})?\s*$";
 /// Spellings of "everything" that are refused; `*` is the one that is meant.
 pub const EVERYTHING: &[&str] = &["**", "*.*", "?*", "*?", "**.*", "*.**", "***"];
-
-/// The names of a table of words.
-#[expect(clippy::indexing_slicing, reason = "evaluated when this is compiled, and not below the length")]
-const fn words<T, const N: usize>(all: &'static [(&'static str, T)]) -> [&'static str; N] {
-    let mut words = [""; N];
-    let mut at = 0;
-    while at < N {
-        words[at] = all[at].0;
-        at += 1;
-    }
-    words
-}
 
 const NAME: &str = "^.+$";
 const METHOD: Kind = Kind::Matches("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$");

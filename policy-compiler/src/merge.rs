@@ -10,7 +10,7 @@ use crate::schema::{
     SocketEntry, UpstreamDoc, nearest_of,
 };
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Access, Layer};
+use policy_format::{Access, Constraints, Layer};
 use std::collections::{BTreeMap, HashMap};
 
 /// The profile's name where older tables, or an older `sandbox_mode`, name none.
@@ -42,6 +42,8 @@ pub struct Merged {
     pub said: Vec<NetworkDoc>,
     /// A requirement that holds only where the proxy is, and its words.
     pub needs_proxy: Option<(Place, &'static str)>,
+    /// What administrators hold; `None` where no requirement, and no layer of theirs, holds anything, and the mode is not limited.
+    pub constraints: Option<Constraints>,
 }
 
 /// Merges layers, strongest first. `profile` overrides `default_permissions`. `starts` says that a requirement starts the proxy by itself, without a profile.
@@ -409,7 +411,7 @@ fn merge_audits(
     let (of_below, of_above) = (layer_of(sources, &below.place), layer_of(sources, &above.place));
     let (strong, weak) = if of_below < of_above { (below, above) } else { (above, below) };
     let (owner, other) = (of_below.min(of_above), of_below.max(of_above));
-    if owner <= Layer::Managed && other > Layer::Managed {
+    if owner.is_managed() && !other.is_managed() {
         let message = format!("this `audit` is ignored: what is written down belongs to the {owner} layer");
         let warning = Diagnostic::warning(Code::IgnoredEntry, message, weak.place.clone()).and(strong.place.clone(), "said here");
         diagnostics.push(warning.with_help("remove it: it has no effect here"));

@@ -9,7 +9,7 @@ use crate::keys;
 use crate::merge::{Merged, merge_named};
 use crate::schema::{At, AuditDoc, DomainEntry, HookDoc, MitmDoc, NetworkDoc, Reader, SocketEntry, add_listed};
 use crate::source::{SourceFile, SourceId, layer_of};
-use policy_format::{Access, Audit, AuditLevel, Layer, MitmMode, Mode, OnFull, OtlpProtocol};
+use policy_format::{Access, Audit, AuditLevel, Constraints, Layer, MitmMode, Mode, OnFull, OtlpProtocol};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use toml::Spanned;
@@ -164,6 +164,11 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
     if let Some(network) = &mut merged.network {
         own_hosts(&network.mitm.hooks, network, sources, diagnostics);
     }
+    let is_required = !all.is_empty();
+    let limited =
+        all.iter().find_map(|demands| demands.mode.as_ref().filter(|mode| mode.value == Mode::Limited).map(|at| at.place.clone()));
+    let closed =
+        all.iter().find_map(|demands| demands.allow_local_binding.as_ref().filter(|local| !local.value).map(|at| at.place.clone()));
     // The strongest first: what it demands is there when a weaker one looks, and a weaker one does not bind a stronger layer.
     for requirements in all {
         let mut constrain = Constrain { sources, diagnostics };
@@ -236,6 +241,21 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
     }
     if let Some(network) = &mut merged.network {
         network.mitm.hooks.sort_by_key(|hook| (layer_of(sources, &hook.name.place), hook.name.place.source));
+        // What an administrator's settings say, weaker layers change as little as what is required.
+        let held = |said: Option<&Place>, demand: Option<&Place>| {
+            let layers = said.into_iter().chain(demand.filter(|_| said.is_some())).map(|place| layer_of(sources, place));
+            layers.filter(|layer| *layer <= Layer::Managed).min()
+        };
+        let mode = network.mode.as_ref().filter(|mode| mode.value == Mode::Limited).map(|mode| &mode.place);
+        let local = network.allow_local_binding.as_ref().filter(|local| !local.value).map(|local| &local.place);
+        let constraints = Constraints {
+            mode_required: held(mode, limited.as_ref()),
+            local_binding_required: held(local, closed.as_ref()),
+            managed_allows_only: only.as_ref().map(|only| layer_of(sources, &only.place)),
+        };
+        // That nobody holds limited mode is told as well: a proxy that is not told lets nobody set the other.
+        let is_told = is_required || mode.is_some() || constraints != Constraints::default();
+        merged.constraints = is_told.then_some(constraints);
     }
     demanded
 }
@@ -270,7 +290,7 @@ fn same_terms(a: &DomainEntry, b: &DomainEntry) -> bool {
 /// A host whose hooks a mdm or managed layer of settings owns takes none from weaker layers: a hook more is a request more that passes.
 fn own_hosts(hooks: &[HookDoc], network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) {
     let constrain = Constrain { sources, diagnostics };
-    let is_owner = |hook: &&HookDoc| constrain.layer(&hook.name.place) <= Layer::Managed;
+    let is_owner = |hook: &&HookDoc| constrain.layer(&hook.name.place).is_managed();
     let owned: Vec<&HookDoc> = hooks.iter().filter(is_owner).collect();
     let mut found = Vec::new();
     for hook in hooks {

@@ -112,8 +112,6 @@ fn is_written(rule: &Rule) -> bool {
     !["preset ", "list "].iter().any(|kind| rule.label.starts_with(kind))
 }
 
-const LAYERS: [Layer; 5] = [Layer::Mdm, Layer::Managed, Layer::Cli, Layer::User, Layer::Project];
-
 type Key<'i> = Spanned<DeString<'i>>;
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -233,7 +231,7 @@ impl CaseReader<'_, '_> {
                 expected.reason = self.reader.word(key, value, Reason::ALL.map(|reason| (reason.as_str(), reason))).map(|at| at.value);
             }
             "layer" => {
-                expected.layer = self.reader.word(key, value, LAYERS.map(|layer| (layer.as_str(), layer))).map(|at| at.value);
+                expected.layer = self.reader.word_or(key, value, Layer::ALL, &[]).map(|at| at.value);
             }
             "rule" => {
                 let pattern = self.text(key, value).and_then(|text| self.reader.pattern(&text, &value.span()));

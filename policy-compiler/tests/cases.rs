@@ -204,6 +204,12 @@ fn body(body: &policy_format::HookBody) -> String {
     format!("{} {}{}", body.hook, pointers.collect::<String>(), body.max_bytes)
 }
 
+/// What administrators hold, as `mode LAYER, local LAYER, allows LAYER`.
+fn constraints(held: &policy_format::Constraints) -> String {
+    let all = [("mode", held.mode_required), ("local", held.local_binding_required), ("allows", held.managed_allows_only)];
+    all.into_iter().filter_map(|(what, layer)| Some(format!("{what} {}", layer?))).collect::<Vec<_>>().join(", ")
+}
+
 /// A credential as `name VARIABLES PLACES auth header`.
 fn credential(credential: &policy_format::Credential) -> String {
     let places: Vec<String> = credential.url_prefixes.iter().map(ToString::to_string).collect();
@@ -254,6 +260,7 @@ fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
         ("bodies", settings.hook_bodies.iter().map(body).collect::<Vec<_>>().join(", ")),
         ("credentials", settings.credentials.iter().map(credential).collect::<Vec<_>>().join(", ")),
         ("fallback", settings.broker_fallback.as_str().to_owned()),
+        ("held", settings.constraints.map_or_else(|| "untold".to_owned(), |held| constraints(&held))),
         ("unseen", on(settings.bypass_read_only)),
         (
             "certificates",

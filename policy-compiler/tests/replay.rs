@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_compiler::profiles::Profile;
-use policy_compiler::replay::{Options, Replay, Replayer, Time};
+use policy_compiler::replay::{Options, Replay, Replayer, Time, Unknown};
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options as Compiling, compile};
 use policy_format::{Blob, Layer};
@@ -12,9 +12,15 @@ use std::fs;
 use std::process::{Command, Output};
 
 fn policy(text: &str) -> Blob<Vec<u8>> {
+    policy_under("", text)
+}
+
+fn policy_under(requirements: &str, text: &str) -> Blob<Vec<u8>> {
     let text = format!("default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n{text}");
+    let managed = SourceFile::from_text(Layer::Managed, Role::Requirements, "requirements.toml", requirements.to_owned());
     let source = SourceFile::from_text(Layer::User, Role::Config, "config.toml", text);
-    Blob::open(compile(vec![source], Compiling::default()).unwrap_or_else(|failure| panic!("{failure}")).blob).unwrap()
+    let sources = if requirements.is_empty() { vec![source] } else { vec![managed, source] };
+    Blob::open(compile(sources, Compiling::default()).unwrap_or_else(|failure| panic!("{failure}")).blob).unwrap()
 }
 
 /// A decision as the proxy logs it, of `PROTOCOL [METHOD] HOST:PORT` and `allow`, or a reason.
@@ -225,12 +231,46 @@ fn a_mode_that_was_set_while_it_ran_is_no_policy() {
         (vec![denied(2)], 1, 0),
         (vec![mode("set", 2), denied(2), denied(3), denied(1)], 1, 2),
         (vec![mode("set", 2), denied(2), mode("policy", 3), denied(3)], 1, 1),
+        // Threads of their own tell of them: whose mode it was may stand behind.
+        (vec![denied(2), mode("set", 2)], 0, 1),
+        (vec![mode("policy", 3), denied(3), denied(2), mode("set", 2)], 1, 1),
         // Another process counts from 1 again.
         (vec![mode("set", 2), start, denied(2)], 1, 0),
     ] {
         let found = replay(&new, &log(&events), Options::default());
         let counted: u64 = found.unknown.iter().map(|(_, count)| count).sum();
         assert_eq!((found.opened, counted), (opened, unknown), "{events:?}");
+    }
+}
+
+/// What full mode let through that somebody had set over limited mode is no change of the policy's, unless nobody can set it over the new one.
+#[test]
+fn what_a_mode_that_was_set_to_full_allowed_is_no_change() {
+    let mode = json!({ "event.name": "codex.network_proxy.mode", "network.policy.mode": "full", "outcome": "set", "network.policy.generation": 2 });
+    let allowed = |asked: &str, generation: u64| with(event(asked, "allow"), "network.policy.generation", generation);
+    let denied = with(event("http POST b.test:80", "not_allowed"), "network.policy.generation", 2);
+    let limited = "mode = \"limited\"\ndomains = { \"a.test\" = \"allow\" }\n";
+    let required = policy_under("[experimental_network]\nmode = \"limited\"\n", limited);
+    for (name, new, closed, unknown) in [
+        ("limited by itself", policy(limited), 2, 2),
+        ("limited by a requirement", required, 4, 0),
+        ("full", policy("domains = { \"a.test\" = \"allow\" }\n"), 1, 0),
+        ("read-only by a rule", policy("domains = { \"a.test\" = \"read-only\" }\n"), 4, 0),
+    ] {
+        // Before it was set; what no rule allows now; and what the mode decides. SOCKS5 to another port than 443 is nothing that limited mode, or a rule that only reads, opens.
+        let events = [
+            allowed("http POST a.test:80", 1),
+            mode.clone(),
+            allowed("http POST a.test:80", 2),
+            allowed("http GET a.test:80", 2),
+            allowed("http POST x.test:80", 3),
+            allowed("socks5_tcp a.test:22", 3),
+            denied.clone(),
+        ];
+        let found = replay(&new, &log(&events), Options::default());
+        let counted: u64 = found.unknown.iter().map(|(_, count)| count).sum();
+        assert_eq!((found.closed, counted, found.opened), (closed, unknown, 0), "{name}");
+        assert!(found.unknown.iter().all(|(why, _)| *why == Unknown::Mode), "{name}");
     }
 }
 
@@ -373,7 +413,9 @@ fn the_command_says_what_would_change() {
     let (code, text, _) = run(&["audit.jsonl", "--json", "--limit", "0"]);
     assert_eq!((code, &serde_json::from_str::<Value>(&text).unwrap()["changes"]), (1, &json!([])));
     for (wrong, said) in [
-        (&["odd.jsonl"][..], "no decision is in these logs, and 1 lines cannot be read; the first is odd.jsonl:1"),
+        (&["/dev/null"][..], "no decision is in these logs"),
+        (&["same.jsonl", "--since", "2030-01-01"], "no decision in these logs is of that time: 1 of another time are"),
+        (&["odd.jsonl"], "no decision is in these logs, and 1 lines cannot be read; the first is odd.jsonl:1"),
         (&["none.jsonl"], "cannot read `none.jsonl`"),
         (&["audit.jsonl", "--profile", "x"], "there is no"),
         (&["audit.jsonl", "--since", "x"], "no time in UTC"),

@@ -8,6 +8,7 @@
 //! | `host`, `host:port`, an address | a tunnel, to port 443 unless another is named |
 //! | `socks host[:port]`, also `socks5`, `socks5h` | a SOCKS5 connection, to port 443 unless another is named |
 //! | `udp host:port` | a SOCKS5 datagram |
+//! | `https_connect`, `socks5_tcp`, `socks5_udp`, and the same | as events name protocols: `CONNECT`, `socks`, `udp` |
 //!
 //! IPv6 addresses with a port stand in brackets. Queries of plain requests are passed over: no rule sees them; hooks do, inside TLS. What the data plane refuses as malformed is an
 //! error here too.
@@ -346,9 +347,9 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
         return wrong(rest.slice(at..rest.text.len()), "a request ends here", "write a method or a protocol, and then where to");
     }
     match word.text.to_ascii_lowercase().as_str() {
-        "connect" => connect(rest),
-        "socks" | "socks5" | "socks5h" => tunnel(Protocol::Socks5Tcp, rest),
-        "udp" => tunnel(Protocol::Socks5Udp, rest),
+        "connect" | "https_connect" => connect(rest),
+        "socks" | "socks5" | "socks5h" | "socks5_tcp" => tunnel(Protocol::Socks5Tcp, rest),
+        "udp" | "socks5_udp" => tunnel(Protocol::Socks5Udp, rest),
         lower => {
             if !is_token(word.text) {
                 return wrong(word, "this is no method", "write `GET https://example.com/`, or `CONNECT`, `socks` or `udp` and a host");
@@ -356,6 +357,13 @@ fn parse(text: &str) -> Result<Asked, Wrong> {
             let upper = lower.to_ascii_uppercase();
             if METHODS.contains(&upper.as_str()) && upper != word.text {
                 return wrong(word, "methods are case-sensitive", format!("write `{upper}`"));
+            }
+            let other = if lower.contains("udp") { "udp" } else { "socks" };
+            if !rest.text.contains("://") && (other == "udp" || lower.starts_with("socks") || lower.contains("tcp")) {
+                // What is suggested is a request.
+                let words = [format!("{other} {}", rest.text), format!("{other} {}:53", rest.text), format!("{other} example.com:53")];
+                let help = words.into_iter().find(|words| parse(words).is_ok()).unwrap_or_default();
+                return wrong(word, "this is no protocol", format!("write `{help}`"));
             }
             if !rest.text.contains("://") {
                 let help = format!("write `{} https://{}` or `{} http://{}`", word.text, rest.text, word.text, rest.text);
@@ -589,6 +597,9 @@ mod tests {
                 "a.test/x",
                 "a tunnel goes to a host and a port, without a path\n  a.test/x\n        ^^\nhelp: for a request with a path write `GET https://a.test/x`",
             ),
+            ("socks5-udp a.test:53", "this is no protocol\n  socks5-udp a.test:53\n  ^^^^^^^^^^\nhelp: write `udp a.test:53`"),
+            ("UDP6 a.test", "this is no protocol\n  UDP6 a.test\n  ^^^^\nhelp: write `udp a.test:53`"),
+            ("tcp a.test:22", "this is no protocol\n  tcp a.test:22\n  ^^^\nhelp: write `socks a.test:22`"),
             ("udp a.test", "a datagram needs a port\n  udp a.test\n      ^^^^^^\nhelp: write `udp a.test:53`"),
             ("ü..b", "this is not a host: a label (the part between two dots) is empty\n  ü..b\n  ^^^^"),
             ("*.a.test", "a request goes to one host, without wildcards\n  *.a.test\n  ^^^^^^^^\nhelp: name a host that the pattern holds"),
@@ -605,6 +616,15 @@ mod tests {
         }
         assert_eq!(shown("a\u{1b}[2Jb"), "this is not a host: '\\u{1b}' cannot stand in a host name");
         assert!(shown(&"a".repeat(MAX_REQUEST + 1)).starts_with("a request has at most"));
+    }
+
+    #[test]
+    fn events_name_protocols_in_their_own_words() {
+        for (theirs, ours) in [("https_connect", "CONNECT"), ("socks5_tcp", "socks"), ("socks5_udp", "udp")] {
+            let parse = |word: &str| Asked::parse(&format!("{word} a.test:53")).unwrap();
+            assert_eq!(parse(theirs), parse(ours));
+            assert_eq!(parse(theirs).protocol.as_str(), theirs);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::reader::{bytes, record, record_count, u16_at, u32_at};
 use crate::records::{Hook, Layer, MAX_PROFILES, MAX_RECORDS, Meta, MitmMode, Mode, ProfileId, Profiles, Source};
 use crate::request::{Protocol, Request};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
-use crate::settings::Settings;
+use crate::settings::{Constraints, Settings};
 use crate::settings_record;
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
@@ -230,6 +230,12 @@ impl<B: AsRef<[u8]>> Blob<B> {
         self.settings.get(usize::from(profile.0))
     }
 
+    /// What administrators hold of a profile; `None` where the policy does not tell, which does not mean that they hold nothing.
+    #[must_use]
+    pub fn constraints(&self, profile: ProfileId) -> Option<&Constraints> {
+        self.settings(profile)?.constraints.as_ref()
+    }
+
     /// The policy's name for machines.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -297,14 +303,15 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// depends on its environment too.
     #[must_use]
     pub fn intercepted(&self, profile: ProfileId) -> Intercepted {
-        self.intercepted_with(profile, false)
+        self.intercepted_with(profile, None)
     }
 
-    /// The same, where the mode may be held to be limited ([`Overrides::limited`](crate::Overrides::limited)).
+    /// The same under another mode than the profile's own ([`Overrides::mode`](crate::Overrides::mode)), where one is set.
     #[must_use]
-    pub fn intercepted_with(&self, profile: ProfileId, limited: bool) -> Intercepted {
+    pub fn intercepted_with(&self, profile: ProfileId, mode: Option<Mode>) -> Intercepted {
         let Some(meta) = self.profile_meta(profile) else { return Intercepted::Hosts(Vec::new()) };
-        let everywhere = limited || meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
+        let limited = mode.unwrap_or(meta.mode) == Mode::Limited;
+        let everywhere = limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
         let opens = |terms: &TermsRecord| {
             let conditions = || self.conditions(terms).is_some_and(|conditions| !conditions.hold_always());
             terms.profiles.has(profile)

@@ -17,20 +17,21 @@
 //!   of a line without an end were cut off. What was found so may have been changed before.
 //! - Both lines are written as they are shown, without blanks, and end in a line feed. No other line begins as they do.
 
+use crate::events::name;
 use std::fmt;
 use std::str::FromStr;
 
 /// The event name of a segment's first line.
-pub const SEGMENT: &str = "codex.network_proxy.segment";
+pub const SEGMENT: &str = name!("segment");
 /// The event name of a line that seals those before it.
-pub const SEAL: &str = "codex.network_proxy.seal";
+pub const SEAL: &str = name!("seal");
 /// The `chain.format` that is written and read.
 pub const FORMAT: u64 = 1;
 /// Bytes of a line that are looked at; neither a header nor a seal is longer.
 pub const MAX_LINE: usize = 1024;
 
-const SEGMENT_START: &str = "{\"event.name\":\"codex.network_proxy.segment\",";
-const SEAL_START: &str = "{\"event.name\":\"codex.network_proxy.seal\",";
+const SEGMENT_START: &str = concat!("{\"event.name\":\"", name!("segment"), "\",");
+const SEAL_START: &str = concat!("{\"event.name\":\"", name!("seal"), "\",");
 
 /// A hash of the chain. Shown and read as 64 hexadecimal digits in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

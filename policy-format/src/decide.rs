@@ -9,7 +9,7 @@
 //! 5. a host that has hooks, to be reached by a plain request: `mitm_required`
 //! 6. a tunnel to a host that has hooks or credentials, or where every request is to be read, and it can be neither opened nor, because it is bypassed, left closed: `mitm_required`
 //! 7. read-only, and a method that writes: `method_not_allowed`
-//! 8. read-only, or a rule that asks for methods or paths, and a tunnel that cannot be opened: `mitm_required`
+//! 8. read-only, or a rule that asks for methods or paths, and a tunnel that cannot be opened; read-only, and SOCKS5 to a port other than 443: `mitm_required`
 //! 9. a request inside TLS, to a host that has hooks, none of which matches: `mitm_hook_denied`
 //! 10. then, with addresses: one is in a denied network: `denied`; one is not public and nothing opens it: `not_allowed_local`
 //!
@@ -17,7 +17,7 @@
 //! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which is not read yet, a deny that has
 //! them might match, and an allow that has them might not: both need the tunnel to be opened.
 //!
-//! Whoever asks may hold a policy to more ([`Overrides::limited`]), or let on what it merely does not name ([`Overrides::granted`], which stands in for step 4 and for no other).
+//! Whoever asks may set the mode ([`Overrides::mode`]), or let on what it merely does not name ([`Overrides::granted`], which stands in for step 4 and for no other).
 //!
 //! A tunnel that has to be opened, by somebody who can open it, is allowed under that very term ([`Allowed::intercept`]): the requests inside are decided one by one.
 
@@ -34,8 +34,8 @@ use std::net::IpAddr;
 /// What somebody beside the policy says: whoever runs the proxy, or the program that embeds it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// The mode is limited, whatever the policy's is: a policy can be held to more than it asks for, never to less.
-    pub limited: bool,
+    /// The mode, in place of the policy's own. Whoever sets `full` here has seen that no requirement of the policy's holds it to `limited`: this is not looked at again.
+    pub mode: Option<Mode>,
     /// The host is allowed although no rule does it. Nothing else is: what a rule denies, addresses that are not public, and what limited mode asks for stay as they are.
     pub granted: bool,
 }
@@ -84,8 +84,9 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
     }
 
     let hooked = policy.is_hooked(request.profile, request.host);
-    let limited = overrides.limited || meta.mode == Mode::Limited;
-    let sight = Sight::new(policy, request, limited);
+    let limited = overrides.mode.unwrap_or(meta.mode) == Mode::Limited;
+    let read_only = limited || best.access == Access::ReadOnly;
+    let sight = Sight::new(policy, request, read_only);
     let mut intercept = false;
     if !request.protocol.is_read() {
         let wanted = hooked || meta.mitm.mode == MitmMode::Always || policy.is_credentialed(request.profile, request.host, request.port);
@@ -95,7 +96,6 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
     } else if hooked && request.protocol == Protocol::Http {
         return Err(deny(Reason::MitmRequired));
     }
-    let read_only = limited || best.access == Access::ReadOnly;
     if read_only {
         let rule = (best.access == Access::ReadOnly).then_some(best.rule);
         if request.protocol.is_read() && !request.method.is_some_and(|method| READING.contains(&method)) {
@@ -136,11 +136,11 @@ enum Sight {
 
 impl Sight {
     #[inline]
-    fn new<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, limited: bool) -> Self {
+    fn new<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, read_only: bool) -> Self {
         match request.protocol {
             Protocol::Http | Protocol::Https => Self::Clear,
-            // As in the proxy whose policies this reads: limited mode lets SOCKS5 carry nothing but TLS to its usual port.
-            Protocol::Socks5Tcp if limited && request.port != HTTPS_PORT => Self::Blocked,
+            // As in the proxy whose policies this reads: where only reading may pass, SOCKS5 carries nothing but TLS to its usual port.
+            Protocol::Socks5Tcp if read_only && request.port != HTTPS_PORT => Self::Blocked,
             Protocol::Connect | Protocol::Socks5Tcp => match policy.is_bypassed(request.profile, request.host, request.port) {
                 true if policy.settings(request.profile).is_some_and(|settings| settings.bypass_read_only) => Self::Waived,
                 true => Self::Blocked,
@@ -161,7 +161,7 @@ impl Sight {
     }
 }
 
-/// The port of HTTP over TLS.
+/// The port of HTTP over TLS: the only one that SOCKS5 reaches where only reading may pass.
 const HTTPS_PORT: u16 = 443;
 
 fn deny(reason: Reason) -> Denied {

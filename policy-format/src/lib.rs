@@ -60,6 +60,7 @@ mod credentials;
 mod decide;
 mod decision;
 mod error;
+pub mod events;
 pub mod glob;
 mod header;
 pub mod hooks;
@@ -106,5 +107,6 @@ pub use rules::{Access, PortRange, RuleId, RuleKind};
 #[cfg(feature = "build")]
 pub use ruleset::{HostsRef, RuleRef, RuleSet, Terms, TermsId};
 pub use settings::{
-    BrokerFallback, Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni, UpstreamRule,
+    BrokerFallback, Constraints, Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni,
+    UpstreamRule,
 };

@@ -1,5 +1,6 @@
 //! Cold records, as postcard: settings, and where rules come from.
 
+use crate::settings::named;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -294,17 +295,15 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// The name that users type and read.
+    /// Whether it is an administrator's: one that users do not write.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Mdm => "mdm",
-            Self::Managed => "managed",
-            Self::Cli => "cli",
-            Self::User => "user",
-            Self::Project => "project",
-        }
+    pub fn is_managed(self) -> bool {
+        self <= Self::Managed
     }
+}
+
+named! {
+    Layer { Mdm = "mdm", Managed = "managed", Cli = "cli", User = "user", Project = "project" }
 }
 
 impl fmt::Display for Layer {

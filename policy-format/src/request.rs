@@ -2,6 +2,7 @@
 
 use crate::host::Host;
 use crate::records::ProfileId;
+use crate::settings::named;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -79,22 +80,28 @@ impl Protocol {
     pub fn is_read(self) -> bool {
         matches!(self, Self::Http | Self::Https)
     }
+}
 
-    /// The name used in replies and events.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-            Self::Connect => "https_connect",
-            Self::Socks5Tcp => "socks5_tcp",
-            Self::Socks5Udp => "socks5_udp",
-        }
-    }
+// The names are those in replies and events, too.
+named! {
+    Protocol { Http = "http", Https = "https", Connect = "https_connect", Socks5Tcp = "socks5_tcp", Socks5Udp = "socks5_udp" }
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables have a place for each, by its number.
+    #[test]
+    fn protocols_are_listed_in_the_order_of_their_numbers() {
+        for (number, (name, protocol)) in Protocol::ALL.iter().enumerate() {
+            assert_eq!((*protocol as usize, protocol.as_str(), Protocol::named(name)), (number, *name, Some(*protocol)));
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::audit::Audit;
 use crate::credentials::{ClientCertificate, Credential, HookBody};
-use crate::records::Upstream;
+use crate::records::{Layer, Upstream};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -40,6 +40,27 @@ pub struct Settings {
     pub broker_fallback: BrokerFallback,
     /// What is written down of decisions, and where.
     pub audit: Audit,
+    /// What administrators hold, whatever weaker layers say; `None` where the policy does not tell. Nothing is decided by it: it is for whoever says what would change a decision,
+    /// or may change it.
+    pub constraints: Option<Constraints>,
+}
+
+/// What administrators hold of a profile: each with the strongest layer that does, `mdm` or `managed`; `None` where none does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Constraints {
+    /// The mode stays limited.
+    pub mode_required: Option<Layer>,
+    /// [`Meta::allow_local_binding`](crate::Meta::allow_local_binding) stays off.
+    pub local_binding_required: Option<Layer>,
+    /// Only this layer, and those that are stronger, allow hosts: allow rules of weaker ones are ignored.
+    pub managed_allows_only: Option<Layer>,
+}
+
+impl Constraints {
+    /// The layer of a name, if it is one that may hold something.
+    pub(crate) fn holder(name: &str) -> Option<Layer> {
+        [Layer::Mdm, Layer::Managed].into_iter().find(|layer| layer.as_str() == name)
+    }
 }
 
 impl Default for Settings {
@@ -58,6 +79,7 @@ impl Default for Settings {
             credentials: Vec::new(),
             broker_fallback: BrokerFallback::default(),
             audit: Audit::default(),
+            constraints: None,
         }
     }
 }
@@ -111,8 +133,10 @@ pub enum BrokerFallback {
 macro_rules! named {
     ($($kind:ident { $($variant:ident = $name:literal),+ })+) => {$(
         impl $kind {
-            /// All of them, with the names that users type and read.
+            /// All of them in their order, with the names that users type and read.
             pub const ALL: &'static [(&'static str, Self)] = &[$(($name, Self::$variant)),+];
+            /// Their names.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
 
             /// The one of that name.
             #[must_use]

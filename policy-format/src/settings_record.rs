@@ -11,7 +11,7 @@ use crate::error::FormatError;
 use crate::header::SectionKind;
 use crate::pattern::Pattern;
 use crate::records::{MAX_RECORDS, Upstream};
-use crate::settings::{BrokerFallback, Forwarded, Limit, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
+use crate::settings::{BrokerFallback, Constraints, Forwarded, Limit, NameServer, OnRevoke, Settings, Sni, UpstreamRule};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -76,6 +76,7 @@ fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
         credentials,
         broker_fallback,
         audit,
+        constraints,
     } = settings;
     let mut pairs: Pairs<'a> = crate::Limits::ALL
         .iter()
@@ -118,6 +119,7 @@ fn pairs<'a>(settings: &'a Settings, default: &Settings) -> Pairs<'a> {
     ];
     pairs.extend(others.into_iter().filter(|(_, differs, _)| *differs).map(|(key, _, value)| (key.into(), value)));
     audit_pairs(audit, &default.audit, &mut pairs);
+    pairs.extend(constraints.as_ref().map(|constraints| ("constraints".into(), Value::Table(constraint_pairs(constraints)))));
     pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
     pairs
 }
@@ -145,6 +147,16 @@ fn audit_pairs<'a>(audit: &'a Audit, default: &Audit, pairs: &mut Pairs<'a>) {
         ("audit.syslog", syslog.as_ref().map(|target| Value::Text(target.to_string().into()))),
     ];
     pairs.extend(said.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
+}
+
+/// The layers that hold something.
+#[cfg(feature = "build")]
+fn constraint_pairs(constraints: &Constraints) -> Pairs<'static> {
+    let Constraints { mode_required, local_binding_required, managed_allows_only } = *constraints;
+    [("local_binding_required", local_binding_required), ("managed_allows_only", managed_allows_only), ("mode_required", mode_required)]
+        .into_iter()
+        .filter_map(|(key, layer)| Some((key.into(), Value::Text(layer?.as_str().into()))))
+        .collect()
 }
 
 /// An empty `headers_file` is none.
@@ -255,6 +267,7 @@ fn set(settings: &mut Settings, key: &str, value: &Value<'_>) -> Result<(), &'st
         "credentials" => value.each(Value::credential).map(|all| settings.credentials = all),
         "broker_fallback" => value.text().and_then(BrokerFallback::named).map(|fallback| settings.broker_fallback = fallback),
         "limits.on_revoke" => value.text().and_then(OnRevoke::named).map(|on_revoke| settings.on_revoke = on_revoke),
+        "constraints" => value.constraints().map(|constraints| settings.constraints = Some(constraints)),
         _ if key.starts_with("audit.") => return set_audit(&mut settings.audit, key, value),
         _ => {
             let limit = key.strip_prefix("limits.").and_then(Limit::named).ok_or(KEY)?;
@@ -364,6 +377,22 @@ impl<'a> Value<'a> {
             path => Some(path).filter(|path| Audit::is_path(path)).map(|path| Some(path.to_owned()))?,
         };
         Some(Otlp { endpoint, protocol: OtlpProtocol::named(protocol.text()?)?, headers_file })
+    }
+
+    /// `constraints`.
+    fn constraints(&self) -> Option<Constraints> {
+        let Self::Table(pairs) = self else { return None };
+        let mut constraints = Constraints::default();
+        for (key, layer) in pairs {
+            let held = match key.as_ref() {
+                "mode_required" => &mut constraints.mode_required,
+                "local_binding_required" => &mut constraints.local_binding_required,
+                "managed_allows_only" => &mut constraints.managed_allows_only,
+                _ => return None,
+            };
+            *held = Some(Constraints::holder(layer.text()?)?);
+        }
+        Some(constraints)
     }
 
     /// An item of `credentials`.
@@ -493,6 +522,7 @@ impl<'a> Decoder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::Layer;
     use std::time::Duration;
 
     /// A profile that says these bytes: a count, then pairs.
@@ -516,6 +546,11 @@ mod tests {
         assert_eq!(settings.resolver.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.53:53", "https://d.test/dq"]);
         let settings = one(&pair("upstream.rules", b"\x03\x01\x04\x02\x05hosts\x03\x01\x02\x07.a.test\x03url\x02\x06direct")).unwrap();
         assert_eq!(settings.upstream_rules, [UpstreamRule { hosts: vec![".a.test".into()], proxy: None }]);
+        // That nothing is held is something else than that nobody tells.
+        assert_eq!(one(&pair("constraints", &[4, 0])).unwrap().constraints, Some(Constraints::default()));
+        let settings = one(&pair("constraints", b"\x04\x02\x13managed_allows_only\x02\x07managed\x0dmode_required\x02\x03mdm")).unwrap();
+        let held = Constraints { mode_required: Some(Layer::Mdm), managed_allows_only: Some(Layer::Managed), local_binding_required: None };
+        assert_eq!(settings.constraints, Some(held));
     }
 
     #[test]
@@ -550,6 +585,10 @@ mod tests {
             ("audit.metadata", vec![4, 0]),
             ("audit.metadata", b"\x04\x01\x0aevent.name\x02\x01x".to_vec()),
             ("audit.otlp", b"\x04\x01\x08endpoint\x02\x0dhttp://a.test".to_vec()),
+            ("constraints", vec![0, 1]),
+            ("constraints", b"\x04\x01\x0dmode_required\x02\x04user".to_vec()),
+            ("constraints", b"\x04\x01\x0dmode_required\x00\x01".to_vec()),
+            ("constraints", b"\x04\x01\x0csni_required\x02\x03mdm".to_vec()),
             ("resolver", b"\x02\x0c10.0.0.53:53".to_vec()),
             ("resolver", rule(b"\x02\x09dns.test.")),
             ("resolver", rule(b"\x02\x10http://d.test/dq")),

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Access, Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, Decision, Forwarded, Fsync, Hook, Host, InjectedHeader, Layer, Listeners,
-    Meta, Mitm, MitmMode, Mode, NameServer, Network, OnFull, OnRevoke, Otlp, OtlpProtocol, Pattern, PortRange, ProfileId, Profiles,
-    Protocol, Request, Rule, RuleInput, Secret, Settings, Sni, Source, UnixSockets, Upstream, UpstreamRule, decide,
+    Access, Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, Constraints, Decision, Forwarded, Fsync, Hook, Host, InjectedHeader, Layer,
+    Listeners, Meta, Mitm, MitmMode, Mode, NameServer, Network, OnFull, OnRevoke, Otlp, OtlpProtocol, Pattern, PortRange, ProfileId,
+    Profiles, Protocol, Request, Rule, RuleInput, Secret, Settings, Sni, Source, UnixSockets, Upstream, UpstreamRule, decide,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -116,6 +116,13 @@ fn settings(keys: &Keys<'_>) -> Settings {
                 let hosts = hosts.split(',').map(str::to_owned).collect();
                 let proxy = (url != "direct").then(|| Upstream { url: url.to_owned(), no_proxy: Vec::new() });
                 settings.upstream_rules.push(UpstreamRule { hosts, proxy });
+            }
+            "constraints" => {
+                let layer = |name: &str| [Layer::Mdm, Layer::Managed].into_iter().find(|layer| layer.as_str() == name);
+                let mut held = value.split(',').map(layer);
+                let mut next = || held.next().unwrap();
+                let (mode_required, local_binding_required, managed_allows_only) = (next(), next(), next());
+                settings.constraints = Some(Constraints { mode_required, local_binding_required, managed_allows_only });
             }
             key if key.starts_with("audit.") => audit(&mut settings.audit, key, value),
             name => settings.limits.apply(&[format!("{name}={value}").parse().unwrap_or_else(|error| panic!("{name}: {error}"))]),

@@ -28,7 +28,7 @@ fn asked<'a>(host: &'a Host, protocol: Protocol, method: Option<&'a str>) -> Req
     Request { protocol, method, path: method.map(|_| "/"), can_intercept: true, ..Request::connect(host, 443) }
 }
 
-const GRANTED: Overrides = Overrides { limited: false, granted: true };
+const GRANTED: Overrides = Overrides { mode: None, granted: true };
 
 /// `allow` or the reason.
 fn said(decision: Decision) -> &'static str {
@@ -86,7 +86,7 @@ fn no_rule_is_named_for_what_none_allows() {
 }
 
 #[test]
-fn a_policy_that_is_held_to_limited_mode_decides_as_one_that_is_limited() {
+fn a_policy_whose_mode_is_set_decides_as_one_that_has_that_mode() {
     let (full, limited) = (build(Meta::default()), build(Meta { mode: Mode::Limited, ..Meta::default() }));
     for host in ["allowed.test", "reads.test", "denied.test", "other.test", "x.wide.test"] {
         let host = Host::parse(host).unwrap();
@@ -101,16 +101,19 @@ fn a_policy_that_is_held_to_limited_mode_decides_as_one_that_is_limited() {
             for can_intercept in [false, true] {
                 for granted in [false, true] {
                     let request = Request { can_intercept, ..asked(&host, protocol, method) };
-                    let held = decide_with(&full, &request, Overrides { limited: true, granted });
-                    let own = decide_with(&limited, &request, Overrides { limited: false, granted });
-                    assert_eq!(held, own, "{host} {protocol} {method:?} {can_intercept} {granted}");
-                    // To what it says itself it can be held, too.
-                    assert_eq!(decide_with(&limited, &request, Overrides { limited: true, granted }), own);
+                    for (mode, other, same) in [(Mode::Limited, &full, &limited), (Mode::Full, &limited, &full)] {
+                        let held = decide_with(other, &request, Overrides { mode: Some(mode), granted });
+                        let own = decide_with(same, &request, Overrides { mode: None, granted });
+                        assert_eq!(held, own, "{mode} {host} {protocol} {method:?} {can_intercept} {granted}");
+                        // What it says itself can be set, too.
+                        assert_eq!(decide_with(same, &request, Overrides { mode: Some(mode), granted }), own);
+                    }
                 }
             }
         }
     }
-    assert_eq!(full.intercepted_with(ProfileId::default(), true), limited.intercepted(ProfileId::default()));
+    assert_eq!(full.intercepted_with(ProfileId::default(), Some(Mode::Limited)), limited.intercepted(ProfileId::default()));
+    assert_eq!(limited.intercepted_with(ProfileId::default(), Some(Mode::Full)), full.intercepted(ProfileId::default()));
     let named = |blob: &Blob<Vec<u8>>| match blob.intercepted(ProfileId::default()) {
         Intercepted::Hosts(hosts) => hosts.len(),
         Intercepted::All => usize::MAX,

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, BrokerFallback, ClientCertificate, Credential, CredentialAuth, Forwarded, Fsync,
-    Limits, Meta, NameServer, OnFull, OnRevoke, Otlp, OtlpProtocol, ProfileId, Settings, Sni, Upstream, UpstreamRule, UrlPrefix,
+    Audit, AuditLevel, AuditNaming, Blob, BlobBuilder, BrokerFallback, ClientCertificate, Constraints, Credential, CredentialAuth,
+    Forwarded, Fsync, Layer, Limits, Meta, NameServer, OnFull, OnRevoke, Otlp, OtlpProtocol, ProfileId, Settings, Sni, Upstream,
+    UpstreamRule, UrlPrefix,
 };
 use proptest::prelude::*;
 use std::net::SocketAddr;
@@ -112,21 +113,33 @@ fn audit() -> impl Strategy<Value = Audit> {
     )
 }
 
+fn constraints() -> impl Strategy<Value = Option<Constraints>> {
+    let layer = || prop_oneof![Just(None), Just(Some(Layer::Mdm)), Just(Some(Layer::Managed))];
+    proptest::option::of((layer(), layer(), layer()).prop_map(|(mode_required, local_binding_required, managed_allows_only)| Constraints {
+        mode_required,
+        local_binding_required,
+        managed_allows_only,
+    }))
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let one_of = |count: usize| 0..count;
     let words = (one_of(Sni::ALL.len()), any::<bool>(), one_of(Forwarded::ALL.len()), one_of(OnRevoke::ALL.len()));
     let lists = (proptest::collection::vec(name_server(), 0..4), proptest::collection::vec(rule(), 0..4));
-    let rest = (limits(), inside(), audit());
-    (words, lists, rest).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), (limits, inside, audit))| Settings {
-        audit,
-        sni: Sni::ALL[sni].1,
-        via,
-        forwarded: Forwarded::ALL[forwarded].1,
-        resolver,
-        upstream_rules,
-        on_revoke: OnRevoke::ALL[on_revoke].1,
-        limits,
-        ..inside
+    let rest = (limits(), inside(), audit(), constraints());
+    (words, lists, rest).prop_map(|((sni, via, forwarded, on_revoke), (resolver, upstream_rules), (limits, inside, audit, constraints))| {
+        Settings {
+            audit,
+            constraints,
+            sni: Sni::ALL[sni].1,
+            via,
+            forwarded: Forwarded::ALL[forwarded].1,
+            resolver,
+            upstream_rules,
+            on_revoke: OnRevoke::ALL[on_revoke].1,
+            limits,
+            ..inside
+        }
     })
 }
 
@@ -151,6 +164,7 @@ proptest! {
         prop_assert_eq!(blob.version(), (1, u16::from(says_anything)));
         for (id, settings) in (0..).zip(&profiles) {
             prop_assert_eq!(blob.settings(ProfileId(id)), Some(settings));
+            prop_assert_eq!(blob.constraints(ProfileId(id)), settings.constraints.as_ref());
         }
     }
 
@@ -192,6 +206,7 @@ fn what_cannot_be_read_is_not_written() {
         Settings { limits: Limits { connections: 0, ..Limits::default() }, ..Settings::default() },
         Settings { resolver: vec![NameServer::Dns("10.0.0.53:53".parse().unwrap()); 65_536], ..Settings::default() },
         Settings { audit: Audit { file: Some("audit.jsonl".into()), ..Audit::default() }, ..Settings::default() },
+        Settings { constraints: Some(Constraints { mode_required: Some(Layer::User), ..Constraints::default() }), ..Settings::default() },
         Settings { audit: Audit { queue: 1, ..Audit::default() }, ..Settings::default() },
         Settings {
             audit: Audit { metadata: [("event.name".to_owned(), "x".to_owned())].into(), ..Audit::default() },

@@ -4,7 +4,7 @@ use crate::client::Answer;
 use crate::origin::Exchange;
 use crate::tls::{MOVERS, Secured};
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
@@ -103,6 +103,19 @@ impl Http2 {
             let (sender, connection) = h2::client::handshake(TcpStream::from_std(stream).unwrap()).await.unwrap();
             tokio::spawn(connection);
             Self { sender }
+        })
+    }
+
+    /// Asks, and does not wait: dropping what is given resets the stream.
+    ///
+    /// # Panics
+    /// If the connection has ended, or HTTP/2's own types cannot say this.
+    pub fn begin(&mut self, method: &str, authority: &str, path_and_query: &str) -> (ResponseFuture, SendStream<Bytes>) {
+        let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path_and_query).build().unwrap();
+        let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+        MOVERS.block_on(async {
+            self.sender = self.sender.clone().ready().await.unwrap();
+            self.sender.send_request(request, true).unwrap()
         })
     }
 

@@ -44,8 +44,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Compiles a user layer.
 #[must_use]
 pub fn compile(toml: &str) -> Vec<u8> {
-    let source = SourceFile::from_text(Layer::User, Role::Config, "config.toml", toml.to_owned());
-    policy_compiler::compile(vec![source], Options::default()).unwrap_or_else(|failure| panic!("{failure}")).blob
+    compile_under("", toml)
+}
+
+/// The same under requirements of the managed layer.
+#[must_use]
+pub fn compile_under(requirements: &str, toml: &str) -> Vec<u8> {
+    let managed = SourceFile::from_text(Layer::Managed, Role::Requirements, "requirements.toml", requirements.to_owned());
+    let user = SourceFile::from_text(Layer::User, Role::Config, "config.toml", toml.to_owned());
+    let sources = if requirements.is_empty() { vec![user] } else { vec![managed, user] };
+    policy_compiler::compile(sources, Options::default()).unwrap_or_else(|failure| panic!("{failure}")).blob
 }
 
 /// A user layer: settings of the network table, and its domains.

@@ -108,6 +108,12 @@ impl Upstream {
         self.origin.connections()
     }
 
+    /// The same heads as they came.
+    #[must_use]
+    pub fn heads(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
     /// What it was asked: request heads, or SOCKS5 destinations.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {

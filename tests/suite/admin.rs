@@ -175,6 +175,117 @@ fn what_was_refused_is_told_with_what_would_allow_it_until_it_is_drained() {
     assert_eq!(seq, Some(4), "numbers go on");
 }
 
+/// What is offered for each of some requests, under a policy of these layers; what is offered as a line is pasted into the user's layer, and allows the request.
+#[test]
+fn what_is_offered_works_where_it_is_pasted() {
+    const USER: &str = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n[permissions.w.network.domains]\n\"name.test\" = \"allow\"\n\"deny.test\" = \"deny\"\n\"paths.test\" = { access = \"allow\", paths = [\"/ok/\"] }\n\"ports.test\" = { access = \"allow\", ports = [443] }\n\"one.test:80\" = { access = \"allow\", methods = [\"GET\"] }\n";
+    let limited = USER.replace("enabled = true", "enabled = true\nmode = \"limited\"");
+    let only = "managed_allowed_domains_only = true";
+    for (user, managed, required, request, more, line, owner, words) in [
+        // Of its own rule another key is taken, and where there is none the rule is named.
+        (USER, "", "", "GET http://paths.test/x", "", "\"paths.test:80\" = \"allow\"", "", "add"),
+        (USER, "", "", "GET http://ports.test/", "", "\"ports.test:80\" = \"allow\"", "", "add"),
+        (USER, "", "", "POST http://one.test/", "", "", "", "have \"one.test:80\" in user config.toml:9"),
+        (USER, "", "", "GET http://new.test/", "", "\"new.test\" = \"allow\"", "", "add"),
+        (USER, "", "", "GET http://localhost:9/", "", "\"localhost\" = \"allow\"", "", "add"),
+        (USER, "", "", "GET http://name.test/", "127.0.0.1", "\"127.0.0.1\" = \"allow\"", "", "add"),
+        (USER, "", "", "GET http://deny.test/", "", "", "", "change or remove the rule in user config.toml:6"),
+        // A mode stands somewhere already.
+        (
+            &limited,
+            "",
+            "",
+            "POST http://name.test/",
+            "",
+            "",
+            "",
+            "change mode = \"limited\" to mode = \"full\" under [permissions.w.network]",
+        ),
+        (&limited, "", "domains = {}", "POST http://name.test/", "", "", "", "to mode = \"full\" under [permissions.w.network]"),
+        (
+            USER,
+            "",
+            "mode = \"limited\"",
+            "POST http://name.test/",
+            "",
+            "",
+            "managed",
+            "only the managed layer can change this: it holds mode",
+        ),
+        // An administrator who denies something does not say that nobody else allows.
+        (
+            USER,
+            "\"bad.test\" = \"deny\"",
+            "",
+            "GET http://new.test/",
+            "",
+            "\"new.test\" = \"allow\"",
+            "",
+            "where an administrator lets no other layer",
+        ),
+        (
+            USER,
+            "\"bad.test\" = \"deny\"",
+            "",
+            "GET http://bad.test/",
+            "",
+            "",
+            "managed",
+            "only the managed layer can change this: the rule is in",
+        ),
+        (USER, "", only, "GET http://new.test/", "", "", "managed", "only the managed layer allows hosts"),
+        (USER, "", only, "GET http://127.0.0.1:9/", "", "", "managed", "only the managed layer allows hosts"),
+        (USER, "", only, "GET http://[fd00::1]/", "", "", "managed", "only the managed layer allows hosts"),
+        (USER, "", only, "GET http://deny.test/", "", "", "managed", "without the rule in user config.toml:6, no rule allows it"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let compiled = |user: &str| {
+            fs::write(dir.join("config.toml"), user).unwrap();
+            fs::write(dir.join("managed.toml"), format!("[permissions.w.network.domains]\n{managed}\n")).unwrap();
+            fs::write(dir.join("requirements.toml"), format!("[experimental_network]\n{required}\n")).unwrap();
+            let mut args = vec!["compile", "--user", "config.toml", "-o", "policy.bin"];
+            args.extend((!managed.is_empty()).then_some(["--managed", "managed.toml"]).into_iter().flatten());
+            args.extend((!required.is_empty()).then_some(["--requirements", "requirements.toml"]).into_iter().flatten());
+            let output = netpolicy(dir, &args);
+            assert!(output.status.success(), "{request}: {user}\n{}", String::from_utf8_lossy(&output.stderr));
+        };
+        compiled(user);
+        let proxy = DataPlane::start(&["--policy", dir.join("policy.bin").to_str().unwrap()]);
+        let world = World { folder, proxy };
+        let more = if more.is_empty() { String::new() } else { format!("&addresses={more}") };
+        let explain = |world: &World| world.get(&format!("/v1/explain?request={}{more}", query(request)));
+        let found = explain(&world);
+        let change = &found["change"];
+        assert_eq!(change["toml"].as_str().unwrap_or_default(), line, "{request} under {required}: {found}");
+        assert_eq!(change["only"].as_str().unwrap_or_default(), owner, "{request} under {required}: {found}");
+        let help = change["help"].as_str().unwrap_or_default();
+        assert!(help.contains(words), "{request} under {required}: {found}");
+        // The client's message knows no address, and names the rule where one denies.
+        if change["place"].is_null() && found["rule"].is_null() && more.is_empty() {
+            assert!(found["message"].as_str().unwrap().contains(help), "{found}");
+        }
+        if !line.is_empty() {
+            let table = change["table"].as_str().unwrap();
+            let pasted = user.replace(table, &format!("{table}\n{line}"));
+            let dir = world.folder.path();
+            let compile_again = || {
+                fs::write(dir.join("config.toml"), &pasted).unwrap();
+                let mut args = vec!["compile", "--user", "config.toml", "-o", "policy.bin"];
+                args.extend((!managed.is_empty()).then_some(["--managed", "managed.toml"]).into_iter().flatten());
+                netpolicy(dir, &args)
+            };
+            let output = compile_again();
+            assert!(output.status.success(), "{request}: {pasted}\n{}", String::from_utf8_lossy(&output.stderr));
+            let world = World {
+                proxy: DataPlane::start(&["--policy", dir.join("policy.bin").to_str().unwrap()]),
+                folder: tempfile::tempdir().unwrap(),
+            };
+            assert_eq!(explain(&world)["decision"], "allow", "{request}: {pasted}");
+        }
+    }
+}
+
 #[test]
 fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
     let world = World::start(&rules(), &[]);
@@ -199,6 +310,13 @@ fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
     // Our own listeners are nobody's.
     let own = explain(&format!("CONNECT a.test:{}", world.proxy.admin().port()), "&addresses=127.0.0.1");
     assert_eq!((own["reason"].as_str(), own["address"].as_str()), (Some("policy_denied"), Some("127.0.0.1")));
+    // `localhost` is what it always is, whatever somebody says that it resolves to.
+    let local = World::start(&policy("allow_local_binding = true", &[("localhost", "allow")]), &[]);
+    for more in ["", "&addresses=192.0.2.1"] {
+        let request = format!("CONNECT localhost:{}", local.proxy.admin().port());
+        let own = local.get(&format!("/v1/explain?request={}{more}", query(&request)));
+        assert_eq!((own["reason"].as_str(), own["address"].as_str()), (Some("policy_denied"), Some("127.0.0.1")), "{own}");
+    }
     for (bad, what) in
         [("", "the request is empty"), ("GET a.test", "a request with a method needs a URL"), ("a b c", "a request ends here")]
     {
@@ -285,6 +403,20 @@ impl Events {
         let mut line = String::new();
         assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the stream has ended");
         line.trim_end().to_owned()
+    }
+
+    /// Whether what comes next is the end, rather than an event, which is read.
+    fn is_over(&mut self) -> bool {
+        loop {
+            let mut line = String::new();
+            // The last chunk is an empty one.
+            if self.0.read_line(&mut line).unwrap() == 0 || line == "0\r\n" {
+                return true;
+            }
+            if line.starts_with("data: ") {
+                return false;
+            }
+        }
     }
 
     fn next(&mut self) -> (u64, String, Value) {
@@ -376,6 +508,7 @@ fn a_mode_holds_until_it_is_taken_back_and_is_never_looser_than_the_policys() {
     assert_eq!(post(), 403);
     let explained = world.get(&format!("/v1/explain?request={}", query("POST http://a.test/")));
     assert_eq!(explained["reason"], "method_not_allowed");
+    assert!(explained["message"].as_str().unwrap().contains("an operator holds the policy to limited mode"), "{explained}");
     assert!(explained["change"]["help"].as_str().unwrap().contains("/v1/mode"), "{explained}");
     assert_eq!(world.get("/v1/health")["policy"]["mode"], "limited");
     assert_eq!(world.get("/v1/policy")["mode"]["wanted"], "limited");
@@ -383,10 +516,37 @@ fn a_mode_holds_until_it_is_taken_back_and_is_never_looser_than_the_policys() {
     assert_eq!((status, back["mode"].as_str(), back["wanted"].is_null()), (200, Some("full"), true));
     assert_eq!(post(), 299);
 
-    let strict = World::start(&policy("mode = \"limited\"", &[("a.test", "allow")]), &[]);
+    // A policy that is limited by itself may be loosened, by the user's operator; not one that an administrator holds.
+    let limited = policy("allow_local_binding = true\nmode = \"limited\"", &[("a.test", "allow")]);
+    let strict = World::start(&limited, &[]);
+    let (status, set) = strict.post("/v1/mode", r#"{"mode":"full"}"#);
+    let said = ["mode", "policy_mode", "wanted", "required_by", "may_be_full"].map(|key| set[key].clone());
+    assert_eq!((status, said), (200, [json!("full"), json!("limited"), json!("full"), json!(null), json!(true)]));
+    let post = |world: &World| {
+        let authority = format!("a.test:{}", origin.port());
+        Client::connect(world.proxy.http())
+            .send(format!("POST http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+            .answer()
+            .status
+    };
+    assert_eq!(post(&strict), 299);
+    assert_eq!(strict.get(&format!("/v1/explain?request={}", query("POST http://a.test/")))["decision"], "allow");
+    let file = strict.path("policy.bin");
+    fs::write(&file, harness::compile_under("[experimental_network]\nmode = \"limited\"\n", &limited)).unwrap();
+    assert_eq!(strict.post("/v1/reload", "").0, 200);
+    assert_eq!(post(&strict), 403);
+    let state = strict.get("/v1/policy")["mode"].clone();
+    assert_eq!(
+        state,
+        json!({ "mode": "limited", "policy_mode": "limited", "wanted": "full", "may_be_full": false, "required_by": "managed" })
+    );
     let (status, refused) = strict.post("/v1/mode", r#"{"mode":"full"}"#);
-    assert!(status == 409 && !refused["detail"].as_str().unwrap().is_empty(), "{refused}");
+    assert!(
+        status == 409 && refused["detail"].as_str().unwrap().starts_with("the managed layer requires `mode = \"limited\"`"),
+        "{refused}"
+    );
     assert_eq!(strict.get("/v1/config")["mode"]["mode"], "limited");
+    assert_eq!(strict.post("/v1/mode", r#"{"mode":"limited"}"#).0, 200, "what it is can be set");
 }
 
 #[test]
@@ -434,6 +594,7 @@ fn a_drain_finishes_what_is_open_and_can_be_watched() {
 fn what_is_wrong_with_a_request_is_told_in_one_shape() {
     let world = World::start(&rules(), &[]);
     let json = "Content-Type: application/json\r\n";
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
     let long = "x".repeat(70_000);
     let uri = format!("/v1/explain?request={}", "x".repeat(17_000));
     let field = format!("X-Long: {}\r\n", "x".repeat(17_000));
@@ -456,13 +617,27 @@ fn what_is_wrong_with_a_request_is_told_in_one_shape() {
         ("POST", "/v1/mode", json, r#"{"mode":"loose"}"#, 400),
         ("POST", "/v1/mode", json, r#"{"mode":null,"more":1}"#, 400),
         ("POST", "/v1/mode", json, r#"["limited"]"#, 400),
-        ("POST", "/v1/mode", "", r#"{"mode":null}"#, 415),
+        // Of no type, or of the one that curl and others give unless they are told another.
+        ("POST", "/v1/mode", "", r#"{"mode":null}"#, 200),
+        ("POST", "/v1/mode", form, r#"{"mode":null}"#, 200),
+        ("POST", "/v1/mode", "Content-Type: Application/X-WWW-Form-URLencoded; charset=utf-8\r\n", r#"{"mode":null}"#, 200),
+        ("POST", "/v1/mode", form, "mode=limited", 400),
+        ("POST", "/v1/mode", "Content-Type: multipart/form-data; boundary=x\r\n", r#"{"mode":null}"#, 415),
         ("POST", "/v1/mode", "Content-Type: text/plain\r\n", r#"{"mode":null}"#, 415),
         ("POST", "/v1/mode", "Content-Type: application/json; charset=latin1\r\n", r#"{"mode":null}"#, 415),
         ("POST", "/v1/mode", "Content-Type: application/json; charset=UTF-8\r\n", r#"{"mode":null}"#, 200),
         ("POST", "/v1/mode", json, long.as_str(), 413),
-        ("POST", "/v1/reload", json, "{}", 400),
-        ("POST", "/v1/reload", "Content-Type: application/x-www-form-urlencoded\r\n", "a=b", 415),
+        // Nothing is to be said there.
+        ("POST", "/v1/reload", json, "{}", 200),
+        ("POST", "/v1/reload", form, " { } ", 200),
+        ("POST", "/v1/reload", json, r#"{"a":1}"#, 400),
+        ("POST", "/v1/reload", json, "[]", 400),
+        ("POST", "/v1/reload", json, "null", 400),
+        ("POST", "/v1/reload", json, "{}{}", 400),
+        ("POST", "/v1/reload", form, "a=b", 400),
+        ("POST", "/v1/reload", "Content-Type: text/plain\r\n", "{}", 415),
+        ("POST", "/v1/blocked/drain", "", "{}", 200),
+        ("POST", "/v1/tunnels/1/close", form, "{}", 404),
         ("DELETE", "/v1/tunnels/1", "", "", 404),
         ("DELETE", "/v1/tunnels/x", "", "", 404),
         ("GET", "/v1/patterns?limit=0", "", "", 400),
@@ -483,6 +658,14 @@ fn what_is_wrong_with_a_request_is_told_in_one_shape() {
             assert!(!problem["detail"].as_str().unwrap().is_empty() && !problem["title"].as_str().unwrap().is_empty());
         }
         assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {shown}");
+    }
+    // Told at once, before anything of it comes, and to who may not write as well.
+    for (fields, status) in [("Content-Type: application/json\r\n", 413), ("Origin: http://attacker.test\r\n", 403)] {
+        let head = format!("POST /v1/mode HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: 99999999\r\n\r\n");
+        let began = std::time::Instant::now();
+        assert_eq!(Client::connect(world.proxy.admin()).send(head).answer().status, status, "{fields}");
+        // A body is waited for for five.
+        assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
     }
     let chunked = world.request("POST", "/v1/mode", &format!("{json}Transfer-Encoding: chunked\r\n"), "");
     assert_eq!(chunked.status, 408, "a body that does not come: {}", chunked.text());
@@ -508,6 +691,31 @@ fn web_pages_neither_read_nor_write() {
     ] {
         assert_eq!(world.request(method, path, fields, "").status, status, "{method} {path} {fields}");
     }
+    // A form of a page can have JSON for its body, and a script can send it without a type: never with nothing of a browser about it. Which fields there are is a browser's doing.
+    let own = "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\nUser-Agent: Mozilla/5.0\r\n";
+    for (fields, status) in [
+        ("Origin: http://attacker.test\r\nSec-Fetch-Site: cross-site\r\nUser-Agent: Mozilla/5.0\r\n", 403),
+        ("Origin: http://attacker.test\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Sec-Fetch-Site: cross-site\r\n", 403),
+        ("Referer: http://attacker.test/\r\n", 403),
+        ("User-Agent: Mozilla/5.0\r\n", 403),
+        (own, 415),
+        ("Sec-Fetch-Mode: no-cors\r\n", 415),
+        ("Cookie: a=b\r\n", 415),
+        ("User-Agent: Mozilla/5.0\r\nX-Netproxy-Admin: 1\r\n", 415),
+        ("Referer: http://attacker.test/\r\nX-Netproxy-Admin: 1\r\n", 415),
+        ("User-Agent: curl/8.5.0\r\n", 200),
+    ] {
+        for kind in ["", "Content-Type: application/x-www-form-urlencoded\r\n"] {
+            let answer = world.request("POST", "/v1/mode", &format!("{fields}{kind}"), r#"{"mode":null}"#);
+            assert_eq!(answer.status, status, "{fields}{kind}: {}", answer.text());
+        }
+        let plain = world.request("POST", "/v1/mode", &format!("{fields}Content-Type: text/plain\r\n"), r#"{"mode":null}"#);
+        assert_eq!(plain.status, if status == 200 { 415 } else { status }, "{fields}");
+    }
+    let ours = world.request("POST", "/v1/mode", &format!("{own}Content-Type: application/json\r\n"), r#"{"mode":null}"#);
+    assert_eq!(ours.status, 200, "{}", ours.text());
 }
 
 const BOTH: &str = "0123456789abcdef0123456789abcdef";
@@ -586,6 +794,35 @@ fn signed_tokens_do_what_their_scope_says_as_long_as_they_hold() {
     ] {
         let ask = |method: &str, path: &str| world.request(method, path, &format!("Authorization: Bearer {token}\r\n"), "").status;
         assert_eq!((ask("GET", "/v1/policy"), ask("POST", "/v1/blocked/drain")), (read, write));
+    }
+}
+
+/// A stream lasts no longer than the token that opened it.
+#[test]
+fn a_stream_of_events_ends_with_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = secret_file(folder.path(), "tokens", &format!("{BOTH}\nread:{READ}\n"));
+    let world = World::start(&rules(), &["--admin-token-file", &tokens]);
+    let of = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let [mut lasting, mut ending] = [BOTH, READ].map(|token| Events::follow(world.proxy.admin(), "", &of(token)));
+    world.blocked("first.test");
+    assert_eq!(
+        [lasting.next().2, ending.next().2].map(|event| event["server.address"].clone()),
+        [json!("first.test"), json!("first.test")]
+    );
+    let new = folder.path().join("new");
+    fs::rename(secret_file(folder.path(), "new", BOTH), &tokens).unwrap();
+    assert!(!new.exists());
+    wait_until("the token holds no longer", || world.request("GET", "/v1/policy", &of(READ), "").status != 200);
+    // It is looked at before an event is told, and not more than once a second.
+    let began = std::time::Instant::now();
+    loop {
+        world.blocked("later.test");
+        assert_eq!(lasting.next().2["server.address"], "later.test");
+        if ending.is_over() {
+            break;
+        }
+        assert!(began.elapsed() < harness::PATIENCE, "it has not ended");
     }
 }
 

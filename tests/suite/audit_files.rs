@@ -215,6 +215,11 @@ fn what_cannot_be_told_is_refused_where_the_policy_says_so() {
     let body = refused.json();
     assert_eq!((&body["reason"], &body["source"]), (&"policy_denied".into(), &"proxy_state".into()));
     assert!(body["message"].as_str().unwrap().contains("the audit log is full"));
+    // Nothing new is to be sent here, and why is said where that is asked.
+    let ready = || Client::connect(proxy.admin()).send("GET /v1/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").answer();
+    let (full, said) = (ready(), ready().json());
+    assert_eq!((full.status, &said["ready"], &said["status"]), (503, &false.into(), &"refusing".into()));
+    assert!(said["reason"].as_str().unwrap().contains("the queue of audit events is full"), "{said}");
     // Somebody does again.
     let system = std::os::unix::net::UnixDatagram::bind(&log).unwrap();
     std::thread::spawn(move || {
@@ -222,6 +227,7 @@ fn what_cannot_be_told_is_refused_where_the_policy_says_so() {
         while system.recv(&mut message).is_ok() {}
     });
     wait_until("requests go on", || get(proxy.http(), &url).status == ORIGIN);
+    assert_eq!((ready().status, &ready().json()["status"]), (200, &"ready".into()));
     proxy.signal("TERM");
     assert_eq!(proxy.wait(), 0);
 }

@@ -57,6 +57,19 @@ fn local() -> Place {
     Place::new("", &[("localhost", "allow"), ("denied.test", "deny")])
 }
 
+/// Standard output is the command's, whatever the policy has written there: events go nowhere, and that is said elsewhere.
+#[test]
+fn events_do_not_get_into_what_a_command_prints() {
+    let place = Place::new("audit = { stdout = true, level = \"all\" }", &[("localhost", "allow")]);
+    let origin = Origin::start();
+    let (code, out, err) =
+        place.exec(&format!("curl -s http://localhost:{}/; curl -s -o /dev/null http://denied.test/; echo end", origin.port()));
+    assert_eq!((code, out.as_str()), (Some(0), "originend\n"));
+    assert!(err.contains("`audit.stdout` of the policy is off here"), "{err}");
+    let (code, out, err) = place.run(&["exec", "--policy", &place.text("policy.bin"), "--audit-stdout", "--", "true"]);
+    assert_eq!((code, out.as_str(), err.contains("standard output is the command's")), (Some(2), "", true), "{err}");
+}
+
 #[test]
 fn a_command_gets_a_proxy_of_its_own_and_its_exit_code_comes_back() {
     let (place, origin) = (local(), Origin::start());

@@ -262,6 +262,36 @@ fn a_policy_that_comes_in_the_middle_ends_an_exchange() {
 }
 
 #[test]
+fn a_policy_that_comes_before_the_answer_has_it_refused() {
+    let silent = Origin::http(|_, stream| stream.read(&mut [0]).is_ok_and(|read| read > 0));
+    let answering = Origin::start();
+    let proxy = open(&[]);
+    let requests = [
+        request("GET", silent.port(), ""),
+        request("POST", silent.port(), "Content-Length: 5\r\n") + "hello",
+        request("GET", silent.port(), "Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+    ];
+    let mut clients: Vec<Client> = requests.iter().map(|_| Client::connect(proxy.http())).collect();
+    for (client, request) in clients.iter_mut().zip(&requests) {
+        client.send(request);
+    }
+    harness::wait_until("all wait", || silent.requests().len() == requests.len());
+    proxy.swap(&policy(LOCAL, &[("a.test", "deny"), ("b.test", "allow")]));
+    for client in &mut clients {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "denied"));
+    }
+    // Whose request is over may go on.
+    let next = format!("GET http://b.test:{0}/ HTTP/1.1\r\nHost: b.test:{0}\r\n\r\n", answering.port());
+    assert_eq!(clients[0].send(next).answer().status, 299);
+    assert!(proxy.ends(4)[..3].iter().all(|ended| ended.ending == Ending::Revoked));
+    let told: Vec<_> = proxy.revoked().into_iter().map(|seen| seen.verdict).collect();
+    assert_eq!((told, proxy.decisions().len()), (vec!["denied".to_owned(); 3], 4));
+    assert_eq!(proxy.metrics().get("netproxy_closed_total{protocol=\"http\",ending=\"revoked\"}"), 3);
+    all_joined(&proxy);
+}
+
+#[test]
 fn upgrades_end_as_tunnels() {
     let origin = Origin::http(|_, stream| {
         stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();

@@ -1,11 +1,13 @@
 //! The embedding program's word on what no rule allows.
 
+use harness::http2::{Http2, Http2Origin};
 use harness::tls::{Authority, Front, through, trusting};
 use harness::udp::{Association, Echo};
 use harness::{Client, Names, Origin, Proxy, policy, wait_until};
-use netproxy::{Answer, Ending, PolicyRequest};
+use netproxy::{Answer, Dropped, Ending, PolicyRequest};
 use policy_format::Protocol;
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -262,6 +264,73 @@ fn inside_a_tunnel_that_it_let_on_requests_go_on_as_the_mode_lets_them() {
     let expected =
         [(Protocol::Connect, "allow", "decider"), https("allow", "decider"), https("deny", "mode_guard"), https("allow", "decider")];
     assert_eq!(seen, expected);
+}
+
+type Never = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// A decider that never answers: how often it was asked, and how often nobody waited for it any more.
+fn silent() -> (impl Fn(PolicyRequest) -> Never + Send + Sync, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    struct Given(Arc<AtomicUsize>);
+    impl Drop for Given {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (asked, given_up) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (count, end) = (Arc::clone(&asked), Arc::clone(&given_up));
+    let decider = move |_: PolicyRequest| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let given = Given(Arc::clone(&end));
+        let never: Never = Box::pin(async move {
+            let _given = given;
+            pending().await
+        });
+        never
+    };
+    (decider, asked, given_up)
+}
+
+/// The association ends with its control connection, and what waits in it with the association.
+#[test]
+fn an_association_that_ends_meanwhile_takes_its_datagrams_along_and_tells_of_them() {
+    let (decider, asked, given_up) = silent();
+    let proxy = Proxy::with(&policy(LOCAL, &[("allowed.test", "allow")]), &names(), |builder| builder.policy_decider(decider));
+    let association = Association::open(proxy.socks5());
+    association.send("allow.test", 9, "one").send("allow.test", 9, "two").send("ask.test", 9, "three");
+    wait_until("both are asked about", || asked.load(Ordering::SeqCst) == 2);
+    assert!(proxy.decisions().is_empty() && proxy.dropped().is_empty());
+    drop(association);
+    wait_until("nobody is asked any more", || given_up.load(Ordering::SeqCst) == 2);
+    wait_until("it is told", || proxy.decisions().len() == 2 && proxy.dropped().len() >= 2);
+    assert!(proxy.decisions().iter().all(|seen| (seen.protocol, seen.verdict.as_str()) == (Protocol::Socks5Udp, "not_allowed")));
+    assert!(proxy.dropped().iter().all(|why| *why == Dropped::NotSent), "{:?}", proxy.dropped());
+}
+
+/// Of a stream, as of a connection.
+#[test]
+fn a_stream_that_is_reset_meanwhile_is_asked_about_no_more() {
+    let authority = Authority::new();
+    let origin = Http2Origin::start(authority.server(&["allowed.test"], &["h2"]), 299, &[]);
+    let (decider, asked, given_up) = silent();
+    let roots = authority.file();
+    let toml = format!("{}\n", policy(LOCAL, &[])) + "\"allowed.test\" = { access = \"allow\", methods = [\"GET\"] }\n";
+    let proxy = Proxy::with(&toml, &names(), |builder| {
+        builder.policy_decider(decider).environment([("SSL_CERT_FILE".to_owned(), roots.to_str().unwrap().to_owned())])
+    });
+    let at = format!("allowed.test:{}", origin.port());
+    let trust = trusting(proxy.policy().authority_pem().unwrap(), &["h2"]);
+    let mut client = Http2::over(through(proxy.http(), &at, &trust).unwrap());
+    let begun = client.begin("PUT", &at, "/");
+    wait_until("it is asked about", || asked.load(Ordering::SeqCst) == 1);
+    let https = || proxy.decisions().into_iter().filter(|seen| seen.protocol == Protocol::Https).collect::<Vec<_>>();
+    assert!(https().is_empty());
+    drop(begun);
+    wait_until("nobody is asked any more", || given_up.load(Ordering::SeqCst) == 1);
+    wait_until("it is told", || https().len() == 1);
+    assert_eq!(https()[0].verdict, "not_allowed");
+    // The connection goes on.
+    assert_eq!(client.ask("GET", &at, "/", &[], None).unwrap().status, 299);
+    assert_eq!((asked.load(Ordering::SeqCst), origin.requests().len()), (1, 1));
 }
 
 #[test]

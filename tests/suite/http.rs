@@ -78,7 +78,7 @@ fn fields_for_one_connection_end_there() {
     let answer = Client::connect(proxy.http()).send(request).answer();
     assert_eq!((answer.reason.as_str(), answer.header("x-kept")), ("Fine by me", Some("2")));
     let names = |headers: &[(String, String)]| headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&answer.headers), ["content-length", "x-kept", "via"]);
+    assert_eq!(names(&answer.headers), ["content-length", "x-kept", "via", "date"]);
     let seen = &origin.requests()[0];
     assert_eq!(seen.first_line, "GET /p?q=1 HTTP/1.1");
     assert_eq!(names(&seen.headers), ["host", "x-kept", "via"]);
@@ -247,6 +247,28 @@ fn answers_that_cannot_be_trusted_are_502() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_has_no_other_one_in_it() {
+    let (read, seen) = std::sync::mpsc::channel::<()>();
+    let seen = std::sync::Mutex::new(seen);
+    let origin = Origin::http(move |_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").unwrap();
+        seen.lock().unwrap().recv().unwrap();
+        let _ = stream.write_all(b"5\r\nworld\r\nno size\r\n");
+        false
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("GET / HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port()));
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello\r\n") {
+        answer.extend(client.bytes(1));
+    }
+    read.send(()).unwrap();
+    let rest = String::from_utf8(client.rest()).unwrap();
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+}
+
+#[test]
 fn an_answer_without_content_has_no_length() {
     let origin = Origin::http(|_, stream| stream.write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 99\r\nX-Kept: 1\r\n\r\n").is_ok());
     let proxy = proxy();
@@ -356,4 +378,35 @@ fn the_admin_listener_tells_its_health_to_this_machine_only() {
     assert!(metrics.text().contains("\nnetproxy_policy_generation 1\n"), "{}", metrics.text());
     assert_eq!(ask("GET /metrics HTTP/1.1\r\nHost: rebound.attacker.test\r\n\r\n").status, 403);
     assert_eq!(ask("GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 404);
+}
+
+#[test]
+fn who_passes_an_answer_on_says_when_it_came() {
+    let origin = Origin::http(|request, stream| {
+        let date = if request.first_line.contains("/dated") { "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" } else { "" };
+        let head = format!("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n\r\n");
+        stream.write_all(head.as_bytes()).is_ok()
+    });
+    let (proxy, at) = (proxy(), format!("a.test:{}", origin.port()));
+    let dates = |answer: &harness::Answer| -> Vec<String> {
+        answer.headers.iter().filter(|(name, _)| name == "date").map(|(_, value)| value.clone()).collect()
+    };
+    let mut client = Client::connect(proxy.http());
+    let mut ask = |path: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n"));
+        (dates(&client.answer()), dates(&client.answer()))
+    };
+    assert_eq!(ask("/dated"), (vec![], vec!["Sun, 06 Nov 1994 08:49:37 GMT".to_owned()]));
+    let (interim, now) = ask("/");
+    assert!(interim.is_empty() && now.len() == 1 && now[0].len() == 29 && now[0].ends_with(" GMT"), "{now:?}");
+    // What is answered here has one too, and what the admin listener says.
+    for (to, request, status) in [
+        (proxy.http(), "GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n", 403),
+        (proxy.http(), "CONNECT b.test:443 HTTP/1.1\r\nHost: b.test:443\r\n\r\n", 403),
+        (proxy.http(), "GET / HTTP/1.1\r\n\r\n", 400),
+        (proxy.admin(), "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+    ] {
+        let answer = Client::connect(to).send(request).answer();
+        assert_eq!((answer.status, dates(&answer).len()), (status, 1), "{request}");
+    }
 }

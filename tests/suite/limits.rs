@@ -47,6 +47,13 @@ fn cases() -> Vec<Case> {
     rows.iter().map(|row| case(row.get_ref().as_table().unwrap())).collect()
 }
 
+/// Answers with a head of so many bytes, all at once.
+fn head_of(bytes: usize) -> Origin {
+    let start = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: ";
+    let head = format!("{start}{}\r\n\r\n", "x".repeat(bytes - start.len() - 4));
+    Origin::http(move |_, stream| stream.write_all(head.as_bytes()).is_ok())
+}
+
 /// Who is reached through the proxy.
 struct World {
     origins: Vec<(&'static str, String)>,
@@ -66,6 +73,15 @@ impl World {
             let _ = stream.write_all(&[b"HTTP/1.1 200 OK\r\nX-Long: ".as_slice(), &[b'x'; 2000]].concat());
             drop(std::io::copy(&mut stream, &mut std::io::sink()));
         });
+        let fitting = head_of(1024);
+        let (long, trailing) = (
+            head_of(1025),
+            Origin::http(|_, stream| {
+                let long = "x".repeat(1024);
+                let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Long: {long}\r\n\r\n");
+                stream.write_all(answer.as_bytes()).is_ok()
+            }),
+        );
         let many = Origin::http(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 0\r\n\r\n").is_ok());
         let (origin, echo, full) = (Origin::start(), Origin::echo(), Full::new());
         let at = |host: &str, port: u16| format!("{host}:{port}");
@@ -76,11 +92,14 @@ impl World {
             ("{echo}", at("a.test", echo.port())),
             ("{interim}", at("a.test", interim.port())),
             ("{verbose}", at("a.test", verbose.port())),
+            ("{fitting}", at("a.test", fitting.port())),
+            ("{long}", at("a.test", long.port())),
+            ("{trailing}", at("a.test", trailing.port())),
             ("{many}", at("a.test", many.port())),
             ("{full}", at("a.test", full.address.port())),
             ("{slow}", "slow.test".to_owned()),
         ];
-        Self { origins, _kept: (vec![origin, echo, silent, interim, verbose, many], full) }
+        Self { origins, _kept: (vec![origin, echo, silent, interim, verbose, fitting, long, trailing, many], full) }
     }
 
     fn fill(&self, text: &str) -> String {
@@ -244,7 +263,7 @@ fn every_limit_is_set_reached_answered_and_counted() {
         assert!(!case.steps.is_empty(), "{} has nothing to do", case.limit);
         run(case);
     }
-    assert_eq!(here.len(), 33);
+    assert_eq!(here.len(), 38);
 }
 
 /// Limits that are tested where what they bound is, and whose tests are not there yet.

@@ -2,9 +2,12 @@
 
 use harness::binaries::{self, FREE_PORTS, without_proxies};
 use harness::{Client, DataPlane, Origin, policy, wait_until};
+use std::cell::RefCell;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -76,6 +79,58 @@ impl Logged {
     }
 }
 
+/// A proxy that says everything as text.
+struct Plain {
+    child: Child,
+    lines: RefCell<BufReader<ChildStdout>>,
+    admin: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Plain {
+    fn start(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let policy_file = folder.path().join("policy.bin");
+        std::fs::write(&policy_file, compiled("a.test")).unwrap();
+        let mut command = Command::new(binaries::path("netproxy-dp"));
+        let ports = FREE_PORTS.into_iter().filter(|flag| *flag != "--json");
+        command.args(ports).arg("--policy").arg(&policy_file).arg("--state-dir").arg(folder.path().join("state")).args(args);
+        let mut child = without_proxies(&mut command).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let lines = RefCell::new(BufReader::new(child.stdout.take().unwrap()));
+        let mut plain = Self { child, lines, admin: SocketAddr::from(([0; 4], 0)), _folder: folder };
+        plain.admin = loop {
+            if let Some(address) = plain.line().strip_prefix("admin ") {
+                break address.parse().unwrap();
+            }
+        };
+        plain
+    }
+
+    /// The next line of standard output.
+    fn line(&self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.lines.borrow_mut().read_line(&mut line).unwrap(), 0, "it has ended");
+        line.trim_end().to_owned()
+    }
+
+    /// Stops it, and gives all that it wrote to standard error.
+    fn stderr(mut self) -> String {
+        let status = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
+        assert!(status.success() && self.child.wait().unwrap().success());
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        // One that has ended already is no news.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn compiled(host: &str) -> Vec<u8> {
     harness::compile(&policy(LOCAL, &[(host, "allow")]))
 }
@@ -91,6 +146,74 @@ fn without_being_asked_for_there_are_no_log_lines_and_standard_output_has_one_fo
     let mut logged = Logged::start(&["--log", "debug"]);
     logged.live();
     assert_eq!(without_sandbox(logged.said()), expected, "the same with log lines");
+}
+
+/// A mode is a generation of its own: each that is in force has a line.
+#[test]
+fn a_mode_that_is_switched_is_said_as_a_swap_is() {
+    let set = |admin: SocketAddr, mode: &str| {
+        let body = format!("{{\"mode\":{mode}}}");
+        let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        let answer = Client::connect(admin).send(format!("POST /v1/mode HTTP/1.1\r\n{head}\r\n\r\n{body}")).answer();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let mut logged = Logged::start(&[]);
+    // The second time, it is in force already.
+    for mode in ["\"limited\"", "\"limited\"", "null"] {
+        set(logged.proxy.admin(), mode);
+    }
+    assert_eq!(logged.replace(&compiled("b.test"))["generation"], 4);
+    logged.stop();
+    wait_until("it has said that it stopped", || logged.proxy.said().contains("stopped"));
+    let said = logged.proxy.said();
+    let events: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let generations: Vec<_> = events.iter().filter(|event| event["generation"].is_u64()).collect();
+    assert_eq!(generations[0], &serde_json::json!({ "event": "mode", "outcome": "set", "mode": "limited", "generation": 2 }));
+    assert_eq!(generations[1], &serde_json::json!({ "event": "mode", "outcome": "policy", "mode": "full", "generation": 3 }));
+    assert_eq!((generations.len(), &generations[2]["event"]), (3, &"policy".into()), "{said}");
+
+    let plain = Plain::start(&[]);
+    for (mode, said) in [
+        ("\"limited\"", "mode: limited, as an operator set it; generation 2 is in force"),
+        ("null", "mode: full, as the policy says; generation 3 is in force"),
+    ] {
+        set(plain.admin, mode);
+        // Limited mode reads tunnels, and it may be a fault that children do not trust it.
+        let line = std::iter::repeat_with(|| plain.line()).find(|line| !line.starts_with("fault: "));
+        assert_eq!(line.as_deref(), Some(said));
+    }
+}
+
+/// Whoever reads JSON there finds nothing else, whatever is said on standard output.
+#[test]
+fn with_json_every_line_on_standard_error_is_an_object() {
+    let objects = |text: &str| -> Vec<(String, String, String)> {
+        let object = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let text = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("{line}")).to_owned();
+            assert!(text("timestamp").ends_with('Z'), "{line}");
+            (text("level"), text("target"), text("message"))
+        };
+        text.lines().map(object).collect()
+    };
+    for args in [&["--log-format", "json"][..], &["--log-format", "json", "--log", "off"]] {
+        let plain = Plain::start(args);
+        let said = objects(&plain.stderr());
+        let memory = said.iter().find(|(_, _, message)| message.starts_with("memory: ")).unwrap_or_else(|| panic!("{said:?}"));
+        assert_eq!((memory.0.as_str(), memory.1.as_str()), ("INFO", "netproxy::process"));
+        assert_eq!(cfg!(target_os = "linux"), said.iter().any(|(_, _, message)| message.starts_with("sandbox")), "{said:?}");
+        assert_eq!(args.contains(&"off"), said.iter().all(|(_, target, _)| target == "netproxy::process"), "{said:?}");
+    }
+    let failed = |args: &[&str]| {
+        let mut command = Command::new(binaries::path("netproxy-dp"));
+        let output = command.args(FREE_PORTS).args(["--policy", "/nowhere/policy.bin"]).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = objects(&failed(&["--log-format", "json"]));
+    let [(level, target, message)] = said.as_slice() else { panic!("{said:?}") };
+    assert!(level == "ERROR" && target == "netproxy::process" && message.contains("/nowhere/policy.bin"), "{said:?}");
+    assert!(failed(&[]).starts_with("error: "), "as text, it is as it was");
 }
 
 #[test]

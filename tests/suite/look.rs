@@ -167,6 +167,47 @@ fn what_is_not_tls_passes() {
     }
 }
 
+#[test]
+fn in_a_tunnel_to_port_80_nothing_is_opened_but_what_is_asked_of_servers() {
+    let (web, hear) = web();
+    let proxy = proxy(&format!("upstream = \"http://127.0.0.1:{}\"\nunix_sockets = {{ \"/run/a.sock\" = \"allow\" }}", web.port()));
+    for by_socks5 in [false, true] {
+        for (asked, says) in [
+            ("CONNECT b.test:443 HTTP/1.1\r\nHost: b.test:443\r\n\r\n", "CONNECT inside a tunnel"),
+            ("GET / HTTP/1.1\r\nHost: a.test\r\nX-Unix-Socket: /run/a.sock\r\n\r\n", "x-unix-socket inside a tunnel"),
+        ] {
+            for first in [true, false] {
+                let mut client = open(&proxy, by_socks5, 80);
+                if !first {
+                    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").answer().status, 299);
+                }
+                let answer = client.send(asked).answer();
+                assert_eq!((answer.status, answer.text()), (400, format!("bad request: {says}\n")));
+                assert_eq!(client.rest(), Vec::<u8>::new());
+            }
+        }
+    }
+    let came: Vec<String> = hear.try_iter().collect();
+    assert!(came.iter().all(|head| head.starts_with("CONNECT a.test:80 ") || head == "GET / HTTP/1.1; Host: a.test"), "{came:?}");
+}
+
+#[test]
+fn a_request_for_whom_its_tunnel_leads_to_goes_the_tunnels_way() {
+    let (tunnels, requests) = (web(), web());
+    let at = |web: &Origin| format!("http://127.0.0.1:{}", web.port());
+    let variables = [("HTTPS_PROXY", &*at(&tunnels.0)), ("HTTP_PROXY", &*at(&requests.0))];
+    let names = Names::new(&[("a.test", &["127.0.0.1"]), ("b.test", &["127.0.0.1"])]);
+    let settings = format!("{LOCAL}\nallow_upstream_proxy = true");
+    let proxy = Proxy::with_environment(&policy(&settings, &[("a.test", "allow"), ("b.test", "allow")]), &names, &variables);
+    let mut client = open(&proxy, false, 80);
+    for host in ["a.test", "b.test", "a.test:80"] {
+        assert_eq!(client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).answer().status, 299);
+    }
+    let came = |hear: &Receiver<String>| hear.try_iter().filter(|head| !head.starts_with("CONNECT")).collect::<Vec<_>>();
+    assert_eq!(came(&tunnels.1), ["GET / HTTP/1.1; Host: a.test", "GET / HTTP/1.1; Host: a.test"]);
+    assert_eq!(came(&requests.1), ["GET http://b.test/ HTTP/1.1; Host: b.test"]);
+}
+
 /// Stands for the way to port 80, which tests cannot listen on: a proxy that takes CONNECT and answers requests itself. Tells of every head that comes.
 fn web() -> (Origin, Receiver<String>) {
     let (heard, hear) = channel();

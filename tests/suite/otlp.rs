@@ -420,7 +420,7 @@ fn what_cannot_work_is_said_before_anything_listens() {
     for (flags, said) in [
         (&["--audit-otlp", "127.0.0.1:4318"][..], "is not the URL of a collector"),
         (&["--audit-otlp", "ftp://127.0.0.1:4318"], "is not the URL of a collector"),
-        (&["--audit-otlp", "grpc://127.0.0.1:4317/v1/logs"], "gRPC has no path"),
+        (&["--audit-otlp", "grpc://127.0.0.1:4317/v1/logs"], "spoken to by gRPC: it has a path"),
         (&["--audit-otlp", url, "--audit-otlp-headers-file", "/no/such/file"], "cannot read `/no/such/file`"),
         (&["--audit-otlp", url, "--audit-otlp-headers-file", &open], "run `chmod 600`"),
         (&["--audit-otlp-headers-file", &open], "--audit-otlp <URL>"),

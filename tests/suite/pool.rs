@@ -40,6 +40,43 @@ fn a_connection_is_given_to_the_next_client() {
     assert_eq!((origin.connections(), origin.requests().len()), (1, 6));
 }
 
+#[test]
+fn the_connection_of_a_client_that_stays_is_kept_as_any_other() {
+    for (limits, reason) in [
+        (["pool_connections=0", "pool_timeout=1d"], "full"),
+        (["pool_connections_per_host=0", "pool_timeout=1d"], "full"),
+        (["pool_connections=9", "pool_timeout=50ms"], "expired"),
+        // It ends with its client, and is put away.
+        (["pool_connections=9", "pool_timeout=1d"], ""),
+    ] {
+        let (ended, ends) = channel();
+        let ended = Mutex::new(ended);
+        let origin = Origin::raw(move |mut stream| {
+            let mut bytes = [0; 4096];
+            while let Ok(1..) = stream.read(&mut bytes) {
+                stream.write_all(ORIGIN).unwrap();
+            }
+            let _ = ended.lock().unwrap().send(());
+        });
+        let proxy = proxy(&limits);
+        let mut client = Client::connect(proxy.http());
+        let request = format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nContent-Length: 0\r\n\r\n", origin.address().port());
+        for sent in 1..=2 {
+            assert_eq!(client.send(&request).answer().status, 299, "{limits:?}");
+            if reason.is_empty() {
+                assert_eq!(origin.connections(), 1);
+                continue;
+            }
+            // While the client stays.
+            ends.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(origin.connections(), sent, "{limits:?}");
+            let evicted = format!("netproxy_pool_evictions_total{{reason=\"{reason}\"}}");
+            wait_until("it is counted", || proxy.metrics().get(&evicted) == sent as u64);
+        }
+        drop(client);
+    }
+}
+
 /// An answer to HEAD has no body. What comes in its place would be the answer to the next request.
 #[test]
 fn a_body_after_an_answer_to_head_is_nobodys_answer() {

@@ -174,6 +174,82 @@ fn a_hand_over_refuses_and_resets_no_connection() {
     let _ = health(&DataPlane::start(&args));
 }
 
+/// The next process has the mode that was set here, as far as its policy lets that be.
+#[test]
+fn a_hand_over_takes_the_mode_along() {
+    let dir = folder();
+    let door = dir.path().join("hand-over");
+    let policies = |name: &str, blob: Vec<u8>| {
+        let file = dir.path().join(name);
+        fs::write(&file, blob).unwrap();
+        file
+    };
+    let limited = policy(&format!("{LOCAL}\nmode = \"limited\""), &[("127.0.0.1", "allow")]);
+    let free = policies("limited.bin", harness::compile(&limited));
+    let held = policies("held.bin", harness::compile_under("[experimental_network]\nmode = \"limited\"\n", &limited));
+    let full = policies("full.bin", harness::compile(&policy(LOCAL, &[("127.0.0.1", "allow")])));
+    let log = dir.path().join("audit.jsonl");
+    let start = |policy: &Path| DataPlane::start(&["--policy", text(policy), "--hand-over", text(&door), "--audit-file", text(&log)]);
+    let set = |proxy: &DataPlane, mode: &str| {
+        let body = format!("{{\"mode\":{mode}}}");
+        let head = format!(
+            "POST /v1/mode HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        assert_eq!(Client::connect(proxy.admin()).send(head + &body).answer().status, 200);
+    };
+    let mut running = start(&full);
+    let starts = || fs::read_to_string(&log).map_or(0, |lines| lines.matches("codex.network_proxy.start").count());
+    for (n, (policy, wanted, mode, then)) in [
+        (&full, None, "full", Some("\"limited\"")),
+        (&full, Some("limited"), "limited", None),
+        (&free, Some("limited"), "limited", Some("\"full\"")),
+        (&free, Some("full"), "full", None),
+        (&held, Some("full"), "limited", None),
+        (&free, Some("full"), "full", Some("null")),
+        (&free, None, "limited", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut old = std::mem::replace(&mut running, start(policy));
+        assert_eq!(old.wait(), 0);
+        wait_until("the log is this process's", || starts() == n + 2);
+        let asked = "GET /v1/policy HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let state = Client::connect(running.admin()).send(asked).answer().json()["mode"].clone();
+        assert_eq!((state["wanted"].as_str(), state["mode"].as_str()), (wanted, Some(mode)), "{}", policy.display());
+        if let Some(then) = then {
+            set(&running, then);
+        }
+    }
+    running.signal("TERM");
+    assert_eq!(running.wait(), 0);
+    // A mode that was set is told at the start, so that who reads the log knows what decided.
+    let lines: Vec<serde_json::Value> = fs::read_to_string(&log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = lines.iter().filter_map(|line| match line["event.name"].as_str()?.strip_prefix("codex.network_proxy.")? {
+        "start" => Some("start".to_owned()),
+        "mode" => Some(format!("{} {}", line["network.policy.mode"].as_str()?, line["outcome"].as_str()?)),
+        _ => None,
+    });
+    let expected = [
+        "start",
+        "start",
+        "limited set",
+        "start",
+        "limited set",
+        "start",
+        "full set",
+        "start",
+        "full set",
+        "start",
+        "start",
+        "full set",
+        "limited policy",
+        "start",
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let dir = folder();

@@ -94,3 +94,18 @@ fn a_policy_that_cannot_be_honoured_is_refused_with_the_reason() {
     let (code, said) = refused(sockets, &["--http-listen", "0.0.0.0:0"]);
     assert!(code == Some(2) && said.contains("the policy opens unix sockets: use a loopback address"), "{said}");
 }
+
+#[test]
+fn read_only_rules_let_socks5_to_no_port_but_that_of_https() {
+    let origin = Origin::start();
+    let names = Names::new(&[("read.test", &["127.0.0.1"])]);
+    let proxy = Proxy::start(&policy("allow_local_binding = true", &[("read.test", "read-only")]), &names);
+    for port in [80, 2222, origin.port()] {
+        assert_eq!(Client::connect(proxy.socks5()).socks5_name("read.test", port), Some(2), "{port}");
+    }
+    let verdicts: Vec<_> = proxy.decisions().into_iter().map(|seen| seen.verdict).collect();
+    assert_eq!(verdicts, vec!["mitm_required"; 3]);
+    assert_eq!(origin.connections(), 0);
+    // By CONNECT, any port may be that of TLS.
+    assert_eq!(Client::connect(proxy.http()).tunnel(&format!("read.test:{}", origin.port())).status, 200);
+}

@@ -247,6 +247,22 @@ fn there_are_no_more_associations_at_once_than_the_limit() {
 }
 
 #[test]
+fn what_the_budget_of_a_host_keeps_back_is_told() {
+    let echo = Echo::start();
+    let proxy = Proxy::with_limits(&policy(LOCAL, &[("127.0.0.1", "allow")]), &names(), &["upload_bytes=10"]);
+    let association = Association::open(proxy.socks5());
+    assert!(association.echo("127.0.0.1", echo.port(), "six by"));
+    for dropped in 1..=2 {
+        association.send("127.0.0.1", echo.port(), "seven..");
+        assert_eq!(proxy.drops(dropped), Dropped::NotSent);
+        let told: Vec<_> = proxy.limited().into_iter().map(|one| (one.limit, one.client.is_some(), one.target)).collect();
+        assert_eq!(told, vec![("upload_bytes", true, Some(format!("127.0.0.1:{}", echo.port()))); dropped]);
+        assert_eq!(proxy.metrics().limited("upload_bytes"), dropped as u64);
+    }
+    assert!(association.echo("127.0.0.1", echo.port(), "four"), "what fits still goes");
+}
+
+#[test]
 fn a_swap_stops_what_is_no_longer_allowed_at_once() {
     let (echo, other) = (Echo::start(), Echo::start());
     let names = names();

@@ -362,6 +362,10 @@ fn what_is_sent_through_a_proxy_counts() {
     association.send("a.test", 53, "six by").send("a.test", 53, "seven..");
     assert_eq!(proxy.drops(1), Dropped::NotSent);
     assert_eq!(upstream.received().1, wrapped("a.test", 53, "six by"));
+    let limited = proxy.limited();
+    assert!(limited.iter().all(|one| one.limit == "upload_bytes" && one.client.is_some()), "{limited:?}");
+    assert_eq!(limited.iter().map(|one| one.target.as_deref()).collect::<Vec<_>>(), [Some("a.test:53")]);
+    assert_eq!(proxy.metrics().limited("upload_bytes"), 1);
     assert_eq!(
         proxy.metrics().get("netproxy_bytes_total{direction=\"up\"}"),
         13,

@@ -221,3 +221,19 @@ fn no_swap_of_links_wins_a_race() {
     assert!(verdicts.iter().all(|verdict| verdict == "good" || verdict == "not_allowed"), "{verdicts:?}");
     assert!(heads.try_recv().is_err(), "the other socket was never asked");
 }
+
+#[test]
+fn a_policy_that_comes_before_the_answer_has_it_refused() {
+    let place = Place::new();
+    let socket = place.path("silent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let proxy = Proxy::start(&allow("", &[&socket]), &Names::new(&[]));
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("GET http://api.local/ HTTP/1.1\r\nHost: api.local\r\nX-Unix-Socket: {}\r\n\r\n", socket.display()));
+    let mut asked = BufReader::new(listener.accept().unwrap().0);
+    asked.read_line(&mut String::new()).unwrap();
+    proxy.swap(&allow("", &[&place.path("other.sock")]));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "not_allowed"));
+    assert_eq!((proxy.revoked().len(), proxy.decisions().len()), (1, 1));
+}

@@ -85,6 +85,7 @@ fn what_a_proxy_says_no_with_is_said_and_nothing_of_its_page() {
             "407",
         ),
         ("HTTP/1.1 503 Down\r\nContent-Length: 6\r\n\r\nsecret", "upstream-proxy-unavailable", "503"),
+        ("HTTP/1.1 508 Loop Detected\r\nContent-Length: 6\r\n\r\nsecret", "upstream-proxy-loop", "comes back"),
         ("HTTP/1.0 403 Forbidden\r\n\r\nsecret", "upstream-proxy-status", "403"),
         ("HTTP/1.1 302 Found\r\nLocation: http://secret/\r\n\r\n", "upstream-proxy-status", "302"),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "upstream-proxy-bad-answer", "protocol"),
@@ -94,7 +95,8 @@ fn what_a_proxy_says_no_with_is_said_and_nothing_of_its_page() {
         let upstream = Upstream::answering(connect.as_bytes(), b"");
         let proxy = Proxy::start(&through(&url("http", &upstream).replace("//", "//hunter:hunter2@"), &["a.test"]), &names());
         let answer = Client::connect(proxy.http()).tunnel("a.test:443");
-        assert_eq!((answer.status, answer.header("x-proxy-error")), (502, Some(error)), "{connect}");
+        let status = if error == "upstream-proxy-loop" { 508 } else { 502 };
+        assert_eq!((answer.status, answer.header("x-proxy-error")), (status, Some(error)), "{connect}");
         let said = answer.text();
         assert!(said.starts_with("a.test:443 is allowed, but ") && said.contains(words), "{said}");
         assert!(!said.contains("secret") && !said.contains("hunter"), "{said}");
@@ -220,6 +222,59 @@ fn a_proxy_is_never_its_own_upstream() {
             assert!(answer.text().contains("none of them can be its upstream proxy"), "{}", answer.text());
         }
     }
+}
+
+#[test]
+fn a_proxy_that_is_asked_for_a_tunnel_is_told_the_way_of_the_request() {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    for (via, came) in [("via = true", true), ("via = false", false)] {
+        let upstream = Upstream::http();
+        let toml = policy(&format!("upstream = \"{}\"\n{via}", url("http", &upstream)), &[("a.test", "allow")]);
+        let proxy = Proxy::start(&toml, &names());
+        let http = |request: String| assert_ne!(Client::connect(proxy.http()).send(request).answer_to("CONNECT").status, 508);
+        http("CONNECT a.test:1 HTTP/1.1\r\nHost: a.test:1\r\nVia: 1.0 fred (x), 1.1 p\r\nX: 1\r\nvia: 1.1 q\r\n\r\n".to_owned());
+        http("CONNECT a.test:2 HTTP/1.0\r\n\r\n".to_owned());
+        http(format!("GET http://a.test:3/ HTTP/1.1\r\nHost: a.test:3\r\nVia: 1.1 p\r\n{upgrade}\r\n"));
+        assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", 4), Some(0));
+        let said = |head: &String| -> Vec<String> {
+            let lines = head.lines().filter(|line| line.to_ascii_lowercase().starts_with("via: "));
+            lines.map(|line| line.split_once("netproxy-").map_or(line, |(before, _)| before).to_owned()).collect()
+        };
+        let with =
+            |lines: &[&str], own: &str| -> Vec<String> { lines.iter().copied().chain(came.then_some(own)).map(str::to_owned).collect() };
+        assert_eq!(
+            upstream.heads().iter().map(said).collect::<Vec<_>>(),
+            [
+                with(&["Via: 1.0 fred (x), 1.1 p", "Via: 1.1 q"], "Via: 1.1 "),
+                with(&[], "Via: 1.0 "),
+                with(&["Via: 1.1 p"], "Via: 1.1 "),
+                with(&[], "Via: 1.1 "),
+            ],
+            "{via}"
+        );
+    }
+}
+
+#[test]
+fn proxies_whose_upstreams_are_each_other_see_that_a_request_comes_back() {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let [one, other] = [(); 2].map(|()| Proxy::start(&policy("", &[("a.test", "allow")]), &names()));
+    for (proxy, next) in [(&one, &other), (&other, &one)] {
+        proxy.swap(&through(&format!("http://{}", next.http()), &["a.test"]));
+    }
+    let connections = || [&one, &other].map(|proxy| proxy.metrics().get("netproxy_connections_total{listener=\"http\"}"));
+    for request in [
+        "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n".to_owned(),
+        "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(),
+        format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{upgrade}\r\n"),
+    ] {
+        let before = connections();
+        assert_eq!(Client::connect(one.http()).send(&request).answer().status, 508, "{request}");
+        let after = connections();
+        let made = [after[0] - before[0], after[1] - before[1]];
+        assert!(made[0] <= 2 && made[1] <= 1, "there and back, once: {made:?}, {request}");
+    }
+    assert_eq!(Client::connect(one.socks5()).socks5_name("a.test", 443), Some(1));
 }
 
 #[test]

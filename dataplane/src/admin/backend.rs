@@ -40,6 +40,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Whether it does so already.
     fn is_draining(&self) -> bool;
 
+    /// Why every new request is refused, if it is.
+    fn refusing(&self) -> Option<&'static str>;
+
     /// The counters, and of which type that text is, as somebody who accepts this wants it.
     fn metrics(&self, accept: Option<&str>) -> (String, &'static str);
     /// What is counted in this process, in Prometheus' format, and nothing that the system has to be asked for.

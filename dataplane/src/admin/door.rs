@@ -3,12 +3,13 @@
 //! - A request has to name this machine, by an address or as `localhost`: the page of a name that was bound anew to one of our addresses names that name (DNS rebinding).
 //! - What a browser says comes from another origin is refused, and no answer allows another origin to read it.
 //! - What changes something, and comes from a browser, has to come from our own page, or to carry a field that pages cannot send elsewhere without asking.
+//! - A body that is not called JSON is taken as such from nothing that shows a sign of a browser: pages can send those types anywhere without asking.
 //!
 //! Cookies mean nothing here.
 
 use super::reply::Refusal;
 use crate::parse::target::Target;
-use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN, REFERER, USER_AGENT};
+use hyper::header::{COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, REFERER, USER_AGENT};
 use hyper::{StatusCode, Uri};
 use policy_format::Host;
 
@@ -45,10 +46,7 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String], writes: bo
     if site.is_some_and(|site| !["same-origin", "none"].contains(&site)) {
         return Err(elsewhere());
     }
-    let by_browser = site.is_some()
-        || origin.is_some()
-        || headers.contains_key(REFERER)
-        || headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+    let by_browser = site.is_some() || origin.is_some() || headers.contains_key(REFERER) || is_called_a_browser(headers);
     let shown = is_own || site == Some("same-origin") || headers.contains_key(OWN_FIELD);
     if writes && by_browser && !shown {
         return Err(Refusal::new(
@@ -59,6 +57,17 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String], writes: bo
         ));
     }
     Ok(())
+}
+
+/// Whether nothing in a request is a sign of a browser. Those of today send `Origin` and `Sec-Fetch-Site` with everything that changes something, older ones at least their name.
+pub(super) fn is_of_a_program(headers: &HeaderMap) -> bool {
+    // No page can set or take away a field that begins with `Sec-`, and programs have none to send.
+    let by_browser = |name: &HeaderName| [ORIGIN, REFERER, COOKIE].contains(name) || name.as_str().starts_with("sec-");
+    !headers.keys().any(by_browser) && !is_called_a_browser(headers)
+}
+
+fn is_called_a_browser(headers: &HeaderMap) -> bool {
+    headers.get_all(USER_AGENT).iter().any(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
 fn host(headers: &HeaderMap) -> Result<&str, Refusal> {
@@ -160,5 +169,29 @@ mod tests {
             let fields: Vec<_> = std::iter::once(own).chain(fields.iter().copied()).collect();
             assert_eq!((status(&fields, &[], false), status(&fields, &[], true)), (read, write), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_program_shows_no_sign_of_a_browser() {
+        for (name, value, expected) in [
+            ("user-agent", "curl/8.5.0", true),
+            ("user-agent", "python-requests/2.32.3", true),
+            ("authorization", "Bearer x", true),
+            ("x-netproxy-admin", "1", true),
+            ("origin", "http://attacker.test", false),
+            ("origin", "http://127.0.0.1:8080", false),
+            ("origin", "null", false),
+            ("referer", "http://attacker.test/", false),
+            ("cookie", "a=b", false),
+            ("sec-fetch-site", "none", false),
+            ("sec-fetch-mode", "no-cors", false),
+            ("sec-fetch-dest", "empty", false),
+            ("sec-ch-ua", "x", false),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)", false),
+        ] {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]);
+            assert_eq!(is_of_a_program(&headers), expected, "{name}: {value}");
+        }
+        assert!(is_of_a_program(&HeaderMap::new()));
     }
 }

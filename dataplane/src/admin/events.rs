@@ -11,6 +11,7 @@ use super::reply::{self, Answer, Refusal};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderMap};
+use policy_format::Protocol;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -34,8 +35,7 @@ const RETRY_MS: u32 = 2000;
 pub(super) fn filter(query: &Query) -> Result<Filter, Refusal> {
     let text = |name: &str| query.text(name).map(str::to_owned);
     let decision = query.word("decision", &[("allow", "allow"), ("deny", "deny"), ("ask", "ask")])?.map(str::to_owned);
-    let known = super::explain::protocols().map(|protocol| (protocol.as_str(), protocol.as_str()));
-    let protocol = query.word("protocol", &known)?.map(str::to_owned);
+    let protocol = query.word("protocol", Protocol::ALL)?.map(|protocol| protocol.as_str().to_owned());
     let host = match query.text("host") {
         None => None,
         Some(text) => {

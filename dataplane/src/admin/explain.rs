@@ -3,14 +3,16 @@
 //! The verdict is [`Snapshot::decide`]'s, under the mode that is in force. What needs the policy's sources, such as edits tried out, is `netpolicy explain`'s.
 
 use super::backend::Backend;
-use super::model::{Change, Explanation, Step};
+use super::model::{BlockedRequest, Change, Explanation, Step};
 use super::reply::Refusal;
 use super::views::rule;
+use crate::connect::resolve::LOOPBACK;
 use crate::decide::deny::Denial;
+use crate::decide::remedy::{Refused, Remedy};
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
 use policy_format::asked::Asked;
-use policy_format::{Access, Decision, Denied, Host, Layer, Mode, Protocol, Reason, Request, Rule, named_by, net};
+use policy_format::{Decision, Denied, Host, Reason, Request, Rule, named_by};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,8 +20,6 @@ use std::sync::Arc;
 const OTHERS: usize = 20;
 /// Addresses that may be asked about at once.
 const ADDRESSES: usize = 16;
-/// Rules that are looked at for who allows anything, at most.
-const RULES: usize = 20_000;
 
 /// Explains what is answered to `words`. `addresses`: what the host resolves to, separated by commas, if that is to be looked at too.
 pub(super) fn explain(backend: &dyn Backend, words: &str, addresses: Option<&str>) -> Result<Explanation, Refusal> {
@@ -32,7 +32,12 @@ pub(super) fn explain(backend: &dyn Backend, words: &str, addresses: Option<&str
         Some(list) => parse_addresses(list)?,
         None => Vec::new(),
     };
-    let addresses: &[IpAddr] = if matches!(asked.host, Host::Name(_)) { &addresses } else { &[] };
+    let addresses: &[IpAddr] = match asked.host {
+        // Nobody is asked for these, and nobody says otherwise.
+        Host::Name(_) if asked.host.is_localhost() => &LOOPBACK,
+        Host::Name(_) => &addresses,
+        Host::Ip(_) | Host::NumericLookalike(_) => &[],
+    };
     let asked = Asked { profile: snapshot.profile(), can_intercept: snapshot.can_intercept(), ..asked };
     let decide = |request: &Request<'_>| snapshot.decide(request);
     // Where the tunnel is opened, it is the request inside that is explained.
@@ -54,7 +59,7 @@ pub(super) fn explain(backend: &dyn Backend, words: &str, addresses: Option<&str
         }
         _ => (decision, None),
     };
-    Ok(explanation(&snapshot, &asked, addresses, decision, deciding, snapshot.mode()))
+    Ok(explanation(&snapshot, &asked, addresses, decision, deciding))
 }
 
 fn parse_addresses(list: &str) -> Result<Vec<IpAddr>, Refusal> {
@@ -63,14 +68,7 @@ fn parse_addresses(list: &str) -> Result<Vec<IpAddr>, Refusal> {
     if found.len() > ADDRESSES { Err(Refusal::bad(format!("`addresses`: at most {ADDRESSES} of them"))) } else { Ok(found) }
 }
 
-fn explanation(
-    snapshot: &Arc<Snapshot>,
-    asked: &Asked,
-    addresses: &[IpAddr],
-    decision: Decision,
-    deciding: Option<IpAddr>,
-    mode: Mode,
-) -> Explanation {
+fn explanation(snapshot: &Arc<Snapshot>, asked: &Asked, addresses: &[IpAddr], decision: Decision, deciding: Option<IpAddr>) -> Explanation {
     let (allowed, denied) = match decision {
         Decision::Allow(allowed) => (Some(allowed), None),
         Decision::Deny(denied) => (None, Some(denied)),
@@ -105,10 +103,10 @@ fn explanation(
         message,
         notes: notes(snapshot, asked, addresses, decision),
         change: denied.and_then(|denied| {
-            let place = deciding_rule.as_ref().map(|rule| (rule.layer.as_str(), rule.place()));
-            let place = place.as_ref().map(|(layer, place)| (*layer, place.as_str()));
-            let host = deciding.map_or_else(|| asked.host.to_string(), |ip| ip.to_string());
-            change(&snapshot.meta().profile, denied.reason.as_str(), &host, place, mode == snapshot.meta().mode)
+            let rule = deciding_rule.as_ref().map(|rule| (rule.layer.as_str(), rule.place()));
+            let rule = rule.as_ref().map(|(layer, place)| (*layer, place.as_str()));
+            let host = deciding.map_or_else(|| asked.host.clone(), Host::Ip);
+            change(snapshot, &Refused { reason: denied.reason.as_str(), host: &host, port: asked.port, rule })
         }),
         rule: deciding_rule.as_ref().map(rule),
         generation: snapshot.generation(),
@@ -139,87 +137,15 @@ fn notes(snapshot: &Snapshot, asked: &Asked, addresses: &[IpAddr], decision: Dec
     notes
 }
 
-/// What would allow a request that was refused for `reason`. `place`: the layer and the place of the rule that refused it. `is_own_mode`: the mode in force is the policy's.
-pub(crate) fn change(profile: &str, reason: &str, host: &str, place: Option<(&str, &str)>, is_own_mode: bool) -> Option<Change> {
-    let table = |of: &str| Some(format!("[permissions.{profile}.network{of}]"));
-    let only = |layer: &str| ["mdm", "managed"].contains(&layer).then(|| layer.to_owned());
-    let parsed = Host::parse(host).ok();
-    let metadata = match &parsed {
-        Some(Host::Ip(ip)) => net::is_metadata_address(*ip),
-        Some(Host::Name(name)) => net::is_metadata_name(name.as_str()),
-        _ => false,
-    };
-    let nameable = matches!(parsed, Some(Host::Ip(_) | Host::Name(_)));
-    let add =
-        |help: String| Change { table: table(".domains"), toml: Some(format!("\"{host}\" = \"allow\"")), place: None, only: None, help };
-    let set = |line: &str| Change {
-        table: table(""),
-        toml: Some(line.to_owned()),
-        place: None,
-        only: None,
-        help: format!("set {line} under [permissions.{profile}.network]"),
-    };
-    match (reason, place) {
-        ("not_allowed", _) if nameable => Some(add(format!("add \"{host}\" = \"allow\" under [permissions.{profile}.network.domains]"))),
-        ("not_allowed_local", _) if metadata && matches!(parsed, Some(Host::Name(_))) => Some(add(format!(
-            "add \"{host}\" = \"allow\" under [permissions.{profile}.network.domains], and set allow_local_binding = true"
-        ))),
-        ("not_allowed_local", _) => match parsed {
-            Some(Host::Ip(_)) => {
-                Some(add(format!("name the address: add \"{host}\" = \"allow\" under [permissions.{profile}.network.domains]")))
-            }
-            _ => Some(set("allow_local_binding = true")),
-        },
-        ("denied" | "method_not_allowed" | "mitm_required", Some((layer, place))) => Some(Change {
-            table: None,
-            toml: None,
-            place: Some(place.to_owned()),
-            only: only(layer),
-            help: match only(layer) {
-                Some(layer) => format!("only the {layer} layer can change this: the rule is in {place}"),
-                None => format!("change or remove the rule in {place}"),
-            },
-        }),
-        ("method_not_allowed" | "mitm_required", None) if !is_own_mode => Some(Change {
-            table: None,
-            toml: None,
-            place: None,
-            only: None,
-            help: "an operator holds the policy to limited mode: POST /v1/mode with {\"mode\":null} takes that back".to_owned(),
-        }),
-        ("method_not_allowed", None) => Some(set("mode = \"full\"")),
-        _ => None,
-    }
+/// What would let a request pass that was refused, under the policy of now.
+pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option<Change> {
+    // Of a unix socket no path is known, and port 0 is nobody's.
+    let host = Host::parse(&request.host).ok().filter(|_| request.port != 0)?;
+    let rule = request.layer.as_deref().zip(request.place.as_deref());
+    change(snapshot, &Refused { reason: &request.reason, host: &host, port: request.port, rule })
 }
 
-/// What would allow a request, where nothing but the layer `only` allows anything: a line elsewhere may be one that is ignored.
-pub(super) fn under(only: Option<Layer>, reason: &str, change: Option<Change>) -> Option<Change> {
-    match (only, change) {
-        // Whether a line elsewhere counts, a compiled policy does not say.
-        (Some(layer), Some(change)) if reason == "not_allowed" && change.only.is_none() => Some(Change {
-            table: None,
-            toml: None,
-            place: None,
-            only: None,
-            help: format!(
-                "nothing but the {layer} layer allows hosts in this policy: where it sets `managed_allowed_domains_only`, a line elsewhere is ignored, and only an administrator can add one there"
-            ),
-        }),
-        (_, change) => change,
-    }
-}
-
-/// The administrator's layer, where no other layer allows anything, as far as some thousand rules tell.
-pub(super) fn only_managed(snapshot: &Snapshot) -> Option<Layer> {
-    let is_managed = |layer: Layer| layer <= Layer::Managed;
-    let managed = snapshot.blob().sources().iter().map(|source| source.layer).find(|layer| is_managed(*layer))?;
-    let mut rules = snapshot.blob().rule_ids().take(RULES).filter_map(|id| snapshot.rule(id));
-    let is_all = snapshot.blob().rule_count() as usize <= RULES;
-    let weaker_allows = rules.any(|rule| rule.access != Access::Deny && rule.profiles.has(snapshot.profile()) && !is_managed(rule.layer));
-    (is_all && !weaker_allows).then_some(managed)
-}
-
-/// How somebody asked, by its name.
-pub(super) fn protocols() -> [Protocol; 5] {
-    [Protocol::Http, Protocol::Https, Protocol::Connect, Protocol::Socks5Tcp, Protocol::Socks5Udp]
+fn change(snapshot: &Snapshot, refused: &Refused<'_>) -> Option<Change> {
+    let Remedy { table, toml, place, only, help, .. } = refused.remedy(snapshot)?;
+    Some(Change { table, toml, place, only: only.map(|layer| layer.as_str().to_owned()), help })
 }

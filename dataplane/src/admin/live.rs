@@ -4,7 +4,7 @@ use super::access::Access;
 use super::backend::{Backend, Filter, Follow, Item, ReloadFailure, Wait};
 use super::model::{Audit, AuditSink, Blocked, BlockedRequest, Listeners, Tunnel};
 use super::{Api, explain, views};
-use crate::audit::event::Verdict;
+use crate::audit::event::{Observer as _, Verdict};
 use crate::audit::feed::{self, Subscription};
 use crate::audit::record::{Event, Wants};
 use crate::counters::Format;
@@ -69,6 +69,15 @@ impl Backend for Live {
         self.0.control.phase() != crate::handle::Phase::Serving
     }
 
+    fn refusing(&self) -> Option<&'static str> {
+        let hub = &self.0.hub;
+        // The queue is looked at first: it is what can be told more of.
+        if hub.is_full() {
+            return Some("new requests are refused: the queue of audit events is full, and `on_full` is `deny`");
+        }
+        hub.refuses().then_some("new requests are refused by the program that the proxy is part of")
+    }
+
     fn metrics(&self, accept: Option<&str>) -> (String, &'static str) {
         let format = Format::accepted(accept);
         (self.0.shared.counters.page(&self.0.policy, format), format.content_type())
@@ -110,10 +119,12 @@ impl Backend for Live {
     fn blocked(&self, since: u64, limit: usize) -> Blocked {
         let feed::Blocked { events, next, lost } = self.0.hub.feed().blocked(since, limit);
         let snapshot = self.0.policy.current();
-        let is_own_mode = snapshot.mode() == snapshot.meta().mode;
         // They have numbers without gaps, of which `next` is the last.
         let first = next.saturating_sub(events.len() as u64).saturating_add(1);
-        let requests = (first..).zip(&events).filter_map(|(seq, event)| request(seq, event, is_own_mode));
+        let requests = (first..).zip(&events).filter_map(|(seq, event)| request(seq, event)).map(|mut request| {
+            request.change = explain::change_of(&snapshot, &request);
+            request
+        });
         Blocked { blocked: requests.collect(), next, lost }
     }
 
@@ -214,15 +225,13 @@ fn item(event: &Event) -> Item {
     Item::Event { id: event.sequence, name: name.rsplit('.').next().unwrap_or(name), json: event.json() }
 }
 
-/// A refusal, with what would have it allowed.
-fn request(seq: u64, event: &Event, is_own_mode: bool) -> Option<BlockedRequest> {
+/// A refusal. What would have it allowed, the policy of now says.
+fn request(seq: u64, event: &Event) -> Option<BlockedRequest> {
     let judged = event.kind.judged()?;
     let exchange = &judged.exchange;
     let (policy, rule) = event.label.as_ref().map_or((None, None), |label| (Some(&label.policy), label.rule.as_ref()));
     let place = rule.map(|rule| format!("{} {}", rule.layer, rule.place));
     let host = exchange.host.as_str();
-    let by = rule.map(|rule| rule.layer).zip(place.as_deref());
-    let change = policy.and_then(|policy| explain::change(&policy.profile, &judged.reason, host, by, is_own_mode));
     Some(BlockedRequest {
         seq,
         host: host.to_owned(),
@@ -241,6 +250,6 @@ fn request(seq: u64, event: &Event, is_own_mode: bool) -> Option<BlockedRequest>
         layer: rule.map(|rule| rule.layer.to_owned()),
         place,
         generation: exchange.generation,
-        change,
+        change: None,
     })
 }

@@ -21,13 +21,14 @@ mod stats;
 pub(crate) mod ui;
 pub(crate) mod views;
 
+use crate::audit::feed::RING;
 use crate::shutdown::Shutdown;
 use access::throttle::Throttle;
 use access::{Peer, Refused, Scope, Scopes};
 use backend::{Backend, ReloadFailure};
 use events::Caller;
 use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -56,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a body.
 const MAX_BODY: usize = 64 << 10;
-/// Bytes of a body that is refused, and that is read so that the answer is.
+/// Bytes of a body that nobody wants, and that is read so that the answer is.
 const MAX_UNREAD: usize = 1 << 20;
 /// Bytes of path and query.
 const MAX_URI: usize = 16 << 10;
@@ -66,8 +67,6 @@ const MAX_FIELDS: usize = 16 << 10;
 const MAX_HEAD: usize = 64 << 10;
 /// Tunnels of a page, unless fewer are asked for.
 const TUNNELS: u64 = 100;
-/// Refusals that are kept at most.
-const BLOCKED: u64 = 1024;
 
 /// What is known of the proxy from its start.
 #[derive(Debug)]
@@ -213,9 +212,10 @@ impl Api {
         let name = route.map_or("other", |route| route.path);
         let answer = match self.checked(&head, found.as_ref(), route, peer) {
             Ok(Checked::Answered(answer)) => Ok(answer),
+            Ok(Checked::Page { may_write }) => Ok(self.page(head.uri.query(), may_write).await),
             Ok(Checked::Does { route, query }) => self.act(&head, peer, found.and_then(|found| found.id), route, &query, body).await,
             Err(refusal) => {
-                let _ = tokio::time::timeout(BODY_PATIENCE, collect(body, 0)).await;
+                leave(body);
                 Err(refusal)
             }
         };
@@ -246,7 +246,7 @@ impl Api {
         let hosts = if self.backend.access().settings().needs_token() { self.backend.access().settings().hosts.as_slice() } else { &[] };
         door::check(uri, headers, hosts, writes)?;
         if let Some(answer) = self.dashboard(head, peer) {
-            return answer.map(Checked::Answered);
+            return answer;
         }
         let Some(found) = found else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here; GET /v1/openapi.json says what there is"));
@@ -335,17 +335,14 @@ impl Api {
             }
             Does::Blocked => {
                 let since = query.number("since", 0, routes::MAX_SAFE)?.unwrap_or(0);
-                let limit = query.number("limit", 1, BLOCKED)?.unwrap_or(BLOCKED);
+                let limit = query.number("limit", 1, RING as u64)?.unwrap_or(RING as u64);
                 self.backend.settled().await;
-                let only = self.only(&snapshot).await;
-                let mut found = self.backend.blocked(since, usize::try_from(limit).unwrap_or(usize::MAX));
-                for request in &mut found.blocked {
-                    request.change = explain::under(only, &request.reason, request.change.take());
-                }
-                reply::json(ok, &found)
+                reply::json(ok, &self.backend.blocked(since, usize::try_from(limit).unwrap_or(usize::MAX)))
             }
             Does::DrainBlocked => {
                 self.backend.settled().await;
+                // What is taken out is not missing from what is counted next.
+                self.look();
                 self.ui.forget();
                 reply::json(ok, &model::Drained { drained: self.backend.drain_blocked() })
             }
@@ -353,9 +350,7 @@ impl Api {
             Does::Explain => {
                 let words =
                     query.text("request").ok_or_else(|| Refusal::bad("`request` is needed, such as `request=GET https://example.com/`"))?;
-                let mut found = explain::explain(&*self.backend, words, query.text("addresses"))?;
-                found.change = explain::under(self.only(&snapshot).await, &found.reason, found.change);
-                reply::json(ok, &found)
+                reply::json(ok, &explain::explain(&*self.backend, words, query.text("addresses"))?)
             }
             Does::Tunnels => reply::json(ok, &self.tunnels(query)?),
             Does::CloseTunnel => {
@@ -381,7 +376,7 @@ impl Api {
                 reply::full(ok, text, kind)
             }
             Does::Stats => reply::json(ok, &self.stats()),
-            Does::Overview => reply::json(ok, &self.overview()),
+            Does::Overview => reply::json(ok, &self.overview().await),
             Does::Mode => reply::json(ok, &self.set_mode(&body)?),
             Does::Reload => reply::json(ok, &self.reload().await?),
             Does::Drain => {
@@ -423,6 +418,8 @@ impl Api {
                 Readiness::Blocked,
                 Some(policy.last_error().unwrap_or_else(|| format!("the policy says that the network is {}", snapshot.meta().network))),
             )
+        } else if let Some(why) = self.backend.refusing() {
+            (Readiness::Refusing, Some(why.to_owned()))
         } else {
             (Readiness::Ready, None)
         };
@@ -538,7 +535,14 @@ impl Api {
 /// A request that may be answered.
 enum Checked {
     Answered(Answer),
-    Does { route: &'static Route, query: Query },
+    /// With the dashboard's page.
+    Page {
+        may_write: bool,
+    },
+    Does {
+        route: &'static Route,
+        query: Query,
+    },
 }
 
 /// Room for a connection; `None` once it is over.
@@ -582,42 +586,73 @@ fn accepts(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, format!("what is here is {}", route.kinds.join(" or "))))
 }
 
-/// The body of a request that may have one; `needed`: it has to, and to be JSON.
-async fn read(headers: &HeaderMap, body: Incoming, needed: bool) -> Result<Bytes, Refusal> {
+/// Bodies as programs such as curl call them that were told of no type. Forms of web pages are called that too, and come with what browsers add.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// The body of a request: JSON. Where none is `needed`, there may be an object with nothing in it.
+async fn read(headers: &HeaderMap, mut body: Incoming, needed: bool) -> Result<Bytes, Refusal> {
     if needed && !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "a body is needed, with its length"));
     }
     let too_long = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {MAX_BODY} bytes"));
-    let bytes = match tokio::time::timeout(BODY_PATIENCE, collect(body, MAX_BODY)).await {
+    // One that says so is told before it comes.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        leave(body);
+        return Err(too_long());
+    }
+    let bytes = match tokio::time::timeout(BODY_PATIENCE, collect(&mut body)).await {
         Ok(Ok(Some(bytes))) => bytes,
-        Ok(Ok(None)) => return Err(too_long()),
+        Ok(Ok(None)) => {
+            leave(body);
+            return Err(too_long());
+        }
         Ok(Err(_)) => return Err(Refusal::bad("the body cannot be read")),
         Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
     };
     if bytes.is_empty() && !needed {
         return Ok(bytes);
     }
-    let kind = door::single(headers, &CONTENT_TYPE)?.unwrap_or_default();
+    let kind = door::single(headers, &CONTENT_TYPE)?.unwrap_or(FORM);
     let mut parts = kind.split(';').map(str::trim);
-    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(reply::JSON));
+    let kind = parts.next().unwrap_or_default();
+    let is_json = kind.eq_ignore_ascii_case(reply::JSON) || (kind.eq_ignore_ascii_case(FORM) && door::is_of_a_program(headers));
     if !is_json || !parts.all(|part| part.is_empty() || part.eq_ignore_ascii_case("charset=utf-8")) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a body is `Content-Type: application/json`"));
     }
-    if needed { Ok(bytes) } else { Err(Refusal::bad("there is no body here")) }
+    if needed {
+        return Ok(bytes);
+    }
+    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes) {
+        Ok(object) if object.is_empty() => Ok(Bytes::new()),
+        _ => Err(Refusal::bad("there is nothing to be told here: without a body, or with `{}`")),
+    }
 }
 
-/// A body of at most `most` bytes; `None` where it has more. What is too long is read all the same, within bounds: a connection that is closed while the client still sends is reset, and the
-/// client does not see the answer.
-async fn collect(mut body: Incoming, most: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let (mut bytes, mut seen) = (Vec::new(), 0_usize);
+/// A body; `None` once it has more than [`MAX_BODY`] bytes.
+async fn collect(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        seen = seen.saturating_add(data.len());
-        if seen <= most {
-            bytes.extend_from_slice(&data);
-        } else if seen > MAX_UNREAD {
-            break;
+        if bytes.len() + data.len() > MAX_BODY {
+            return Ok(None);
         }
+        bytes.extend_from_slice(&data);
     }
-    Ok((seen <= most).then(|| bytes.into()))
+    Ok(Some(bytes.into()))
+}
+
+/// Reads what nobody wants, within bounds and while the answer goes out: a connection that is closed while the client still sends is reset, and the client does not see the answer.
+fn leave(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(BODY_PATIENCE, async move {
+        let mut seen = 0_usize;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen = seen.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            if seen > MAX_UNREAD {
+                break;
+            }
+        }
+    }));
 }

@@ -74,6 +74,8 @@ models! {
         Draining,
         /// The policy in force lets nothing through: it says so, or its file was changed in place.
         Blocked,
+        /// New requests are refused: the queue of audit events is full and the policy wants that then, or the embedding program does.
+        Refusing,
     }
 
     /// `full`: every method. `limited`: GET, HEAD and OPTIONS.
@@ -546,7 +548,7 @@ models! {
     #[serde(deny_unknown_fields)]
     #[cfg_attr(test, schemars(extend("required" = ["mode"])))]
     pub struct ModeChange {
-        /// The mode that is wanted; null takes back what was wanted before. Never looser than the policy's own.
+        /// The mode that is wanted; null takes back what was wanted before. `full` is refused where the policy is held in limited mode (`may_be_full`).
         #[serde(deserialize_with = "required")]
         pub mode: Option<Mode>,
     }
@@ -568,8 +570,12 @@ models! {
         pub mode: Mode,
         /// The policy's own.
         pub policy_mode: Mode,
-        /// What an operator wanted, since `POST /v1/mode`.
+        /// What an operator wanted, since `POST /v1/mode`. It is not in force where the policy does not let it be.
         pub wanted: Option<Mode>,
+        /// Whether the policy lets `full` be in force: not where an administrators' layer requires limited mode, or where it is limited and does not say whether one does.
+        pub may_be_full: bool,
+        /// The layer that requires limited mode: `mdm` or `managed`.
+        pub required_by: Option<String>,
     }
 
     /// `POST /v1/reload`: what came of it. A policy that is refused is a problem with the status 422.

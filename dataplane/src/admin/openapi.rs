@@ -69,14 +69,18 @@ fn problems(route: &Route) -> Vec<(u16, &'static str)> {
         (406, "The client does not take what is here."),
         (429, "Too many requests, or too many tokens that did not hold."),
     ];
+    if route.scope == Scope::Write {
+        problems.extend([(413, "The body is too long."), (415, "The body is not JSON.")]);
+    }
     match route.does {
         Does::CloseTunnel => problems.push((404, "There is no such tunnel.")),
         Does::Mode => {
             let body = [
-                (409, "The mode would be looser than the policy's."),
+                (
+                    409,
+                    "An administrators' layer requires limited mode, or the policy does not say whether one does; or there is nothing to open TLS with.",
+                ),
                 (411, "The body has no length."),
-                (413, "The body is too long."),
-                (415, "The body is not JSON."),
             ];
             problems.extend(body);
         }

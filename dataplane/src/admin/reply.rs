@@ -4,8 +4,8 @@ use super::model::Problem;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -131,6 +131,16 @@ pub(super) fn options(allow: &str) -> Answer {
     answer.headers_mut().remove(CONTENT_TYPE);
     if let Ok(allow) = HeaderValue::from_str(allow) {
         answer.headers_mut().insert(ALLOW, allow);
+    }
+    answer
+}
+
+/// It is somewhere else here, for good.
+pub(super) fn moved(to: &str) -> Answer {
+    let mut answer = with_head(StatusCode::PERMANENT_REDIRECT, Body::Full(Full::default()), JSON);
+    answer.headers_mut().remove(CONTENT_TYPE);
+    if let Ok(to) = HeaderValue::from_str(to) {
+        answer.headers_mut().insert(LOCATION, to);
     }
     answer
 }

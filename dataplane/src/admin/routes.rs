@@ -3,6 +3,8 @@
 use super::access::Scope;
 use super::events;
 use super::reply::JSON;
+use crate::audit::feed::RING;
+use policy_format::Protocol;
 
 /// Text of Prometheus.
 pub(super) const METRICS: &str = "text/plain";
@@ -95,7 +97,12 @@ pub(super) const MAX_SAFE: u64 = (1 << 53) - 1;
 /// All of them.
 pub(super) const ROUTES: &[Route] = &[
     get("/health", Does::Health, &[], "It runs: its version, its policy in short, and what the process is."),
-    get("/ready", Does::Ready, &[], "Whether new requests should be sent here. 503: it drains, or its policy lets nothing through."),
+    get(
+        "/ready",
+        Does::Ready,
+        &[],
+        "Whether new requests should be sent here. 503: it drains, its policy lets nothing through, or new requests are refused because the audit queue is full.",
+    ),
     get("/config", Does::Config, &[], "What is in force: listeners, mode, switches, limits. Never a secret."),
     get(
         "/patterns",
@@ -112,7 +119,7 @@ pub(super) const ROUTES: &[Route] = &[
         Does::Blocked,
         &[
             number("since", 0, MAX_SAFE, "`next` of the answer before."),
-            number("limit", 1, 1024, "How many at most; all that are kept unless it is set."),
+            number("limit", 1, RING as u64, "How many at most; all that are kept unless it is set."),
         ],
         "What was refused lately, the oldest first. Asking takes nothing away.",
     ),
@@ -159,7 +166,7 @@ pub(super) const ROUTES: &[Route] = &[
                 text("host", "Only what is about this host, or, after `*.`, about what is below it."),
                 Parameter {
                     name: "protocol",
-                    kind: Kind::OneOf(&["http", "https", "https_connect", "socks5_tcp", "socks5_udp"]),
+                    kind: Kind::OneOf(Protocol::NAMES),
                     required: false,
                     doc: "Only what was asked for in this way.",
                 },
@@ -181,7 +188,7 @@ pub(super) const ROUTES: &[Route] = &[
             "POST",
             "/mode",
             Does::Mode,
-            "Holds the policy to a mode, or, with null, takes that back. Never looser than the policy's own.",
+            "Sets the mode, or, with null, takes that back. Never looser than what administrators require in the policy.",
         )
     },
     write(

@@ -22,6 +22,7 @@ impl Socket {
             listener.set_nonblocking(true)?;
             return Ok(Self { listener, user });
         }
+        check_folder(path)?;
         // The file of a link is found by whoever may change the link.
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => match UnixStream::connect(path) {
@@ -49,6 +50,23 @@ impl Socket {
     pub(crate) fn into_parts(self) -> io::Result<(tokio::net::UnixListener, Option<u32>)> {
         Ok((tokio::net::UnixListener::from_std(self.listener)?, self.user))
     }
+}
+
+/// Where others may put files, they take the socket away and listen in its place, and who asks there tells them. In a folder such as `/tmp`, where nobody may remove what is another's,
+/// they cannot. Access lists are covered: where there is one, the group's bits are the most that it gives. Whose folder it is is not looked at: root listens for the user that it becomes.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = fs::metadata(folder)?.permissions().mode() & 0o7777;
+    if mode & 0o022 == 0 || mode & 0o1000 != 0 {
+        return Ok(());
+    }
+    let folder = folder.display();
+    Err(io::Error::new(
+        ErrorKind::PermissionDenied,
+        format!(
+            "others than its owner may put files into `{folder}` (mode {mode:04o}), and so take the socket's place; run `chmod go-w {folder}`, or name another folder"
+        ),
+    ))
 }
 
 /// Sets the mode of the socket at `path`, and of nothing else: the folder may be somebody's who put a link there meanwhile, and we may be root.
@@ -137,6 +155,23 @@ mod tests {
         assert_eq!(refused(&link), ErrorKind::AlreadyExists);
         fs::hard_link(&socket, &hard).unwrap();
         assert_eq!(refused(&hard), ErrorKind::AlreadyExists, "a socket that has another name");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_is_refused_unless_they_may_not_remove_what_is_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        for (mode, refused) in
+            [(0o700, false), (0o755, false), (0o770, true), (0o757, true), (0o777, true), (0o1777, false), (0o1770, false)]
+        {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let bound = Socket::bind(&path, None, None);
+            assert_eq!(bound.as_ref().err().map(io::Error::kind), refused.then_some(ErrorKind::PermissionDenied), "{mode:04o}");
+            let said = bound.err().map_or_else(String::new, |error| error.to_string());
+            assert_eq!(said.contains(&format!("(mode {mode:04o})")) && said.contains("chmod go-w"), refused, "{said}");
+            assert_eq!(path.symlink_metadata().is_ok(), !refused, "{mode:04o}: nothing is left there");
+            let _ = fs::remove_file(&path);
+        }
     }
 
     #[test]

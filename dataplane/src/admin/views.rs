@@ -6,6 +6,7 @@ use super::query::Query;
 use super::reply::Refusal;
 use crate::calendar::date;
 use crate::policy::Snapshot;
+use crate::policy::mode::Hold;
 use policy_format::{Limits, NameServer, PortRange, RuleId, Settings};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -91,6 +92,11 @@ pub(super) fn mode(backend: &dyn Backend, snapshot: &Snapshot) -> ModeState {
         mode: snapshot.mode().into(),
         policy_mode: snapshot.meta().mode.into(),
         wanted: backend.wanted_mode().map(model::Mode::from),
+        may_be_full: snapshot.hold().is_none(),
+        required_by: match snapshot.hold() {
+            Some(Hold::Required(layer)) => Some(layer.to_string()),
+            Some(Hold::Unknown) | None => None,
+        },
     }
 }
 

@@ -151,6 +151,16 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// One of each kind.
+    pub(crate) const KINDS: [Self; 8] =
+        [Self::Done, Self::Broken, Self::Upstream(""), Self::Limited(""), Self::Revoked, Self::Looked, Self::Closed, Self::Stopped];
+
+    /// The place of its kind among them.
+    pub(crate) fn kind(self) -> usize {
+        let is_same = |kind: &Self| std::mem::discriminant(kind) == std::mem::discriminant(&self);
+        Self::KINDS.iter().position(is_same).unwrap_or(Self::KINDS.len())
+    }
+
     /// The name used in events; of a failure upstream and of a limit, the kind only.
     #[must_use]
     pub fn as_str(self) -> &'static str {

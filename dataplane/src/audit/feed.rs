@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Denials that are kept.
-const RING: usize = 1024;
+pub(crate) const RING: usize = 1024;
 /// Events that wait for one subscriber.
 const WAITING: usize = 1024;
 /// Subscribers at once.

@@ -10,7 +10,7 @@ use super::setup::{self, AuditOverrides};
 use super::sink::Sink;
 use crate::policy::Snapshot;
 use crate::tls::roots::Sources;
-use policy_format::{Audit, Limits};
+use policy_format::{Audit, Limits, Mode};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +45,8 @@ pub(crate) struct Hub {
     asked: Mutex<Asked>,
     state: Mutex<State>,
     stats: Mutex<AuditStats>,
+    /// The mode that was told to stand in the place of the policy's own.
+    mode: Mutex<Option<Mode>>,
 }
 
 /// What is asked of the consumer.
@@ -142,6 +144,7 @@ impl Hub {
             asked: Mutex::default(),
             state: Mutex::new(State::Ready(Box::new(Ready { sinks: Vec::new(), audit, means: Means::default() }))),
             stats: Mutex::default(),
+            mode: Mutex::default(),
         };
         Arc::new(hub)
     }
@@ -192,9 +195,13 @@ impl Hub {
     pub(crate) fn start(self: &Arc<Self>) -> io::Result<Running> {
         let mut state = self.state();
         let State::Ready(ready) = std::mem::replace(&mut *state, State::Ended) else { return Ok(Running(Arc::clone(self))) };
-        let generation = self.installed().last().map_or(1, |snapshot| snapshot.generation());
+        let snapshot = self.installed().last().cloned();
+        let generation = snapshot.as_ref().map_or(1, |snapshot| snapshot.generation());
         let hub = Arc::clone(self);
         let first = Event::now(Kind::Start(Start { generation, process: std::process::id() }));
+        if let Some(snapshot) = snapshot {
+            self.tell_mode(&snapshot);
+        }
         let thread = std::thread::Builder::new().name("netproxy-audit".into()).spawn(move || Consumer::new(hub, *ready, first).run())?;
         *state = State::Running(thread);
         Ok(Running(Arc::clone(self)))
@@ -238,6 +245,11 @@ impl Hub {
         self.queue.release();
     }
 
+    /// Whether new requests are refused because the queue is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.refuses()
+    }
+
     /// Looks up what the ring, subscribers and sinks want.
     pub(super) fn follow_wants(&self) {
         let wants = Wants::from_bits(self.sinks_want.load(Ordering::Relaxed)).and(self.board.wants());
@@ -256,6 +268,15 @@ impl Hub {
     fn tell(&self, kind: Kind) {
         if self.wants(kind.of()) {
             self.queue.offer(Event::now(kind));
+        }
+    }
+
+    /// Tells of the mode, where whether it is the policy's own, or which it is, has changed: also by a new policy that has another of its own, or lets none be set.
+    fn tell_mode(&self, snapshot: &Snapshot) {
+        let set = (snapshot.mode() != snapshot.meta().mode).then(|| snapshot.mode());
+        let mut told = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *told, set) != set {
+            self.tell(Kind::Mode { mode: snapshot.mode(), set: set.is_some(), generation: snapshot.generation() });
         }
     }
 
@@ -388,14 +409,13 @@ impl Observer for Hub {
         // The first is told of by the start.
         if generation > 1 {
             self.tell(Kind::Policy(Change::Swapped { generation, rules: snapshot.rule_count() }));
+            self.tell_mode(snapshot);
             self.queue.wake();
         }
     }
 
     fn mode_set(&self, snapshot: &Arc<Snapshot>) {
         self.program.mode_set(snapshot);
-        let set = snapshot.mode() != snapshot.meta().mode;
-        self.tell(Kind::Mode { mode: snapshot.mode(), set, generation: snapshot.generation() });
     }
 
     fn reloaded(&self, outcome: &Reload<'_>) {

@@ -1,38 +1,31 @@
 //! The journal of systemd, by its own protocol: a datagram for each event, with a field for each of its facts.
 
+use super::backlog::{Backlog, Destination};
 use super::json::{PRODUCT, number};
 use super::record::{Event, Kind};
 use super::setup::Form;
-use super::sink::Sink;
-use std::collections::VecDeque;
 use std::io;
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+#[cfg(unix)]
+use std::time::Duration;
 
 /// Where it listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// Events that wait for it.
-const BACKLOG: usize = 8192;
 /// For a datagram to be taken.
+#[cfg(unix)]
 const WRITE: Duration = Duration::from_millis(500);
-/// For datagrams to be sent in one call; one is tried in any case.
-const CALL: Duration = Duration::from_millis(500);
-/// Before a journal that could not be reached is tried again.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// The sink.
-pub(super) struct JournaldSink {
+pub(super) type JournaldSink = Backlog<Journal>;
+
+/// The journal.
+pub(super) struct Journal {
     path: String,
     #[cfg(unix)]
     socket: Option<UnixDatagram>,
     /// Fields that every event gets, as they are sent.
     metadata: Vec<u8>,
-    waiting: VecDeque<Vec<u8>>,
-    /// What there is no room for is given up.
-    lossy: bool,
-    lost: u64,
-    paused: Option<(Instant, String)>,
 }
 
 impl JournaldSink {
@@ -51,83 +44,56 @@ impl JournaldSink {
         for (name, value) in &form.metadata {
             field(&mut metadata, &upper(name), value);
         }
-        let mut sink = Self {
+        let mut journal = Journal {
             path: path.to_owned(),
             #[cfg(unix)]
             socket: None,
             metadata,
-            waiting: VecDeque::new(),
-            lossy: form.lossy,
-            lost: 0,
-            paused: None,
         };
         // Now, because it may be out of reach later. One that is not there is tried again.
-        let _ = sink.connect();
-        sink
+        #[cfg(unix)]
+        let _ = journal.connected();
+        Self::new(journal, form.lossy)
     }
+}
+
+#[cfg(unix)]
+impl Journal {
+    fn connected(&mut self) -> io::Result<&UnixDatagram> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = UnixDatagram::unbound()?;
+                socket.connect(&self.path)?;
+                socket.set_write_timeout(Some(WRITE))?;
+                socket
+            }
+        };
+        Ok(self.socket.insert(socket))
+    }
+}
+
+impl Destination for Journal {
+    const NAME: &'static str = "journald";
 
     #[cfg(unix)]
-    fn connect(&mut self) -> io::Result<()> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(&self.path)?;
-        socket.set_write_timeout(Some(WRITE))?;
-        self.socket = Some(socket);
-        Ok(())
+    fn send(&mut self, message: &[u8]) -> io::Result<bool> {
+        self.connected()?.send(message).map(|_| true)
     }
 
     #[cfg(not(unix))]
-    fn connect(&mut self) -> io::Result<()> {
+    fn send(&mut self, _message: &[u8]) -> io::Result<bool> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    #[cfg(unix)]
-    fn send_all(&mut self, until: Instant) -> io::Result<()> {
-        while let Some(message) = self.waiting.front() {
-            match &self.socket {
-                Some(socket) => {
-                    match socket.send(message) {
-                        // It would never go, and neither would what is behind it.
-                        Err(error) if super::syslog::is_too_long(&error) => self.lost += 1,
-                        sent => _ = sent?,
-                    }
-                    self.waiting.pop_front();
-                }
-                None => {
-                    self.connect()?;
-                    continue;
-                }
-            }
-            if Instant::now() >= until {
-                break;
-            }
+    fn failed(&mut self, _error: &io::Error) {
+        #[cfg(unix)]
+        {
+            self.socket = None;
         }
-        Ok(())
     }
 
-    #[cfg(not(unix))]
-    fn send_all(&mut self, _until: Instant) -> io::Result<()> {
-        self.connect()
-    }
-
-    fn send(&mut self, until: Instant) -> io::Result<()> {
-        if let Some((until, why)) = &self.paused {
-            if Instant::now() < *until {
-                return Err(io::Error::other(why.clone()));
-            }
-            self.paused = None;
-        }
-        let done = self.send_all(until);
-        if let Err(error) = &done {
-            #[cfg(unix)]
-            {
-                self.socket = None;
-            }
-            self.paused = Some((Instant::now() + PAUSE, error.to_string()));
-        }
-        done
-    }
-
-    fn message(&self, event: &Event) -> Vec<u8> {
+    fn message(&mut self, event: &Event) -> Vec<u8> {
         let mut out = Vec::with_capacity(768);
         field(&mut out, "MESSAGE", &said(event));
         number_field(&mut out, "PRIORITY", super::syslog::severity(&event.kind).into());
@@ -172,56 +138,6 @@ impl JournaldSink {
         }
         out.extend_from_slice(&self.metadata);
         out
-    }
-}
-
-impl Sink for JournaldSink {
-    fn name(&self) -> &'static str {
-        "journald"
-    }
-
-    fn write(&mut self, events: &[Event]) -> io::Result<()> {
-        let until = Instant::now() + CALL;
-        for event in events {
-            if self.lossy && self.waiting.len() >= BACKLOG && Instant::now() < until {
-                // A journal that can be reached takes them now.
-                let _ = self.send(until);
-            }
-            if self.lossy && self.waiting.len() >= BACKLOG {
-                self.lost += 1;
-                continue;
-            }
-            self.waiting.push_back(self.message(event));
-        }
-        self.send(until)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.send(Instant::now() + CALL)
-    }
-
-    fn pending(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting.len() < BACKLOG / 2
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    fn close(&mut self, deadline: Instant) -> io::Result<()> {
-        loop {
-            self.paused = None;
-            let done = self.send(deadline.max(Instant::now() + CALL));
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.waiting.is_empty() || left.is_zero() {
-                return done;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
-        }
     }
 }
 

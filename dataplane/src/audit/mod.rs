@@ -1,5 +1,6 @@
 //! What the data plane says about what it does.
 
+mod backlog;
 mod consumer;
 pub(crate) mod digits;
 pub(crate) mod event;

@@ -4,7 +4,7 @@
 
 use super::digits;
 use super::event::{Closed, Decided, Ending, Verdict};
-use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId};
+use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId, events};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -261,17 +261,17 @@ impl Kind {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Decision(_) => "codex.network_proxy.policy_decision",
-            Self::Close(_) => "codex.network_proxy.closed",
-            Self::Revoked(_) => "codex.network_proxy.revoked",
-            Self::Inner { .. } => "codex.network_proxy.inner",
-            Self::Policy(_) => "codex.network_proxy.policy",
-            Self::Mode { .. } => "codex.network_proxy.mode",
-            Self::Limit(_) => "codex.network_proxy.limit",
-            Self::Fault(_) => "codex.network_proxy.fault",
-            Self::Lost(_) => "codex.network_proxy.lost",
-            Self::Start(_) => "codex.network_proxy.start",
-            Self::Stop => "codex.network_proxy.stop",
+            Self::Decision(_) => events::DECISION,
+            Self::Close(_) => events::CLOSED,
+            Self::Revoked(_) => events::REVOKED,
+            Self::Inner { .. } => events::INNER,
+            Self::Policy(_) => events::POLICY,
+            Self::Mode { .. } => events::MODE,
+            Self::Limit(_) => events::LIMIT,
+            Self::Fault(_) => events::FAULT,
+            Self::Lost(_) => events::LOST,
+            Self::Start(_) => events::START,
+            Self::Stop => events::STOP,
         }
     }
 

@@ -2,47 +2,38 @@
 //!
 //! A message has the event's name as its MSGID, what tells one event from another as structured data, and the line of JSON as its text.
 
+use super::backlog::{Backlog, Destination};
 use super::json::{Encoder, PRODUCT, Stamp, is_bad};
 use super::record::{Change, Event, Kind};
 use super::setup::Form;
-use super::sink::Sink;
 use policy_format::SyslogTarget;
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Messages that wait for a server.
-const BACKLOG: usize = 8192;
 /// Bytes of one message: what goes into a datagram.
 const MAX_MESSAGE: usize = 60 * 1024;
 /// For a connection.
 const CONNECT: Duration = Duration::from_millis(500);
 /// For a piece of a message to be taken.
 const WRITE: Duration = Duration::from_millis(500);
-/// For messages to be sent in one call; one is tried in any case.
-const CALL: Duration = Duration::from_millis(500);
-/// Before a server that could not be reached is tried again.
-const PAUSE: Duration = Duration::from_secs(2);
 /// local0, as `logger` writes it: facility 16.
 const FACILITY: u8 = 16;
 
 /// The sink.
-pub(super) struct SyslogSink {
+pub(super) type SyslogSink = Backlog<Syslog>;
+
+/// The server.
+pub(super) struct Syslog {
     target: SyslogTarget,
     way: Option<Way>,
     encoder: Encoder,
     stamp: Stamp,
     host: String,
-    waiting: VecDeque<Vec<u8>>,
-    /// Bytes of the first of them that a connection has taken.
+    /// Bytes of a message that a connection has taken.
     sent: usize,
-    /// What there is no room for is given up.
-    lossy: bool,
-    lost: u64,
-    paused: Option<(Instant, String)>,
 }
 
 enum Way {
@@ -59,23 +50,19 @@ impl SyslogSink {
         if let SyslogTarget::Socket(path) = &target {
             return Err(format!("there is no unix socket `{path}` on this system"));
         }
-        let (way, paused) = match connect(&target) {
-            Ok(way) => (Some(way), None),
-            Err(error) => (None, Some((Instant::now() + PAUSE, error.to_string()))),
-        };
-        Ok(Self {
-            target,
-            way,
-            encoder: Encoder::new(form),
-            stamp: Stamp::default(),
-            host: host_name(),
-            waiting: VecDeque::new(),
-            sent: 0,
-            lossy: form.lossy,
-            lost: 0,
-            paused,
-        })
+        let (encoder, stamp, host) = (Encoder::new(form), Stamp::default(), host_name());
+        let way = connect(&target);
+        let mut sink = Self::new(Syslog { target, way: None, encoder, stamp, host, sent: 0 }, form.lossy);
+        match way {
+            Ok(way) => sink.to.way = Some(way),
+            Err(error) => sink.pause(&error),
+        }
+        Ok(sink)
     }
+}
+
+impl Destination for Syslog {
+    const NAME: &'static str = "syslog";
 
     fn message(&mut self, event: &Event) -> Vec<u8> {
         let mut message = Vec::with_capacity(1536);
@@ -97,126 +84,38 @@ impl SyslogSink {
         message
     }
 
-    fn send(&mut self, until: Instant) -> io::Result<()> {
-        if let Some((until, why)) = &self.paused {
-            if Instant::now() < *until {
-                return Err(io::Error::other(why.clone()));
-            }
-            self.paused = None;
+    fn send(&mut self, message: &[u8]) -> io::Result<bool> {
+        if self.way.is_none() {
+            self.way = Some(connect(&self.target)?);
         }
-        let done = self.send_all(until);
-        if let Err(error) = &done {
-            // A connection that is slow goes on in the middle of a message; in another one, the message begins again.
-            if !(error.kind() == ErrorKind::WouldBlock && matches!(self.way, Some(Way::Tcp(_)))) {
-                self.way = None;
-                self.sent = 0;
-            }
-            self.paused = Some((Instant::now() + PAUSE, error.to_string()));
-        }
-        done
-    }
-
-    fn send_all(&mut self, until: Instant) -> io::Result<()> {
-        while let Some(message) = self.waiting.front() {
-            if self.way.is_none() {
-                self.way = Some(connect(&self.target)?);
-            }
-            let sent = match &mut self.way {
-                #[cfg(unix)]
-                Some(Way::Socket(socket)) => socket.send(message),
-                Some(Way::Udp(socket)) => match socket.send(message) {
-                    // Nobody listened a moment ago; that is said of the next message, once.
-                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message),
-                    sent => sent,
-                },
-                Some(Way::Tcp(stream)) => match stream.write(message.get(self.sent..).unwrap_or_default()) {
-                    Ok(0) => Err(ErrorKind::WriteZero.into()),
-                    Ok(written) => Ok(self.sent + written),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => Ok(self.sent),
-                    Err(error) => Err(error),
-                },
-                None => Ok(0),
-            };
-            match sent {
-                Ok(sent) if sent < message.len() => self.sent = sent,
-                Ok(_) => {
-                    self.waiting.pop_front();
-                    self.sent = 0;
-                }
-                // It would never go, and neither would what is behind it.
-                Err(error) if is_too_long(&error) => {
-                    self.waiting.pop_front();
-                    self.lost += 1;
-                }
+        let sent = match &mut self.way {
+            #[cfg(unix)]
+            Some(Way::Socket(socket)) => socket.send(message)?,
+            Some(Way::Udp(socket)) => match socket.send(message) {
+                // Nobody listened a moment ago; that is said of the next message, once.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message)?,
+                sent => sent?,
+            },
+            Some(Way::Tcp(stream)) => match stream.write(message.get(self.sent..).unwrap_or_default()) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => self.sent + written,
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.sent,
                 Err(error) => return Err(error),
-            }
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Sink for SyslogSink {
-    fn name(&self) -> &'static str {
-        "syslog"
+            },
+            None => 0,
+        };
+        let is_all = sent >= message.len();
+        self.sent = if is_all { 0 } else { sent };
+        Ok(is_all)
     }
 
-    fn write(&mut self, events: &[Event]) -> io::Result<()> {
-        let until = Instant::now() + CALL;
-        for event in events {
-            if self.lossy && self.waiting.len() >= BACKLOG && Instant::now() < until {
-                // A server that can be reached takes them now.
-                let _ = self.send(until);
-            }
-            if self.lossy && self.waiting.len() >= BACKLOG {
-                self.lost += 1;
-                continue;
-            }
-            let message = self.message(event);
-            self.waiting.push_back(message);
-        }
-        self.send(until)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.send(Instant::now() + CALL)
-    }
-
-    fn pending(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting.len() < BACKLOG / 2
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    fn close(&mut self, deadline: Instant) -> io::Result<()> {
-        loop {
-            self.paused = None;
-            let done = self.send(deadline.max(Instant::now() + CALL));
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.waiting.is_empty() || left.is_zero() {
-                return done;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
+    fn failed(&mut self, error: &io::Error) {
+        // A connection that is slow goes on in the middle of a message; in another one, the message begins again.
+        if !(error.kind() == ErrorKind::WouldBlock && matches!(self.way, Some(Way::Tcp(_)))) {
+            self.way = None;
+            self.sent = 0;
         }
     }
-}
-
-/// Whether a datagram is longer than there can be.
-pub(super) fn is_too_long(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    let number = rustix::io::Errno::MSGSIZE.raw_os_error();
-    // WSAEMSGSIZE.
-    #[cfg(not(unix))]
-    let number = 10_040;
-    error.raw_os_error() == Some(number)
 }
 
 fn connect(target: &SyslogTarget) -> io::Result<Way> {

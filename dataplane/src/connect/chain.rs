@@ -7,7 +7,8 @@ use super::upstream::{Credentials, Proxy, Scheme, Traffic};
 use super::{ConnectError, Connector, UpstreamError, dial};
 use crate::counters::{self, Timed};
 use crate::decide::{Permit, Route};
-use crate::parse::http;
+use crate::limits::fits;
+use crate::parse::http::{self, RequestHead};
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
 use crate::stream::Stream;
@@ -25,6 +26,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
+
+/// The way that a request has come, which an HTTP proxy that is asked for a tunnel for it is told in `Via` (RFC 9110, section 7.6.3): proxies whose upstreams are each other would
+/// ask each other for ever.
+#[derive(Clone, Copy)]
+pub(crate) struct Came<'a> {
+    /// What an HTTP client sent in the clear: it has the proxies before this one. Of others nothing is known.
+    pub(crate) head: Option<&'a RequestHead>,
+    /// Our own name.
+    pub(crate) own: &'a str,
+}
 
 /// How requests are written to a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +72,8 @@ pub(crate) enum ProxyError {
     Authentication,
     /// It answered CONNECT with this status.
     Status(u16),
+    /// The request comes through it, or one behind it, for the second time.
+    Loop,
     /// Its own rules do not allow it.
     NotAllowed,
     /// It could not, and does not say why; or it does not know what it was asked.
@@ -69,7 +82,12 @@ pub(crate) enum ProxyError {
 
 impl ProxyError {
     pub(crate) fn status(self) -> u16 {
-        if self == Self::Timeout { 504 } else { 502 }
+        match self {
+            Self::Timeout => 504,
+            // So that whoever asked, a proxy perhaps, is told the same.
+            Self::Loop => 508,
+            _ => 502,
+        }
     }
 
     /// The value of `x-proxy-error`.
@@ -85,6 +103,7 @@ impl ProxyError {
             // To CONNECT there is nobody else who could ask for credentials; some proxies say it with 401.
             Self::Authentication | Self::Status(401 | 407) => "upstream-proxy-authentication",
             Self::Status(503) => "upstream-proxy-unavailable",
+            Self::Loop => "upstream-proxy-loop",
             Self::Status(_) => "upstream-proxy-status",
             Self::NotAllowed => "upstream-proxy-not-allowed",
             Self::Failed => "upstream-proxy-failed",
@@ -112,6 +131,9 @@ impl ProxyError {
                 ));
             }
             Self::Status(status) => return Cow::Owned(format!("is allowed, but the upstream proxy answered with status {status}")),
+            Self::Loop => {
+                "is allowed, but the upstream proxy says that the request comes back to where it was: upstream proxies are each other's"
+            }
             Self::NotAllowed => "is allowed, but the upstream proxy does not allow it",
             Self::Failed => "is allowed, but the upstream proxy could not connect to it",
         })
@@ -145,12 +167,13 @@ pub(crate) async fn open<'q>(
     permit: Permit<'q>,
     proxy: &Arc<Proxy>,
     traffic: Traffic,
+    came: Came<'_>,
     limits: &Limits,
 ) -> Result<Chained<'q>, ConnectError> {
     let route = route(connector, permit, proxy, limits).await?;
     let _timing = counters::time(Timed::Connect);
     let deadline = Instant::now() + limits.connect_timeout;
-    let ask = Ask { trust: &connector.trust, route: &route, proxy, limits, deadline };
+    let ask = Ask { trust: &connector.trust, route: &route, proxy, came, limits, deadline };
     let opened = timeout_at(deadline, ask.open(traffic)).await;
     match opened.unwrap_or(Err(ProxyError::Timeout.into())) {
         Ok((stream, early, form)) => Ok(Chained { stream, early, route, form }),
@@ -195,6 +218,8 @@ pub(super) async fn associate(
 /// The same failure, of the proxy instead of the destination.
 fn at_proxy(error: UpstreamError) -> UpstreamError {
     UpstreamError::Proxy(match error {
+        // Not the proxy's fault either.
+        UpstreamError::NoDescriptor => return error,
         UpstreamError::NameNotResolved => ProxyError::NotResolved,
         UpstreamError::Refused => ProxyError::Refused,
         UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout => ProxyError::Timeout,
@@ -207,6 +232,7 @@ struct Ask<'a> {
     trust: &'a Trust,
     route: &'a Route<'a>,
     proxy: &'a Proxy,
+    came: Came<'a>,
     limits: &'a Limits,
     deadline: Instant,
 }
@@ -220,7 +246,7 @@ impl Ask<'_> {
             }
             (Scheme::Http | Scheme::Https, _) => {
                 let mut stream = self.dial().await?;
-                let early = http_connect(&mut stream, target, self.proxy, self.limits).await?;
+                let early = http_connect(&mut stream, &self.request(target), self.limits).await?;
                 Ok((stream, early, Form::Origin))
             }
             (Scheme::Socks5h, _) => {
@@ -248,6 +274,20 @@ impl Ask<'_> {
         Err(last)
     }
 
+    /// The request for a tunnel. What it has of the client's head is bounded as that was.
+    fn request(&self, target: &Target) -> Vec<u8> {
+        let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
+        let own = self.route.snapshot().settings().via.then_some(self.came.own);
+        http::write_way(self.came.head, own, &mut request);
+        if let Some(authorization) = self.proxy.authorization() {
+            for part in ["Proxy-Authorization: ", authorization, "\r\n"] {
+                request.extend_from_slice(part.as_bytes());
+            }
+        }
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
     async fn dial(&self) -> Result<Stream, UpstreamError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let (stream, _) = dial::dial(self.route, left).await.map_err(at_proxy)?;
@@ -267,26 +307,22 @@ impl Ask<'_> {
 }
 
 /// Asks for a tunnel by CONNECT; gives what came behind the answer.
-async fn http_connect(stream: &mut Stream, target: &Target, proxy: &Proxy, limits: &Limits) -> Result<BytesMut, ProxyError> {
-    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-    if let Some(authorization) = proxy.authorization() {
-        request.extend(["Proxy-Authorization: ", authorization, "\r\n"]);
-    }
-    request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).await?;
+async fn http_connect(stream: &mut Stream, request: &[u8], limits: &Limits) -> Result<BytesMut, ProxyError> {
+    stream.write_all(request).await?;
     stream.flush().await?;
     let mut buffer = BytesMut::with_capacity(1024);
     let mut interim = 0;
     loop {
         let mut seen = 0;
         let head = loop {
-            if let Some(end) = http::head_end(&buffer, seen) {
+            let end = http::head_end(&buffer, seen);
+            if !fits(buffer.len(), end, limits) {
+                return Err(ProxyError::BadAnswer);
+            }
+            if let Some(end) = end {
                 break buffer.split_to(end);
             }
             seen = buffer.len();
-            if seen >= limits.head_bytes {
-                return Err(ProxyError::BadAnswer);
-            }
             match stream.read_buf(&mut buffer).await? {
                 0 if seen == 0 => return Err(ProxyError::Closed),
                 0 => return Err(ProxyError::BadAnswer),
@@ -299,6 +335,7 @@ async fn http_connect(stream: &mut Stream, target: &Target, proxy: &Proxy, limit
             101 => return Err(ProxyError::BadAnswer),
             100..=199 if interim < limits.interim_responses => interim += 1,
             100..=199 => return Err(ProxyError::BadAnswer),
+            508 => return Err(ProxyError::Loop),
             // Its body may be a page of the proxy's: nobody here passes that on.
             status => return Err(ProxyError::Status(status)),
         }

@@ -39,18 +39,35 @@ pub(crate) fn take_turns(addresses: &mut Vec<IpAddr>) {
     }
 }
 
-/// What an attempt tells, the more the later: a family that the system has no way for, time-out, what the network said, what the host said.
+/// What an attempt tells, the more the later: a family that the system has no way for, time-out, what the network said, what the host said; and that there was no attempt,
+/// for want of a descriptor, which is nothing that the destination has to do with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     NoWay,
     TimedOut,
     Unreachable,
     Refused,
+    Exhausted,
+}
+
+/// Whether the process, or the system, has no descriptor left.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = error;
+        false
+    }
 }
 
 impl Told {
     fn by(error: &io::Error) -> Self {
         match error.kind() {
+            _ if is_exhausted(error) => Self::Exhausted,
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::TimedOut,
             io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => Self::NoWay,
@@ -66,6 +83,7 @@ impl From<Told> for UpstreamError {
             Told::Unreachable => Self::Unreachable,
             Told::TimedOut => Self::ConnectTimeout,
             Told::Refused => Self::Refused,
+            Told::Exhausted => Self::NoDescriptor,
         }
     }
 }
@@ -207,6 +225,23 @@ mod tests {
             assert_eq!(taken, *expected, "{what}");
             assert_eq!(dialled.iter().map(|(_, at)| *at).collect::<Vec<_>>(), *begun, "{what}");
             assert_eq!(ended, *over, "{what}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[cfg(unix)]
+    async fn without_a_descriptor_it_is_nobody_elses_fault() {
+        use rustix::io::Errno;
+        let all = addresses(3);
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            for count in [1, 3] {
+                let connect = |address: SocketAddr| {
+                    let error = if address == all[0] { errno.into() } else { io::ErrorKind::ConnectionRefused.into() };
+                    async move { io::Result::<()>::Err(error) }
+                };
+                let taken = first(&all[..count], Instant::now() + Duration::from_secs(1), connect).await;
+                assert_eq!(taken, Err(UpstreamError::NoDescriptor), "{errno} {count}");
+            }
         }
     }
 

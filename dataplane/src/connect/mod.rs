@@ -19,7 +19,7 @@ use crate::decide::{Permit, Route};
 use crate::stream::{Buffered, Stream};
 use crate::tls::failure::TlsError;
 use crate::tls::roots::Trust;
-use chain::{Form, ProxyError};
+use chain::{Came, Form, ProxyError};
 use policy_format::{Host, Limits};
 use resolve::{Failure, Resolve};
 use std::borrow::Cow;
@@ -63,6 +63,8 @@ pub(crate) enum UpstreamError {
     ResponseTimeout,
     Closed,
     BadResponse,
+    /// The process, or the system, has no descriptor left for a connection: that is the proxy's own fault.
+    NoDescriptor,
     /// There is no unix socket at the path.
     SocketMissing,
     /// What is at the path is something else.
@@ -95,6 +97,7 @@ impl UpstreamError {
             | Self::SocketMissing
             | Self::NotASocket
             | Self::Tls(_) => 502,
+            Self::NoDescriptor => 503,
             Self::Proxy(error) => error.status(),
         }
     }
@@ -111,6 +114,7 @@ impl UpstreamError {
             Self::ResponseTimeout => "upstream-response-timeout",
             Self::Closed => "upstream-closed",
             Self::BadResponse => "upstream-bad-response",
+            Self::NoDescriptor => "no-descriptor",
             Self::SocketMissing => "upstream-socket-missing",
             Self::NotASocket => "upstream-not-a-socket",
             Self::Proxy(error) => error.proxy_error(),
@@ -131,6 +135,7 @@ impl UpstreamError {
             Self::ResponseTimeout => "is allowed, but did not answer in time",
             Self::Closed => "is allowed, but closed the connection before it answered",
             Self::BadResponse => "is allowed, but answered with something that is not HTTP/1.1",
+            Self::NoDescriptor => "is allowed, but the proxy has no descriptor left to connect to it",
             Self::SocketMissing => "is allowed, but is not there",
             Self::NotASocket => "is allowed, but what is there is not a socket",
             Self::Proxy(error) => return error.message(),
@@ -157,10 +162,10 @@ impl Connector {
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
-    pub(crate) async fn connect<'q>(&self, permit: Permit<'q>, traffic: Traffic) -> Result<Connected<'q>, ConnectError> {
+    pub(crate) async fn connect<'q>(&self, permit: Permit<'q>, traffic: Traffic, came: Came<'_>) -> Result<Connected<'q>, ConnectError> {
         let limits = permit.limits();
         if let Some(proxy) = permit.proxy(traffic) {
-            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, &limits).await?;
+            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, came, &limits).await?;
             return Ok(Connected { stream: Buffered::beginning_with(stream, early), route, form });
         }
         let route = self.route(permit, &limits).await?;

@@ -67,7 +67,7 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     POOL.with_borrow_mut(|pool| {
         let now = Instant::now();
         pool.sweep(now, limits.pool_timeout);
-        if pool.connections >= limits.pool_connections || limits.pool_connections_per_host == 0 {
+        if pool.connections >= limits.pool_connections || !keeps(limits) {
             return evicted(Counter::PoolFull, 1);
         }
         if !pool.idle.contains_key(target) {
@@ -81,6 +81,11 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
         }
         pool.level.set(Counter::PoolIdle, pool.connections);
     });
+}
+
+/// Whether connections are kept at all, also for the client that had the last request.
+pub(crate) fn keeps(limits: &Limits) -> bool {
+    limits.pool_connections > 0 && limits.pool_connections_per_host > 0
 }
 
 /// Closes what has waited for too long, and says when to ask again.

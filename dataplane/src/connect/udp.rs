@@ -4,6 +4,7 @@ mod chains;
 
 use super::chain::Asked;
 use crate::connect::upstream::Proxy;
+use crate::counters::Reached;
 use crate::decide::datagram::Flow;
 pub(crate) use chains::{Chains, NoChain};
 use std::future::poll_fn;
@@ -99,21 +100,28 @@ fn is_over(control: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     }
 }
 
+/// Why a datagram was not sent.
+pub(crate) enum Unsent {
+    Limited(Reached),
+    Failed(io::Error),
+}
+
 /// The doors of one client, each opened when it is first needed. Nothing is sent but along a [`Flow`].
 #[derive(Default)]
 pub(crate) struct Outward(Vec<Arc<Door>>);
 
 impl Outward {
     /// Sends along a flow, and keeps it to the address that was sent to. What cannot be sent now is an error: it is not waited for.
-    pub(crate) async fn send(&mut self, flow: &mut Flow, payload: &[u8]) -> io::Result<()> {
-        flow.charge(payload.len()).map_err(|reached| io::Error::other(reached.name()))?;
-        match flow.proxy() {
+    pub(crate) async fn send(&mut self, flow: &mut Flow, payload: &[u8]) -> Result<(), Unsent> {
+        flow.charge(payload.len()).map_err(Unsent::Limited)?;
+        let sent = match flow.proxy() {
             None => self.send_directly(flow, payload).await,
-            Some(proxy) => {
-                let door = self.0.iter().find(|door| door.proxy() == Some(proxy)).ok_or(io::ErrorKind::NotConnected)?;
-                door.hand_over(flow, payload)
-            }
-        }
+            Some(proxy) => match self.0.iter().find(|door| door.proxy() == Some(proxy)) {
+                Some(door) => door.hand_over(flow, payload),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
+        };
+        sent.map_err(Unsent::Failed)
     }
 
     /// Sends to the first of the flow's addresses that the network takes it for.

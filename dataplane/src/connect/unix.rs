@@ -4,6 +4,7 @@
 //! nobody who changes a link, a folder or the socket itself between the look and the connection leads it elsewhere. Elsewhere there is no such descriptor: the real path is worked out, decided on
 //! and connected to, and who may rename folders on that path could win the race between the two.
 
+use super::dial::is_exhausted;
 use super::{ConnectError, UpstreamError};
 use crate::counters::{self, Timed};
 use crate::decide::open::Open;
@@ -60,11 +61,16 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
 }
 
 fn open_error(error: &io::Error) -> UpstreamError {
-    if error.kind() == io::ErrorKind::NotFound { UpstreamError::SocketMissing } else { UpstreamError::Unreachable }
+    match error.kind() {
+        _ if is_exhausted(error) => UpstreamError::NoDescriptor,
+        io::ErrorKind::NotFound => UpstreamError::SocketMissing,
+        _ => UpstreamError::Unreachable,
+    }
 }
 
 fn connect_error(error: &io::Error) -> UpstreamError {
     match error.kind() {
+        _ if is_exhausted(error) => UpstreamError::NoDescriptor,
         io::ErrorKind::ConnectionRefused => UpstreamError::Refused,
         io::ErrorKind::NotFound => UpstreamError::SocketMissing,
         _ => UpstreamError::Unreachable,

@@ -36,7 +36,12 @@ pub(super) struct Shown {
 
 /// All of them; those of one name follow one another.
 pub(super) const ALL: [Shown; Timed::COUNT] = [
-    shown(Timed::Decide, "netproxy_decide_duration_seconds", "", "Time for a decision on a request; one request in sixteen is timed."),
+    shown(
+        Timed::Decide,
+        "netproxy_decide_duration_seconds",
+        "",
+        "Time for a decision on a request; one request in sixteen is timed, and the first of each thread.",
+    ),
     shown(
         Timed::Decider,
         "netproxy_decider_duration_seconds",

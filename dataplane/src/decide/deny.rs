@@ -3,6 +3,7 @@
 //! Messages are short, say what to change, and never echo a path, a query or a header.
 
 use super::Question;
+use super::remedy::{Refused, Remedy};
 use crate::audit::event::{Answer, Verdict};
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
@@ -85,6 +86,14 @@ impl Denial {
         self.denied.rule.and_then(|id: RuleId| self.snapshot.rule(id))
     }
 
+    /// What would let it pass.
+    fn remedy(&self) -> Option<Remedy> {
+        let rule = self.rule().map(|rule| (rule.layer.as_str(), rule.place()));
+        let rule = rule.as_ref().map(|(layer, place)| (*layer, place.as_str()));
+        let Target { host, port } = &self.target;
+        Refused { reason: self.denied.reason.as_str(), host, port: *port, rule }.remedy(&self.snapshot)
+    }
+
     /// One line for people: what, why, and what to change.
     pub(crate) fn message(&self) -> String {
         if self.full {
@@ -106,7 +115,8 @@ impl Denial {
             Some(_) => return format!("{target} is blocked: no rule allows it, and it was not approved ({})", self.reason()),
             None => {}
         }
-        let (host, table) = (&target.host, format!("[permissions.{}.network.domains]", self.snapshot.meta().profile));
+        let host = &target.host;
+        let remedy = |purpose: &str| self.remedy().map(|remedy| remedy.after(purpose)).unwrap_or_default();
         let rule = self.rule();
         let by = rule.as_ref().map(|rule| format!("\"{rule}\" in {}", rule.place())).unwrap_or_default();
         let mut text = format!("{target} is blocked: ");
@@ -118,24 +128,17 @@ impl Denial {
                 write!(text, "it has hooks, which act inside TLS: ask for it by https://, through CONNECT or SOCKS5")
             }
             Reason::NotAllowedLocal if is_metadata(host) => {
-                let switch = if host.name().is_some() { ", and set allow_local_binding = true" } else { "" };
-                write!(
-                    text,
-                    "a cloud metadata service has to be named exactly; to open it, add \"{host}\" = \"allow\" under {table}{switch}"
-                )
+                write!(text, "a cloud metadata service has to be named exactly{}", remedy("open it"))
             }
             Reason::NotAllowedLocal => {
-                write!(
-                    text,
-                    "it is, or resolves to, an address that is not public; to open it, name the address under {table}, or set allow_local_binding = true"
-                )
+                write!(text, "it is, or resolves to, an address that is not public{}", remedy("open it"))
             }
             Reason::NotAllowed if matches!(host, Host::NumericLookalike(_)) => {
                 write!(text, "it is a number that some programs read as an address; write the address in full")
             }
-            Reason::NotAllowed => write!(text, "no rule allows it; to allow it, add \"{host}\" = \"allow\" under {table}"),
+            Reason::NotAllowed => write!(text, "no rule allows it{}", remedy("allow it")),
             Reason::MethodNotAllowed if by.is_empty() => {
-                write!(text, "mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods")
+                write!(text, "mode = \"limited\" allows GET, HEAD and OPTIONS only{}", remedy("allow other methods"))
             }
             Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
             Reason::MitmRequired if by.is_empty() && self.snapshot.mode() == Mode::Full => {
@@ -144,7 +147,8 @@ impl Denial {
             Reason::MitmRequired if by.is_empty() => {
                 write!(
                     text,
-                    "mode = \"limited\" allows only what can be read: plain HTTP, and TLS through CONNECT, or through SOCKS5 to port 443; set mode = \"full\" to allow the rest"
+                    "mode = \"limited\" allows only what can be read: plain HTTP, and TLS through CONNECT, or through SOCKS5 to port 443{}",
+                    remedy("allow the rest")
                 )
             }
             Reason::MitmRequired if rule.as_ref().is_some_and(|rule| rule.access != Access::ReadOnly) => {
@@ -171,13 +175,13 @@ impl Denial {
         match self.denied.reason {
             Reason::ProxyDisabled => "the unix socket is blocked: the network policy is switched off".to_owned(),
             Reason::MethodNotAllowed => {
-                "the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only; set mode = \"full\" to allow other methods"
-                    .to_owned()
+                let remedy = self.remedy().map(|remedy| remedy.after("allow other methods")).unwrap_or_default();
+                format!("the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only{remedy}")
             }
-            Reason::PolicyDenied => {
-                "the unix socket is blocked: it is the proxy's own, or the client is on another machine".to_owned()
-            }
-            _ => format!("the unix socket is blocked: its real path is not allowed; to allow it, add \"/REAL/PATH\" = \"allow\" under {table}"),
+            Reason::PolicyDenied => "the unix socket is blocked: it is the proxy's own, or the client is on another machine".to_owned(),
+            _ => format!(
+                "the unix socket is blocked: its real path is not allowed; to allow it, add \"/REAL/PATH\" = \"allow\" under {table}"
+            ),
         }
     }
 

@@ -36,6 +36,7 @@ mod tests {
         let threads: Vec<_> = (0..8).map(|_| std::thread::spawn(|| (0..5000).map(|_| next()).collect::<Vec<_>>())).collect();
         let all: Vec<Vec<u64>> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert!(all.iter().all(|one| one.is_sorted()), "those of one thread grow");
+        assert!(all.iter().all(|one| one.first().is_some_and(|id| id % 16 == 1)), "the first of a thread is one that is timed");
         let distinct: HashSet<u64> = all.iter().flatten().copied().collect();
         assert_eq!((distinct.len(), distinct.contains(&0)), (8 * 5000, false));
     }

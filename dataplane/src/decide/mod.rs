@@ -12,6 +12,7 @@ pub(crate) mod deny;
 pub(crate) mod ids;
 pub(crate) mod open;
 pub(crate) mod own;
+pub(crate) mod remedy;
 pub(crate) mod socket;
 
 use crate::audit::event::{Answer as Said, Decided, Ending, Observer};
@@ -89,7 +90,7 @@ pub(crate) enum Told {
     Revoked,
 }
 
-/// One in so many decisions is timed: reading the clock twice takes as long as deciding.
+/// One in so many requests of a thread is timed, of which its first is one: reading the clock twice takes as long as deciding. What a thread numbers first is one more than a multiple of this.
 const TIMED: u64 = 16;
 
 impl<'q> Question<'q> {
@@ -234,7 +235,7 @@ impl Decider {
     /// What the policy says of a request.
     fn decide(&self, snapshot: &Snapshot, question: &Question<'_>, addresses: &[IpAddr]) -> Decision {
         let request = question.request(snapshot, addresses);
-        if !question.id.is_multiple_of(TIMED) {
+        if question.id % TIMED != 1 {
             return snapshot.decide_as(&request, question.granted);
         }
         let began = Instant::now();
@@ -296,15 +297,6 @@ impl Decider {
         let denied = Denied { reason: Reason::NotAllowed, rule: None };
         self.tell(&Decided { decider: Some(&said), ..decided(&snapshot, &question, Decision::Deny(denied)) });
         Err(Box::new(Denial { said: Some(said), ..Denial::new(snapshot, &question, denied) }))
-    }
-
-    /// The denial of a request that was revoked, for its client. Nobody else is told.
-    pub(crate) fn revoked(&self, question: Question<'_>) -> Option<Box<Denial>> {
-        let snapshot = self.policy.current();
-        match self.decide(&snapshot, &question, &[]) {
-            Decision::Deny(denied) => Some(Box::new(Denial::new(snapshot, &question, denied))),
-            Decision::Allow(_) => None,
-        }
     }
 
     /// Decides on a request that would use a connection to `peer` that is open already and leads where `leads` says: on name and addresses at once. `None` when the policy in force has
@@ -409,6 +401,14 @@ impl Decider {
     fn deny(&self, snapshot: Arc<Snapshot>, question: Question<'_>, denied: Denied) -> Box<Denial> {
         self.observe(&snapshot, &question, Decision::Deny(denied));
         Box::new(Denial::new(snapshot, &question, denied))
+    }
+
+    /// What was allowed is not any more.
+    fn revoke(&self, snapshot: Arc<Snapshot>, question: &Question<'_>, denied: Denied, told: bool) -> Box<Denial> {
+        if !told {
+            self.observer.revoked(&decided(&snapshot, question, Decision::Deny(denied)));
+        }
+        Box::new(Denial::new(snapshot, question, denied))
     }
 
     /// What is decided could not be told, and is not to go on then.
@@ -615,18 +615,17 @@ impl Route<'_> {
         if self.through.is_some() { self.asked().to_vec() } else { peer.into_iter().collect() }
     }
 
-    /// Whether the policy that is in force now, if it is another one, would not give this route to `peer`, the address that was dialled.
-    pub(crate) fn is_revoked(&self, decider: &Decider, peer: Option<IpAddr>) -> bool {
+    /// What its client is answered, if the policy that is in force now is another one and would not give this route to `peer`, the address that was dialled. Whoever observes is told, unless it
+    /// was `told` before.
+    pub(crate) fn revoked(&self, decider: &Decider, peer: Option<IpAddr>, told: bool) -> Option<Box<Denial>> {
         let current = decider.policy.current();
         if current.generation() == self.snapshot.generation() || current.settings().on_revoke == OnRevoke::Keep {
-            return false;
+            return None;
         }
-        let decision = decider.decide(&current, &self.question, &self.decided_on(peer));
-        let revoked = !matches!(decision, Decision::Allow(_));
-        if revoked {
-            decider.observer.revoked(&decided(&current, &self.question, decision));
+        match decider.decide(&current, &self.question, &self.decided_on(peer)) {
+            Decision::Allow(_) => None,
+            Decision::Deny(denied) => Some(decider.revoke(current, &self.question, denied, told)),
         }
-        revoked
     }
 
     /// The request that was decided on.

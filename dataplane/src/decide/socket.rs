@@ -138,13 +138,18 @@ impl SocketRoute {
         may && policy.mode() == Mode::Full
     }
 
-    /// Whether the policy that is in force now, if it is another one, would not give this route.
-    pub(crate) fn is_revoked(&self, decider: &Decider) -> bool {
+    /// What its client is answered, if the policy that is in force now is another one and would not give this route. Whoever observes is told, unless it was `told` before.
+    pub(crate) fn revoked(&self, decider: &Decider, question: &Question<'_>, told: bool) -> Option<Box<Denial>> {
         let current = decider.policy().current();
         if current.generation() == self.generation || current.settings().on_revoke == OnRevoke::Keep {
-            return false;
+            return None;
         }
-        may_ask(&current, self.client, self.method.as_deref()).is_err() || !current.allows_socket(&self.real)
+        let reason = match may_ask(&current, self.client, self.method.as_deref()) {
+            Err(reason) => reason,
+            Ok(()) if !current.allows_socket(&self.real) => Reason::NotAllowed,
+            Ok(()) => return None,
+        };
+        Some(decider.revoke(current, question, Denied { reason, rule: None }, told))
     }
 
     /// Watches over what has switched protocols on this route.

@@ -119,6 +119,9 @@ pub(crate) trait Judge: Send + Sync {
     /// [`Refusal`].
     fn judge(&self, facts: &Facts<'_>, standing: &Standing) -> Result<Judged, Refusal>;
 
+    /// Tells that a request is refused whose client has gone while somebody was asked about it.
+    fn given_up(&self, facts: &Facts<'_>, standing: &Standing);
+
     /// Whether the policy in force, which may have come since, would still let the request go on. Asked of what is under way; whoever observes is told where it would not.
     fn still_allows(&self, facts: &Facts<'_>, standing: &Standing) -> bool;
 }

@@ -81,9 +81,12 @@ impl Shared {
         permit: Permit<'q>,
         traffic: Traffic,
         secured: Option<&Arc<ClientConfig>>,
+        head: &RequestHead,
     ) -> Result<Connected<'q>, ConnectError> {
         let limits = permit.limits();
-        let Connected { stream, route, form } = self.connector.connect(permit, traffic).await?;
+        // What is said inside of TLS is not for those on the way.
+        let came = self.came(Some(head).filter(|head| !head.secure));
+        let Connected { stream, route, form } = self.connector.connect(permit, traffic, came).await?;
         let stream = match secured {
             None => stream,
             Some(config) => {
@@ -379,7 +382,7 @@ async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, Upstre
     // Whoever is not allowed by now is told at the first request.
     let refused = |_: Box<Denial>| UpstreamError::Closed;
     let permit = shared.decider.name(question).map_err(|no| refused(shared.decider.refuse(no)))?;
-    match shared.connector.connect(permit, Traffic::Tunnel).await {
+    match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None)).await {
         Ok(Connected { stream, route, form }) => {
             shared.counters.count(Counter::UpstreamOpened);
             Ok(Idle { stream, leads: Leads::new(&route, form), tls: None })

@@ -81,6 +81,13 @@ impl Judge for OfTunnel {
         }
     }
 
+    fn given_up(&self, facts: &Facts<'_>, standing: &Standing) {
+        let decider = &self.shared.decider;
+        if let Err(no) = decider.reuse(self.question(facts, standing), Traffic::Tunnel, &self.leads, self.peer) {
+            drop(decider.refuse(no));
+        }
+    }
+
     fn still_allows(&self, facts: &Facts<'_>, standing: &Standing) -> bool {
         self.shared.decider.still_allows(&self.question(facts, standing), &self.leads, self.peer)
     }

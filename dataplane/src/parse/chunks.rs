@@ -35,6 +35,8 @@ pub enum Chunk {
     More,
 }
 
+/// What is wrong with trailers of more bytes than there is room for.
+pub(crate) const LONG_TRAILERS: &str = "trailers that are too long";
 /// Bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 1024;
 /// Bytes of a size line that cost nothing: digits, and a short extension.
@@ -97,7 +99,7 @@ impl Chunks {
                         Ok(Chunk::End(end))
                     }
                     None if buffer.len() < self.trailer_room => Ok(Chunk::More),
-                    _ => Err("trailers that are too long"),
+                    _ => Err(LONG_TRAILERS),
                 }
             }
             ChunkState::Done => Ok(Chunk::End(0)),

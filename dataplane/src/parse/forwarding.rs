@@ -43,11 +43,7 @@ pub(crate) fn names(value: &[u8], own: &str) -> bool {
 impl Forwarding<'_> {
     /// Our entry in `Via`, behind those of others. `is_1_1` is of the message as it was received.
     pub(super) fn write_via(&self, is_1_1: bool, out: &mut Vec<u8>) {
-        if let Some(own) = self.via {
-            out.extend_from_slice(if is_1_1 { b"Via: 1.1 " } else { b"Via: 1.0 " });
-            out.extend_from_slice(own.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        write_entry(self.via, is_1_1, out);
     }
 
     /// What is said of the client: `said` are the lines in which the client spoke of itself.
@@ -69,6 +65,15 @@ impl Forwarding<'_> {
             // Brackets and colons are no token, so that they need quotes (RFC 7239, section 6).
             (Forwarded::Forwarded, IpAddr::V6(ip)) => Some(("Forwarded", format!("for=\"[{ip}]\""))),
         }
+    }
+}
+
+/// An entry in `Via` for `own`.
+pub(super) fn write_entry(own: Option<&str>, is_1_1: bool, out: &mut Vec<u8>) {
+    if let Some(own) = own {
+        out.extend_from_slice(if is_1_1 { b"Via: 1.1 " } else { b"Via: 1.0 " });
+        out.extend_from_slice(own.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -6,9 +6,11 @@
 
 use super::forwarding::{self, Forwarding};
 use super::target::{Authority, AuthorityError, Target, push_decimal};
+use crate::calendar::write_date;
 use std::borrow::Cow;
 use std::io::Write;
 use std::mem::MaybeUninit;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// Why a request head was refused: the status and a line for people.
@@ -113,6 +115,7 @@ pub struct ResponseHead {
     pub binds_connection: bool,
     /// It announces a body that it must not have, being the answer to HEAD: some origins send it all the same.
     pub announces_body: bool,
+    has_date: bool,
     fields: Fields,
 }
 
@@ -376,6 +379,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
     Ok(ResponseHead {
         status,
         binds_connection: scan.binds_connection,
+        has_date: scan.has_date && !scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"date")),
         announces_body: method == "HEAD" && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0)),
         is_1_1,
         reason: match response.reason.unwrap_or_default() {
@@ -428,6 +432,7 @@ struct Scan<'h> {
     upgrade: Option<&'h [u8]>,
     unix_socket: Option<&'h [u8]>,
     has_via: bool,
+    has_date: bool,
     binds_connection: bool,
     expect: bool,
     /// `TE` has `trailers`.
@@ -453,6 +458,7 @@ impl<'h> Scan<'h> {
             upgrade: None,
             unix_socket: None,
             has_via: false,
+            has_date: false,
             binds_connection: false,
             expect: false,
             trailers: false,
@@ -491,6 +497,7 @@ impl<'h> Scan<'h> {
                     }
                 }
                 () if is(header.name, "via") => scan.has_via = true,
+                () if is(header.name, "date") => scan.has_date = true,
                 () if is(header.name, "authorization") || is(header.name, "www-authenticate") => {
                     scan.binds_connection |= binds_connection(value)
                 }
@@ -945,6 +952,15 @@ impl RequestHead {
         self.has_via && self.fields.named("via").any(|value| forwarding::names(value, pseudonym))
     }
 
+    /// The `Via` lines that it came with, as they came.
+    fn write_vias(&self, out: &mut Vec<u8>) {
+        for value in self.fields.named("via").filter(|_| self.has_via) {
+            out.extend_from_slice(b"Via: ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
     /// What a TRACE that ends here shows: where it wanted to, and where it came through. Its other fields may be anybody's secrets, and are not repeated.
     #[must_use]
     pub fn trace(&self) -> String {
@@ -952,14 +968,18 @@ impl RequestHead {
         if let Ask::Resource(resource) = &self.ask {
             self.write_first_lines(false, resource, &mut out);
         }
-        for value in self.fields.named("via") {
-            out.extend_from_slice(b"Via: ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        }
+        self.write_vias(&mut out);
         out.extend_from_slice(b"\r\n");
         String::from_utf8_lossy(&out).into_owned()
     }
+}
+
+/// The way that a request has come, for the one that is made for it: the `Via` lines of `head`, where there is one, and `own`, unless the policy keeps it out.
+pub(crate) fn write_way(head: Option<&RequestHead>, own: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(head) = head {
+        head.write_vias(out);
+    }
+    forwarding::write_entry(own, head.is_none_or(|head| head.is_1_1), out);
 }
 
 impl Fields {
@@ -976,6 +996,16 @@ impl ResponseHead {
     /// The head as it goes to the client. `chunked`: how its body is sent; `close`: whether the connection ends with it.
     pub fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
         self.write_edited(client_is_1_1, chunked, close, forwarding, Edits::default(), out);
+    }
+
+    /// Says when it came, at the end of the head that was just written: where the origin has not, whoever passes it on does (RFC 9110, section 6.6.1).
+    pub(crate) fn write_missing_date(&self, now: Instant, edits: Edits<'_>, out: &mut Vec<u8>) {
+        if !self.has_date && !edits.takes_out(b"date") {
+            // In front of the empty line.
+            out.truncate(out.len().saturating_sub(2));
+            write_date(now, out);
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// The same with changes to its fields.

@@ -4,6 +4,7 @@
 //! the old one, and none waits.
 
 pub(crate) mod mapped;
+pub(crate) mod mode;
 pub(crate) mod reload;
 pub(crate) mod shared;
 pub(crate) mod source;
@@ -19,6 +20,7 @@ use crate::tls::roots::Own;
 use arc_swap::ArcSwap;
 use mapped::PrivateMap;
 use memmap2::Mmap;
+use mode::Hold;
 use policy_format::{Blob, Intercepted, LimitOverride, Limits, MitmMode, Mode, Overrides, ProfileId, Secret, Settings, UnixSockets};
 use shared::Mapped;
 use std::fmt;
@@ -202,38 +204,32 @@ pub struct Snapshot {
     sockets: Arc<Sockets>,
     interception: Option<Arc<Interception>>,
     certificates: Arc<ClientCertificates>,
-    /// Whoever runs the proxy holds it to limited mode.
-    limited: bool,
+    /// The mode that whoever runs the proxy has set, in place of the policy's own. `None`: the policy's own holds.
+    mode: Option<Mode>,
     generation: u64,
     loaded: SystemTime,
 }
 
 impl Snapshot {
-    fn new(policy: Policy, overrides: &[LimitOverride], limited: bool, generation: u64) -> Self {
+    fn new(policy: Policy, overrides: &[LimitOverride], mode: Option<Mode>, generation: u64) -> Self {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
-        within_descriptors(&mut limits);
+        within_descriptors(&mut limits, overrides);
         let Policy { blob, profile, mapped, upstreams, sockets, interception, certificates } = policy;
         let (blob, mapped, limits) = (Arc::new(blob), mapped.map(Arc::new), Arc::new(limits));
-        Self {
-            blob,
-            profile,
-            mapped,
-            limits,
-            upstreams,
-            sockets,
-            interception,
-            certificates,
-            limited,
-            generation,
-            loaded: SystemTime::now(),
-        }
+        Self { blob, profile, mapped, limits, upstreams, sockets, interception, certificates, mode, generation, loaded: SystemTime::now() }
     }
 
-    /// The mode in force: the policy's own ([`Meta::mode`](policy_format::Meta::mode)), or limited, where whoever runs the proxy has set that ([`Handle::set_mode`](crate::Handle::set_mode)).
+    /// The mode in force: the one that whoever runs the proxy has set ([`Handle::set_mode`](crate::Handle::set_mode)), as far as the policy lets that be, or else the policy's own
+    /// ([`Meta::mode`](policy_format::Meta::mode)).
     #[must_use]
     pub fn mode(&self) -> Mode {
-        if self.limited { Mode::Limited } else { self.meta().mode }
+        self.mode.unwrap_or(self.meta().mode)
+    }
+
+    /// What holds it in limited mode, whatever is set.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        mode::hold(&self.blob, self.profile)
     }
 
     /// The file, where it can still change the policy.
@@ -388,7 +384,7 @@ impl Snapshot {
 
     /// The same; `granted`: the program that embeds the proxy allows the host, where no rule does.
     pub(crate) fn decide_as(&self, request: &policy_format::Request<'_>, granted: bool) -> policy_format::Decision {
-        policy_format::decide_with(&self.blob, request, Overrides { limited: self.limited, granted })
+        policy_format::decide_with(&self.blob, request, Overrides { mode: self.mode, granted })
     }
 }
 
@@ -402,15 +398,15 @@ fn settings(blob: &Blob<Bytes>, profile: ProfileId) -> &Settings {
     blob.settings(profile).unwrap_or(&DEFAULT)
 }
 
-/// What TLS is opened with where more of it has to be than the policy itself says: it is held to limited mode, or hosts that no rule names may be let on, and have to be read. `None`:
-/// the policy's own does.
-fn wider(blob: &Blob<Bytes>, profile: ProfileId, limited: bool, open: bool) -> Option<Result<Option<Arc<Interception>>, String>> {
+/// What TLS is opened with where other hosts have to be than the policy itself says: `mode` stands in the place of its own, or hosts that no rule names may be let on, and have to be
+/// read. `None`: the policy's own does.
+fn other(blob: &Blob<Bytes>, profile: ProfileId, mode: Option<Mode>, open: bool) -> Option<Result<Option<Arc<Interception>>, String>> {
     let meta = meta(blob, profile);
-    let everything = limited || meta.mode == Mode::Limited || meta.mitm.mode == MitmMode::Always;
-    let hosts = match (open && everything, limited) {
+    let everything = mode.unwrap_or(meta.mode) == Mode::Limited || meta.mitm.mode == MitmMode::Always;
+    let hosts = match (open && everything, mode) {
         (true, _) => Intercepted::All,
-        (false, true) => blob.intercepted_with(profile, true),
-        (false, false) => return None,
+        (false, Some(_)) => blob.intercepted_with(profile, mode),
+        (false, None) => return None,
     };
     Some(Interception::of(&meta.mitm, &hosts))
 }
@@ -446,21 +442,31 @@ struct Inner {
 impl PolicyHandle {
     #[cfg(test)]
     pub(crate) fn new(policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>) -> Self {
-        Self::asking(policy, overrides, observer, false)
+        Self::asking(policy, overrides, observer, false, None)
     }
 
-    /// With its first policy. `open`: there is somebody who may let hosts on that no rule names.
-    pub(crate) fn asking(mut policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>, open: bool) -> Self {
+    /// With its first policy. `open`: there is somebody who may let hosts on that no rule names. `wanted`: the mode that is set from the start.
+    pub(crate) fn asking(
+        mut policy: Policy,
+        overrides: Vec<LimitOverride>,
+        observer: Arc<dyn Observer>,
+        open: bool,
+        wanted: Option<Mode>,
+    ) -> Self {
         let authorities = Authorities::default();
-        if let Some(Ok(wider)) = wider(&policy.blob, policy.profile, false, open) {
-            policy.interception = wider;
+        let mode = mode::instead(&policy.blob, policy.profile, wanted);
+        match other(&policy.blob, policy.profile, mode, open) {
+            Some(Ok(other)) => policy.interception = other,
+            // As in a swap: what has to be read is refused.
+            Some(Err(_)) if mode.is_some() => policy.interception = None,
+            Some(Err(_)) | None => {}
         }
         policy.interception = policy.interception.map(|wanted| authorities.choose(wanted).0);
-        let snapshot = Arc::new(Snapshot::new(policy, &overrides, false, 1));
+        let snapshot = Arc::new(Snapshot::new(policy, &overrides, mode, 1));
         observer.in_force(&snapshot);
         Self(Arc::new(Inner {
             current: ArcSwap::new(snapshot),
-            mode: Mutex::new(None),
+            mode: Mutex::new(wanted),
             open,
             authorities,
             observer,
@@ -485,18 +491,18 @@ impl PolicyHandle {
     /// TLS is opened with the authority of an earlier one as long as that covers its hosts: clients trust it. Where it does not, the observer hears of a
     /// [fault](crate::Observer::fault).
     ///
-    /// A mode that was [set](Self::set_mode) holds for it too.
+    /// A mode that was [set](Self::set_mode) holds for it too, as far as that policy lets it.
     pub(crate) fn swap(&self, mut policy: Policy) -> u64 {
         // Until it is in force, so that modes and swaps have one order.
-        let mode = self.mode_lock();
-        let limited = *mode == Some(Mode::Limited);
-        if let Some(wider) = wider(&policy.blob, policy.profile, limited, self.0.open) {
+        let set = self.mode_lock();
+        let mode = mode::instead(&policy.blob, policy.profile, *set);
+        if let Some(other) = other(&policy.blob, policy.profile, mode, self.0.open) {
             // Without an authority, what has to be read is refused.
-            policy.interception = wider.unwrap_or_default();
+            policy.interception = other.unwrap_or_default();
         }
         let wanted = policy.interception.take();
-        let put = self.put(Snapshot::new(policy, &self.0.overrides, limited, 0), wanted);
-        drop(mode);
+        let put = self.put(Snapshot::new(policy, &self.0.overrides, mode, 0), wanted);
+        drop(set);
         self.is_put(put)
     }
 
@@ -530,31 +536,33 @@ impl PolicyHandle {
         generation
     }
 
-    /// Holds this policy, and all that follow, to a mode, or, by `None`, lets each have its own again. A policy can be held to limited mode, never to full mode against what it says
-    /// itself, or what an administrator's requirement in it says; where a later policy is limited, it stays that. What comes of it is a swap: it has a generation of its own, which is
-    /// returned, and tunnels are decided again. Where the mode in force stays what it is, there is none, and the generation in force is returned.
+    /// Sets the mode of this policy, and of all that follow, or, by `None`, lets each have its own again. Where an administrators' requirement holds a policy in limited mode, it stays
+    /// that: the one in force refuses `full`, and a later one keeps its own as long as it is in force. What comes of it is a swap: it has a generation of its own, which is returned,
+    /// and tunnels are decided again. Where the mode in force stays what it is, there is none, and the generation in force is returned.
     ///
     /// In limited mode every tunnel has to be read: children that were not told of an authority for that do not trust it, as after a [swap](Self::swap).
     ///
     /// # Errors
     /// [`ModeError`]; then nothing has changed.
     pub(crate) fn set_mode(&self, wanted: Option<Mode>) -> Result<u64, ModeError> {
-        let mut mode = self.mode_lock();
+        let mut set = self.mode_lock();
         let current = self.current();
-        if wanted == Some(Mode::Full) && current.meta().mode == Mode::Limited {
-            return Err(ModeError::Looser { profile: current.meta().profile.clone() });
+        match current.hold().filter(|_| wanted == Some(Mode::Full)) {
+            Some(Hold::Required(layer)) => return Err(ModeError::Required { profile: current.meta().profile.clone(), layer }),
+            Some(Hold::Unknown) => return Err(ModeError::Looser { profile: current.meta().profile.clone() }),
+            None => {}
         }
-        let limited = wanted == Some(Mode::Limited);
-        if current.limited == limited || current.meta().mode == Mode::Limited {
-            *mode = wanted;
+        let mode = mode::instead(&current.blob, current.profile, wanted);
+        if mode == current.mode {
+            *set = wanted;
             return Ok(current.generation);
         }
-        let wider = wider(&current.blob, current.profile, limited, self.0.open);
-        let wider = wider.unwrap_or_else(|| Interception::of(&current.meta().mitm, &current.blob.intercepted(current.profile)));
-        let interception = wider.map_err(ModeError::Authority)?;
-        *mode = wanted;
-        let put = self.put(Snapshot { limited, ..(*current).clone() }, interception);
-        drop(mode);
+        let other = other(&current.blob, current.profile, mode, self.0.open);
+        let other = other.unwrap_or_else(|| Interception::of(&current.meta().mitm, &current.blob.intercepted(current.profile)));
+        let interception = other.map_err(ModeError::Authority)?;
+        *set = wanted;
+        let put = self.put(Snapshot { mode, ..(*current).clone() }, interception);
+        drop(set);
         let generation = self.is_put(put);
         self.0.observer.mode_set(&self.current());
         Ok(generation)

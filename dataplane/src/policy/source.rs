@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// use netproxy::PolicySource;
 /// use std::path::Path;
 ///
-/// let from_a_file = PolicySource::from(Path::new("policy.bin"));
+/// let from_a_file = PolicySource::from("policy.bin");
+/// let from_a_path = PolicySource::from(Path::new("policy.bin"));
 /// let from_memory = PolicySource::from(vec![0x50, 0x4f, 0x4c]);
 /// let built_in = PolicySource::default();
 /// ```
@@ -68,6 +69,13 @@ impl From<PathBuf> for PolicySource {
 impl From<&Path> for PolicySource {
     fn from(path: &Path) -> Self {
         Self(Source::File(path.to_owned()))
+    }
+}
+
+/// The path of a compiled policy. It is never the policy itself, whose bytes are no text.
+impl From<&str> for PolicySource {
+    fn from(path: &str) -> Self {
+        Self(Source::File(path.into()))
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Both are started with `--hand-over PATH`. The running one listens on the unix socket PATH and gives the listening sockets themselves (SCM_RIGHTS) to a process of its
 //! own user or of root. Two processes then hold the same sockets and the same queues. The new one says that it is ready once nothing can fail any more; only then does
-//! the old one stop accepting, and drains. A new one that fails has changed nothing. What neither has accepted stays in the queue that both share.
+//! the old one stop accepting, and drains. A new one that fails has changed nothing. What neither has accepted stays in the queue that both share. A mode that was set
+//! while the old one ran goes along, as it is when the sockets do.
 //!
 //! Sockets of their own on the same port (SO_REUSEPORT) would each have a queue, and closing one resets who waits in it: that loses connections, unless
 //! `net.ipv4.tcp_migrate_req` is on, which it is not by default.
 
-use netproxy::Sockets;
+use netproxy::{Mode, Sockets};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -21,8 +22,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
-/// The first line of what the old process says; what follows are the names of the sockets, a line each.
+/// The first line of what the old process says; what follows are the names of the sockets, a line each, and, where a mode was set, one with that.
 const VERSION: &str = "netproxy-dp hand-over 1";
+/// What begins the line with the mode. A process that does not know the line does not follow, rather than forget the mode.
+const MODE: &str = "mode ";
 /// What the new process says when it serves.
 const READY: &[u8] = b"ready\n";
 /// A predecessor that runs answers at once.
@@ -33,6 +36,7 @@ const MOST: usize = 5;
 /// What a predecessor gave.
 pub(crate) struct Taken {
     pub(crate) sockets: Sockets,
+    mode: Option<Mode>,
     listener: UnixListener,
     predecessor: std::os::unix::net::UnixStream,
 }
@@ -52,9 +56,9 @@ pub(crate) async fn take(path: &Path) -> Result<Option<Taken>, String> {
     check_peer(&stream).map_err(|error| wrong(error.to_string()))?;
     let received =
         tokio::time::timeout(PATIENCE, receive(&stream)).await.map_err(|_| wrong("the running process does not answer".into()))?;
-    let (sockets, listener) = received.map_err(|error| wrong(error.to_string()))?;
+    let (sockets, mode, listener) = received.map_err(|error| wrong(error.to_string()))?;
     let predecessor = stream.into_std().map_err(|error| wrong(error.to_string()))?;
-    Ok(Some(Taken { sockets, listener, predecessor }))
+    Ok(Some(Taken { sockets, mode, listener, predecessor }))
 }
 
 /// A descriptor from the queue is as good as its sender: root, or our own user.
@@ -67,7 +71,7 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
     Err(io::Error::other(format!("its other end belongs to user {peer}; it has to be root, or user {own}")))
 }
 
-async fn receive(stream: &UnixStream) -> io::Result<(Sockets, UnixListener)> {
+async fn receive(stream: &UnixStream) -> io::Result<(Sockets, Option<Mode>, UnixListener)> {
     let (mut text, mut descriptors) = ([0; 256], Vec::new());
     let len = stream
         .async_io(Interest::READABLE, || {
@@ -85,11 +89,17 @@ async fn receive(stream: &UnixStream) -> io::Result<(Sockets, UnixListener)> {
     let strange = || io::Error::other("what is there is no netproxy-dp of a version that this one can follow");
     let text = text.get(..len).and_then(|text| std::str::from_utf8(text).ok()).ok_or_else(strange)?;
     let names = text.strip_prefix(VERSION).ok_or_else(strange)?.trim();
-    if names.lines().count() != descriptors.len() {
+    let (modes, names): (Vec<&str>, Vec<&str>) = names.lines().partition(|line| line.starts_with(MODE));
+    let mode = match modes.as_slice() {
+        [] => None,
+        [line] => Some(named(line.trim_start_matches(MODE)).ok_or_else(strange)?),
+        _ => return Err(strange()),
+    };
+    if names.len() != descriptors.len() {
         return Err(strange());
     }
     let (mut sockets, mut listener) = (Sockets::default(), None);
-    for (name, descriptor) in names.lines().zip(descriptors) {
+    for (name, descriptor) in names.into_iter().zip(descriptors) {
         match name {
             "http" => sockets.http = Some(TcpListener::from(descriptor)),
             "socks5" => sockets.socks5 = Some(TcpListener::from(descriptor)),
@@ -99,7 +109,11 @@ async fn receive(stream: &UnixStream) -> io::Result<(Sockets, UnixListener)> {
             _ => return Err(strange()),
         }
     }
-    Ok((sockets, listener.ok_or_else(strange)?))
+    Ok((sockets, mode, listener.ok_or_else(strange)?))
+}
+
+fn named(name: &str) -> Option<Mode> {
+    [Mode::Full, Mode::Limited].into_iter().find(|mode| mode.as_str() == name)
 }
 
 /// The sockets of this process, for the next one.
@@ -152,14 +166,14 @@ fn listen(path: &Path, owner: Option<(u32, u32)>) -> io::Result<UnixListener> {
 
 impl Taken {
     /// What is used, and what the offer goes on with.
-    pub(crate) fn split(self) -> (Sockets, (UnixListener, std::os::unix::net::UnixStream)) {
-        (self.sockets, (self.listener, self.predecessor))
+    pub(crate) fn split(self) -> (Sockets, Option<Mode>, (UnixListener, std::os::unix::net::UnixStream)) {
+        (self.sockets, self.mode, (self.listener, self.predecessor))
     }
 }
 
 impl Offer {
-    /// Tells the predecessor, if there is one, that we serve: it stops accepting. Then waits for a successor that serves.
-    pub(crate) async fn handed_over(mut self) -> io::Result<()> {
+    /// Tells the predecessor, if there is one, that we serve: it stops accepting. Then waits for a successor that serves. `mode`: the one that is set here, asked when there is a successor.
+    pub(crate) async fn handed_over(mut self, mode: impl Fn() -> Option<Mode>) -> io::Result<()> {
         if let Some(predecessor) = self.predecessor.take() {
             // If it has ended meanwhile, there is nobody to tell.
             let _ = UnixStream::from_std(predecessor)?.write_all(READY).await;
@@ -171,7 +185,7 @@ impl Offer {
                 continue;
             };
             // One at a time. Who is refused, or fails before it is ready, changes nothing; an end that says nothing for ever holds up only the next hand-over, and is one of our own user.
-            if check_peer(&stream).is_err() || send(&stream, &self.sockets).await.is_err() {
+            if check_peer(&stream).is_err() || send(&stream, &self.sockets, mode()).await.is_err() {
                 continue;
             }
             let mut said = [0; READY.len()];
@@ -182,8 +196,10 @@ impl Offer {
     }
 }
 
-async fn send(stream: &UnixStream, sockets: &[(&'static str, OwnedFd)]) -> io::Result<()> {
-    let text = std::iter::once(VERSION).chain(sockets.iter().map(|(name, _)| *name)).collect::<Vec<_>>().join("\n");
+async fn send(stream: &UnixStream, sockets: &[(&'static str, OwnedFd)], mode: Option<Mode>) -> io::Result<()> {
+    let mode = mode.map(|mode| format!("{MODE}{}", mode.as_str()));
+    let names = sockets.iter().map(|(name, _)| *name).chain(mode.as_deref());
+    let text = std::iter::once(VERSION).chain(names).collect::<Vec<_>>().join("\n");
     let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     stream
         .async_io(Interest::WRITABLE, || {

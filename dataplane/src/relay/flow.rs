@@ -28,6 +28,8 @@ pub(crate) struct Flow {
     /// Read and not yet written; from `sent` on.
     pending: Vec<u8>,
     sent: usize,
+    /// Something was written since a head began.
+    written: bool,
     /// The buffer is kept for what comes next.
     keep: bool,
     /// What was written may wait within the stream that it was written to.
@@ -68,6 +70,7 @@ impl Flow {
             meter,
             pending: Vec::new(),
             sent: 0,
+            written: false,
             keep: false,
             unflushed: false,
             #[cfg(target_os = "linux")]
@@ -129,9 +132,19 @@ impl Flow {
         self.moved += 1;
     }
 
-    /// Whether nothing was written of what waits.
+    /// A head is put into the buffer now.
+    pub(crate) fn begin_head(&mut self) {
+        self.written = false;
+    }
+
+    /// Whether nothing was written of the last head, and of what follows it.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.sent == 0 && !self.pending.is_empty()
+        !self.written
+    }
+
+    /// Whether a part was written of what waits: nothing else may be said before the rest of it.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.sent > 0
     }
 
     /// Whether bytes that were read wait to be written.
@@ -210,7 +223,10 @@ impl Flow {
             while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
                 match ready!(Pin::new(&mut *to).poll_write(cx, rest)).map_err(failed)? {
                     0 => return Poll::Ready(Err(FlowError::Write)),
-                    n => self.sent += n,
+                    n => {
+                        self.sent += n;
+                        self.written = true;
+                    }
                 }
             }
             if self.keep && self.pending.capacity() <= KEPT {

@@ -10,7 +10,8 @@ use crate::connect::chain::{Form, ProxyError};
 use crate::counters::{Counters, Reached, reached};
 use crate::decide::Cause;
 use crate::inside::judge::Actions;
-use crate::limits::Meter;
+use crate::limits::{Meter, fits};
+use crate::parse::chunks::LONG_TRAILERS;
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead, ToProxy};
 use crate::patience::Patience;
@@ -24,7 +25,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// For a response under way when a policy comes into force that does not allow it: what is short ends by itself.
+/// For an exchange under way when a policy comes into force that does not allow it: what is short ends by itself.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// How an exchange ended.
@@ -104,7 +105,7 @@ impl Flows {
 }
 
 /// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
-/// `cause` is asked whenever there is news: a response that is being streamed ends soon after it says that it is revoked, and a short one may finish.
+/// `cause` is asked whenever there is news: an exchange ends soon after it says that it is revoked, wherever it stands, and a short one may finish.
 pub(crate) async fn exchange(
     sides: Sides<'_>,
     head: &RequestHead,
@@ -112,7 +113,7 @@ pub(crate) async fn exchange(
     forwarding: &Forwarding<'_>,
     upload: Meter,
     read_only: bool,
-    cause: impl Fn() -> Option<Cause>,
+    mut cause: impl FnMut() -> Option<Cause>,
 ) -> Result<Exchanged, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
     let Sides { client, upstream, flows, patience, ear, limits, actions, reached, span } = sides;
@@ -163,7 +164,7 @@ pub(crate) async fn exchange(
                 match cause() {
                     Some(Cause::Closed) => return Poll::Ready(Err(ExchangeError::Closed)),
                     Some(Cause::Revoked) => exchange.revoked = true,
-                    None => {}
+                    None => exchange.goes_on(),
                 }
                 // Whoever listens anew has to be woken too.
                 cx.waker().wake_by_ref();
@@ -231,6 +232,25 @@ impl Exchange<'_> {
         *self.now.get_or_insert_with(Instant::now)
     }
 
+    /// The policy in force allows it: also where the one before did not.
+    fn goes_on(&mut self) {
+        if std::mem::take(&mut self.revoked) {
+            self.cut = None;
+            let idle = self.now() + self.limits.idle_timeout;
+            let waits = matches!(self.down, Down::Head { .. });
+            self.patience.set_until(if waits { self.answer_due.min(idle) } else { idle });
+        }
+    }
+
+    /// What is malformed may be so because it is too long.
+    fn bound(&self, what: &'static str) {
+        match what {
+            LONG_TRAILERS => (self.reached)(reached!(head_bytes)),
+            http::TOO_MANY_FIELDS => (self.reached)(reached!(head_fields)),
+            _ => {}
+        }
+    }
+
     /// A limit cuts it off, and nobody can be told any more.
     fn cut_off(&mut self, reached: Reached) -> ExchangeError {
         self.span.cause = Some(reached.into());
@@ -263,13 +283,15 @@ impl Exchange<'_> {
             }
             (Down::Body { .. }, _) => {}
         }
-        // What only waits for an answer may have it: that was asked for before. What is being sent goes no further.
-        if self.revoked && (matches!(self.down, Down::Body { .. }) || matches!(self.up, Up::Sending(_))) {
+        if self.revoked {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
         ready!(self.patience.poll_over(cx));
         Poll::Ready(Err(match self.down {
+            // Nobody can be told in the middle of an interim response.
+            Down::Head { .. } if self.flows.down.is_torn() => ExchangeError::Broken,
             Down::Head { .. } if self.cut.is_some() => ExchangeError::Revoked,
+            Down::Body { .. } if self.cut.is_some() && self.flows.down.is_untouched() => ExchangeError::Revoked,
             Down::Head { .. } if Instant::now() >= self.answer_due => ExchangeError::BeforeResponse(UpstreamError::ResponseTimeout),
             Down::Body { .. } if self.cut.is_some() => {
                 self.span.cause = Some(Ending::Revoked);
@@ -292,6 +314,9 @@ impl Exchange<'_> {
             }
             Err(error) => error,
         };
+        if let CopyError::Malformed(what) = error {
+            self.bound(what);
+        }
         match error {
             // A stale connection shows itself here, or at the first read: both mean that nothing was answered.
             CopyError::Write => {
@@ -322,7 +347,11 @@ impl Exchange<'_> {
                 }
                 Down::Body { copy, end } => {
                     let end = *end;
-                    match ready!(copy.poll(cx, self.upstream, &mut self.client.stream, &mut self.flows.down)) {
+                    let copied = ready!(copy.poll(cx, self.upstream, &mut self.client.stream, &mut self.flows.down));
+                    if let Err(CopyError::Malformed(what)) = copied {
+                        self.bound(what);
+                    }
+                    match copied {
                         Ok(Copied) => {}
                         // Not even the head is out: the client can be told.
                         Err(CopyError::Malformed(_)) if self.flows.down.is_untouched() => {
@@ -342,8 +371,9 @@ impl Exchange<'_> {
         if response.status >= 200 || response.status == 101 {
             self.span.answered = Some(self.now());
         }
-        let is_1_1 = self.head.is_1_1;
+        let (is_1_1, now) = (self.head.is_1_1, self.now());
         let edits = self.actions.response();
+        self.flows.down.begin_head();
         let out = self.flows.down.buffer();
         match (response.status, &mut self.down) {
             (101, _) if self.offered && response.upgrade.is_some() => {
@@ -376,6 +406,7 @@ impl Exchange<'_> {
                 // A client that is answered early, as one that waits for 100 may be, must know that its connection ends.
                 let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
                 response.write_edited(is_1_1, chunked, !client_reusable, self.forwarding, edits, out);
+                response.write_missing_date(now, edits, out);
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 // What follows an answer to HEAD may be the body that it announces, and is no other client's answer.
                 let bound = self.head.binds_connection || response.binds_connection || response.announces_body;
@@ -404,7 +435,12 @@ impl Exchange<'_> {
         let mut seen = 0;
         loop {
             let buffer = &mut self.upstream.buffer;
-            if let Some(end) = http::head_end(buffer, seen) {
+            let end = http::head_end(buffer, seen);
+            if !fits(buffer.len(), end, self.limits) {
+                (self.reached)(reached!(head_bytes));
+                return Poll::Ready(before(UpstreamError::BadResponse));
+            }
+            if let Some(end) = end {
                 let parsed = buffer.get(..end).map(|head| http::parse_response(head, &self.head.method, self.limits.head_fields));
                 buffer.advance(end);
                 return Poll::Ready(match parsed {
@@ -416,10 +452,6 @@ impl Exchange<'_> {
                         before(UpstreamError::BadResponse)
                     }
                 });
-            }
-            if buffer.len() >= self.limits.head_bytes {
-                (self.reached)(reached!(head_bytes));
-                return Poll::Ready(before(UpstreamError::BadResponse));
             }
             seen = buffer.len();
             match ready!(self.upstream.poll_more(cx)) {

@@ -5,7 +5,8 @@
 mod flows;
 
 use crate::audit::event::Dropped;
-use crate::connect::udp::{Door, News, Outward};
+use crate::connect::udp::{Door, News, Outward, Unsent};
+use crate::counters::Reached;
 use crate::decide::datagram::Flow;
 use crate::parse::socks5_udp::{Header, LONGEST_HEADER, parse_datagram};
 use crate::parse::target::Target;
@@ -56,6 +57,9 @@ pub(crate) trait Ways: Sync {
     /// Hears of what was dropped.
     fn dropped(&self, why: Dropped);
 
+    /// Hears of a limit that keeps datagrams from going along a flow.
+    fn reached(&self, reached: Reached, flow: &Flow);
+
     /// Hears of what the client was handed: bytes of data.
     fn handed(&self, bytes: usize);
 
@@ -88,9 +92,12 @@ pub(crate) async fn relay(
         last: Instant::now(),
     };
     let mut silence = Box::pin(sleep(idle));
-    while !relay.off {
+    let over = loop {
+        if relay.off {
+            break Over::Revoked;
+        }
         if ways.is_closing() {
-            return Over::Closed;
+            break Over::Closed;
         }
         let event = tokio::select! {
             Ok(()) = changes.changed() => Event::Policy,
@@ -104,14 +111,14 @@ pub(crate) async fn relay(
                 News::Ended => Event::Closed(door),
             },
             // The runtime ends.
-            else => return Over::Ended,
+            else => break Over::Ended,
         };
         let went_well = match event {
             Event::Policy => {
                 relay.renew();
                 Ok(())
             }
-            Event::Control { ended: true } => return Over::Ended,
+            Event::Control { ended: true } => break Over::Ended,
             // Nothing is to be said there. It is read so that its end is seen.
             Event::Control { ended: false } => {
                 tokio::task::yield_now().await;
@@ -120,7 +127,7 @@ pub(crate) async fn relay(
             Event::Silence => {
                 let due = relay.last + idle;
                 if due <= Instant::now() {
-                    return Over::Idle;
+                    break Over::Idle;
                 }
                 silence.as_mut().reset(due);
                 Ok(())
@@ -143,10 +150,12 @@ pub(crate) async fn relay(
             }
         };
         if went_well.is_err() {
-            return Over::Failed;
+            break Over::Failed;
         }
-    }
-    Over::Revoked
+    };
+    // What waits still goes nowhere.
+    relay.waiting.iter().flat_map(|waiting| &waiting.held).for_each(|_| ways.dropped(Dropped::NotSent));
+    over
 }
 
 /// Why an association is over.
@@ -252,19 +261,14 @@ impl<W: Ways> Relay<'_, W> {
             return Err(Dropped::Denied);
         }
         if let Some(flow) = self.flows.get(datagram.address, now) {
-            return self.outward.send(flow, datagram.payload).await.map_err(|error| {
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NetworkUnreachable
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::AddrNotAvailable
-                        | io::ErrorKind::NotConnected
-                ) {
-                    // Perhaps the name leads elsewhere by now.
-                    self.flows.remove(datagram.address);
-                }
-                Dropped::NotSent
-            });
+            let Err(why) = self.outward.send(flow, datagram.payload).await else { return Ok(()) };
+            match why {
+                Unsent::Limited(reached) => self.ways.reached(reached, flow),
+                // Perhaps the name leads elsewhere by now.
+                Unsent::Failed(error) if leads_nowhere(&error) => self.flows.remove(datagram.address),
+                Unsent::Failed(_) => {}
+            }
+            return Err(Dropped::NotSent);
         }
         let held: usize = self.waiting.iter().flat_map(|waiting| &waiting.held).map(|held| held.len()).sum();
         let room = held + datagram.payload.len() <= HELD_BYTES;
@@ -308,8 +312,11 @@ impl<W: Ways> Relay<'_, W> {
         for payload in payloads {
             match self.outward.send(&mut flow, payload.as_ref()).await {
                 Ok(()) => settled = true,
-                Err(error) => {
-                    settled |= error.kind() == io::ErrorKind::WouldBlock;
+                Err(why) => {
+                    match why {
+                        Unsent::Limited(reached) => self.ways.reached(reached, &flow),
+                        Unsent::Failed(error) => settled |= error.kind() == io::ErrorKind::WouldBlock,
+                    }
                     self.ways.dropped(Dropped::NotSent);
                 }
             }
@@ -363,6 +370,12 @@ impl<W: Ways> Relay<'_, W> {
         self.flows.renew(&current, |flow| self.ways.holds(flow, &current));
         self.outward.keep(|proxy| self.flows.has(proxy));
     }
+}
+
+/// Whether an error is of the address, and not of the moment.
+fn leads_nowhere(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable, NotConnected};
+    matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable | NotConnected)
 }
 
 /// Whether a policy has datagrams on.

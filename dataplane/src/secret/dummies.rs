@@ -1,6 +1,7 @@
 //! `Dummies`: what those get who go through a running proxy, as a file that only its owner reads. No credential is in it.
 
 use super::broker::{ACTIVE, BROKERED, MIN_COPY, remove};
+use crate::private::{self, Links};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -105,7 +106,7 @@ impl Dummies {
     pub fn read(path: &Path) -> Result<Self, DummiesError> {
         let failed = |what: String| DummiesError { path: path.to_owned(), what };
         let mut bytes = Vec::new();
-        let file = open(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+        let file = private::open(path, Links::Refused).map_err(|error| failed(format!("cannot be read: {error}")))?;
         check(&file).map_err(failed)?;
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(format!("cannot be read: {error}")))?;
         if bytes.len() as u64 > MAX_FILE {
@@ -135,19 +136,6 @@ impl Dummies {
 fn variable(name: &str) -> Option<String> {
     let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     (starts && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')).then(|| name.to_owned())
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        // A pipe in its place would keep us waiting.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, i32::try_from(flags).unwrap_or_default());
-    }
-    options.open(path)
 }
 
 fn check(file: &File) -> Result<(), String> {

@@ -2,11 +2,12 @@
 
 use super::authorization::joined;
 use super::is_field_value;
+use crate::private::{self, Links};
 use policy_format::Secret;
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -102,14 +103,15 @@ impl HookSecrets {
             return Ok(use_it(&kept.value));
         }
         // The file that was looked at may be another by now: what counts is the one that is opened.
-        let file = open(path).map_err(unreadable)?;
+        let file = private::open(path, Links::Followed).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(failed("is no regular file".to_owned()));
         }
         let now = SystemTime::now();
         let stamp = Stamp::of(&metadata);
-        let value = read(file).map_err(unreadable)?.ok_or_else(|| failed(format!("has more than {MAX_FILE} bytes")))?;
+        let value =
+            private::content(file, MAX_FILE).map_err(unreadable)?.ok_or_else(|| failed(format!("has more than {MAX_FILE} bytes")))?;
         let value = Zeroizing::new(value.trim_ascii().to_vec());
         if value.is_empty() {
             return Err(failed("is empty".to_owned()));
@@ -158,35 +160,6 @@ impl Stamp {
     }
 }
 
-/// Opens a file without waiting for it, should it be a pipe.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, i32::try_from(flags).unwrap_or_default());
-    }
-    options.open(path)
-}
-
-/// The content; `None` if it is too long. Read into memory that does not grow, as growing would leave copies.
-fn read(mut file: File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let mut content = Zeroizing::new(vec![0; MAX_FILE + 1]);
-    let mut filled = 0;
-    while let Some(room) = content.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match file.read(room) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    content.truncate(filled);
-    Ok((filled <= MAX_FILE).then_some(content))
-}
-
 fn field(prefix: &str, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     (is_field_value(prefix.as_bytes()) && is_field_value(value)).then(|| joined(&[prefix.as_bytes(), value]))
 }
@@ -194,7 +167,7 @@ fn field(prefix: &str, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     fn secrets() -> HookSecrets {
         HookSecrets::new(

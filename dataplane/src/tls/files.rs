@@ -1,6 +1,7 @@
 //! Files with certificates, and files with private keys, which nobody else may read.
 
 use super::pem::{self, Key, MAX_PEM, PemError};
+use crate::private::{self, Links, Shared};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -115,37 +116,22 @@ fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateFileError> {
     if !metadata.is_file() {
         return Err(CertificateFileError::NotAFile { path: path.to_owned() });
     }
-    check_access(path, &metadata)?;
-    // As large as it can become: what grows leaves copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(MAX_KEY).min(MAX_KEY) + 1));
-    file.take(MAX_KEY as u64).read_to_end(&mut content).map_err(read)?;
-    Ok(content)
+    private::check(&metadata).map_err(|shared| match shared {
+        Shared::Mode(mode) => CertificateFileError::Mode { path: path.to_owned(), mode },
+        Shared::Owner { owner, user } => CertificateFileError::Owner { path: path.to_owned(), owner, user },
+    })?;
+    let content = private::content(file.take(MAX_KEY as u64), MAX_KEY).map_err(read)?;
+    Ok(content.unwrap_or_default())
 }
 
 #[cfg(unix)]
 fn open(path: &Path) -> Result<File, CertificateFileError> {
-    use rustix::fs::{Mode, OFlags};
-    // Without waiting for whoever might write into a pipe of that name.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| match error {
-        // What following none says of a link; FreeBSD says it with EMLINK.
-        rustix::io::Errno::LOOP | rustix::io::Errno::MLINK => CertificateFileError::Link { path: path.to_owned() },
-        error => CertificateFileError::Read { path: path.to_owned(), error: error.into() },
+    use rustix::io::Errno;
+    // What following none says of a link; FreeBSD says it with EMLINK.
+    private::open(path, Links::Refused).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP | Errno::MLINK) => CertificateFileError::Link { path: path.to_owned() },
+        _ => CertificateFileError::Read { path: path.to_owned(), error },
     })
-}
-
-/// Access lists are covered: where there is one, the group's bits are the most that it gives.
-#[cfg(unix)]
-fn check_access(path: &Path, metadata: &std::fs::Metadata) -> Result<(), CertificateFileError> {
-    use std::os::unix::fs::MetadataExt;
-    let (mode, owner, user) = (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
-    if mode & !0o600 != 0 {
-        return Err(CertificateFileError::Mode { path: path.to_owned(), mode });
-    }
-    if owner != 0 && owner != user {
-        return Err(CertificateFileError::Owner { path: path.to_owned(), owner, user });
-    }
-    Ok(())
 }
 
 #[cfg(not(unix))]
@@ -154,13 +140,7 @@ fn open(path: &Path) -> Result<File, CertificateFileError> {
     if std::fs::symlink_metadata(path).map_err(read)?.is_symlink() {
         return Err(CertificateFileError::Link { path: path.to_owned() });
     }
-    File::open(path).map_err(read)
-}
-
-/// Who may read a file is said in another way there.
-#[cfg(not(unix))]
-fn check_access(_: &Path, _: &std::fs::Metadata) -> Result<(), CertificateFileError> {
-    Ok(())
+    private::open(path, Links::Refused).map_err(read)
 }
 
 #[cfg(test)]

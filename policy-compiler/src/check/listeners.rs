@@ -4,7 +4,7 @@ use super::or;
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::schema::{At, NetworkDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Host, Layer, Listeners, UnixSockets, Upstream};
+use policy_format::{Host, Listeners, UnixSockets, Upstream};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Listeners and upstream. A `proxy_url` or `socks_url` that names another host is the upstream: nobody can listen there.
@@ -202,7 +202,7 @@ fn upstream(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mut Vec<
     // What an administrator sends through a proxy, nobody below takes out of it.
     let owner = layer_of(sources, &url.place);
     let no_proxy = match no_proxy.filter(|list| !list.value.is_empty()) {
-        Some(list) if owner <= Layer::Managed && owner < layer_of(sources, &list.place) => {
+        Some(list) if owner.is_managed() && owner < layer_of(sources, &list.place) => {
             let message = format!("`no_proxy` is ignored: the upstream proxy belongs to the {owner} layer");
             let warning = Diagnostic::warning(Code::IgnoredEntry, message, list.place.clone()).and(url.place.clone(), "named here");
             diagnostics.push(warning.with_help("remove it: it has no effect here"));

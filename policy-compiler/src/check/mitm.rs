@@ -134,7 +134,7 @@ fn bypasses(doc: &MitmDoc, mode: Mode, diagnostics: &mut Vec<Diagnostic>) -> boo
 /// An administrator's hook whose action a weaker layer has: that layer would say what the hook does.
 fn lent(hook: &HookDoc, name: &At<String>, action: &ActionDoc, sources: &[SourceFile]) -> Option<Diagnostic> {
     let (owner, other) = (layer_of(sources, &hook.name.place), layer_of(sources, &action.name.place));
-    if owner > Layer::Managed || other <= owner {
+    if !owner.is_managed() || other <= owner {
         return None;
     }
     let message =

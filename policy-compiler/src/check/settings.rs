@@ -6,7 +6,7 @@ use crate::keys::DIRECT;
 use crate::merge::Merged;
 use crate::schema::{At, AuditDoc, NetworkDoc, UpstreamRuleDoc};
 use crate::source::{SourceFile, layer_of};
-use policy_format::{Audit, AuditLevel, BrokerFallback, Layer, Limits, Otlp, Settings, Sni, Upstream, UpstreamRule};
+use policy_format::{Audit, AuditLevel, BrokerFallback, Limits, Otlp, Settings, Sni, Upstream, UpstreamRule};
 
 pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile], diagnostics: &mut Vec<Diagnostic>) -> Settings {
     let default = Settings::default();
@@ -28,6 +28,7 @@ pub(super) fn check(network: &NetworkDoc, merged: &Merged, sources: &[SourceFile
             true => BrokerFallback::Real,
             false => BrokerFallback::None,
         },
+        constraints: merged.constraints,
         ..Settings::default()
     }
 }
@@ -94,7 +95,7 @@ fn upstream_rules(network: &NetworkDoc, sources: &[SourceFile], diagnostics: &mu
     // What an administrator sends through a proxy, nobody below takes out of it.
     if let Some(url) = &upstream.url {
         let owner = layer_of(sources, &url.place);
-        if owner <= Layer::Managed && owner < layer_of(sources, &rules.place) {
+        if owner.is_managed() && owner < layer_of(sources, &rules.place) {
             let message = format!("`upstream.rules` is ignored: the upstream proxy belongs to the {owner} layer");
             let warning = Diagnostic::warning(Code::IgnoredEntry, message, rules.place.clone()).and(url.place.clone(), "named here");
             diagnostics.push(warning.with_help("remove it: it has no effect here"));

@@ -3,13 +3,13 @@
 use super::{fail, open_policy, rule_json, stream, stream_text};
 use crate::cli::Inspect;
 use policy_compiler::Layer;
-use policy_compiler::decompile::{decompile, decompile_profile};
+use policy_compiler::decompile::{constraints_toml, decompile, decompile_profile};
 use policy_compiler::explain::describe;
 use policy_compiler::keys::DIRECT;
 use policy_compiler::profiles::{Profile, choose, names};
 use policy_format::{
-    Audit, Blob, BrokerFallback, ClientCertificate, Credential, HEADER_LEN, Hook, JsonValue, Limits, Meta, ProfileId, Profiles, Rule,
-    SectionKind, Settings, Upstream, UpstreamRule,
+    Audit, Blob, BrokerFallback, ClientCertificate, Constraints, Credential, HEADER_LEN, Hook, JsonValue, Limits, Meta, ProfileId,
+    Profiles, Rule, SectionKind, Settings, Upstream, UpstreamRule,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -83,7 +83,13 @@ fn settings(meta: &Meta, settings: &Settings) -> Vec<(&'static str, Value)> {
         ("mitm_client_certificates", settings.client_certificates.iter().map(certificate).collect::<Vec<_>>().into()),
         ("credentials", settings.credentials.iter().map(credential).collect::<Vec<_>>().into()),
         ("dangerously_pass_credentials_without_broker", (settings.broker_fallback == BrokerFallback::Real).into()),
+        ("held_by_administrators", settings.constraints.as_ref().map_or(Value::Null, held)),
     ]
+}
+
+/// What administrators hold, and the layer that does; of a policy that does not tell, nothing is known.
+fn held(constraints: &Constraints) -> Value {
+    constraints_toml(Some(constraints)).into_iter().map(|(held, layer)| format!("{held} ({layer})")).collect::<Vec<_>>().into()
 }
 
 fn fields_json(fields: &[(String, Vec<String>)]) -> Value {

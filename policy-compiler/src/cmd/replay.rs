@@ -40,6 +40,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             replay.malformed
         ));
     }
+    match (replay.decisions, replay.out_of_time) {
+        (0, 0) => return fail("no decision is in these logs"),
+        (0, others) => return fail(format_args!("no decision in these logs is of that time: {others} of another time are")),
+        _ => {}
+    }
     let code = ExitCode::from(u8::from(replay.changes_anything()));
     match arguments.json {
         true => stream(code, |out| writeln!(out, "{}", to_json(profile, &replay, arguments.limit.unwrap_or(usize::MAX)))),

@@ -1,5 +1,6 @@
 //! Settings that changed, and in which direction.
 
+use crate::decompile::constraints_toml;
 use crate::keys::DIRECT;
 use crate::profiles::Profile;
 use policy_format::{
@@ -220,6 +221,15 @@ fn compare_settings(old: &Settings, new: &Settings, changes: &mut Changes) {
         }
     }
     compare_audits(&old.audit, &new.audit, changes);
+    // What is no longer held, the next layer may loosen.
+    let held = |settings: &Settings| constraints_toml(settings.constraints.as_ref());
+    let (was, is) = (held(old), held(new));
+    for (demand, layer) in was.iter().filter(|one| !is.contains(one)) {
+        changes.add("experimental_network", format_args!("{demand} ({layer})"), "", Looser);
+    }
+    for (demand, layer) in is.iter().filter(|one| !was.contains(one)) {
+        changes.add("experimental_network", "", format_args!("{demand} ({layer})"), Tighter);
+    }
 }
 
 /// Less that is written down is less that is checked. What is written elsewhere is missing where somebody looks.

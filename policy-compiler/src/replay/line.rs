@@ -2,25 +2,19 @@
 //!
 //! The proxy writes flat objects without blanks, in which nothing is escaped: these are read in place. Whatever else is JSON goes through a parser of all of it.
 
+use policy_format::{Mode, events};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-
-/// The event that a decision is told by.
-const DECISION: &str = "codex.network_proxy.policy_decision";
-/// The event that a mode is told by which somebody has set while the proxy runs.
-const MODE: &str = "codex.network_proxy.mode";
-/// The event that a proxy begins with: generations count from 1 again.
-const START: &str = "codex.network_proxy.start";
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line<'l> {
     /// A request was decided.
     Decision(Event<'l>),
-    /// Whether somebody has set the mode, from which policy on.
+    /// The mode that somebody has set, from which policy on.
     Mode {
-        /// Whether it was set; else it is the policy's again.
-        set: bool,
+        /// What it was set to; `None`: it is the policy's again.
+        set: Option<Mode>,
         /// The policy's number since the start.
         generation: u64,
     },
@@ -55,6 +49,26 @@ pub struct Event<'l> {
     pub pattern: Cow<'l, str>,
     /// The policy's number since the start; 0 where it is not said.
     pub generation: u64,
+}
+
+impl Event<'_> {
+    /// The same, for as long as it is wanted.
+    pub(super) fn to_owned_event(&self) -> Event<'static> {
+        let own = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+        Event {
+            time: own(&self.time),
+            decision: own(&self.decision),
+            source: own(&self.source),
+            reason: own(&self.reason),
+            protocol: own(&self.protocol),
+            host: own(&self.host),
+            port: self.port,
+            method: own(&self.method),
+            is_override: self.is_override,
+            pattern: own(&self.pattern),
+            generation: self.generation,
+        }
+    }
 }
 
 /// Why a line cannot be read.
@@ -98,6 +112,8 @@ struct Found<'l> {
     event: Event<'l>,
     port: Option<u64>,
     set: bool,
+    /// It was set to full: all else is limited.
+    full: bool,
 }
 
 /// Says what a line is, without its line feed.
@@ -188,15 +204,19 @@ impl<'l> Found<'l> {
             b"network.policy.pattern" => event.pattern = value().text(),
             b"network.policy.generation" => event.generation = value().number().unwrap_or(0),
             b"outcome" => self.set = value().text() == "set",
+            b"network.policy.mode" => self.full = value().text() == Mode::Full.as_str(),
             _ => {}
         }
     }
 
     fn line(self) -> Result<Line<'l>, LineError> {
         match self.name.as_ref() {
-            DECISION => {}
-            MODE => return Ok(Line::Mode { set: self.set, generation: self.event.generation }),
-            START => return Ok(Line::Start),
+            events::DECISION => {}
+            events::MODE => {
+                let mode = if self.full { Mode::Full } else { Mode::Limited };
+                return Ok(Line::Mode { set: self.set.then_some(mode), generation: self.event.generation });
+            }
+            events::START => return Ok(Line::Start),
             _ => return Ok(Line::Other),
         }
         let port = self.port.and_then(|port| u16::try_from(port).ok()).ok_or(LineError::Missing("server.port"))?;
@@ -335,7 +355,7 @@ mod tests {
             (r#"{"event.name":"codex.network_proxy.start"}"#, Ok(Line::Start)),
             (
                 r#"{"event.name":"codex.network_proxy.mode","network.policy.mode":"limited","outcome":"set","network.policy.generation":3}"#,
-                Ok(Line::Mode { set: true, generation: 3 }),
+                Ok(Line::Mode { set: Some(Mode::Limited), generation: 3 }),
             ),
             ("null", Err(LineError::NotJson)),
             ("[]", Err(LineError::NotJson)),

@@ -12,8 +12,11 @@ use crate::explain::describe;
 use crate::log::Lines;
 use crate::profiles::Profile;
 use policy_format::net::is_metadata_name;
-use policy_format::{Access, Decision, DecisionSource, Host, Hosts, Pattern, Protocol, READING, Reason, Request, Rule, decide, named_by};
-use std::collections::HashMap;
+use policy_format::{
+    Access, Decision, DecisionSource, Host, Hosts, Mode, Overrides, Pattern, Protocol, READING, Reason, Request, Rule, decide, decide_with,
+    named_by,
+};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
@@ -84,7 +87,7 @@ pub enum Unknown {
     Address,
     /// It was denied because the tunnel could not be opened, or carried no TLS; the new policy would have it opened as well.
     Tls,
-    /// It was denied by a mode that somebody had set while the proxy ran.
+    /// It was denied by a mode that somebody had set while the proxy ran, or allowed by one, and the new policy has the other, which can be set as well.
     Mode,
     /// It was denied for a reason that is none of a policy's, such as a full queue.
     State,
@@ -121,7 +124,7 @@ impl Unknown {
             Self::Hook => "hooks of the new policy look at more than is in logs",
             Self::Address => "denied for an address that the name led to, which is not in logs",
             Self::Tls => "denied because TLS could not be opened, which it would have to be again",
-            Self::Mode => "denied by a mode that was set while the proxy ran",
+            Self::Mode => "decided by a mode that was set while the proxy ran",
             Self::State => "denied for the proxy's own state, not by a policy",
             Self::Socket => "for a unix socket, whose path is not in logs",
             Self::Malformed => "with a host or a protocol that is none",
@@ -212,14 +215,23 @@ enum Answer {
     },
 }
 
+/// What was denied by a mode.
+struct ByMode {
+    event: Event<'static>,
+    first: Place,
+    count: u64,
+}
+
 /// Reads logs, and puts what was decided to a policy.
 pub struct Replayer<'p> {
     profile: Profile<'p, Vec<u8>>,
     options: Options,
     kinds: HashMap<Box<[u8]>, Answer>,
     key: Vec<u8>,
-    /// From which policy on, by its number, the mode is one that somebody has set.
-    mode_set: Option<u64>,
+    /// What somebody has set the mode to, or that it was taken back, by the number of the policy from which on. Of the proxy that the log is of now.
+    modes: BTreeMap<u64, Option<Mode>>,
+    /// Denials by a mode, by what is asked and the policy's number: whose mode it was may be told behind them.
+    by_mode: HashMap<Box<[u8]>, ByMode>,
     unknown: [u64; Unknown::ALL.len()],
     replay: Replay,
 }
@@ -233,7 +245,8 @@ impl<'p> Replayer<'p> {
             options,
             kinds: HashMap::new(),
             key: Vec::new(),
-            mode_set: None,
+            modes: BTreeMap::new(),
+            by_mode: HashMap::new(),
             unknown: [0; Unknown::ALL.len()],
             replay: Replay::default(),
         }
@@ -244,7 +257,6 @@ impl<'p> Replayer<'p> {
     /// # Errors
     /// What the log cannot be read for.
     pub fn read(&mut self, log: &str, input: impl Read) -> io::Result<()> {
-        self.mode_set = None;
         let mut lines = Lines::new(input);
         while let Some(line) = lines.next()? {
             let place = || Place { log: log.to_owned(), line: line.number };
@@ -255,18 +267,30 @@ impl<'p> Replayer<'p> {
             match parse(line.bytes) {
                 Ok(Line::Decision(event)) => self.decision(&event, place),
                 Ok(Line::Mode { set, generation }) => {
-                    self.mode_set = set.then_some(generation);
+                    self.modes.insert(generation, set);
                     self.replay.others += 1;
                 }
                 Ok(Line::Start) => {
-                    self.mode_set = None;
+                    self.settle();
                     self.replay.others += 1;
                 }
                 Ok(Line::Other) => self.replay.others += u64::from(!line.bytes.is_empty()),
                 Err(error) => self.malformed(place(), &error.to_string()),
             }
         }
+        self.settle();
         Ok(())
+    }
+
+    /// Answers for what was denied by a mode, now that all modes of the proxy are known.
+    fn settle(&mut self) {
+        let (modes, by_mode) = (std::mem::take(&mut self.modes), std::mem::take(&mut self.by_mode));
+        let mut waiting: Vec<ByMode> = by_mode.into_values().collect();
+        waiting.sort_by_key(|waiting| waiting.first.line);
+        for ByMode { event, first, count } in waiting {
+            let held = held_at(&modes, event.generation);
+            self.put(&event, held, count, || first.clone());
+        }
     }
 
     /// What was found.
@@ -301,7 +325,28 @@ impl<'p> Replayer<'p> {
             }
         }
         self.replay.decisions += 1;
-        let held = self.mode_set.is_some_and(|from| event.generation >= from);
+        if event.source != DecisionSource::ModeGuard.as_str() {
+            return self.put(event, held_at(&self.modes, event.generation), 1, place);
+        }
+        let mut key = std::mem::take(&mut self.key);
+        kind(event, None, &mut key);
+        key.extend_from_slice(&event.generation.to_le_bytes());
+        let known = self.by_mode.get_mut(key.as_slice());
+        let is_known = known.is_some();
+        known.into_iter().for_each(|waiting| waiting.count += 1);
+        if !is_known {
+            if self.by_mode.len() >= MAX_KINDS {
+                let modes = self.modes.clone();
+                self.settle();
+                self.modes = modes;
+            }
+            self.by_mode.insert(key.as_slice().into(), ByMode { event: event.to_owned_event(), first: place(), count: 1 });
+        }
+        self.key = key;
+    }
+
+    /// Puts decisions of one kind to the policy. `held`: the mode that somebody had set.
+    fn put(&mut self, event: &Event<'_>, held: Option<Mode>, count: u64, place: impl Fn() -> Place) {
         let mut key = std::mem::take(&mut self.key);
         kind(event, held, &mut key);
         let answer = match self.kinds.get(key.as_slice()) {
@@ -316,34 +361,34 @@ impl<'p> Replayer<'p> {
             }
         };
         self.key = key;
-        self.count(answer);
+        self.count(answer, count);
     }
 
-    fn count(&mut self, answer: Answer) {
+    fn count(&mut self, answer: Answer, by: u64) {
         let replay = &mut self.replay;
         match answer {
             Answer::Same => {}
-            Answer::Otherwise => replay.otherwise += 1,
-            Answer::AskedAgain => replay.asked_again += 1,
-            Answer::AskedNoMore => replay.asked_no_more += 1,
+            Answer::Otherwise => replay.otherwise += by,
+            Answer::AskedAgain => replay.asked_again += by,
+            Answer::AskedNoMore => replay.asked_no_more += by,
             Answer::Unknown(why) => {
                 let at = Unknown::ALL.iter().position(|known| *known == why);
                 if let Some(count) = at.and_then(|at| self.unknown.get_mut(at)) {
-                    *count += 1;
+                    *count += by;
                 }
             }
             Answer::Change { opened, at } => {
-                *if opened { &mut replay.opened } else { &mut replay.closed } += 1;
+                *if opened { &mut replay.opened } else { &mut replay.closed } += by;
                 match at.and_then(|at| replay.changes.get_mut(at)) {
-                    Some(change) => change.count += 1,
-                    None => replay.unlisted += 1,
+                    Some(change) => change.count += by,
+                    None => replay.unlisted += by,
                 }
             }
         }
     }
 
     /// Asks the policy about a kind of requests. `first` is where the first of them stands, if there is room to remember it.
-    fn answer(&mut self, event: &Event<'_>, held: bool, first: Option<Place>) -> Answer {
+    fn answer(&mut self, event: &Event<'_>, held: Option<Mode>, first: Option<Place>) -> Answer {
         let asked = match Asked::of(event, held) {
             Ok(asked) => asked,
             Err(why) => return Answer::Unknown(why),
@@ -361,11 +406,17 @@ impl<'p> Replayer<'p> {
             return Answer::Unknown(Unknown::Path);
         }
         let hooked = asked.protocol == Protocol::Https && policy.is_hooked(id, &asked.host);
+        // Where nobody holds the new policy in limited mode, the other is set as easily as it was.
+        let settable = policy.constraints(id).is_some_and(|constraints| constraints.mode_required.is_none());
+        let by_set = held == Some(Mode::Full) && settable && matches!(decision, Decision::Deny(_)) && {
+            matches!(decide_with(policy, &request, Overrides { mode: Some(Mode::Full), ..Overrides::default() }), Decision::Allow(_))
+        };
         let (opened, reason, rule) = match (asked.was, decision) {
             (_, Decision::Allow(_)) if hooked => return Answer::Unknown(Unknown::Hook),
             (_, Decision::Deny(denied)) if hooked && denied.reason == Reason::MitmHookDenied => return Answer::Unknown(Unknown::Hook),
             (Was::Denied(Some(why)), Decision::Allow(_)) if why != Unknown::Tls => return Answer::Unknown(why),
             (Was::Denied(Some(Unknown::Tls)), Decision::Allow(allowed)) if allowed.intercept => return Answer::Unknown(Unknown::Tls),
+            (Was::Allowed | Was::ByProgram { allowed: true }, Decision::Deny(_)) if by_set => return Answer::Unknown(Unknown::Mode),
             (Was::Allowed, Decision::Allow(_)) => return Answer::Same,
             (Was::ByProgram { allowed: true }, Decision::Allow(_)) => return Answer::AskedNoMore,
             (Was::ByProgram { .. }, Decision::Deny(denied)) if denied.reason == Reason::NotAllowed => return Answer::AskedAgain,
@@ -394,8 +445,13 @@ impl<'p> Replayer<'p> {
     }
 }
 
+/// The mode that somebody had set under a policy.
+fn held_at(modes: &BTreeMap<u64, Option<Mode>>, generation: u64) -> Option<Mode> {
+    modes.range(..=generation).next_back().and_then(|(_, set)| *set)
+}
+
 /// What tells one kind of requests from another. The byte between two texts is in none of them.
-fn kind(event: &Event<'_>, held: bool, key: &mut Vec<u8>) {
+fn kind(event: &Event<'_>, held: Option<Mode>, key: &mut Vec<u8>) {
     const END: u8 = 0xff;
     key.clear();
     // The pattern says whether it was denied for an address.
@@ -413,7 +469,7 @@ fn kind(event: &Event<'_>, held: bool, key: &mut Vec<u8>) {
         key.push(END);
     }
     key.extend_from_slice(&event.port.to_le_bytes());
-    key.push(u8::from(held));
+    key.extend_from_slice(held.map_or("", Mode::as_str).as_bytes());
 }
 
 /// What was decided, by whom.
@@ -436,18 +492,11 @@ struct Asked<'e> {
 }
 
 impl<'e> Asked<'e> {
-    fn of(event: &'e Event<'_>, held: bool) -> Result<Self, Unknown> {
+    fn of(event: &'e Event<'_>, held: Option<Mode>) -> Result<Self, Unknown> {
         if event.port == 0 && event.host == UNIX_SOCKET {
             return Err(Unknown::Socket);
         }
-        let protocol = match event.protocol.as_ref() {
-            "http" => Protocol::Http,
-            "https" => Protocol::Https,
-            "https_connect" => Protocol::Connect,
-            "socks5_tcp" => Protocol::Socks5Tcp,
-            "socks5_udp" => Protocol::Socks5Udp,
-            _ => return Err(Unknown::Malformed),
-        };
+        let protocol = Protocol::named(&event.protocol).ok_or(Unknown::Malformed)?;
         let host = Host::parse(&event.host).map_err(|_| Unknown::Malformed)?;
         let method = Some(event.method.as_ref()).filter(|method| protocol.is_read() && !method.is_empty() && *method != "none");
         let allowed = match event.decision.as_ref() {
@@ -465,13 +514,13 @@ impl<'e> Asked<'e> {
     }
 
     /// What keeps an allow of the new policy from counting, where it was denied.
-    fn denied(event: &Event<'_>, host: &Host, source: &str, protocol: Protocol, held: bool) -> Result<Option<Unknown>, Unknown> {
+    fn denied(event: &Event<'_>, host: &Host, source: &str, protocol: Protocol, held: Option<Mode>) -> Result<Option<Unknown>, Unknown> {
         let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == event.reason).ok_or(Unknown::State)?;
         if source == DecisionSource::ProxyState.as_str() && reason != Reason::ProxyDisabled {
             return Err(Unknown::State);
         }
         let by_mode = matches!(reason, Reason::MethodNotAllowed | Reason::MitmRequired);
-        if held && by_mode && source == DecisionSource::ModeGuard.as_str() {
+        if held == Some(Mode::Limited) && by_mode && source == DecisionSource::ModeGuard.as_str() {
             return Err(Unknown::Mode);
         }
         let name = host.name().filter(|_| !host.is_localhost());

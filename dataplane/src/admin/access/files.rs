@@ -1,8 +1,8 @@
 //! Files with secrets that callers show: their owner's alone, read again when they change.
 
 use crate::policy::reload::Stamp;
-use std::fs::File;
-use std::io::{self, Read};
+use crate::private::{self, Links, Shared};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -114,51 +114,15 @@ fn parsed<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, String>) -> Result<
 /// What is in a file that is its owner's alone. It is looked at after it was opened, so that it is the one that is read.
 fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, AdminFileError> {
     let read = |error| AdminFileError::Read { path: path.to_owned(), error };
-    let file = open(path).map_err(read)?;
+    let file = private::open(path, Links::Followed).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
     if !metadata.is_file() {
         return Err(AdminFileError::NotAFile { path: path.to_owned() });
     }
-    check_access(path, &metadata)?;
-    // As large as it can become: what grows leaves copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut content).map_err(read)?;
-    if content.len() > MAX_FILE {
-        return Err(AdminFileError::Content { path: path.to_owned(), what: format!("it has more than {MAX_FILE} bytes") });
-    }
-    Ok(content)
-}
-
-/// Links are followed: secrets that a container is given are links.
-#[cfg(unix)]
-fn open(path: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    // Without waiting for whoever might write into a pipe of that name.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
-}
-
-/// Access lists are covered: where there is one, the group's bits are the most that it gives.
-#[cfg(unix)]
-fn check_access(path: &Path, metadata: &std::fs::Metadata) -> Result<(), AdminFileError> {
-    use std::os::unix::fs::MetadataExt;
-    let (mode, owner, user) = (metadata.mode() & 0o7777, metadata.uid(), rustix::process::geteuid().as_raw());
-    if mode & !0o600 != 0 {
-        return Err(AdminFileError::Mode { path: path.to_owned(), mode });
-    }
-    if owner != 0 && owner != user {
-        return Err(AdminFileError::Owner { path: path.to_owned(), owner, user });
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
-}
-
-/// Who may read a file is said in another way there.
-#[cfg(not(unix))]
-fn check_access(_: &Path, _: &std::fs::Metadata) -> Result<(), AdminFileError> {
-    Ok(())
+    private::check(&metadata).map_err(|shared| match shared {
+        Shared::Mode(mode) => AdminFileError::Mode { path: path.to_owned(), mode },
+        Shared::Owner { owner, user } => AdminFileError::Owner { path: path.to_owned(), owner, user },
+    })?;
+    let content = private::content(file, MAX_FILE).map_err(read)?;
+    content.ok_or_else(|| AdminFileError::Content { path: path.to_owned(), what: format!("it has more than {MAX_FILE} bytes") })
 }

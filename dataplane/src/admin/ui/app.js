@@ -99,15 +99,11 @@ function liveState(text) {
   if (state && state.textContent !== text) state.textContent = text;
 }
 
-const VERDICTS = { allow: "Allowed", deny: "Blocked", ask: "Asked" };
-const PROTOCOLS = { http: "HTTP", https: "HTTPS", https_connect: "CONNECT", socks5_tcp: "SOCKS5", socks5_udp: "SOCKS5 UDP" };
-const REASONS = {
-  proxy_disabled: "the policy is off", denied: "denied by a rule", not_allowed_local: "not a public address", not_allowed: "no rule allows it",
-  method_not_allowed: "only reading is allowed", mitm_required: "it cannot be read, and has to be", mitm_hook_denied: "no hook matches", policy_denied: "the policy forbids it",
-};
+let words; // what the page calls things: verdicts, protocols, reasons
 const known = (names, name) => (Object.hasOwn(names, name) ? names[name] : String(name ?? ""));
 
 function row(event) {
+  words ??= JSON.parse(byId("row").dataset.words);
   const verdict = String(event["network.policy.decision"]);
   const host = String(event["server.address"] ?? "");
   const port = event["server.port"];
@@ -116,13 +112,13 @@ function row(event) {
   const place = event["network.policy.place"];
   const line = byId("row").content.firstElementChild.cloneNode(true);
   const put = (field, text) => { line.querySelector(`[data-field="${field}"]`).textContent = text; };
-  line.dataset.verdict = Object.hasOwn(VERDICTS, verdict) ? verdict : "deny";
+  line.dataset.verdict = Object.hasOwn(words.verdicts, verdict) ? verdict : "deny";
   put("time", String(event["event.timestamp"] ?? "").slice(11, 19));
-  put("verdict", known(VERDICTS, verdict));
+  put("verdict", known(words.verdicts, verdict));
   put("host", port ? `${host.includes(":") ? `[${host}]` : host}:${port}` : host);
-  put("request", `${method && method !== "none" ? `${method} ` : ""}${known(PROTOCOLS, event["network.transport.protocol"])}`);
+  put("request", `${method && method !== "none" ? `${method} ` : ""}${known(words.protocols, event["network.transport.protocol"])}`);
   put("client", String(event["client.address"] ?? ""));
-  put("why", verdict === "allow" ? [rule, place].filter(Boolean).join(", ") : known(REASONS, event["network.policy.reason"]));
+  put("why", verdict === "allow" ? [rule, place].filter(Boolean).join(", ") : known(words.reasons, event["network.policy.reason"]));
   return line;
 }
 

@@ -13,7 +13,6 @@ pub(crate) use page::{Page, locked, page};
 
 use super::model::{Blocked, BlockedRequest, Change, Stats};
 use overview::{History, Overview};
-use policy_format::Layer;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What pages may load: what is here.
@@ -52,8 +51,6 @@ pub(crate) fn refresh(query: Option<&str>) -> Option<u32> {
 #[derive(Debug, Default)]
 pub(crate) struct Ui {
     history: Mutex<History>,
-    /// The layer that alone allows anything in the policy of that generation, where it is an administrator's.
-    only: Mutex<(u64, Option<Layer>)>,
 }
 
 impl Ui {
@@ -61,34 +58,19 @@ impl Ui {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of a policy, if it is known already.
-    fn only(&self, generation: u64) -> Option<Option<Layer>> {
-        let (of, only) = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
-        (of == generation).then_some(only)
-    }
-
-    /// That of the last policy that was looked at.
-    fn last_only(&self) -> Option<Layer> {
-        self.only.lock().unwrap_or_else(PoisonError::into_inner).1
-    }
-
-    fn set_only(&self, generation: u64, only: Option<Layer>) {
-        *self.only.lock().unwrap_or_else(PoisonError::into_inner) = (generation, only);
-    }
-
     /// Client connections that were open at the last look.
     fn connections(&self) -> u64 {
         self.history().connections()
     }
 
-    /// What the ring of blocked requests is to be asked for next.
-    pub(crate) fn since(&self) -> u64 {
-        self.history().since()
+    /// Another [`overview::INTERVAL`] has gone by: what was counted so far.
+    pub(crate) fn add(&self, stats: Stats) {
+        self.history().add(stats);
     }
 
-    /// Another [`overview::INTERVAL`] has gone by: what was counted so far, and what was blocked since [`Self::since`].
-    pub(crate) fn add(&self, stats: Stats, blocked: Blocked) {
-        self.history().add(stats, blocked);
+    /// Counts what was blocked since the last look; `ring` gives what comes after a number. One look at a time: nothing is counted twice.
+    pub(crate) fn look(&self, ring: impl FnOnce(u64) -> Blocked) {
+        self.history().look(ring);
     }
 
     /// Blocked requests are counted anew: somebody has taken them out of the ring.
@@ -118,7 +100,7 @@ mod tests {
             profile: "dev".to_owned(),
             profiles: vec!["dev".to_owned()],
             network: "proxied".to_owned(),
-            mode: ModeState { mode: Mode::Full, policy_mode: Mode::Full, wanted: None },
+            mode: ModeState { mode: Mode::Full, policy_mode: Mode::Full, wanted: None, may_be_full: true, required_by: None },
             rules: 1_234,
             hooks: 0,
             bytes: 4_096,
@@ -163,8 +145,9 @@ mod tests {
         let ui = Ui::default();
         let blocked =
             || Blocked { blocked: vec![BlockedRequest { client: Some(client.to_owned()), ..request(1, host) }], next: 1, lost: 0 };
-        ui.add(stats(1_799_999_999_000, 0, &[]), blocked());
-        ui.add(stats(1_800_000_000_000, 12, &[500]), Blocked { blocked: Vec::new(), next: 1, lost: 0 });
+        ui.look(|_| blocked());
+        ui.add(stats(1_799_999_999_000, 0, &[]));
+        ui.add(stats(1_800_000_000_000, 12, &[500]));
         let overview = ui.overview(|_| Some(change.clone()));
         page(&Page {
             overview: &overview,
@@ -232,7 +215,7 @@ mod tests {
         assert!(page.contains(r#"<code class="line">&quot;blocked.test&quot; = &quot;allow&quot;</code>"#), "{page}");
         assert!(page.contains(r#"data-act="copy""#) && page.contains("[permissions.dev.network.domains]"));
         let page = plain(&change(Some("\"blocked.test\" = \"allow\""), Some("managed")));
-        assert!(!page.contains(r#"data-act="copy""#) && !page.contains("&quot;allow&quot;"), "{page}");
+        assert!(!page.contains(r#"data-act="copy""#) && !page.contains("= &quot;allow&quot;"), "{page}");
         assert!(page.contains("<strong>Only the managed layer</strong> can change this. requirements.toml:3 says so"));
     }
 
@@ -248,21 +231,39 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_would_be_looser_than_the_policy_cannot_be_chosen() {
-        let page = |mode, policy_mode, wanted| {
-            let policy = Policy { mode: ModeState { mode, policy_mode, wanted }, ..policy() };
-            shown("a.test", "c", &change(None, None), &policy, true)
+    fn a_mode_that_the_policy_does_not_let_be_cannot_be_chosen() {
+        let page = |mode, policy_mode, wanted, may_be_full, required_by: Option<&str>| {
+            let mode = ModeState { mode, policy_mode, wanted, may_be_full, required_by: required_by.map(str::to_owned) };
+            shown("a.test", "c", &change(None, None), &Policy { mode, ..policy() }, true)
         };
         let button = |page: &str, mode: &str| {
             let at = page.find(&format!("data-mode=\"{mode}\"")).unwrap();
             page[at..].split('>').next().unwrap().to_owned()
         };
-        let limited = page(Mode::Limited, Mode::Limited, None);
-        assert!(button(&limited, "full").contains("disabled") && button(&limited, "limited").contains("aria-pressed=\"true\""));
-        assert!(!limited.contains("As the policy says"));
-        let switched = page(Mode::Limited, Mode::Full, Some(Mode::Limited));
-        assert!(!button(&switched, "full").contains("disabled") && switched.contains("As the policy says"));
-        assert!(switched.contains("limited, as switched here; the policy says full"));
+        for (required_by, why) in
+            [(Some("managed"), "The managed layer requires limited mode"), (None, "it was compiled by an older version")]
+        {
+            let limited = page(Mode::Limited, Mode::Limited, None, false, required_by);
+            let full = button(&limited, "full");
+            assert!(full.contains("disabled") && full.contains(why), "{full}");
+            assert!(button(&limited, "limited").contains("aria-pressed=\"true\""));
+            assert!(!limited.contains("As the policy says"));
+            assert_eq!(limited.contains("limited, as the policy says, required by the managed layer"), required_by.is_some());
+        }
+        let limited = page(Mode::Limited, Mode::Limited, None, true, None);
+        assert!(!button(&limited, "full").contains("disabled") && !button(&limited, "full").contains("title"));
+        for (mode, policy_mode, said) in [
+            (Mode::Limited, Mode::Full, "limited, as switched here; the policy says full"),
+            (Mode::Full, Mode::Limited, "full, as switched here; the policy says limited"),
+        ] {
+            let switched = page(mode, policy_mode, Some(mode), true, None);
+            assert!(!button(&switched, "full").contains("disabled") && switched.contains("As the policy says"));
+            assert!(switched.contains(said), "{said}");
+        }
+        // Switched under another policy, and this one does not let it be.
+        let held = page(Mode::Limited, Mode::Limited, Some(Mode::Full), false, Some("mdm"));
+        assert!(held.contains("limited, held by the policy; switched here: full, required by the mdm layer"));
+        assert!(held.contains("As the policy says"), "it can be taken back");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is shown beyond the answers of the API: how much was done in each of the last seconds, and which hosts were blocked how often.
 //!
-//! Both are made of what the API itself answers, once a second, and are bounded: seconds by [`SECONDS`], hosts by [`HOSTS`].
+//! Both are made of what the API itself answers, and are bounded: seconds by [`SECONDS`], hosts by [`HOSTS`]. Seconds are counted once each; what was blocked is looked at then, and whenever
+//! somebody asks.
 
 use super::super::model::{Blocked, BlockedRequest, Change, Latency, Stats};
 use serde::{Deserialize, Serialize};
@@ -100,18 +101,13 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// What to ask the ring of blocked requests for.
-    pub(crate) fn since(&self) -> u64 {
-        self.next
-    }
-
     /// Client connections that were open at the last look.
     pub(crate) fn connections(&self) -> u64 {
         self.last.as_ref().map_or(0, |stats| stats.connections)
     }
 
     /// Another second has gone by.
-    pub(crate) fn add(&mut self, stats: Stats, blocked: Blocked) {
+    pub(crate) fn add(&mut self, stats: Stats) {
         if let Some(before) = &self.last {
             if self.seconds.len() == SECONDS {
                 self.seconds.pop_front();
@@ -119,6 +115,11 @@ impl History {
             self.seconds.push_back(second(before, &stats));
         }
         self.last = Some(stats);
+    }
+
+    /// Counts what was blocked since the last look; `ring` gives what comes after a number.
+    pub(crate) fn look(&mut self, ring: impl FnOnce(u64) -> Blocked) {
+        let blocked = ring(self.next);
         self.next = blocked.next;
         self.not_counted += blocked.lost;
         for request in blocked.blocked {
@@ -278,12 +279,11 @@ pub(crate) mod tests {
     #[test]
     fn seconds_are_what_changed_in_them_and_the_oldest_go() {
         let mut history = History::default();
-        let nothing = || blocked(Vec::new(), 0, 0);
-        history.add(stats(0, 5, &[]), nothing());
+        history.add(stats(0, 5, &[]));
         assert_eq!(history.overview(|_| None).series.allowed, [0; 0], "one look is no rate");
-        history.add(stats(1_000, 7, &[500, 5_000]), nothing());
-        history.add(stats(2_000, 7, &[500, 5_000]), nothing());
-        history.add(stats(3_000, 8, &[500, 5_000, 5_000, 70_000]), nothing());
+        history.add(stats(1_000, 7, &[500, 5_000]));
+        history.add(stats(2_000, 7, &[500, 5_000]));
+        history.add(stats(3_000, 8, &[500, 5_000, 5_000, 70_000]));
         let series = history.overview(|_| None).series;
         assert_eq!(
             (series.allowed, series.up, series.down, series.tunnels),
@@ -295,7 +295,7 @@ pub(crate) mod tests {
         assert_eq!(series.times[1].p50, [Some(1_000), None, Some(10_000)]);
         assert_eq!(series.times[1].p99, [Some(10_000), None, Some(10_000)], "above the last bound, the last bound");
         for second in 4..2_000 {
-            history.add(stats(second * 1_000, 8 + second, &[]), nothing());
+            history.add(stats(second * 1_000, 8 + second, &[]));
         }
         assert_eq!(history.overview(|_| None).series.allowed.len(), SECONDS);
     }
@@ -304,8 +304,10 @@ pub(crate) mod tests {
     fn hosts_are_counted_and_those_blocked_least_are_forgotten() {
         let mut history = History::default();
         let requests = vec![request(1, "a.test"), request(2, "b.test"), request(3, "a.test")];
-        history.add(stats(0, 0, &[]), blocked(requests, 3, 2));
-        assert_eq!(history.since(), 3);
+        history.look(|since| {
+            assert_eq!(since, 0);
+            blocked(requests, 3, 2)
+        });
         let overview = history.overview(|request| {
             (request.host == "a.test").then(|| Change { table: None, toml: None, place: None, only: None, help: "so".to_owned() })
         });
@@ -315,7 +317,10 @@ pub(crate) mod tests {
         assert_eq!(overview.not_counted, 2);
         // As many as there are: the two that were there first, of which one was asked for twice.
         let flood = (0..HOSTS as u64).map(|number| request(10 + number, &format!("h{number}.test"))).collect();
-        history.add(stats(0, 0, &[]), blocked(flood, 9_999, 0));
+        history.look(|since| {
+            assert_eq!(since, 3, "nothing is counted twice");
+            blocked(flood, 9_999, 0)
+        });
         assert_eq!(history.hosts.len(), HOSTS);
         let overview = history.overview(|_| None);
         assert_eq!(overview.blocked.len(), SHOWN);

@@ -3,13 +3,27 @@
 use super::super::model::{BlockedRequest, Change, Mode, Policy, Tunnel, Tunnels};
 use super::chart::{self, Line};
 use super::overview::{Overview, Times, TopBlocked};
-use super::text::{Age, Bytes, Count, Micros, clock, seconds};
+use super::text::{Age, Bytes, Count, Micros, PROTOCOLS, clock, known, seconds};
 use maud::{DOCTYPE, Markup, Render, html};
+use serde_json::{Map, json};
 
 /// Rows of what was blocked lately, for those who have no JavaScript and until there is something new.
 const RECENT: usize = 30;
 /// Digits of a digest that people compare.
 const DIGITS: usize = 12;
+/// What became of a request, for people.
+const VERDICTS: &[(&str, &str)] = &[("allow", "Allowed"), ("deny", "Blocked"), ("ask", "Asked")];
+/// Why it was blocked; reasons of an embedding program are shown as they are.
+const REASONS: &[(&str, &str)] = &[
+    ("proxy_disabled", "the policy is off"),
+    ("denied", "denied by a rule"),
+    ("not_allowed_local", "not a public address"),
+    ("not_allowed", "no rule allows it"),
+    ("method_not_allowed", "only reading is allowed"),
+    ("mitm_required", "it cannot be read, and has to be"),
+    ("mitm_hook_denied", "no hook matches"),
+    ("policy_denied", "the policy forbids it"),
+];
 
 macro_rules! render {
     ($($name:ident),+) => {$(
@@ -88,7 +102,7 @@ pub(crate) fn page(page: &Page<'_>) -> String {
                 @if page.has_token { " · " button.link type="button" data-act="forget" { "Forget the token" } }
             }
         }
-        template #row { (row(None)) }
+        template #row data-words=(words()) { (row(None)) }
     };
     document(access, page.refresh, &body)
 }
@@ -158,10 +172,14 @@ fn controls(page: &Page<'_>) -> Markup {
     }
     let state = &page.policy.mode;
     let choice = |wanted: Mode, name: &str| {
-        let is_looser = wanted == Mode::Full && state.policy_mode == Mode::Limited;
+        let is_looser = wanted == Mode::Full && !state.may_be_full;
+        let why = || match &state.required_by {
+            Some(layer) => format!("The {layer} layer requires limited mode"),
+            None => "The policy says limited, and not whether a requirement does: it was compiled by an older version".to_owned(),
+        };
         html! {
             button type="button" data-act="mode" data-mode=(mode(wanted)) aria-pressed=(state.mode == wanted) disabled[is_looser]
-                title=[is_looser.then_some("The policy says limited, and a switch here cannot be looser")] id={ "mode-" (mode(wanted)) } { (name) }
+                title=[is_looser.then(why)] id={ "mode-" (mode(wanted)) } { (name) }
         }
     };
     html! {
@@ -260,6 +278,12 @@ fn live(page: &Page<'_>) -> Markup {
     }
 }
 
+/// The tables by which the script calls things as this page does, as JSON.
+fn words() -> String {
+    let object = |table: &[(&str, &str)]| table.iter().map(|(name, said)| ((*name).to_owned(), (*said).into())).collect::<Map<_, _>>();
+    json!({ "verdicts": object(VERDICTS), "protocols": object(PROTOCOLS), "reasons": object(REASONS) }).to_string()
+}
+
 /// A row of the live table, or what the script makes one of.
 fn row(request: Option<&BlockedRequest>) -> Markup {
     let text = |of: &dyn Fn(&BlockedRequest) -> String| request.map(of).unwrap_or_default();
@@ -267,11 +291,11 @@ fn row(request: Option<&BlockedRequest>) -> Markup {
     html! {
         tr role="row" data-verdict=(verdict) {
             td role="cell" data-label="Time" data-field="time" { (text(&|request| clock(request.timestamp))) }
-            td role="cell" data-label="Verdict" { span.verdict data-field="verdict" { (request.map_or("", |request| name(&request.decision))) } }
+            td role="cell" data-label="Verdict" { span.verdict data-field="verdict" { (request.map_or("", |request| known(VERDICTS, &request.decision))) } }
             td.host role="cell" data-label="Host" data-field="host" { (text(&|request| authority(&request.host, request.port))) }
-            td role="cell" data-label="Request" data-field="request" { (text(&|request| format!("{} {}", request.method.as_deref().unwrap_or_default(), protocol(&request.protocol)))) }
+            td role="cell" data-label="Request" data-field="request" { (text(&|request| format!("{} {}", request.method.as_deref().unwrap_or_default(), known(PROTOCOLS, &request.protocol)))) }
             td role="cell" data-label="Client" data-field="client" { (text(&|request| request.client.clone().unwrap_or_default())) }
-            td role="cell" data-label="Why" data-field="why" { (text(&|request| why(&request.reason).to_owned())) }
+            td role="cell" data-label="Why" data-field="why" { (text(&|request| known(REASONS, &request.reason).to_owned())) }
         }
     }
 }
@@ -286,7 +310,7 @@ fn blocked(page: &Page<'_>) -> Markup {
                 th.host role="rowheader" scope="row" data-label="Host" { (host) }
                 td.number role="cell" data-label="Count" { (Count(top.count)) }
                 td role="cell" data-label="Last" { (ago(page, last.timestamp)) }
-                td role="cell" data-label="Reason" { (why(&last.reason)) " " code.quiet { (last.reason) } }
+                td role="cell" data-label="Reason" { (known(REASONS, &last.reason)) " " code.quiet { (last.reason) } }
                 td role="cell" data-label="Rule" {
                     @match &last.rule {
                         Some(rule) => { code { (rule) } @if let Some(place) = &last.place { br; span.quiet { (place) } } }
@@ -335,7 +359,7 @@ fn open_tunnels(page: &Page<'_>, tunnels: &Tunnels) -> Markup {
             tr role="row" {
                 th.host role="rowheader" scope="row" data-label="Host" { (host) }
                 td role="cell" data-label="Client" { (tunnel.client) }
-                td role="cell" data-label="Protocol" { (protocol(&tunnel.protocol)) }
+                td role="cell" data-label="Protocol" { (known(PROTOCOLS, &tunnel.protocol)) }
                 td.number role="cell" data-label="Age" { (Age(page.now_ms.saturating_sub(tunnel.opened_ms) / 1_000)) }
                 td.number role="cell" data-label="Up" { (Bytes(tunnel.up)) }
                 td.number role="cell" data-label="Down" { (Bytes(tunnel.down)) }
@@ -382,7 +406,12 @@ fn in_force(page: &Page<'_>) -> Markup {
             div { dt { "Network" } dd { (policy.network) } }
             div { dt { "Mode" } dd {
                 (mode(policy.mode.mode))
-                @if policy.mode.wanted.is_some() { ", as switched here; the policy says " (mode(policy.mode.policy_mode)) } @else { ", as the policy says" }
+                @match policy.mode.wanted {
+                    Some(wanted) if wanted == policy.mode.mode => { ", as switched here; the policy says " (mode(policy.mode.policy_mode)) }
+                    Some(wanted) => { ", held by the policy; switched here: " (mode(wanted)) }
+                    None => { ", as the policy says" }
+                }
+                @if let Some(layer) = &policy.mode.required_by { ", required by the " (layer) " layer" }
             } }
             div { dt { "Rules" } dd { (Count(policy.rules.into())) @if policy.hooks > 0 { ", and " (policy.hooks) " hooks" } } }
             div { dt { "Size" } dd { (Bytes(policy.bytes)) ", format " (policy.format) } }
@@ -410,37 +439,15 @@ fn authority(host: &str, port: u16) -> String {
     }
 }
 
-/// What became of a request, for people.
-fn name(verdict: &str) -> &'static str {
-    match verdict {
-        "allow" => "Allowed",
-        "ask" => "Asked",
-        _ => "Blocked",
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_format::{Protocol, Reason};
 
-fn protocol(name: &str) -> &str {
-    match name {
-        "https_connect" => "CONNECT",
-        "socks5_tcp" => "SOCKS5",
-        "socks5_udp" => "SOCKS5 UDP",
-        "http" => "HTTP",
-        "https" => "HTTPS",
-        other => other,
-    }
-}
-
-/// A reason in words; one of an embedding program as it is.
-fn why(reason: &str) -> &str {
-    match reason {
-        "proxy_disabled" => "the policy is off",
-        "denied" => "denied by a rule",
-        "not_allowed_local" => "not a public address",
-        "not_allowed" => "no rule allows it",
-        "method_not_allowed" => "only reading is allowed",
-        "mitm_required" => "it cannot be read, and has to be",
-        "mitm_hook_denied" => "no hook matches",
-        "policy_denied" => "the policy forbids it",
-        other => other,
+    #[test]
+    fn there_is_a_word_for_each_name() {
+        assert!(Protocol::NAMES.iter().eq(PROTOCOLS.iter().map(|(name, _)| name)));
+        assert!(Reason::ALL.iter().map(|reason| reason.as_str()).eq(REASONS.iter().map(|(name, _)| *name)));
+        assert_eq!((known(REASONS, "denied"), known(REASONS, "not_approved")), ("denied by a rule", "not_approved"));
     }
 }

@@ -5,20 +5,19 @@ use super::{HTML, POLICY, Page, asset, locked, page, refresh};
 use crate::admin::access::{Peer, Refused, Scope};
 use crate::admin::model::Tunnels;
 use crate::admin::reply::{self, Answer, Refusal};
-use crate::admin::{Api, explain, views};
-use crate::policy::Snapshot;
+use crate::admin::{Api, Checked, explain, views};
+use crate::audit::feed::RING;
 use crate::shutdown::Shutdown;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use hyper::{Method, StatusCode};
-use policy_format::Layer;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::MissedTickBehavior;
 
 /// Tunnels that the page shows.
 const TUNNELS: usize = 100;
-/// Blocked requests that are counted in a look, at most: as many as are kept.
-const BLOCKED: usize = 1_024;
+/// For all that has happened to be in the ring: a sink that hangs keeps nobody from the rest.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl Api {
     /// Counts what is done in each second, until `over`.
@@ -31,78 +30,80 @@ impl Api {
                 _ = ticks.tick() => {}
                 () = over.started() => return,
             }
-            self.only(&self.backend.policy().current()).await;
-            self.ui.add(self.stats(), self.backend.blocked(self.ui.since(), BLOCKED));
+            self.look();
+            self.ui.add(self.stats());
         }
     }
 
-    /// `GET /v1/overview`.
-    pub(in crate::admin) fn overview(&self) -> Overview {
-        let only = self.ui.last_only();
-        self.ui.overview(|request| explain::under(only, &request.reason, request.change.clone()))
+    /// Counts what was blocked since the last look.
+    pub(in crate::admin) fn look(&self) {
+        self.ui.look(|since| self.backend.blocked(since, RING));
     }
 
-    /// The layer that alone allows anything in a policy, where it is an administrator's: found out once a policy.
-    pub(in crate::admin) async fn only(&self, snapshot: &Arc<Snapshot>) -> Option<Layer> {
-        let generation = snapshot.generation();
-        if let Some(known) = self.ui.only(generation) {
-            return known;
-        }
-        let snapshot = Arc::clone(snapshot);
-        // Rules of a large policy take a while to read.
-        let only = tokio::task::spawn_blocking(move || explain::only_managed(&snapshot)).await.unwrap_or_default();
-        self.ui.set_only(generation, only);
-        only
+    /// `GET /v1/overview`, with all that was blocked before it was asked for.
+    pub(in crate::admin) async fn overview(&self) -> Overview {
+        let _ = tokio::time::timeout(SETTLED, self.backend.settled()).await;
+        self.look();
+        let snapshot = self.backend.policy().current();
+        self.ui.overview(|request| explain::change_of(&snapshot, request))
     }
 
     /// The page and its files; `None` for any other path. A page is for everybody, but without a token that is asked for there is nothing in it but the question.
-    pub(in crate::admin) fn dashboard(&self, head: &hyper::http::request::Parts, peer: Peer) -> Option<Result<Answer, Refusal>> {
+    pub(in crate::admin) fn dashboard(&self, head: &hyper::http::request::Parts, peer: Peer) -> Option<Result<Checked, Refusal>> {
         let path = head.uri.path();
         let file = asset(path);
-        if file.is_none() && path != "/ui" {
+        // As everything else has it.
+        let is_versioned = path == "/v1/ui";
+        if file.is_none() && path != "/ui" && !is_versioned {
             return None;
         }
         if head.method != Method::GET && head.method != Method::HEAD {
             return Some(if head.method == Method::OPTIONS {
-                Ok(reply::options("GET, HEAD, OPTIONS"))
+                Ok(Checked::Answered(reply::options("GET, HEAD, OPTIONS")))
             } else {
                 Err(Refusal::method("GET, HEAD, OPTIONS"))
             });
         }
-        if let Some(file) = file {
-            return Some(Ok(with_policy(reply::full(StatusCode::OK, file.body, file.kind))));
+        if is_versioned {
+            let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            return Some(Ok(Checked::Answered(reply::moved(&format!("/ui{query}")))));
         }
-        let text = match self.scopes(&head.headers, peer) {
+        if let Some(file) = file {
+            return Some(Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, file.body, file.kind)))));
+        }
+        Some(match self.scopes(&head.headers, peer) {
             Ok(scopes) if scopes.has(Scope::Read) => match self.count(peer) {
-                Ok(()) => self.page(head, scopes.has(Scope::Write)),
-                Err(refusal) => return Some(Err(refusal)),
+                Ok(()) => Ok(Checked::Page { may_write: scopes.has(Scope::Write) }),
+                Err(refusal) => Err(refusal),
             },
-            Ok(_) | Err(Refused::Missing) => locked(),
+            Ok(_) | Err(Refused::Missing) => Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, locked(), HTML)))),
             // The script says so, and asks again.
             Err(Refused::Invalid(what)) => {
                 let challenge = r#"Bearer realm="netproxy", error="invalid_token""#;
-                return Some(Err(Refusal::token(StatusCode::UNAUTHORIZED, challenge, what)));
+                Err(Refusal::token(StatusCode::UNAUTHORIZED, challenge, what))
             }
             Err(Refused::TooMany(wait)) => {
-                return Some(Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there did not hold")));
+                Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there did not hold"))
             }
-        };
-        Some(Ok(with_policy(reply::full(StatusCode::OK, text, HTML))))
+        })
     }
 
-    fn page(&self, head: &hyper::http::request::Parts, may_write: bool) -> String {
+    /// The page as it is now, for somebody who may see it.
+    pub(in crate::admin) async fn page(&self, query: Option<&str>, may_write: bool) -> Answer {
+        let overview = self.overview().await;
         let tunnels = Tunnels { tunnels: self.backend.tunnels(0, TUNNELS), next: None, total: self.backend.tunnel_count() };
-        page(&Page {
-            overview: &self.overview(),
+        let text = page(&Page {
+            overview: &overview,
             policy: &self.policy(),
             tunnels: &tunnels,
-            recent: &self.backend.blocked(0, BLOCKED).blocked,
+            recent: &self.backend.blocked(0, RING).blocked,
             connections: self.ui.connections(),
             may_write,
             has_token: self.backend.access().settings().needs_token(),
-            refresh: refresh(head.uri.query()),
+            refresh: refresh(query),
             now_ms: views::millis(SystemTime::now()),
-        })
+        });
+        with_policy(reply::full(StatusCode::OK, text, HTML))
     }
 }
 

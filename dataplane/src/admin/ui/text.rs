@@ -1,4 +1,4 @@
-//! Numbers and times as people read them: in the dashboard, and in `netproxy-dp top`, which has this file too.
+//! Numbers, times and protocols as people read them: in the dashboard, and in `netproxy-dp top`, which has this file too.
 
 use std::fmt;
 
@@ -60,6 +60,15 @@ impl fmt::Display for Age {
             _ => write!(f, "{} d {} h", self.0 / 86_400, self.0 % 86_400 / 3_600),
         }
     }
+}
+
+/// Protocols by their names in events, as people call them.
+pub(crate) const PROTOCOLS: &[(&str, &str)] =
+    &[("http", "HTTP"), ("https", "HTTPS"), ("https_connect", "CONNECT"), ("socks5_tcp", "SOCKS5"), ("socks5_udp", "SOCKS5 UDP")];
+
+/// What a table says of a name; the name itself where it says nothing.
+pub(crate) fn known<'n>(table: &'static [(&'static str, &'static str)], name: &'n str) -> &'n str {
+    table.iter().find(|(known, _)| *known == name).map_or(name, |(_, said)| said)
 }
 
 /// The time of day in UTC.

@@ -3,8 +3,10 @@
 use super::*;
 use crate::audit::event::Ending;
 use crate::audit::record::{Ended, Exchange, Text};
+use crate::audit::sink::Sink;
 use policy_format::{AuditNaming, Protocol};
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// The fields of a datagram, as the journal reads them.
 fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {

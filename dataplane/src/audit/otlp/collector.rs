@@ -1,14 +1,13 @@
 //! Which collector, how it is spoken to, and the header fields that a file adds to every request.
 
 use crate::parse::target::{AuthorityError, Target};
+use crate::private::{self, Links};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use policy_format::{Host, Otlp, OtlpProtocol as Protocol};
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use zeroize::Zeroizing;
 
 /// Bytes of a collector's URL.
 const MAX_URL: usize = 2048;
@@ -171,7 +170,7 @@ impl Headers {
     pub(super) fn read(path: &Path) -> Result<Self, HeadersError> {
         let failed = |error| HeadersError::Read { path: path.to_owned(), error };
         // What is looked at is what was opened, and a pipe is not waited for.
-        let file = open(path).map_err(failed)?;
+        let file = private::open(path, Links::Followed).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() || metadata.len() > MAX_FILE as u64 {
             return Err(HeadersError::NotAFile { path: path.to_owned() });
@@ -186,9 +185,7 @@ impl Headers {
             }
         }
         let stamp = stamp(&metadata);
-        // As large as it can become: what grows leaves copies behind.
-        let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE));
-        file.take(MAX_FILE as u64).read_to_end(&mut content).map_err(failed)?;
+        let content = private::content(file.take(MAX_FILE as u64), MAX_FILE).map_err(failed)?.unwrap_or_default();
         let fields = fields(&content).map_err(|(line, what)| HeadersError::Line { path: path.to_owned(), line, what })?;
         Ok(Self { path: path.to_owned(), stamp, fields })
     }
@@ -220,18 +217,6 @@ fn stamp(metadata: &std::fs::Metadata) -> Stamp {
     #[cfg(not(unix))]
     let identity = (0, 0, 0);
     (metadata.modified().ok(), metadata.len(), identity)
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, i32::try_from(flags).unwrap_or_default());
-    }
-    options.open(path)
 }
 
 /// Reads `name: value`, a line each; what is wrong, with its line.

@@ -1,11 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use super::*;
+use crate::audit::backlog::ROOM;
 use crate::audit::record::{Exchange, Judged, Text};
+use crate::audit::sink::Sink;
 use policy_format::{AuditNaming, Protocol};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::TcpListener;
+use std::time::Instant;
 
 fn form() -> Form {
     Form { naming: AuditNaming::Codex, metadata: BTreeMap::new(), lossy: true }
@@ -73,14 +76,14 @@ fn what_nobody_takes_is_bounded_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log").to_str().unwrap().to_owned();
     let mut sink = SyslogSink::open(SyslogTarget::Socket(path), &form()).unwrap();
-    let events: Vec<Event> = (0..BACKLOG + 10).map(|_| denied("a.example")).collect();
+    let events: Vec<Event> = (0..ROOM + 10).map(|_| denied("a.example")).collect();
     assert!(sink.write(&events).is_err());
-    assert_eq!((sink.pending(), sink.take_lost(), sink.take_lost()), (BACKLOG, 10, 0));
+    assert_eq!((sink.pending(), sink.take_lost(), sink.take_lost()), (ROOM, 10, 0));
     assert!(!sink.has_room());
     // Where nothing may be lost, what it was given is kept.
     sink.lossy = false;
     assert!(sink.write(&events).is_err());
-    assert_eq!((sink.pending(), sink.take_lost()), (2 * BACKLOG + 10, 0));
+    assert_eq!((sink.pending(), sink.take_lost()), (2 * ROOM + 10, 0));
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn a_connection_that_is_slow_goes_on_in_the_middle_of_a_message() {
     let all: Vec<u8> = (0..64 << 20).map(|place: u32| u8::try_from(place % 251).unwrap_or_default()).collect();
     sink.waiting.push_back(all.clone());
     let _ = sink.flush();
-    assert!(sink.sent > 0);
+    assert!(sink.to.sent > 0);
     let reader = std::thread::spawn(move || {
         let mut got = Vec::new();
         stream.read_to_end(&mut got).unwrap();
@@ -133,7 +136,7 @@ fn a_server_gets_counted_frames_again_after_it_was_gone() {
     for _ in 0..2 {
         sink.write(&[denied("a.example"), denied("a.example")]).unwrap();
         let (mut stream, _) = server.accept().unwrap();
-        sink.way = None;
+        sink.to.way = None;
         let mut frames = String::new();
         stream.read_to_string(&mut frames).unwrap();
         for _ in 0..2 {

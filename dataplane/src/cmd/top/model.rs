@@ -29,6 +29,7 @@ pub(super) struct Mode {
     pub(super) mode: String,
     pub(super) policy_mode: String,
     pub(super) wanted: Option<String>,
+    pub(super) required_by: Option<String>,
 }
 
 /// A layer with its files.

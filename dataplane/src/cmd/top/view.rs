@@ -2,7 +2,7 @@
 
 use super::app::{App, Pane, authority};
 use super::model::{Decision, Policy, Series, Times, TopBlocked, Tunnel};
-use super::text::{Age, Bytes, Count, Micros, clock, seconds};
+use super::text::{Age, Bytes, Count, Micros, PROTOCOLS, clock, known, seconds};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -185,7 +185,7 @@ fn live(app: &App, area: Rect, buffer: &mut Buffer) {
             _ => decision.reason.clone(),
         };
         let method = if decision.method == "none" { "" } else { &decision.method };
-        let request = format!("{method} {}", protocol(&decision.protocol)).trim_start().to_owned();
+        let request = format!("{method} {}", known(PROTOCOLS, &decision.protocol)).trim_start().to_owned();
         let style = if is_allowed { Style::new() } else { denied(app) };
         vec![
             Span::raw(time),
@@ -292,7 +292,7 @@ fn tunnels(app: &App, area: Rect, buffer: &mut Buffer) {
         let texts = [
             authority(&tunnel.host, tunnel.port),
             tunnel.client.clone(),
-            protocol(&tunnel.protocol).to_owned(),
+            known(PROTOCOLS, &tunnel.protocol).to_owned(),
             format!("{:>9}", age(now.saturating_sub(tunnel.opened_ms) / 1_000)),
             format!("{:>8}", bytes(tunnel.up)),
             format!("{:>8}", bytes(tunnel.down)),
@@ -312,10 +312,17 @@ fn tunnels(app: &App, area: Rect, buffer: &mut Buffer) {
 
 fn policy_rows(policy: &Policy, app: &App) -> Vec<Line<'static>> {
     let row = |name: &'static str, value: String| Line::from(vec![Span::styled(format!("{name:<12}"), quiet()), Span::raw(value)]);
-    let mode = match &policy.mode.wanted {
-        Some(_) => format!("{}, as switched while it runs; the policy says {}", policy.mode.mode, policy.mode.policy_mode),
-        None => format!("{}, as the policy says", policy.mode.mode),
+    let state = &policy.mode;
+    let mut mode = match &state.wanted {
+        Some(wanted) if *wanted == state.mode => {
+            format!("{}, as switched while it runs; the policy says {}", state.mode, state.policy_mode)
+        }
+        Some(wanted) => format!("{}, held by the policy; switched while it runs: {wanted}", state.mode),
+        None => format!("{}, as the policy says", state.mode),
     };
+    if let Some(layer) = &state.required_by {
+        mode.push_str(&format!("; required by the {layer} layer"));
+    }
     let now = app.state.overview.series.end_ms / 1_000;
     let since = seconds(&policy.loaded).and_then(|at| u64::try_from(at).ok()).map(|at| format!(" ({} ago)", age(now.saturating_sub(at))));
     let mut rows = vec![
@@ -369,17 +376,6 @@ fn charts(app: &App, area: Rect, buffer: &mut Buffer) {
         let gap = drawing.width.saturating_sub(u16::try_from(values.len()).unwrap_or(u16::MAX));
         let drawing = Rect { x: drawing.x + gap, width: drawing.width - gap, ..drawing };
         Sparkline::default().data(values.iter().map(|value| value.unwrap_or_default())).style(style).render(drawing, buffer);
-    }
-}
-
-fn protocol(name: &str) -> &str {
-    match name {
-        "https_connect" => "CONNECT",
-        "socks5_tcp" => "SOCKS5",
-        "socks5_udp" => "SOCKS5 UDP",
-        "http" => "HTTP",
-        "https" => "HTTPS",
-        other => other,
     }
 }
 

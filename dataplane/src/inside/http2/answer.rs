@@ -1,6 +1,7 @@
 //! What a stream is answered by the proxy itself.
 
 use super::head::Head;
+use crate::calendar::http_date;
 use crate::connect::UpstreamError;
 use crate::counters::Reached;
 use crate::inside::judge::Answer;
@@ -9,8 +10,9 @@ use crate::parse::http::BadRequest;
 use crate::parse::target::Target;
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
+use tokio::time::Instant;
 
 fn text(status: u16, proxy_error: Option<String>, body: String) -> Answer {
     let kind = ("content-type", "text/plain; charset=utf-8".to_owned());
@@ -75,6 +77,7 @@ pub(super) fn say(respond: &mut SendResponse<Bytes>, answer: Answer, to_head: bo
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let fields = response.headers_mut();
+    fields.insert(DATE, http_date(Instant::now()));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
     for (name, value) in answer.fields {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) {

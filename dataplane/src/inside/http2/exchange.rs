@@ -173,7 +173,11 @@ async fn judge(
             Poll::Ready(said) => Poll::Ready(Some(said)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),
         });
-        standing.said = Some(said.await.ok_or(Refused::Gone)?);
+        let Some(said) = said.await else {
+            head.with_facts(&side.tunnel.target, body, |facts| side.terms.judge.given_up(facts, standing));
+            return Err(Refused::Gone);
+        };
+        standing.said = Some(said);
     }
 }
 
@@ -586,8 +590,7 @@ impl<'e> Exchange<'e> {
                 }
             }
         }
-        // What only waits for an answer may have it: that was asked for before. What is being sent goes no further.
-        if self.revoked && (matches!(self.down, Down::Body(_)) || !self.up.ended) {
+        if self.revoked {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
         ready!(self.patience.poll_over(cx));

@@ -4,6 +4,7 @@
 //! could read in two ways.
 
 use super::Tunnel;
+use crate::calendar::http_date;
 use crate::inside::judge::{Actions, Facts};
 use crate::parse::chunks::may_trail;
 use crate::parse::forwarding::{self, Forwarding};
@@ -11,10 +12,11 @@ use crate::parse::http::{BadRequest, TOO_MANY_FIELDS};
 use crate::parse::target::{AuthorityError, Target};
 use bytes::Bytes;
 use h2::ext::Protocol;
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, GetAll, HOST, HeaderName, HeaderValue, MAX_FORWARDS, TRAILER, VIA};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE, EXPECT, GetAll, HOST, HeaderName, HeaderValue, MAX_FORWARDS, TRAILER, VIA};
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request, response};
 use policy_format::{Forwarded, Limits};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// The one protocol that may be spoken in a stream (RFC 8441).
@@ -178,6 +180,10 @@ pub(super) fn response(
     }
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         fields.remove(CONTENT_LENGTH);
+    }
+    // Where the origin has not said when it answered, whoever passes it on does (RFC 9110, section 6.6.1).
+    if !status.is_informational() && !fields.contains_key(DATE) {
+        fields.insert(DATE, http_date(Instant::now()));
     }
     remove(&mut fields, ends_here);
     strip(&mut fields, without);

@@ -1,0 +1,52 @@
+//! Which limit was reached, found when this is compiled.
+
+use policy_format::{Limit, Limits};
+
+/// Which limit was reached: its place in [`Limits::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reached(pub(super) usize);
+
+/// The place of a limit, found when this is compiled; a name that no limit has does not compile.
+macro_rules! reached {
+    ($name:ident) => {
+        const { $crate::counters::Reached::named(stringify!($name)) }
+    };
+}
+pub(crate) use reached;
+
+impl Reached {
+    pub(crate) const fn named(name: &str) -> Self {
+        let mut place = 0;
+        let mut all = Limits::ALL;
+        while let [limit, rest @ ..] = all {
+            if is_same(limit.name.as_bytes(), name.as_bytes()) {
+                return Self(place);
+            }
+            all = rest;
+            place += 1;
+        }
+        assert!(place < Limits::ALL.len(), "no limit has this name");
+        Self(place)
+    }
+
+    /// The limit itself.
+    pub(crate) fn limit(self) -> Option<&'static Limit> {
+        Limits::ALL.get(self.0)
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        self.limit().map_or("", |limit| limit.name)
+    }
+}
+
+/// `==` of slices is no constant function.
+const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([a, rest @ ..], [b, others @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (rest, others);
+    }
+    one.is_empty() && other.is_empty()
+}
