@@ -407,18 +407,21 @@ impl Events {
 
     /// Whether what comes next is the end, rather than an event, which is read.
     fn is_over(&mut self) -> bool {
+        let mut is_start = false;
         loop {
             let mut line = String::new();
             // The last chunk is an empty one.
             if self.0.read_line(&mut line).unwrap() == 0 || line == "0\r\n" {
                 return true;
             }
-            if line.starts_with("data: ") {
+            if line.starts_with("data: ") && !std::mem::take(&mut is_start) {
                 return false;
             }
+            is_start |= line.trim_end() == "event: start";
         }
     }
 
+    /// The next one. The start is told to who follows early enough.
     fn next(&mut self) -> (u64, String, Value) {
         let (mut id, mut name) = (0, String::new());
         loop {
@@ -427,7 +430,7 @@ impl Events {
                 id = found.parse().unwrap();
             } else if let Some(found) = line.strip_prefix("event: ") {
                 name = found.to_owned();
-            } else if let Some(data) = line.strip_prefix("data: ") {
+            } else if let Some(data) = line.strip_prefix("data: ").filter(|_| name != "start") {
                 return (id, name, serde_json::from_str(data).unwrap());
             }
         }
