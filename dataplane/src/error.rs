@@ -244,7 +244,7 @@ pub enum ModeError {
     #[error(
         "the policy has `mode = \"limited\"` in profile `{profile}`, and does not say whether a requirement asks for that: compile it with this version of `netpolicy`"
     )]
-    Looser {
+    Unknown {
         /// The profile that requests are decided under.
         profile: String,
     },

@@ -10,14 +10,12 @@ use crate::source::SourceFile;
 use policy_format::net::{is_metadata_address, is_metadata_name, non_public};
 use policy_format::path::has_one_reading;
 use policy_format::{
-    Access, Blob, Decision, Hook, Host, Meta, MitmMode, Mode, Network, Pattern, ProfileId, Protocol, Reason, Request, Rule, RuleId,
-    RuleKind, SectionKind, named_by,
+    Access, Blob, Decision, HTTPS_PORT, Hook, Host, Meta, MitmMode, Mode, Network, Pattern, ProfileId, Protocol, Reason, Request, Rule,
+    RuleId, RuleKind, SectionKind, named_by,
 };
 use std::fmt;
 use std::net::IpAddr;
 
-/// The port of HTTP over TLS, which is all that SOCKS5 reaches where only reading may pass.
-const HTTPS_PORT: u16 = 443;
 /// Rules of one standing that are shown; the rest is counted.
 const MAX_SHOWN: usize = 20;
 /// Characters of a line that are shown.

@@ -42,7 +42,7 @@ pub struct Merged {
     pub said: Vec<NetworkDoc>,
     /// A requirement that holds only where the proxy is, and its words.
     pub needs_proxy: Option<(Place, &'static str)>,
-    /// What administrators hold; `None` where no requirement, and no layer of theirs, holds anything, and the mode is not limited.
+    /// What administrators hold; `None`: there is no requirement, no layer of theirs holds anything, and the mode is not limited.
     pub constraints: Option<Constraints>,
 }
 

@@ -244,7 +244,7 @@ pub fn apply(all: Vec<Requirements>, merged: &mut Merged, sources: &[SourceFile]
         // What an administrator's settings say, weaker layers change as little as what is required.
         let held = |said: Option<&Place>, demand: Option<&Place>| {
             let layers = said.into_iter().chain(demand.filter(|_| said.is_some())).map(|place| layer_of(sources, place));
-            layers.filter(|layer| *layer <= Layer::Managed).min()
+            layers.filter(|layer| layer.is_managed()).min()
         };
         let mode = network.mode.as_ref().filter(|mode| mode.value == Mode::Limited).map(|mode| &mode.place);
         let local = network.allow_local_binding.as_ref().filter(|local| !local.value).map(|local| &local.place);

@@ -162,7 +162,7 @@ impl Sight {
 }
 
 /// The port of HTTP over TLS: the only one that SOCKS5 reaches where only reading may pass.
-const HTTPS_PORT: u16 = 443;
+pub const HTTPS_PORT: u16 = 443;
 
 fn deny(reason: Reason) -> Denied {
     Denied { reason, rule: None }

@@ -18,7 +18,7 @@ pub const REVOKED: &str = name!("revoked");
 pub const INNER: &str = name!("inner");
 /// A policy came into force, or was refused.
 pub const POLICY: &str = name!("policy");
-/// Somebody has set the mode while the proxy runs, or taken that back.
+/// The mode is one that an operator set, or the policy's own again.
 pub const MODE: &str = name!("mode");
 /// A limit was reached.
 pub const LIMIT: &str = name!("limit");

@@ -92,7 +92,7 @@ pub use credentials::{
     ClientCertificate, Credential, CredentialAuth, HookBody, JsonValue, UrlPrefix, UrlPrefixError, carries_secrets, may_be_taken_out,
     same_header,
 };
-pub use decide::{NamedBy, Overrides, READING, decide, decide_address, decide_with, named_by};
+pub use decide::{HTTPS_PORT, NamedBy, Overrides, READING, decide, decide_address, decide_with, named_by};
 pub use decision::{Allowed, Decision, Denied, Reason, Source as DecisionSource};
 pub use error::FormatError;
 pub use header::{Digest, HEADER_LEN, MAGIC, MAJOR, MINOR, SectionKind};

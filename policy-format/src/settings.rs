@@ -59,7 +59,7 @@ pub struct Constraints {
 impl Constraints {
     /// The layer of a name, if it is one that may hold something.
     pub(crate) fn holder(name: &str) -> Option<Layer> {
-        [Layer::Mdm, Layer::Managed].into_iter().find(|layer| layer.as_str() == name)
+        Layer::named(name).filter(|layer| layer.is_managed())
     }
 }
 
@@ -296,7 +296,7 @@ const MANY: u64 = 1 << 24;
 
 limits! {
     connections: Count = 16 * 1024, 1 => MANY, "Client connections at once, as far as there are descriptors for them and their upstreams. More wait in the listener's queue.";
-    connections_per_client: Count = 16 * 1024, 1 => MANY, "Client connections at once from one address. More are closed.";
+    connections_per_client: Count = 16 * 1024, 1 => MANY, "Client connections at once from one address. More are closed. Where it is the default, at most three quarters of `connections`.";
     tunnels_per_host: Count = 16 * 1024, 1 => MANY, "Open tunnels at once to one host. More are refused.";
     request_line_bytes: Size = 16 * KIB, 64 => KIB * KIB, "Bytes of a request line.";
     head_bytes: Size = 64 * KIB, KIB => KIB * KIB, "Bytes of a request or response head, its first line included.";

@@ -491,7 +491,7 @@ fn streams_have_an_end_to_how_many_there_are_and_leave_room_for_others() {
 }
 
 #[test]
-fn a_mode_holds_until_it_is_taken_back_and_is_never_looser_than_the_policys() {
+fn a_mode_holds_until_it_is_taken_back_and_is_never_looser_than_what_is_required() {
     let origin = Origin::start();
     let world = World::start(&rules(), &[]);
     let post = || {

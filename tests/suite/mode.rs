@@ -88,9 +88,9 @@ fn a_mode_can_be_set_unless_an_administrator_requires_another() {
     enum Said {
         Set,
         Required(Layer),
-        Looser,
+        Unknown,
     }
-    use Said::{Looser, Required, Set};
+    use Said::{Required, Set, Unknown};
     // A blob that does not tell, and the three that do.
     let (untold, free) = (None, Some(None));
     let (managed, mdm) = (Some(Some(Layer::Managed)), Some(Some(Layer::Mdm)));
@@ -105,7 +105,7 @@ fn a_mode_can_be_set_unless_an_administrator_requires_another() {
         (Full, managed, Some(Full), Set, Full),
         (Full, managed, Some(Limited), Set, Limited),
         (Limited, untold, None, Set, Limited),
-        (Limited, untold, Some(Full), Looser, Limited),
+        (Limited, untold, Some(Full), Unknown, Limited),
         (Limited, untold, Some(Limited), Set, Limited),
         (Limited, free, None, Set, Limited),
         (Limited, free, Some(Full), Set, Full),
@@ -141,7 +141,7 @@ fn a_mode_can_be_set_unless_an_administrator_requires_another() {
                 Set
             }
             Err(ModeError::Required { layer, .. }) => Required(layer),
-            Err(ModeError::Looser { .. }) => Looser,
+            Err(ModeError::Unknown { .. }) => Unknown,
             Err(other) => panic!("{row}: {other}"),
         };
         assert_eq!((&found, asked()), (said, statuses(*mode)), "{row}");

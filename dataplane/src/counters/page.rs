@@ -87,8 +87,8 @@ impl Counters {
         for (_, protocol) in Protocol::ALL {
             for (row, ending) in Ending::KINDS.iter().enumerate() {
                 let count = self.sum(|shard| shard.closed.get(row)?.get(*protocol as usize));
-                let only_tunnels = *ending == Ending::Looked && !matches!(protocol, Protocol::Connect | Protocol::Socks5Tcp);
-                if count > 0 || !only_tunnels {
+                let is_never = *ending == Ending::Looked && !matches!(protocol, Protocol::Connect | Protocol::Socks5Tcp);
+                if count > 0 || !is_never {
                     page.sample(name, &format!("protocol=\"{protocol}\",ending=\"{}\"", ending.as_str()), count);
                 }
             }

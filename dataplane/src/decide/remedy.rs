@@ -26,17 +26,17 @@ pub(crate) struct Remedy {
     pub(crate) only: Option<Layer>,
     /// The same for people: what to do, or who alone can.
     pub(crate) help: String,
-    /// Whether the help says what to do.
-    pub(crate) is_done: bool,
+    /// Whether the help reads on behind `to allow it, `.
+    pub(crate) follows_to: bool,
 }
 
 impl Remedy {
     fn words(help: String) -> Self {
-        Self { table: None, toml: None, place: None, only: None, help, is_done: true }
+        Self { table: None, toml: None, place: None, only: None, help, follows_to: true }
     }
 
     fn only(layer: Layer, help: String) -> Self {
-        Self { only: Some(layer), is_done: false, ..Self::words(help) }
+        Self { only: Some(layer), follows_to: false, ..Self::words(help) }
     }
 
     fn line(table: String, line: String, help: String) -> Self {
@@ -45,7 +45,7 @@ impl Remedy {
 
     /// The help behind what is wrong: `; to allow it, …`, or `; …` where somebody else has to do something.
     pub(crate) fn after(&self, purpose: &str) -> String {
-        if self.is_done { format!("; to {purpose}, {}", self.help) } else { format!("; {}", self.help) }
+        if self.follows_to { format!("; to {purpose}, {}", self.help) } else { format!("; {}", self.help) }
     }
 }
 
@@ -97,12 +97,12 @@ impl Refused<'_> {
         let own = self.own_rules(snapshot);
         let is_for_port = |rule: &&Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (self.port, self.port));
         if let Some(rule) = own.iter().find(is_for_port) {
-            let (place, only) = (rule.place(), Some(rule.layer).filter(|layer| *layer <= Layer::Managed));
+            let (place, only) = (rule.place(), Some(rule.layer).filter(|layer| layer.is_managed()));
             let help = match only {
                 Some(layer) => format!("only the {layer} layer can change this: \"{rule}\" in {place} is not for this request"),
                 None => format!("have \"{rule}\" in {place} allow such requests too"),
             };
-            return Remedy { place: Some(place), is_done: only.is_none(), only, ..Remedy::words(help) };
+            return Remedy { place: Some(place), follows_to: only.is_none(), only, ..Remedy::words(help) };
         }
         // Another key than that of the rule that there is.
         let key = match (own.is_empty(), self.host) {
@@ -111,7 +111,7 @@ impl Refused<'_> {
             (false, host) => format!("{host}:{}", self.port),
         };
         let (table, line) = (table(snapshot, ".domains"), format!("\"{key}\" = \"allow\""));
-        let is_managed = snapshot.blob().sources().iter().any(|source| source.layer <= Layer::Managed);
+        let is_managed = snapshot.blob().sources().iter().any(|source| source.layer.is_managed());
         let doubt = match constraints(snapshot) {
             None if is_managed => "; where an administrator lets no other layer allow hosts, it is ignored",
             _ => "",
@@ -144,7 +144,7 @@ impl Refused<'_> {
     /// The rule that refuses it.
     fn by_rule(&self, snapshot: &Snapshot, reason: Reason, layer: &str, place: &str) -> Remedy {
         let at = |remedy: Remedy| Remedy { place: Some(place.to_owned()), ..remedy };
-        if let Some(layer) = [Layer::Mdm, Layer::Managed].into_iter().find(|known| known.as_str() == layer) {
+        if let Some(layer) = Layer::named(layer).filter(|layer| layer.is_managed()) {
             return at(Remedy::only(layer, format!("only the {layer} layer can change this: the rule is in {place}")));
         }
         if reason != Reason::Denied {
@@ -196,7 +196,7 @@ fn local(snapshot: &Snapshot) -> Remedy {
 fn mode(snapshot: &Snapshot) -> Remedy {
     if snapshot.meta().mode != Mode::Limited {
         let help = "an operator holds the policy to limited mode: POST /v1/mode with {\"mode\":null} takes that back";
-        return Remedy { is_done: false, ..Remedy::words(help.to_owned()) };
+        return Remedy { follows_to: false, ..Remedy::words(help.to_owned()) };
     }
     match constraints(snapshot).map(|held| held.mode_required) {
         Some(Some(layer)) => Remedy::only(layer, format!("only the {layer} layer can change this: it holds mode = \"limited\"")),

@@ -549,7 +549,7 @@ impl PolicyHandle {
         let current = self.current();
         match current.hold().filter(|_| wanted == Some(Mode::Full)) {
             Some(Hold::Required(layer)) => return Err(ModeError::Required { profile: current.meta().profile.clone(), layer }),
-            Some(Hold::Unknown) => return Err(ModeError::Looser { profile: current.meta().profile.clone() }),
+            Some(Hold::Unknown) => return Err(ModeError::Unknown { profile: current.meta().profile.clone() }),
             None => {}
         }
         let mode = mode::instead(&current.blob, current.profile, wanted);
