@@ -502,7 +502,10 @@ impl<'s> Connection<'s> {
         loop {
             let secured = match self.secured().await {
                 Ok(secured) => secured,
-                Err(error) => return self.refuse_or_fail(head, question, error).await,
+                Err(error) => {
+                    end(kept, error.into());
+                    return self.refuse_or_fail(head, question, error).await;
+                }
             };
             let (Connected { stream: mut upstream, mut route, form }, reused) =
                 match self.way(head, question, traffic, &secured, may_reuse, &mut kept).await {

@@ -186,8 +186,8 @@ impl Handle {
         self.facts.asked.reloaded().await
     }
 
-    /// Sets the mode of this policy, and of all that follow, or, by `None`, lets each have its own again. Where an administrators' requirement in a policy holds it in limited mode, it
-    /// stays that: the one in force refuses `full`, and a later one keeps its own mode as long as it is in force. So does a policy of a compiler that did not write requirements down.
+    /// Sets the mode: limited of this policy and of all that follow, full of this one only, since the next may say `mode = "limited"` for a reason; or, by `None`, lets each have its own
+    /// again. Where an administrators' requirement in a policy holds it in limited mode, it refuses `full`. So does a policy of a compiler that did not write requirements down.
     /// What single rules say, such as `"read-only"`, holds in every mode. Gives the [generation](Snapshot::generation) in force then, which is a new one where the mode in force has
     /// changed: tunnels are decided again, and in limited mode every tunnel has to be read.
     ///

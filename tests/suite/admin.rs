@@ -541,7 +541,7 @@ fn a_mode_holds_until_it_is_taken_back_and_is_never_looser_than_what_is_required
     let state = strict.get("/v1/policy")["mode"].clone();
     assert_eq!(
         state,
-        json!({ "mode": "limited", "policy_mode": "limited", "wanted": "full", "may_be_full": false, "required_by": "managed" })
+        json!({ "mode": "limited", "policy_mode": "limited", "wanted": null, "may_be_full": false, "required_by": "managed" })
     );
     let (status, refused) = strict.post("/v1/mode", r#"{"mode":"full"}"#);
     assert!(

@@ -41,21 +41,20 @@ fn limited_mode_comes_and_goes_as_swaps_do() {
     assert_eq!((ask(&proxy, "POST", port), proxy.policy().mode()), (299, Mode::Full));
     // Full is what the policy says.
     assert_eq!(handle.set_mode(Some(Mode::Full)).unwrap(), 4);
-    // So does it for one that is limited by itself, and not for one that is required to be.
+    // It is no more than that: a policy that follows and is limited by itself is limited, until somebody sets full over it.
     let limited = policy(&format!("{LOCAL}\nmode = \"limited\""), &[("a.test", "allow")]);
     assert_eq!(proxy.swap(&limited), 5);
+    assert_eq!((ask(&proxy, "POST", port), handle.mode_override()), (403, None));
+    assert_eq!(handle.set_mode(Some(Mode::Full)).unwrap(), 6);
     assert_eq!((ask(&proxy, "POST", port), proxy.policy().mode(), proxy.policy().meta().mode), (299, Mode::Full, Mode::Limited));
-    assert_eq!(proxy.reload(compile_under("[experimental_network]\nmode = \"limited\"\n", &limited)), 6);
+    assert_eq!(proxy.reload(compile_under("[experimental_network]\nmode = \"limited\"\n", &limited)), 7);
     assert_eq!((ask(&proxy, "POST", port), proxy.policy().mode()), (403, Mode::Limited));
     let refused = handle.set_mode(Some(Mode::Full));
     assert!(matches!(&refused, Err(ModeError::Required { profile, layer: Layer::Managed }) if profile == "workspace"), "{refused:?}");
-    assert_eq!(handle.mode_override(), Some(Mode::Full), "what was set before is not forgotten");
-    assert_eq!(proxy.swap(&limited), 7);
-    assert_eq!((ask(&proxy, "POST", port), handle.health().mode), (299, Mode::Full));
-    assert_eq!(handle.set_mode(None).unwrap(), 8);
-    assert_eq!(ask(&proxy, "POST", port), 403);
+    assert_eq!(proxy.swap(&limited), 8);
+    assert_eq!((ask(&proxy, "POST", port), handle.health().mode), (403, Mode::Limited));
     let reasons: Vec<String> = proxy.decisions().into_iter().filter(|seen| seen.decision == "deny").map(|seen| seen.verdict).collect();
-    assert_eq!(reasons, ["method_not_allowed"; 4]);
+    assert_eq!(reasons, ["method_not_allowed"; 5]);
 }
 
 /// A policy that allows `a.test`, and `b.test` for reading only. `told`: whether it tells what administrators hold, and who of them requires limited mode.
@@ -146,14 +145,17 @@ fn a_mode_can_be_set_unless_an_administrator_requires_another() {
         };
         assert_eq!((&found, asked()), (said, statuses(*mode)), "{row}");
     }
-    // Set before, it comes to the same with the policy, though nobody is there to be told.
-    for (own, told, wanted, said, mode) in &rows {
+    // Set before, limited mode holds for the next policy too; full mode was for the one before.
+    for (own, told, wanted, _, mode) in &rows {
         let row = format!("{own:?} {told:?} {wanted:?} before");
-        proxy.reload(blob(Full, free));
+        let before = [(Limited, free), (Full, free)].into_iter().find(|before| *before != (*own, *told)).unwrap();
+        proxy.reload(blob(before.0, before.1));
         handle.set_mode(*wanted).unwrap();
         proxy.reload(blob(*own, *told));
-        assert_eq!((proxy.policy().mode(), handle.mode_override()), (*mode, *wanted), "{row}");
-        assert_eq!(asked(), statuses(*mode), "{row}: {said:?}");
+        let kept = wanted.filter(|wanted| *wanted == Limited);
+        let mode = if kept.is_some() { mode } else { own };
+        assert_eq!((proxy.policy().mode(), handle.mode_override()), (*mode, kept), "{row}");
+        assert_eq!(asked(), statuses(*mode), "{row}");
     }
     // And so it does where it is set from the start.
     for (own, told, wanted, _, mode) in rows.iter().filter(|row| row.2.is_some()) {

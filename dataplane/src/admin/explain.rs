@@ -146,6 +146,10 @@ pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option
 }
 
 fn change(snapshot: &Snapshot, refused: &Refused<'_>) -> Option<Change> {
-    let Remedy { table, toml, place, only, help, .. } = refused.remedy(snapshot)?;
+    let Remedy { table, toml, place, only, mut help, follows_to } = refused.remedy(snapshot)?;
+    if !follows_to && only.is_none() {
+        // Which clients are not told.
+        help.push_str(": POST /v1/mode with {\"mode\":null}");
+    }
     Some(Change { table, toml, place, only: only.map(|layer| layer.as_str().to_owned()), help })
 }

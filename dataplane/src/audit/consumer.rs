@@ -192,7 +192,16 @@ impl Consumer {
         if !waits {
             batch.extend(if at_end { self.hub.all_summed_up() } else { self.hub.summed_up(now()) });
         }
+        let start = batch.len();
         let found = self.hub.queue.take(&mut batch, &mut self.spare);
+        if !waits {
+            // Behind the queue: what was decided by a mode is not found without it.
+            let mut modes = std::mem::take(&mut self.hub.asked().modes);
+            if !modes.is_empty() {
+                batch.append(&mut modes);
+                batch.get_mut(start..).unwrap_or_default().sort_by_key(|event| (event.time, event.sequence));
+            }
+        }
         self.pause = pause(self.pause, found.events);
         // Policies are installed before anything is decided by them.
         let installed = std::mem::take(&mut *self.hub.installed());

@@ -26,6 +26,8 @@ const LIMITS_A_SECOND: u32 = 10;
 const FAULTS_A_SECOND: u32 = 20;
 /// How much longer than it was given the thread may take to end.
 const GRACE: Duration = Duration::from_secs(3);
+/// Modes that wait to be told. Who sets them is an operator.
+const MODES: usize = 1024;
 /// Bytes of a text that says what is wrong.
 const MAX_TEXT: usize = 2048;
 
@@ -55,13 +57,15 @@ pub(super) struct Asked {
     /// Told once all that had happened is told.
     pub(super) settled: Vec<oneshot::Sender<()>>,
     pub(super) reopen: bool,
+    /// Modes that were set, or taken back: what may loosen a policy is told whatever there is room for.
+    pub(super) modes: Vec<Event>,
     /// The end, and until when it may take.
     pub(super) end: Option<Instant>,
 }
 
 impl Asked {
     pub(super) fn is_any(&self) -> bool {
-        !self.settled.is_empty() || self.reopen || self.end.is_some()
+        !self.settled.is_empty() || self.reopen || !self.modes.is_empty() || self.end.is_some()
     }
 }
 
@@ -275,8 +279,15 @@ impl Hub {
     fn tell_mode(&self, snapshot: &Snapshot) {
         let set = (snapshot.mode() != snapshot.meta().mode).then(|| snapshot.mode());
         let mut told = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *told, set) != set {
-            self.tell(Kind::Mode { mode: snapshot.mode(), set: set.is_some(), generation: snapshot.generation() });
+        if std::mem::replace(&mut *told, set) != set && self.wants(Wants::STATE) {
+            let event = Event::now(Kind::Mode { mode: snapshot.mode(), set: set.is_some(), generation: snapshot.generation() });
+            let modes = &mut self.asked().modes;
+            if modes.len() < MODES {
+                modes.push(event);
+            } else {
+                self.queue.count_lost(event.time);
+            }
+            self.queue.wake();
         }
     }
 

@@ -171,7 +171,7 @@ impl Denial {
 
     /// The same of a unix socket. Its path is a header's value: it is not echoed.
     fn socket_message(&self) -> String {
-        let table = format!("[permissions.{}.network.unix_sockets]", self.snapshot.meta().profile);
+        let table = super::remedy::table(&self.snapshot, ".unix_sockets");
         match self.denied.reason {
             Reason::ProxyDisabled => "the unix socket is blocked: the network policy is switched off".to_owned(),
             Reason::MethodNotAllowed => {

@@ -161,8 +161,13 @@ impl Refused<'_> {
     }
 }
 
-fn table(snapshot: &Snapshot, below: &str) -> String {
-    format!("[permissions.{}.network{below}]", snapshot.meta().profile)
+/// A table of the profile in force.
+pub(crate) fn table(snapshot: &Snapshot, below: &str) -> String {
+    let profile = &snapshot.meta().profile;
+    let is_bare = !profile.is_empty() && profile.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    // A string of JSON is one of TOML.
+    let quoted = || serde_json::Value::from(profile.as_str()).to_string();
+    format!("[permissions.{}.network{below}]", if is_bare { profile.clone() } else { quoted() })
 }
 
 fn constraints(snapshot: &Snapshot) -> Option<&policy_format::Constraints> {
@@ -195,7 +200,7 @@ fn local(snapshot: &Snapshot) -> Remedy {
 /// Another mode. Full is the default: where a policy is limited, some line says so, and one more would be one too many.
 fn mode(snapshot: &Snapshot) -> Remedy {
     if snapshot.meta().mode != Mode::Limited {
-        let help = "an operator holds the policy to limited mode: POST /v1/mode with {\"mode\":null} takes that back";
+        let help = "an operator holds the policy to limited mode, and can take that back";
         return Remedy { follows_to: false, ..Remedy::words(help.to_owned()) };
     }
     match constraints(snapshot).map(|held| held.mode_required) {

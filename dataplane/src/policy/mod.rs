@@ -491,10 +491,13 @@ impl PolicyHandle {
     /// TLS is opened with the authority of an earlier one as long as that covers its hosts: clients trust it. Where it does not, the observer hears of a
     /// [fault](crate::Observer::fault).
     ///
-    /// A mode that was [set](Self::set_mode) holds for it too, as far as that policy lets it.
+    /// Limited mode that was [set](Self::set_mode) holds for it too; full mode was set over another policy, and is not: who writes `mode = "limited"` has it.
     pub(crate) fn swap(&self, mut policy: Policy) -> u64 {
         // Until it is in force, so that modes and swaps have one order.
-        let set = self.mode_lock();
+        let mut set = self.mode_lock();
+        if *set == Some(Mode::Full) && policy.blob.digest() != self.current().digest() {
+            *set = None;
+        }
         let mode = mode::instead(&policy.blob, policy.profile, *set);
         if let Some(other) = other(&policy.blob, policy.profile, mode, self.0.open) {
             // Without an authority, what has to be read is refused.
@@ -536,8 +539,8 @@ impl PolicyHandle {
         generation
     }
 
-    /// Sets the mode of this policy, and of all that follow, or, by `None`, lets each have its own again. Where an administrators' requirement holds a policy in limited mode, it stays
-    /// that: the one in force refuses `full`, and a later one keeps its own as long as it is in force. What comes of it is a swap: it has a generation of its own, which is returned,
+    /// Sets the mode: limited of this policy and of all that follow, full of this one only; or, by `None`, lets each have its own again. Where an administrators' requirement holds a policy in
+    /// limited mode, it refuses `full`. What comes of it is a swap: it has a generation of its own, which is returned,
     /// and tunnels are decided again. Where the mode in force stays what it is, there is none, and the generation in force is returned.
     ///
     /// In limited mode every tunnel has to be read: children that were not told of an authority for that do not trust it, as after a [swap](Self::swap).
