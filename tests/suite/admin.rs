@@ -665,10 +665,8 @@ fn what_is_wrong_with_a_request_is_told_in_one_shape() {
     // Told at once, before anything of it comes, and to who may not write as well.
     for (fields, status) in [("Content-Type: application/json\r\n", 413), ("Origin: http://attacker.test\r\n", 403)] {
         let head = format!("POST /v1/mode HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: 99999999\r\n\r\n");
-        let began = std::time::Instant::now();
+        // Of a body that is waited for, 408 is what is told.
         assert_eq!(Client::connect(world.proxy.admin()).send(head).answer().status, status, "{fields}");
-        // A body is waited for for five.
-        assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
     }
     let chunked = world.request("POST", "/v1/mode", &format!("{json}Transfer-Encoding: chunked\r\n"), "");
     assert_eq!(chunked.status, 408, "a body that does not come: {}", chunked.text());
