@@ -1,10 +1,13 @@
 //! Numbers and addresses as text, in place: events are made of them.
 
+use std::fmt::Display;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Bytes that an address has room in: the longest has 39, and its parts are written four bytes at a time.
 pub(crate) const ADDRESS: usize = 46;
+/// Bytes that an address with a port has room in: the longest has a scope too, and 58.
+pub(crate) const SOCKET: usize = 64;
 
 /// What each byte looks like, and how many digits that is.
 static BYTES: [([u8; 3], u8); 256] = bytes();
@@ -29,17 +32,40 @@ const fn bytes() -> [([u8; 3], u8); 256] {
 pub(crate) fn address(ip: IpAddr, room: &mut [u8; ADDRESS]) -> &[u8] {
     let used = match ip {
         IpAddr::V4(v4) => dotted(v4, room),
-        IpAddr::V6(v6) => {
-            let mut rest = room.as_mut_slice();
-            // The longest has room.
-            let written = write!(rest, "{v6}").map(|()| rest.len());
-            written.map_or(0, |left| ADDRESS - left)
-        }
+        IpAddr::V6(v6) => shown(v6, room),
     };
     room.get(..used).unwrap_or_default()
 }
 
-fn dotted(v4: Ipv4Addr, room: &mut [u8; ADDRESS]) -> usize {
+/// The same with its port.
+pub(crate) fn socket(socket: SocketAddr, room: &mut [u8; SOCKET]) -> &[u8] {
+    let used = match socket {
+        SocketAddr::V4(v4) => {
+            let mut used = dotted(*v4.ip(), room);
+            let mut digits = [0; 20];
+            for part in [b":", number(v4.port().into(), &mut digits)] {
+                if let Some(room) = room.get_mut(used..used + part.len()) {
+                    room.copy_from_slice(part);
+                }
+                used += part.len();
+            }
+            used
+        }
+        SocketAddr::V6(v6) => shown(v6, room),
+    };
+    room.get(..used).unwrap_or_default()
+}
+
+/// Writes what is shown as everywhere else, and gives how many bytes it has: the longest has room.
+fn shown(what: impl Display, room: &mut [u8]) -> usize {
+    let all = room.len();
+    let mut rest = room;
+    let written = write!(rest, "{what}").map(|()| rest.len());
+    written.map_or(0, |left| all - left)
+}
+
+/// Writes an address of four bytes, and gives how many it has.
+fn dotted(v4: Ipv4Addr, room: &mut [u8]) -> usize {
     let mut used = 0;
     for octet in v4.octets() {
         let ([a, b, c], digits) = BYTES.get(usize::from(octet)).copied().unwrap_or_default();
@@ -90,6 +116,17 @@ mod tests {
             for ip in [IpAddr::from(v4), IpAddr::from(v6), IpAddr::V6(Ipv4Addr::from(v4).to_ipv6_mapped())] {
                 prop_assert_eq!(shown(ip), ip.to_string());
             }
+        }
+
+        #[test]
+        fn ports_stand_behind_them(v4: [u8; 4], v6: [u16; 8], port: u16, scope: u32) {
+            let with_scope = SocketAddr::from(std::net::SocketAddrV6::new(v6.into(), port, 0, scope));
+            for socket in [SocketAddr::from((v4, port)), SocketAddr::from((v6, port)), with_scope] {
+                let mut room = [0; SOCKET];
+                prop_assert_eq!(String::from_utf8_lossy(super::socket(socket, &mut room)).into_owned(), socket.to_string());
+            }
+            let longest: SocketAddr = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".parse().unwrap();
+            prop_assert_eq!(super::socket(longest, &mut [0; SOCKET]).to_vec(), longest.to_string().into_bytes());
         }
 
         #[test]

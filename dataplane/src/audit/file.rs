@@ -12,11 +12,17 @@ use policy_format::chain::{Chain, Found, Header, Line, Link, MAX_LINE, Seal, par
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes that are sealed and written at once.
-const CHUNK: usize = 128 << 10;
+const CHUNK: usize = 256 << 10;
+/// Bytes that are written until they are handed to the disk, and to be forgotten by the system's cache; and how far behind them what the disk had not taken is asked for again.
+const FORGET: u64 = 1 << 20;
+const BEHIND: u64 = 4 * FORGET;
+/// A disk that takes longer to take them is behind: the cache is there for what it has not taken.
+const BEHINDHAND: Duration = Duration::from_millis(20);
 /// Before a file that could not be written, or moved, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 const ROTATE_PAUSE: Duration = Duration::from_secs(60);
@@ -55,7 +61,45 @@ struct Open {
     chain: Option<(u64, Chain)>,
     /// There is an event in it from this process, or before.
     used: bool,
+    cached: Cached,
 }
+
+/// What the system's cache may have of a file. Nobody reads soon what was written, so there is little use in it; and pages that come back at once are the next that are written to,
+/// where a log that grows through all the memory there is takes new ones all the time.
+#[derive(Clone, Copy)]
+enum Cached {
+    /// What stands behind that place, and what the disk had not taken before.
+    Behind(u64),
+    /// All of it: the disk is behind.
+    All,
+}
+
+impl Cached {
+    /// The part of a file of that size that is to be forgotten now.
+    fn due(self, size: u64) -> Option<(u64, NonZeroU64)> {
+        let Self::Behind(place) = self else { return None };
+        let start = place.saturating_sub(BEHIND);
+        (size.saturating_sub(place) >= FORGET).then(|| Some((start, NonZeroU64::new(size - start)?)))?
+    }
+}
+
+impl Open {
+    /// Hands what was written to the disk, without waiting for it. An advice: what comes of it is the system's affair.
+    fn forget(&mut self) {
+        let Some((start, length)) = self.cached.due(self.size) else { return };
+        let before = Instant::now();
+        forget(&self.file, start, length);
+        self.cached = if before.elapsed() < BEHINDHAND { Cached::Behind(self.size) } else { Cached::All };
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn forget(file: &File, start: u64, length: NonZeroU64) {
+    let _ = rustix::fs::fadvise(file, start, Some(length), rustix::fs::Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget(_file: &File, _start: u64, _length: NonZeroU64) {}
 
 /// The folder of a file.
 pub(super) fn folder(file: &Path) -> Option<PathBuf> {
@@ -144,7 +188,7 @@ impl FileSink {
         }
         let size = file.metadata()?.len();
         let used = size > 0 && chain.as_ref().is_none_or(|(_, chain)| chain.open() == 0);
-        self.open = Some(Open { file, size, began, chain, used });
+        self.open = Some(Open { file, size, began, chain, used, cached: Cached::Behind(size) });
         Ok(())
     }
 
@@ -188,12 +232,13 @@ impl FileSink {
         if self.written > 0 {
             self.out.clear();
             (self.written, self.events) = (0, 0);
-            if self.out.capacity() > 8 * CHUNK {
+            if self.out.capacity() > 4 * CHUNK {
                 self.out.shrink_to(CHUNK);
             }
             if self.spec.fsync == Fsync::Always {
                 open.file.sync_data()?;
             }
+            open.forget();
         }
         Ok(())
     }

@@ -3,14 +3,15 @@
 use super::digits;
 use super::event::Verdict;
 use super::ocsf;
-use super::record::{Change, Ended, Event, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName};
+use super::record::{Change, Ended, Event, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName, Text};
 use super::setup::Form;
 pub(super) use crate::calendar::date;
-use policy_format::{AuditNaming, Protocol};
+use policy_format::{AuditNaming, Protocol, events};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The program, as events name it.
@@ -48,35 +49,27 @@ impl Encoder {
     }
 
     fn codex(&mut self, out: &mut Vec<u8>, event: &Event) {
-        out.extend_from_slice(b"{\"event.name\":\"");
-        out.extend_from_slice(event.kind.name().as_bytes());
-        out.extend_from_slice(b"\",\"event.timestamp\":\"");
-        out.extend_from_slice(self.stamp.of(event.time));
-        out.push(b'"');
-        if let (Kind::Decision(judged), Some(label)) = (&event.kind, &event.label)
-            && self.kept.decision(out, judged, label, &self.metadata)
-        {
-            return;
+        match (&event.kind, &event.label) {
+            (Kind::Decision(judged), Some(label)) if self.kept.decision(out, judged, label, self.stamp.of(event.time), &self.metadata) => {
+                return;
+            }
+            (Kind::Close(ended), _) => return self.kept.close(out, ended, self.stamp.of(event.time), &self.metadata),
+            _ => {}
         }
+        start(out, event.kind.name(), self.stamp.of(event.time));
         match &event.kind {
             Kind::Decision(judged) | Kind::Revoked(judged) => judged_members(out, judged),
             Kind::Inner { judged, closed } => {
                 judged_members(out, judged);
                 out.extend_from_slice(if *closed { b",\"outcome\":\"closed\"" } else { b",\"outcome\":\"passed\"" });
             }
-            Kind::Close(ended) => ended_members(out, ended),
             other => state_members(out, other),
         }
         out.extend_from_slice(&self.metadata);
-        match (&event.label, &event.kind) {
-            // Its decision says by which policy and rule.
-            (_, Kind::Close(ended)) => number_member(out, b",\"network.policy.generation\":", ended.exchange.generation),
-            (Some(label), _) => out.extend_from_slice(&label.json),
-            (None, kind) => {
-                if let Some(judged) = kind.judged() {
-                    number_member(out, b",\"network.policy.generation\":", judged.exchange.generation);
-                }
-            }
+        if let Some(label) = &event.label {
+            out.extend_from_slice(&label.json);
+        } else if let Some(judged) = event.kind.judged() {
+            number_member(out, GENERATION, judged.exchange.generation);
         }
         if let Some(exchange) = event.kind.exchange() {
             number_member(out, ID, exchange.id);
@@ -85,21 +78,60 @@ impl Encoder {
     }
 }
 
-/// Text that most decisions have in common with the one before: two thirds of a line are copied at once.
+/// Text that most lines have in common with the one before of their kind: nearly all of one is copied at once.
 #[derive(Default)]
 struct Kept {
-    head: Option<(Head, Vec<u8>)>,
+    decided: Option<Front<Reasons>>,
+    closed: Option<Front<Protocol>>,
     tail: Option<(Tail, Vec<u8>)>,
 }
 
-/// What the members before the host depend on.
-type Head = (Verdict, &'static str, &'static str, &'static str, Protocol);
+/// What the members of a decision before the host depend on.
+type Reasons = (Verdict, &'static str, &'static str, &'static str, Protocol);
 /// What the members behind the client depend on.
 type Tail = (&'static str, bool, Arc<Label>);
 
+/// A line up to the client's address.
+struct Front<K> {
+    of: K,
+    host: Text,
+    port: u16,
+    text: Vec<u8>,
+    /// Where the time stands in it.
+    time: Range<usize>,
+}
+
+impl<K: PartialEq> Front<K> {
+    /// Appends it, made anew where it is another than before. `members` are those behind the time, and in front of the host.
+    fn put(
+        kept: &mut Option<Self>,
+        out: &mut Vec<u8>,
+        of: K,
+        (name, stamp): (&str, &[u8; STAMP]),
+        exchange: &Exchange,
+        members: impl Fn(&mut Vec<u8>),
+    ) {
+        let is_same = |kept: &&mut Self| kept.of == of && kept.port == exchange.port && kept.host == exchange.host;
+        if let Some(kept) = kept.as_mut().filter(is_same) {
+            if let Some(time) = kept.text.get_mut(kept.time.clone()) {
+                time.copy_from_slice(stamp);
+            }
+            return out.extend_from_slice(&kept.text);
+        }
+        let mut text = kept.take().map_or_else(|| Vec::with_capacity(512), |kept| kept.text);
+        text.clear();
+        start(&mut text, name, stamp);
+        let time = text.len() - 1 - STAMP..text.len() - 1;
+        members(&mut text);
+        host_members(&mut text, exchange);
+        out.extend_from_slice(&text);
+        *kept = Some(Self { of, host: exchange.host.clone(), port: exchange.port, text, time });
+    }
+}
+
 impl Kept {
-    /// Appends a decision behind its time, with its brace, as the functions below do. `false`, and nothing is appended, where it has text that is not known before.
-    fn decision(&mut self, out: &mut Vec<u8>, judged: &Judged, label: &Arc<Label>, metadata: &[u8]) -> bool {
+    /// Appends a decision, with its brace, as the functions below do. `false`, and nothing is appended, where it has text that is not known before.
+    fn decision(&mut self, out: &mut Vec<u8>, judged: &Judged, label: &Arc<Label>, stamp: &[u8; STAMP], metadata: &[u8]) -> bool {
         let Judged { reason: Cow::Borrowed(reason), exchange, .. } = judged else { return false };
         let method = match &judged.method {
             None => "none",
@@ -107,18 +139,7 @@ impl Kept {
             Some(Cow::Owned(_)) => return false,
         };
         let of = (judged.verdict, judged.source, *reason, judged.scope(), exchange.protocol);
-        let (_, head) = match &mut self.head {
-            Some(kept) if kept.0 == of => kept,
-            other => {
-                let mut head = Vec::with_capacity(320);
-                head_members(&mut head, judged);
-                other.insert((of, head))
-            }
-        };
-        out.extend_from_slice(head);
-        bytes(out, exchange.host.as_bytes());
-        number_member(out, b",\"server.port\":", exchange.port.into());
-        out.extend_from_slice(b",\"client.address\":\"");
+        Front::put(&mut self.decided, out, of, (events::DECISION, stamp), exchange, |text| head_members(text, judged));
         socket(out, exchange.client);
         let (_, tail) = match &mut self.tail {
             Some(kept) if kept.0.0 == method && kept.0.1 == judged.is_override && Arc::ptr_eq(&kept.0.2, label) => kept,
@@ -137,14 +158,47 @@ impl Kept {
         out.push(b'}');
         true
     }
+
+    /// Appends an end, with its brace. Its decision says by which policy and rule.
+    fn close(&mut self, out: &mut Vec<u8>, ended: &Ended, stamp: &[u8; STAMP], metadata: &[u8]) {
+        let exchange = &ended.exchange;
+        Front::put(&mut self.closed, out, exchange.protocol, (events::CLOSED, stamp), exchange, |text| protocol_member(text, exchange));
+        socket(out, exchange.client);
+        number_member(out, b"\",\"network.io.up\":", ended.up);
+        number_member(out, b",\"network.io.down\":", ended.down);
+        number_member(out, b",\"duration_ms\":", millis(ended));
+        out.extend_from_slice(b",\"outcome\":\"");
+        out.extend_from_slice(ended.ending.as_str().as_bytes());
+        out.push(b'"');
+        if let Some(detail) = ended.ending.detail() {
+            member(out, "outcome.detail", detail);
+        }
+        out.extend_from_slice(metadata);
+        number_member(out, GENERATION, exchange.generation);
+        number_member(out, ID, exchange.id);
+        out.push(b'}');
+    }
 }
 
+/// Up to the time, with its quotation mark.
+fn start(out: &mut Vec<u8>, name: &str, stamp: &[u8; STAMP]) {
+    out.extend_from_slice(b"{\"event.name\":\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\",\"event.timestamp\":\"");
+    out.extend_from_slice(stamp);
+    out.push(b'"');
+}
+
+/// In front of a policy's number.
+const GENERATION: &[u8] = b",\"network.policy.generation\":";
 /// In front of the number that joins a decision with its end.
 const ID: &[u8] = b",\"network.exchange.id\":";
 
 fn judged_members(out: &mut Vec<u8>, judged: &Judged) {
     head_members(out, judged);
-    server_members(out, &judged.exchange);
+    host_members(out, &judged.exchange);
+    socket(out, judged.exchange.client);
+    out.push(b'"');
     tail_members(out, judged.method.as_deref().unwrap_or("none"), judged.is_override);
 }
 
@@ -167,20 +221,6 @@ fn head_members(out: &mut Vec<u8>, judged: &Judged) {
     protocol_member(out, &judged.exchange);
 }
 
-fn ended_members(out: &mut Vec<u8>, ended: &Ended) {
-    protocol_member(out, &ended.exchange);
-    server_members(out, &ended.exchange);
-    number_member(out, b",\"network.io.up\":", ended.up);
-    number_member(out, b",\"network.io.down\":", ended.down);
-    number_member(out, b",\"duration_ms\":", millis(ended));
-    out.extend_from_slice(b",\"outcome\":\"");
-    out.extend_from_slice(ended.ending.as_str().as_bytes());
-    out.push(b'"');
-    if let Some(detail) = ended.ending.detail() {
-        member(out, "outcome.detail", detail);
-    }
-}
-
 pub(super) fn millis(ended: &Ended) -> u64 {
     u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -192,12 +232,11 @@ fn protocol_member(out: &mut Vec<u8>, exchange: &Exchange) {
     out.extend_from_slice(b"\",\"server.address\":");
 }
 
-fn server_members(out: &mut Vec<u8>, exchange: &Exchange) {
+/// From the host to the client, and the quotation mark in front of it.
+fn host_members(out: &mut Vec<u8>, exchange: &Exchange) {
     bytes(out, exchange.host.as_bytes());
     number_member(out, b",\"server.port\":", exchange.port.into());
     out.extend_from_slice(b",\"client.address\":\"");
-    socket(out, exchange.client);
-    out.push(b'"');
 }
 
 fn state_members(out: &mut Vec<u8>, kind: &Kind) {
@@ -263,7 +302,7 @@ pub(super) fn label(policy: &PolicyName, rule: Option<&RuleName>) -> Vec<u8> {
     }
     member(&mut out, "network.policy.profile", &policy.profile);
     member(&mut out, "network.policy.digest", &policy.digest);
-    number_member(&mut out, b",\"network.policy.generation\":", policy.generation);
+    number_member(&mut out, GENERATION, policy.generation);
     out
 }
 
@@ -333,15 +372,7 @@ pub(super) fn number(out: &mut Vec<u8>, value: u64) {
 
 /// An address and a port.
 pub(super) fn socket(out: &mut Vec<u8>, socket: SocketAddr) {
-    match socket {
-        SocketAddr::V4(v4) => {
-            address(out, IpAddr::V4(*v4.ip()));
-            out.push(b':');
-            number(out, v4.port().into());
-        }
-        // Writing to memory cannot fail.
-        SocketAddr::V6(v6) => _ = write!(out, "{v6}"),
-    }
+    out.extend_from_slice(digits::socket(socket, &mut [0; digits::SOCKET]));
 }
 
 /// An address.
@@ -349,10 +380,13 @@ pub(super) fn address(out: &mut Vec<u8>, ip: IpAddr) {
     out.extend_from_slice(digits::address(ip, &mut [0; digits::ADDRESS]));
 }
 
+/// Bytes of a time.
+const STAMP: usize = 24;
+
 /// RFC 3339, UTC, milliseconds: made once for all events of a millisecond.
 pub(super) struct Stamp {
     time: u64,
-    text: [u8; 24],
+    text: [u8; STAMP],
 }
 
 impl Default for Stamp {
@@ -365,7 +399,7 @@ impl Default for Stamp {
 const LAST: u64 = 253_402_300_799_999;
 
 impl Stamp {
-    pub(super) fn of(&mut self, time: u64) -> &[u8; 24] {
+    pub(super) fn of(&mut self, time: u64) -> &[u8; STAMP] {
         let time = time.min(LAST);
         if time != self.time {
             let mut rest = time % 1000;
@@ -385,7 +419,7 @@ impl Stamp {
     fn second(&mut self, seconds: u64) {
         let (year, month, day) = date(seconds / 86_400);
         let second = seconds % 86_400;
-        let mut text = Vec::with_capacity(24);
+        let mut text = Vec::with_capacity(STAMP);
         let _ = write!(text, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.000Z", second / 3600, second / 60 % 60, second % 60);
         if let Ok(text) = text.try_into() {
             self.text = text;

@@ -247,9 +247,15 @@ impl Queue {
     pub(super) fn take(&self, into: &mut Vec<Event>, spare: &mut Spare) -> Found {
         self.nudged.store(false, Ordering::Release);
         let (mut found, mut credit) = (Found::default(), 0);
+        let start = into.len();
+        let mut from = 0;
         let mut buffers = self.shards.each_ref().map(|shard| lock(&shard.0));
         for (buffer, spare) in buffers.iter_mut().zip(&mut spare.0) {
-            std::mem::swap(&mut buffer.events, spare);
+            if !buffer.events.is_empty() {
+                from += 1;
+                // The first goes as it is: most often it is the only one.
+                std::mem::swap(&mut buffer.events, if into.is_empty() { into } else { spare });
+            }
             credit += std::mem::take(&mut buffer.credit);
             let lost = std::mem::take(&mut buffer.lost);
             if lost > 0 {
@@ -260,8 +266,6 @@ impl Queue {
         }
         drop(buffers);
         self.give_back(credit);
-        let start = into.len();
-        let from = spare.0.iter().filter(|events| !events.is_empty()).count();
         for events in &mut spare.0 {
             // Memory for a burst is given back some time.
             let used = events.len();

@@ -326,3 +326,43 @@ fn a_file_that_was_closed_is_somebody_elses_and_opened_again_when_it_is_needed()
     close(new);
     assert_eq!(read(&spec), (vec![], ["one", "two", "three"].map(String::from).to_vec()));
 }
+
+#[test]
+fn what_is_written_is_forgotten_piece_by_piece_and_what_the_disk_had_not_taken_again() {
+    let part = |start, end: u64| Some((start, NonZeroU64::new(end - start).unwrap()));
+    for (place, size, due) in [
+        (0, 0, None),
+        (0, FORGET - 1, None),
+        (0, FORGET, part(0, FORGET)),
+        (FORGET, 2 * FORGET + 7, part(0, 2 * FORGET + 7)),
+        (100 * FORGET, 100 * FORGET + 1, None),
+        (100 * FORGET, 101 * FORGET, part(96 * FORGET, 101 * FORGET)),
+        // Somebody has cut it.
+        (100 * FORGET, 1, None),
+    ] {
+        assert_eq!(Cached::Behind(place).due(size), due, "{place}, {size}");
+    }
+    assert_eq!(Cached::All.due(u64::MAX), None);
+}
+
+#[test]
+fn a_file_is_whole_after_it_was_forgotten() {
+    let folder = TempDir::new().unwrap();
+    let spec = spec(&folder);
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let long = "x".repeat(64 << 10);
+    let mut written = 0;
+    for _ in 0..40 {
+        put(&mut sink, &long);
+        written += 1;
+        // However slow this disk is.
+        let open = sink.open.as_mut().unwrap();
+        if matches!(open.cached, Cached::All) {
+            open.cached = Cached::Behind(open.size);
+        }
+    }
+    assert!(matches!(sink.open.as_ref().unwrap().cached, Cached::Behind(place) if place >= 2 * FORGET));
+    close(sink);
+    let (wrong, said) = read(&spec);
+    assert_eq!((wrong, said.len()), (vec![], written));
+}

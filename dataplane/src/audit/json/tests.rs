@@ -122,7 +122,19 @@ fn a_line_does_not_depend_on_those_before() {
         event
     });
     let known: Vec<Event> = known.collect();
-    for event in known.iter().chain(&events).chain(known.iter().rev()).chain(&known) {
+    let elsewhere = |host: &str, port| {
+        let mut events = known.clone();
+        for event in &mut events {
+            if let Kind::Decision(Judged { exchange, .. }) | Kind::Close(Ended { exchange, .. }) = &mut event.kind {
+                (exchange.host, exchange.port) = (Text::new(host), port);
+            }
+        }
+        events
+    };
+    let (other, same_port, long) = (elsewhere("b.example", 8080), elsewhere("b.example", 80), elsewhere(&"long.".repeat(40), 80));
+    for event in
+        known.iter().chain(&events).chain(known.iter().rev()).chain(&known).chain(&other).chain(&same_port).chain(&long).chain(&known)
+    {
         let (mut found, mut alone) = (Vec::new(), Vec::new());
         encoder.line(&mut found, event);
         Encoder::new(&form(AuditNaming::Codex)).line(&mut alone, event);
@@ -133,7 +145,7 @@ fn a_line_does_not_depend_on_those_before() {
         }
         let mut slow = Vec::new();
         encoder.line(&mut slow, &unknown);
-        assert_eq!((&found, &found), (&alone, &slow));
+        assert_eq!((&found, &found), (&alone, &slow), "{}", String::from_utf8_lossy(&alone));
     }
 }
 
