@@ -13,8 +13,8 @@ use crate::decide::{Cause, Decider, Guard, No, Question, Route, Told};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
 use crate::limits::{Gate, Meter, Place, Upload, head_fits};
-use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
+use crate::listen::{self, Service};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
 use crate::parse::look::HTTP_PORT;
@@ -88,7 +88,7 @@ pub(crate) fn serve(
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
     let set_up = Box::pin(async move {
-        let _ = stream.set_nodelay(true);
+        listen::sends_at_once(&stream);
         Connection::new(Buffered::with_peer(Stream::Tcp(stream), client), client, &own, shutdown).run(service).await
     });
     Some(async move {
@@ -237,7 +237,7 @@ impl<'s> Connection<'s> {
         let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
         match (detect::mismatch(service, spoken), service) {
             (None, Service::Http) => self.http().await,
-            (None, Service::Socks5) => self.socks5().await,
+            (None, Service::Socks5) => Box::pin(self.socks5()).await,
             (Some(mismatch), _) => {
                 self.mismatch(mismatch).await;
                 None
@@ -284,7 +284,7 @@ impl<'s> Connection<'s> {
             let next = match head {
                 Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
                     Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
-                    None if head.ask == Ask::Connect => self.connect(&head).await,
+                    None if head.ask == Ask::Connect => Box::pin(self.connect(&head)).await,
                     None => match self.forward(&head, &forwarding, None).await {
                         Next::Granted(id) => self.forward(&head, &forwarding, Some(id)).await,
                         next => next,
@@ -469,7 +469,7 @@ impl<'s> Connection<'s> {
         };
         let question = Question { method: Some(&head.method), path: head.ask.path(), ..question };
         if let Some(path) = &head.unix_socket {
-            return self.unix_socket(head, forwarding, path, question).await;
+            return Box::pin(self.unix_socket(head, forwarding, path, question)).await;
         }
         let looked_at = head.secure || self.shared.decider.wants(&head.target);
         let lowered = if looked_at { head.lowered() } else { Lowered::default() };
@@ -479,7 +479,7 @@ impl<'s> Connection<'s> {
         let mut ahead = None;
         let mut told = false;
         if let Some(most) = question.inside.and_then(|_| self.shared.decider.body_wanted(&question)) {
-            match self.body_ahead(head, most).await {
+            match Box::pin(self.body_ahead(head, most)).await {
                 Ok(read) => (ahead, told) = read,
                 Err(next) => return next,
             }
@@ -674,7 +674,7 @@ impl<'s> Connection<'s> {
             end(kept.take(), reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
-        match shared.connect(permit, traffic, secured.as_ref(), head).await {
+        match Box::pin(shared.connect(permit, traffic, secured.as_ref(), head)).await {
             Ok(connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 Ok((connected, false))

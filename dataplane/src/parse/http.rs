@@ -580,6 +580,9 @@ impl<'h> Scan<'h> {
     }
 }
 
+/// Bytes that most start lines and the fields of this proxy's own have room in: a new buffer does not grow line by line.
+const OWN_LINES: usize = 512;
+
 /// Fields as lines.
 fn lines<'a>(headers: impl Iterator<Item = &'a httparse::Header<'a>>) -> Vec<u8> {
     let mut out = Vec::new();
@@ -896,6 +899,7 @@ impl RequestHead {
         edits: Edits<'_>,
         out: &mut Vec<u8>,
     ) {
+        out.reserve(self.fields.0.len() + self.said.0.len() + OWN_LINES);
         let upgrade = self.upgrade.as_deref().filter(|_| upgrade);
         self.write_first_lines(proxy.is_some(), resource, out);
         edits.write(&self.fields.0, out);
@@ -1018,6 +1022,7 @@ impl ResponseHead {
         edits: Edits<'_>,
         out: &mut Vec<u8>,
     ) {
+        out.reserve(self.fields.0.len() + OWN_LINES);
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(u32::from(self.status), out);
         out.push(b' ');
