@@ -11,6 +11,7 @@ use crate::parse::target::Target;
 use crate::tunnels::Live;
 use policy_format::{Host, Limits};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -187,13 +188,19 @@ impl<K: Eq + Hash + Clone> Tally<K> {
     /// One more, unless there are `most`.
     fn enter(tally: &Arc<Self>, key: K, most: usize) -> Option<Entered<K>> {
         let mut counts = tally.lock();
-        let key = match counts.get_key_value(&key) {
-            Some((_, count)) if *count >= most => return None,
-            // The name that is there already is shared.
-            Some((known, _)) => known.clone(),
-            None => key,
+        let key = match counts.entry(key) {
+            Entry::Occupied(found) if *found.get() >= most => return None,
+            Entry::Occupied(mut found) => {
+                *found.get_mut() += 1;
+                // The name that is there already is shared.
+                found.key().clone()
+            }
+            Entry::Vacant(room) => {
+                let key = room.key().clone();
+                room.insert(1);
+                key
+            }
         };
-        *counts.entry(key.clone()).or_insert(0) += 1;
         Some(Entered { tally: Arc::clone(tally), key })
     }
 
@@ -212,10 +219,11 @@ impl<K: Eq + Hash + Clone> Entered<K> {
 impl<K: Eq + Hash + Clone> Drop for Entered<K> {
     fn drop(&mut self) {
         let mut counts = self.tally.lock();
-        match counts.get_mut(&self.key) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                counts.remove(&self.key);
+        match counts.entry(self.key.clone()) {
+            Entry::Occupied(mut found) if *found.get() > 1 => *found.get_mut() -= 1,
+            Entry::Vacant(_) => {}
+            Entry::Occupied(last) => {
+                last.remove();
                 // After a flood, its room is given back.
                 if counts.capacity() > 64 && counts.len() < counts.capacity() / 8 {
                     counts.shrink_to_fit();

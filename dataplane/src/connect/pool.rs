@@ -70,15 +70,13 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
         if pool.connections >= limits.pool_connections || !keeps(limits) {
             return evicted(Counter::PoolFull, 1);
         }
-        if !pool.idle.contains_key(target) {
-            pool.idle.insert(target.clone(), Vec::new());
+        let one = Waiting { idle, until: now + limits.pool_timeout };
+        match pool.idle.get_mut(target) {
+            Some(waiting) if waiting.len() >= limits.pool_connections_per_host => return evicted(Counter::PoolFull, 1),
+            Some(waiting) => waiting.push(one),
+            None => _ = pool.idle.insert(target.clone(), vec![one]),
         }
-        if let Some(waiting) = pool.idle.get_mut(target).filter(|waiting| waiting.len() < limits.pool_connections_per_host) {
-            waiting.push(Waiting { idle, until: now + limits.pool_timeout });
-            pool.connections += 1;
-        } else {
-            evicted(Counter::PoolFull, 1);
-        }
+        pool.connections += 1;
         pool.level.set(Counter::PoolIdle, pool.connections);
     });
 }
