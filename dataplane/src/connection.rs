@@ -13,8 +13,8 @@ use crate::decide::{Cause, Decider, Guard, No, Question, Route, Told};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
 use crate::limits::{Gate, Meter, Place, Upload, head_fits};
+use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
-use crate::listen::{self, Service};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
 use crate::parse::look::HTTP_PORT;
@@ -88,8 +88,8 @@ pub(crate) fn serve(
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
     let set_up = Box::pin(async move {
-        listen::sends_at_once(&stream);
-        Connection::new(Buffered::with_peer(Stream::Tcp(stream), client), client, &own, shutdown).run(service).await
+        let stream = Buffered::with_peer(Stream::Tcp(stream), client);
+        Connection::new(stream, client, &own, shutdown).run(service).await
     });
     Some(async move {
         let mut next = set_up.await;

@@ -21,12 +21,13 @@ pub(crate) enum Service {
 /// Accepts until the shutdown starts. At the limit of connections it stops accepting: who waits, waits in the kernel's queue.
 pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
     let mut backoff = Backoff::default();
-    let _ = send_at_once(&listener);
+    let mut at_once = AtOnce::new(&listener);
     loop {
         let (stream, client) = tokio::select! {
             accepted = backoff.accept(&listener, &shared.gate) => accepted,
             () = shutdown.started() => return,
         };
+        at_once.set(&stream);
         // A permit for a connection that is there: one that was taken before would be lost to the other listeners.
         let permit = match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => permit,
@@ -48,23 +49,37 @@ pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<
     }
 }
 
-/// Has what is accepted send without waiting for more: on Linux, a connection has the option of its listener, and nobody has to ask for it once more.
+/// Connections that may wait in the kernel's queue since before their listener had an option, such as those that systemd has taken: as many as Linux lets wait unless it is told otherwise.
+const QUEUED: usize = 4096;
+
+/// Has what is accepted send at once instead of waiting for more. On Linux, a connection has the option of its listener, and a system call for each is saved.
+struct AtOnce {
+    /// So many of the next may be without it.
+    without: usize,
+}
+
+impl AtOnce {
+    fn new(listener: &TcpListener) -> Self {
+        Self { without: if inherits(listener) { QUEUED } else { usize::MAX } }
+    }
+
+    fn set(&mut self, stream: &TcpStream) {
+        if self.without > 0 {
+            self.without -= 1;
+            // One that is gone by now is told so when it is written to.
+            let _ = stream.set_nodelay(true);
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn send_at_once(listener: &TcpListener) -> std::io::Result<()> {
-    Ok(rustix::net::sockopt::set_tcp_nodelay(listener, true)?)
+fn inherits(listener: &TcpListener) -> bool {
+    rustix::net::sockopt::set_tcp_nodelay(listener, true).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send_at_once(_listener: &TcpListener) -> std::io::Result<()> {
-    Ok(())
-}
-
-/// The same for one that was accepted, where that is not so.
-pub(crate) fn sends_at_once(stream: &TcpStream) {
-    if cfg!(not(target_os = "linux")) {
-        // One that is gone by now is told so when it is written to.
-        let _ = stream.set_nodelay(true);
-    }
+fn inherits(_listener: &TcpListener) -> bool {
+    false
 }
 
 #[cfg(test)]
@@ -74,12 +89,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_is_accepted_is_sent_to_at_once() {
+    async fn who_is_accepted_is_sent_to_at_once_and_so_is_who_waited_before() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        send_at_once(&listener).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
-        sends_at_once(&accepted);
-        assert!(accepted.nodelay().unwrap());
+        let address = listener.local_addr().unwrap();
+        let _before = TcpStream::connect(address).await.unwrap();
+        let mut at_once = AtOnce::new(&listener);
+        let _behind = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            let (accepted, _) = listener.accept().await.unwrap();
+            at_once.set(&accepted);
+            assert!(accepted.nodelay().unwrap());
+            if inherits(&listener) {
+                at_once.without = 0;
+            }
+        }
     }
 }
