@@ -2,7 +2,7 @@
 
 use super::hub::{AuditStats, Hub, Means, Ready, SinkStats};
 use super::policies::Policies;
-use super::queue::Spare;
+use super::queue::{KEPT, Spare};
 use super::record::{Event, Gap, Kind, now};
 use super::setup::{self, Spec};
 use super::sink::Sink;
@@ -244,8 +244,8 @@ impl Consumer {
             self.hub.queue.give_back(std::mem::take(&mut self.owed));
         }
         batch.clear();
-        if batch.capacity() > 1024 && found.events < batch.capacity() / 16 {
-            batch.shrink_to(1024);
+        if batch.capacity() > KEPT && found.events < batch.capacity() / 16 {
+            batch.shrink_to(KEPT);
         }
         self.batch = batch;
         // Behind what was decided before.

@@ -21,8 +21,9 @@ const CHUNK: usize = 256 << 10;
 /// Bytes that are written until they are handed to the disk, and to be forgotten by the system's cache; and how far behind them what the disk had not taken is asked for again.
 const FORGET: u64 = 1 << 20;
 const BEHIND: u64 = 4 * FORGET;
-/// A disk that takes longer to take them is behind: the cache is there for what it has not taken.
+/// A disk that takes longer to be handed them is behind. For the next bytes, of this number, the cache is there.
 const BEHINDHAND: Duration = Duration::from_millis(20);
+const CACHED: u64 = 16 * FORGET;
 /// Before a file that could not be written, or moved, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 const ROTATE_PAUSE: Duration = Duration::from_secs(60);
@@ -66,30 +67,34 @@ struct Open {
 
 /// What the system's cache may have of a file. Nobody reads soon what was written, so there is little use in it; and pages that come back at once are the next that are written to,
 /// where a log that grows through all the memory there is takes new ones all the time.
-#[derive(Clone, Copy)]
-enum Cached {
-    /// What stands behind that place, and what the disk had not taken before.
-    Behind(u64),
-    /// All of it: the disk is behind.
-    All,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cached {
+    /// All before was handed to the disk.
+    from: u64,
+    /// The size at which what is behind is handed over, too.
+    due: u64,
 }
 
 impl Cached {
+    /// Of a file that had that size when it was handed over.
+    fn new(size: u64, is_slow: bool) -> Self {
+        Self { from: size, due: size.saturating_add(if is_slow { CACHED } else { FORGET }) }
+    }
+
     /// The part of a file of that size that is to be forgotten now.
-    fn due(self, size: u64) -> Option<(u64, NonZeroU64)> {
-        let Self::Behind(place) = self else { return None };
-        let start = place.saturating_sub(BEHIND);
-        (size.saturating_sub(place) >= FORGET).then(|| Some((start, NonZeroU64::new(size - start)?)))?
+    fn part(self, size: u64) -> Option<(u64, NonZeroU64)> {
+        let start = self.from.saturating_sub(BEHIND);
+        (size >= self.due).then(|| Some((start, NonZeroU64::new(size - start)?)))?
     }
 }
 
 impl Open {
-    /// Hands what was written to the disk, without waiting for it. An advice: what comes of it is the system's affair.
+    /// Hands what was written to the disk, and does not wait until it is there. An advice: what comes of it is the system's affair.
     fn forget(&mut self) {
-        let Some((start, length)) = self.cached.due(self.size) else { return };
+        let Some((start, length)) = self.cached.part(self.size) else { return };
         let before = Instant::now();
         forget(&self.file, start, length);
-        self.cached = if before.elapsed() < BEHINDHAND { Cached::Behind(self.size) } else { Cached::All };
+        self.cached = Cached::new(self.size, before.elapsed() > BEHINDHAND);
     }
 }
 
@@ -188,7 +193,7 @@ impl FileSink {
         }
         let size = file.metadata()?.len();
         let used = size > 0 && chain.as_ref().is_none_or(|(_, chain)| chain.open() == 0);
-        self.open = Some(Open { file, size, began, chain, used, cached: Cached::Behind(size) });
+        self.open = Some(Open { file, size, began, chain, used, cached: Cached::new(size, false) });
         Ok(())
     }
 
@@ -388,7 +393,7 @@ impl Sink for FileSink {
             }
             self.encoder.line(&mut self.lines, event);
             self.count += 1;
-            if self.lines.len() >= CHUNK {
+            if self.lines.len() >= CHUNK.min(self.spec.backlog / 2) {
                 done = self.go_on();
             }
         }

@@ -12,6 +12,8 @@ use std::time::Duration;
 const SHARDS: usize = 16;
 /// Room that a buffer takes at once from what all have.
 const LOT: usize = 64;
+/// Events that a buffer's memory is kept for, also while there are fewer.
+pub(super) const KEPT: usize = 1024;
 /// Between two looks of somebody who waits for room.
 const LOOK: Duration = Duration::from_millis(50);
 /// Denials without room that a buffer keeps for the ring.
@@ -255,6 +257,8 @@ impl Queue {
                 from += 1;
                 // The first goes as it is: most often it is the only one.
                 std::mem::swap(&mut buffer.events, if into.is_empty() { into } else { spare });
+            } else if buffer.events.capacity() > KEPT {
+                std::mem::swap(&mut buffer.events, spare);
             }
             credit += std::mem::take(&mut buffer.credit);
             let lost = std::mem::take(&mut buffer.lost);
@@ -270,8 +274,8 @@ impl Queue {
             // Memory for a burst is given back some time.
             let used = events.len();
             into.append(events);
-            if events.capacity() > 1024 && used < events.capacity() / 16 {
-                events.shrink_to(1024);
+            if events.capacity() > KEPT && used < events.capacity() / 16 {
+                events.shrink_to(KEPT);
             }
         }
         found.events = into.len() - start;
@@ -448,6 +452,26 @@ mod tests {
         queue.release();
         waits.join().unwrap();
         assert_eq!(take(&queue), (vec![3], Some((1, 4))));
+    }
+
+    #[test]
+    fn memory_for_a_burst_is_given_back() {
+        let queue = Queue::new(100_000, OnFull::Drop);
+        let (mut events, mut spare) = (Vec::new(), Spare::default());
+        let room = |queue: &Queue, spare: &Spare| {
+            let buffers = queue.shards.iter().map(|shard| lock(&shard.0).events.capacity());
+            buffers.chain(spare.0.iter().map(Vec::capacity)).max().unwrap()
+        };
+        for _ in 0..2 {
+            (0..50_000).for_each(|time| queue.push(event(time)));
+            queue.take(&mut events, &mut spare);
+            events.clear();
+        }
+        assert!(room(&queue, &spare) >= 50_000);
+        for _ in 0..2 {
+            queue.take(&mut events, &mut spare);
+        }
+        assert!(room(&queue, &spare) <= KEPT);
     }
 
     #[test]

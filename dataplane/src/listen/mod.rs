@@ -49,8 +49,9 @@ pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<
     }
 }
 
-/// Connections that may wait in the kernel's queue since before their listener had an option, such as those that systemd has taken: as many as Linux lets wait unless it is told otherwise.
-const QUEUED: usize = 4096;
+/// Connections that may wait in the kernel's queue since before their listener had an option, such as those that systemd has taken: as many as Linux lets wait unless it is told otherwise, and the
+/// one above that.
+const QUEUED: usize = 4096 + 1;
 
 /// Has what is accepted send at once instead of waiting for more. On Linux, a connection has the option of its listener, and a system call for each is saved.
 struct AtOnce {

@@ -330,19 +330,18 @@ fn a_file_that_was_closed_is_somebody_elses_and_opened_again_when_it_is_needed()
 #[test]
 fn what_is_written_is_forgotten_piece_by_piece_and_what_the_disk_had_not_taken_again() {
     let part = |start, end: u64| Some((start, NonZeroU64::new(end - start).unwrap()));
-    for (place, size, due) in [
-        (0, 0, None),
-        (0, FORGET - 1, None),
-        (0, FORGET, part(0, FORGET)),
-        (FORGET, 2 * FORGET + 7, part(0, 2 * FORGET + 7)),
-        (100 * FORGET, 100 * FORGET + 1, None),
-        (100 * FORGET, 101 * FORGET, part(96 * FORGET, 101 * FORGET)),
-        // Somebody has cut it.
-        (100 * FORGET, 1, None),
+    for (from, is_slow, size, expected) in [
+        (0, false, 0, None),
+        (0, false, FORGET - 1, None),
+        (0, false, FORGET, part(0, FORGET)),
+        (FORGET, false, 2 * FORGET + 7, part(0, 2 * FORGET + 7)),
+        (100 * FORGET, false, 100 * FORGET + 1, None),
+        (100 * FORGET, false, 101 * FORGET, part(96 * FORGET, 101 * FORGET)),
+        (100 * FORGET, true, 100 * FORGET + CACHED - 1, None),
+        (100 * FORGET, true, 100 * FORGET + CACHED, part(96 * FORGET, 100 * FORGET + CACHED)),
     ] {
-        assert_eq!(Cached::Behind(place).due(size), due, "{place}, {size}");
+        assert_eq!(Cached::new(from, is_slow).part(size), expected, "{from}, {is_slow}, {size}");
     }
-    assert_eq!(Cached::All.due(u64::MAX), None);
 }
 
 #[test]
@@ -352,17 +351,35 @@ fn a_file_is_whole_after_it_was_forgotten() {
     let mut sink = FileSink::open(spec.clone()).unwrap();
     let long = "x".repeat(64 << 10);
     let mut written = 0;
+    let mut handed_over = 0;
     for _ in 0..40 {
+        let before = sink.open.as_ref().unwrap().cached;
         put(&mut sink, &long);
         written += 1;
-        // However slow this disk is.
         let open = sink.open.as_mut().unwrap();
-        if matches!(open.cached, Cached::All) {
-            open.cached = Cached::Behind(open.size);
+        if open.cached != before {
+            assert_eq!(open.cached.from, open.size);
+            // However slow this disk is.
+            open.cached = Cached::new(open.size, false);
+            handed_over += 1;
         }
     }
-    assert!(matches!(sink.open.as_ref().unwrap().cached, Cached::Behind(place) if place >= 2 * FORGET));
+    assert_eq!(handed_over, 2);
     close(sink);
     let (wrong, said) = read(&spec);
     assert_eq!((wrong, said.len()), (vec![], written));
+}
+
+#[test]
+fn a_batch_larger_than_the_backlog_is_written_and_not_given_up() {
+    let folder = TempDir::new().unwrap();
+    let spec = FileSpec { backlog: 64 << 10, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let long = "x".repeat(1 << 10);
+    let batch: Vec<Event> = (0..400).map(|_| fault(&long)).collect();
+    sink.write(&batch).unwrap();
+    sink.flush().unwrap();
+    assert_eq!((sink.take_lost(), sink.pending()), (0, 0));
+    close(sink);
+    assert_eq!(read(&spec).1.len(), batch.len());
 }
