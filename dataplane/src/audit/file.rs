@@ -2,6 +2,9 @@
 //!
 //! What cannot be written is kept, within bounds, and tried again. A batch of lines is sealed before it is written, so that the chain holds whatever the disk does.
 
+mod append;
+
+use self::append::{Appender, Buffer, MOST};
 use super::json::{Encoder, Stamp, VERSION, date};
 use super::record::{Event, now};
 use super::setup::FileSpec;
@@ -12,18 +15,11 @@ use policy_format::chain::{Chain, Found, Header, Line, Link, MAX_LINE, Seal, par
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes that are sealed and written at once.
+/// Bytes that are hashed at once: so many are still in the processor's cache when they are.
 const CHUNK: usize = 256 << 10;
-/// Bytes that are written until they are handed to the disk, and to be forgotten by the system's cache; and how far behind them what the disk had not taken is asked for again.
-const FORGET: u64 = 1 << 20;
-const BEHIND: u64 = 4 * FORGET;
-/// A disk that takes longer to be handed them is behind. For the next bytes, of this number, the cache is there.
-const BEHINDHAND: Duration = Duration::from_millis(20);
-const CACHED: u64 = 16 * FORGET;
 /// Before a file that could not be written, or moved, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 const ROTATE_PAUSE: Duration = Duration::from_secs(60);
@@ -38,15 +34,12 @@ pub(super) struct FileSink {
     encoder: Encoder,
     /// `None` while a predecessor has it.
     open: Option<Open>,
-    /// Lines that are not sealed yet, and how many.
-    lines: Vec<u8>,
+    buffer: Buffer,
+    /// Events in it that are not sealed, and those that are.
     count: usize,
-    /// What is to be written as it is.
-    out: Vec<u8>,
-    /// Bytes of it that are written.
-    written: usize,
-    /// Events in it.
     events: usize,
+    /// How far the chain has what is not sealed: events and bytes.
+    chained: (usize, usize),
     lost: u64,
     /// Until when nothing is tried, and why.
     paused: Option<(Instant, String)>,
@@ -55,56 +48,13 @@ pub(super) struct FileSink {
 
 /// The file, and where its chain stands.
 struct Open {
-    file: File,
-    size: u64,
+    end: Appender,
     /// When it was begun.
     began: u64,
     chain: Option<(u64, Chain)>,
     /// There is an event in it from this process, or before.
     used: bool,
-    cached: Cached,
 }
-
-/// What the system's cache may have of a file. Nobody reads soon what was written, so there is little use in it; and pages that come back at once are the next that are written to,
-/// where a log that grows through all the memory there is takes new ones all the time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cached {
-    /// All before was handed to the disk.
-    from: u64,
-    /// The size at which what is behind is handed over, too.
-    due: u64,
-}
-
-impl Cached {
-    /// Of a file that had that size when it was handed over.
-    fn new(size: u64, is_slow: bool) -> Self {
-        Self { from: size, due: size.saturating_add(if is_slow { CACHED } else { FORGET }) }
-    }
-
-    /// The part of a file of that size that is to be forgotten now.
-    fn part(self, size: u64) -> Option<(u64, NonZeroU64)> {
-        let start = self.from.saturating_sub(BEHIND);
-        (size >= self.due).then(|| Some((start, NonZeroU64::new(size - start)?)))?
-    }
-}
-
-impl Open {
-    /// Hands what was written to the disk, and does not wait until it is there. An advice: what comes of it is the system's affair.
-    fn forget(&mut self) {
-        let Some((start, length)) = self.cached.part(self.size) else { return };
-        let before = Instant::now();
-        forget(&self.file, start, length);
-        self.cached = Cached::new(self.size, before.elapsed() > BEHINDHAND);
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn forget(file: &File, start: u64, length: NonZeroU64) {
-    let _ = rustix::fs::fadvise(file, start, Some(length), rustix::fs::Advice::DontNeed);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn forget(_file: &File, _start: u64, _length: NonZeroU64) {}
 
 /// The folder of a file.
 pub(super) fn folder(file: &Path) -> Option<PathBuf> {
@@ -121,11 +71,10 @@ impl FileSink {
             encoder: Encoder::new(&spec.form),
             spec,
             open: None,
-            lines: Vec::new(),
+            buffer: Buffer::default(),
             count: 0,
-            out: Vec::new(),
-            written: 0,
             events: 0,
+            chained: (0, 0),
             lost: 0,
             paused: None,
             rotate_again: None,
@@ -193,57 +142,47 @@ impl FileSink {
         }
         let size = file.metadata()?.len();
         let used = size > 0 && chain.as_ref().is_none_or(|(_, chain)| chain.open() == 0);
-        self.open = Some(Open { file, size, began, chain, used, cached: Cached::new(size, false) });
+        // What has to last after each batch is not held back, as parts of blocks are.
+        let end = Appender::new(file, size, self.spec.fsync != Fsync::Always);
+        self.open = Some(Open { end, began, chain, used });
         Ok(())
+    }
+
+    /// Has the chain of the file that is open go on over what was encoded, while that is in the processor's cache.
+    fn chain(&mut self) {
+        let Some((_, chain)) = self.open.as_mut().and_then(|open| open.chain.as_mut()) else { return };
+        let (count, bytes) = self.chained;
+        let lines = self.buffer.unsealed();
+        chain.add(lines.get(bytes..).unwrap_or_default(), (self.count - count) as u64);
+        self.chained = (self.count, lines.len());
     }
 
     /// Seals what was encoded, for the file that is open.
     fn seal(&mut self) {
+        self.chain();
         let Some(open) = &mut self.open else { return };
         if self.count == 0 {
             return;
         }
-        let seal = open.chain.as_mut().map(|(_, chain)| {
-            chain.add(&self.lines, self.count as u64);
-            chain.seal(None)
-        });
-        if self.out.is_empty() {
-            // The usual case: nothing is copied.
-            std::mem::swap(&mut self.out, &mut self.lines);
-        } else {
-            self.out.append(&mut self.lines);
-        }
-        if let Some(seal) = seal {
-            self.out.extend_from_slice(seal.as_bytes());
-        }
+        let seal = open.chain.as_mut().map(|(_, chain)| chain.seal(None));
+        self.buffer.seal(seal.as_deref().unwrap_or_default());
         self.events += std::mem::take(&mut self.count);
+        self.chained = (0, 0);
         open.used = true;
     }
 
-    /// Writes what is sealed.
-    fn write_out(&mut self) -> io::Result<()> {
+    /// Writes what is sealed; unless it is to be `all`, part of a block may be left.
+    fn write_out(&mut self, all: bool) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match open.file.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    self.written += written;
-                    open.size += written as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if self.buffer.sealed().is_empty() {
+            return Ok(());
         }
-        if self.written > 0 {
-            self.out.clear();
-            (self.written, self.events) = (0, 0);
-            if self.out.capacity() > 4 * CHUNK {
-                self.out.shrink_to(CHUNK);
-            }
-            if self.spec.fsync == Fsync::Always {
-                open.file.sync_data()?;
-            }
-            open.forget();
+        open.end.append(&mut self.buffer, all)?;
+        let left = memchr::memchr_iter(b'\n', self.buffer.sealed()).count();
+        // The last line is a seal. What is left is offered again as long as something is said to be.
+        self.events = if left > 1 && open.chain.is_some() { left - 1 } else { left };
+        if self.spec.fsync == Fsync::Always {
+            open.end.file().sync_data()?;
         }
         Ok(())
     }
@@ -255,14 +194,14 @@ impl FileSink {
             }
             self.paused = None;
         }
-        let done = self.step();
+        let done = self.step(false);
         if let Err(error) = &done {
             self.paused = Some((Instant::now() + PAUSE, error.to_string()));
         }
         done
     }
 
-    fn step(&mut self) -> io::Result<()> {
+    fn step(&mut self, all: bool) -> io::Result<()> {
         if self.open.is_none() {
             if self.pending() == 0 {
                 return Ok(());
@@ -273,9 +212,15 @@ impl FileSink {
                 attached => attached?,
             }
         }
+        let enough = MOST.min(self.spec.backlog / 2);
+        if !all && self.buffer.len() < enough && self.open.as_ref().is_some_and(|open| open.end.collects()) {
+            self.chain();
+            return Ok(());
+        }
         self.seal();
-        self.write_out()?;
+        self.write_out(all)?;
         if self.is_due() {
+            self.write_out(true)?;
             self.rotate()?;
         }
         Ok(())
@@ -287,7 +232,7 @@ impl FileSink {
             return false;
         }
         let age = u64::try_from(self.spec.rotate_age.as_millis()).unwrap_or(u64::MAX);
-        (self.spec.rotate_bytes > 0 && open.size >= self.spec.rotate_bytes) || (age > 0 && now().saturating_sub(open.began) >= age)
+        (self.spec.rotate_bytes > 0 && open.end.size() >= self.spec.rotate_bytes) || (age > 0 && now().saturating_sub(open.began) >= age)
     }
 
     /// Moves the file out of the way and begins the next. All that is sealed is in it.
@@ -295,7 +240,7 @@ impl FileSink {
         let failed = |error: io::Error| io::Error::other(format!("it cannot be rotated, and grows: {error}"));
         let Some(open) = &mut self.open else { return Ok(()) };
         if self.spec.fsync != Fsync::Never {
-            open.file.sync_data()?;
+            open.end.file().sync_data()?;
         }
         let position = open.chain.as_ref().map(|(segment, chain)| (*segment, chain.last()));
         let name = self.free_name(position.map(|(segment, _)| segment));
@@ -387,13 +332,13 @@ impl Sink for FileSink {
     fn write(&mut self, events: &[Event]) -> io::Result<()> {
         let mut done = Ok(());
         for event in events {
-            if self.spec.form.lossy && self.out.len() + self.lines.len() >= self.spec.backlog {
+            if self.spec.form.lossy && self.buffer.len() >= self.spec.backlog {
                 self.lost += 1;
                 continue;
             }
-            self.encoder.line(&mut self.lines, event);
+            self.encoder.line(self.buffer.lines(), event);
             self.count += 1;
-            if self.lines.len() >= CHUNK.min(self.spec.backlog / 2) {
+            if self.buffer.unsealed().len() - self.chained.1 >= CHUNK.min(self.spec.backlog / 2) {
                 done = self.go_on();
             }
         }
@@ -409,7 +354,7 @@ impl Sink for FileSink {
     }
 
     fn has_room(&self) -> bool {
-        self.out.len() + self.lines.len() < self.spec.backlog / 2
+        self.buffer.len() < self.spec.backlog / 2
     }
 
     fn take_lost(&mut self) -> u64 {
@@ -418,13 +363,13 @@ impl Sink for FileSink {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.paused = None;
-        self.step()?;
+        self.step(true)?;
         let Some(open) = &mut self.open else { return Ok(()) };
-        if is_at(&open.file, &self.spec.path) {
+        if is_at(open.end.file(), &self.spec.path) {
             return Ok(());
         }
         if self.spec.fsync != Fsync::Never {
-            open.file.sync_data()?;
+            open.end.file().sync_data()?;
         }
         let position = open.chain.as_ref().map(|(segment, chain)| (*segment, chain.last()));
         let old = self.open.take();
@@ -438,7 +383,7 @@ impl Sink for FileSink {
     fn close(&mut self, deadline: Instant) -> io::Result<()> {
         self.paused = None;
         loop {
-            let done = self.step();
+            let done = self.step(true);
             let left = deadline.saturating_duration_since(Instant::now());
             if done.is_ok() && self.pending() == 0 {
                 break;
@@ -450,7 +395,7 @@ impl Sink for FileSink {
         }
         // Somebody else may write to it then; what comes all the same opens it again.
         match self.open.take() {
-            Some(open) if self.spec.fsync != Fsync::Never => open.file.sync_data(),
+            Some(open) if self.spec.fsync != Fsync::Never => open.end.file().sync_data(),
             _ => Ok(()),
         }
     }

@@ -60,11 +60,10 @@ fn idle(spec: &FileSpec) -> FileSink {
         encoder: Encoder::new(&spec.form),
         spec: spec.clone(),
         open: None,
-        lines: Vec::new(),
+        buffer: Buffer::default(),
         count: 0,
-        out: Vec::new(),
-        written: 0,
         events: 0,
+        chained: (0, 0),
         lost: 0,
         paused: None,
         rotate_again: None,
@@ -233,7 +232,7 @@ fn what_cannot_be_written_is_kept_within_bounds_and_then_counted() {
     let spec = FileSpec { backlog: 4096, chain: false, ..spec(&folder) };
     let mut sink = FileSink::open(spec.clone()).unwrap();
     let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let good = std::mem::replace(&mut sink.open.as_mut().unwrap().file, file);
+    let good = std::mem::replace(&mut sink.open.as_mut().unwrap().end, Appender::new(file, 0, true));
     let events: Vec<Event> = (0..100).map(|number| fault(&format!("{number} {}", "x".repeat(100)))).collect();
     let _ = sink.write(&events);
     assert_eq!(sink.flush().unwrap_err().to_string(), "No space left on device (os error 28)");
@@ -248,7 +247,7 @@ fn what_cannot_be_written_is_kept_within_bounds_and_then_counted() {
     let kept = kept + 100;
     // It is not tried again at once, and still said to fail.
     assert!(sink.flush().is_err());
-    sink.open.as_mut().unwrap().file = good;
+    sink.open.as_mut().unwrap().end = good;
     sink.paused = None;
     sink.flush().unwrap();
     assert!(sink.has_room());
@@ -328,49 +327,6 @@ fn a_file_that_was_closed_is_somebody_elses_and_opened_again_when_it_is_needed()
 }
 
 #[test]
-fn what_is_written_is_forgotten_piece_by_piece_and_what_the_disk_had_not_taken_again() {
-    let part = |start, end: u64| Some((start, NonZeroU64::new(end - start).unwrap()));
-    for (from, is_slow, size, expected) in [
-        (0, false, 0, None),
-        (0, false, FORGET - 1, None),
-        (0, false, FORGET, part(0, FORGET)),
-        (FORGET, false, 2 * FORGET + 7, part(0, 2 * FORGET + 7)),
-        (100 * FORGET, false, 100 * FORGET + 1, None),
-        (100 * FORGET, false, 101 * FORGET, part(96 * FORGET, 101 * FORGET)),
-        (100 * FORGET, true, 100 * FORGET + CACHED - 1, None),
-        (100 * FORGET, true, 100 * FORGET + CACHED, part(96 * FORGET, 100 * FORGET + CACHED)),
-    ] {
-        assert_eq!(Cached::new(from, is_slow).part(size), expected, "{from}, {is_slow}, {size}");
-    }
-}
-
-#[test]
-fn a_file_is_whole_after_it_was_forgotten() {
-    let folder = TempDir::new().unwrap();
-    let spec = spec(&folder);
-    let mut sink = FileSink::open(spec.clone()).unwrap();
-    let long = "x".repeat(64 << 10);
-    let mut written = 0;
-    let mut handed_over = 0;
-    for _ in 0..40 {
-        let before = sink.open.as_ref().unwrap().cached;
-        put(&mut sink, &long);
-        written += 1;
-        let open = sink.open.as_mut().unwrap();
-        if open.cached != before {
-            assert_eq!(open.cached.from, open.size);
-            // However slow this disk is.
-            open.cached = Cached::new(open.size, false);
-            handed_over += 1;
-        }
-    }
-    assert_eq!(handed_over, 2);
-    close(sink);
-    let (wrong, said) = read(&spec);
-    assert_eq!((wrong, said.len()), (vec![], written));
-}
-
-#[test]
 fn a_batch_larger_than_the_backlog_is_written_and_not_given_up() {
     let folder = TempDir::new().unwrap();
     let spec = FileSpec { backlog: 64 << 10, ..spec(&folder) };
@@ -382,4 +338,59 @@ fn a_batch_larger_than_the_backlog_is_written_and_not_given_up() {
     assert_eq!((sink.take_lost(), sink.pending()), (0, 0));
     close(sink);
     assert_eq!(read(&spec).1.len(), batch.len());
+}
+
+/// Much of it goes past the system's cache, in pieces that have nothing to do with batches; then there is little again, files are rotated, and the log goes on after a restart.
+#[test]
+fn a_busy_log_is_whole() {
+    let folder = TempDir::new().unwrap();
+    let spec = FileSpec { rotate_bytes: 3 << 20, backlog: 64 << 20, ..spec(&folder) };
+    let mut written = 0;
+    for _ in 0..2 {
+        let mut sink = FileSink::open(spec.clone()).unwrap();
+        for round in 0..24 {
+            for (events, length) in [(round, 900), (500 * (round % 4), 700), (1, 30_000)] {
+                let batch: Vec<Event> = (0..events).map(|_| fault(&"x".repeat(length))).collect();
+                sink.write(&batch).unwrap();
+                sink.flush().unwrap();
+                written += batch.len();
+            }
+            if round % 7 == 0 {
+                sink.reopen().unwrap();
+                assert_eq!(sink.pending(), 0, "what others may move away is written");
+            }
+        }
+        close(sink);
+    }
+    let (wrong, said) = read(&spec);
+    assert_eq!((wrong, said.len()), (vec![], written));
+    assert!(idle(&spec).rotated().len() > 4);
+}
+
+#[test]
+fn what_is_collected_is_written_soon() {
+    let folder = TempDir::new().unwrap();
+    let spec = FileSpec { backlog: 64 << 20, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let batch: Vec<Event> = (0..300).map(|_| fault(&"x".repeat(1000))).collect();
+    sink.write(&batch).unwrap();
+    // As often as the thread that writes calls it while something is left.
+    while sink.pending() > 0 {
+        sink.flush().unwrap();
+    }
+    assert_eq!(read(&spec).1.len(), batch.len());
+}
+
+#[test]
+fn what_has_to_last_is_not_collected() {
+    let folder = TempDir::new().unwrap();
+    let spec = FileSpec { backlog: 64 << 20, fsync: Fsync::Always, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let batch: Vec<Event> = (0..300).map(|_| fault(&"x".repeat(1000))).collect();
+    for _ in 0..3 {
+        sink.write(&batch).unwrap();
+        sink.flush().unwrap();
+        assert_eq!(sink.pending(), 0);
+    }
+    assert_eq!(read(&spec).1.len(), 3 * batch.len());
 }
