@@ -29,6 +29,7 @@ mod connection;
 mod counters;
 mod decide;
 mod decider;
+mod digits;
 mod error;
 mod handle;
 mod inside;

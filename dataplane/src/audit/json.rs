@@ -1,11 +1,11 @@
 //! An event as a line of JSON, written by hand: there are two for each request, and nothing of a line but hosts, methods and numbers is not known before.
 
-use super::digits;
 use super::event::Verdict;
 use super::ocsf;
 use super::record::{Change, Ended, Event, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName, Text};
 use super::setup::Form;
 pub(super) use crate::calendar::date;
+use crate::digits;
 use policy_format::{AuditNaming, Protocol, events};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -2,7 +2,6 @@
 
 mod backlog;
 mod consumer;
-pub(crate) mod digits;
 pub(crate) mod event;
 pub(crate) mod feed;
 mod file;

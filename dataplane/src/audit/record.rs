@@ -2,8 +2,8 @@
 //!
 //! Nothing of a path, a query, a header or a body can be in one: there is no field that such a thing could be put into.
 
-use super::digits;
 use super::event::{Closed, Decided, Ending, Verdict};
+use crate::digits;
 use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId, events};
 use std::borrow::Cow;
 use std::fmt;

@@ -1,10 +1,10 @@
 //! What was let on and has not ended yet: how it ends is said once, whatever becomes of it.
 
 use super::{Decider, Question, Told};
-use crate::audit::digits;
 use crate::audit::event::{Closed, Ending};
 use crate::connect::UpstreamError;
 use crate::counters::Reached;
+use crate::digits;
 use crate::limits::Place;
 use crate::parse::target::Target;
 use crate::relay::http::Span;

@@ -5,8 +5,9 @@
 //! behind this proxy reads another request than the one that was decided. `tests/cases/smuggling.toml` has every known way to try that, with the answer.
 
 use super::forwarding::{self, Forwarding};
-use super::target::{Authority, AuthorityError, Target, push_decimal};
+use super::target::{Authority, AuthorityError, Target};
 use crate::calendar::write_date;
+use crate::digits;
 use std::borrow::Cow;
 use std::io::Write;
 use std::mem::MaybeUninit;
@@ -1024,7 +1025,7 @@ impl ResponseHead {
     ) {
         out.reserve(self.fields.0.len() + OWN_LINES);
         out.extend_from_slice(b"HTTP/1.1 ");
-        push_decimal(u32::from(self.status), out);
+        out.extend_from_slice(digits::number(self.status.into(), &mut [0; 20]));
         out.push(b' ');
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");

@@ -1,9 +1,9 @@
 //! `Target`: a host and a port, from an authority (RFC 3986, section 3.2, without user information).
 
+use crate::digits;
 use policy_format::Host;
 use policy_format::pattern::parse_port;
 use std::fmt;
-use std::io::Write;
 
 /// Where a client wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,13 +31,13 @@ impl Target {
     /// # Errors
     /// [`AuthorityError`] for what has no single meaning.
     pub fn parse(authority: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
-        if authority.contains('@') {
+        if authority.bytes().any(|byte| byte == b'@') {
             return Err(AuthorityError::UserInfo);
         }
         // Host names are normalised liberally in policies; on the wire there is no white space, and IPv6 has its brackets.
         let host_end = match authority.strip_prefix('[') {
             Some(rest) => rest.find(']').ok_or(AuthorityError::Host)? + 2,
-            None => authority.find(':').unwrap_or(authority.len()),
+            None => memchr::memchr(b':', authority.as_bytes()).unwrap_or(authority.len()),
         };
         let (host, rest) = authority.split_at_checked(host_end).ok_or(AuthorityError::Host)?;
         let port = match rest.strip_prefix(':') {
@@ -45,7 +45,7 @@ impl Target {
             None if rest.is_empty() => default_port.ok_or(AuthorityError::Port)?,
             None => return Err(AuthorityError::Host),
         };
-        if host.contains([' ', '\t']) {
+        if host.bytes().any(|byte| matches!(byte, b' ' | b'\t')) {
             return Err(AuthorityError::Host);
         }
         let host = Host::parse(host).map_err(|_| AuthorityError::Host)?;
@@ -72,42 +72,22 @@ pub(crate) struct Authority<'a> {
     pub(crate) default_port: Option<u16>,
 }
 
-/// A number as it is read, without the machinery of formatting: it is written several times a request.
-pub(crate) fn push_decimal(number: u32, out: &mut Vec<u8>) {
-    let (mut digits, mut at, mut left) = ([0; 10], 10, number);
-    loop {
-        at -= 1;
-        if let (Some(digit), Ok(value)) = (digits.get_mut(at), u8::try_from(left % 10)) {
-            *digit = b'0' + value;
-        }
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(at..).unwrap_or_default());
-}
-
 impl Authority<'_> {
     /// As it is displayed.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let Target { host, port } = self.target;
         match host {
             Host::Name(name) | Host::NumericLookalike(name) => out.extend_from_slice(name.as_str().as_bytes()),
-            Host::Ip(std::net::IpAddr::V4(ip)) => {
-                for (n, octet) in ip.octets().into_iter().enumerate() {
-                    if n > 0 {
-                        out.push(b'.');
-                    }
-                    push_decimal(u32::from(octet), out);
-                }
+            Host::Ip(ip) => {
+                let [open, close]: [&[u8]; 2] = if ip.is_ipv6() { [b"[", b"]"] } else { [b"", b""] };
+                out.extend_from_slice(open);
+                out.extend_from_slice(digits::address(*ip, &mut [0; digits::ADDRESS]));
+                out.extend_from_slice(close);
             }
-            // Writing to a vector cannot fail.
-            Host::Ip(ip) => drop(write!(out, "[{ip}]")),
         }
         if Some(*port) != self.default_port {
             out.push(b':');
-            push_decimal(u32::from(*port), out);
+            out.extend_from_slice(digits::number((*port).into(), &mut [0; 20]));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers and addresses as text, in place: events are made of them.
+//! Numbers and addresses as text, in place: events and heads of requests are made of them.
 
 use std::fmt::Display;
 use std::io::Write;
