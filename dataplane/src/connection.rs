@@ -36,7 +36,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -68,7 +67,7 @@ impl Shared {
 ///
 /// What it holds while a tunnel does nothing is kept small: there may be thousands.
 pub(crate) fn serve(
-    stream: TcpStream,
+    stream: Stream,
     client: SocketAddr,
     service: Service,
     shared: &Arc<Shared>,
@@ -88,7 +87,7 @@ pub(crate) fn serve(
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
     let set_up = Box::pin(async move {
-        let stream = Buffered::with_peer(Stream::Tcp(stream), client);
+        let stream = Buffered::with_peer(stream, client);
         Connection::new(stream, client, &own, shutdown).run(service).await
     });
     Some(async move {
@@ -237,7 +236,10 @@ impl<'s> Connection<'s> {
         let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
         match (detect::mismatch(service, spoken), service) {
             (None, Service::Http) => self.http().await,
-            (None, Service::Socks5) => Box::pin(self.socks5()).await,
+            (None, Service::Socks5) => {
+                self.client.stream.settle().ok()?;
+                Box::pin(self.socks5()).await
+            }
             (Some(mismatch), _) => {
                 self.mismatch(mismatch).await;
                 None
@@ -284,7 +286,10 @@ impl<'s> Connection<'s> {
             let next = match head {
                 Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
                     Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
-                    None if head.ask == Ask::Connect => Box::pin(self.connect(&head)).await,
+                    None if head.ask == Ask::Connect => {
+                        self.client.stream.settle().ok()?;
+                        Box::pin(self.connect(&head)).await
+                    }
                     None => match self.forward(&head, &forwarding, None).await {
                         Next::Granted(id) => self.forward(&head, &forwarding, Some(id)).await,
                         next => next,

@@ -33,6 +33,7 @@ mod digits;
 mod error;
 mod handle;
 mod inside;
+mod late;
 mod limits;
 mod listen;
 mod log;

@@ -1,13 +1,15 @@
 //! Streams, and the bytes that were read from them too early.
 
+use crate::late;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio_rustls::{client, server};
 
 /// Bytes that can be read at a time.
@@ -110,12 +112,52 @@ pub(crate) fn poll_read_scratch<T>(
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    /// The same, which the system does not tell of yet.
+    Fresh(Fresh),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
     /// Inside TLS, to an origin or a proxy.
     Tls(Box<client::TlsStream<Stream>>),
     /// Inside TLS that a client opened towards somebody else, and that ends here.
     Opened(Box<server::TlsStream<Rewound>>),
+}
+
+/// A client's connection that nothing had to be waited for yet. The system is asked to tell of it, for which it has to remember it, once something has to be: most clients have said what
+/// they want by the time they are accepted, and many are closed once they have their answer.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    /// Until it is another kind of stream.
+    socket: Option<std::net::TcpStream>,
+    /// Somebody wants to hear of it, and will come back.
+    heard_later: bool,
+}
+
+impl Fresh {
+    /// Of a socket that does not block.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn new(socket: std::net::TcpStream) -> Self {
+        Self { socket: Some(socket), heard_later: false }
+    }
+
+    /// What can be done at once; `None`: it has to be waited for. A task that finds something to do all the time lets others run in between.
+    fn poll_now<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut what: impl FnMut(&std::net::TcpStream) -> io::Result<T>,
+    ) -> Poll<Option<io::Result<T>>> {
+        let turn = ready!(coop::poll_proceed(cx));
+        let Some(socket) = &self.socket else { return Poll::Ready(None) };
+        loop {
+            match what(socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Ready(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => {
+                    turn.made_progress();
+                    return Poll::Ready(Some(done));
+                }
+            }
+        }
+    }
 }
 
 /// A client's connection, in front of which stands what was read of it to see what it is.
@@ -171,11 +213,43 @@ impl AsyncWrite for Rewound {
 }
 
 impl Stream {
+    /// The system tells of it from now on.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        if let Self::Fresh(fresh) = self {
+            let socket = fresh.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+            *self = Self::Tcp(TcpStream::from_std(socket)?);
+        }
+        Ok(())
+    }
+
+    /// Whether it is too early to listen for what comes of it while something else is waited for. Whoever asks is woken a little later, to do so then.
+    pub(crate) fn is_heard_later(&mut self, cx: &Context<'_>) -> bool {
+        let Self::Fresh(fresh) = self else { return false };
+        let is_first = !std::mem::replace(&mut fresh.heard_later, true);
+        if is_first {
+            late::wake_later(cx.waker());
+        }
+        is_first
+    }
+
+    /// Has it send what there is at once instead of waiting for more.
+    pub(crate) fn send_at_once(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Fresh(Fresh { socket: Some(socket), .. }) => socket.set_nodelay(true),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is nothing to read, not even the end. News of that may be on its way.
     fn is_quiet(&self) -> bool {
         let quiet = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         match self {
             Self::Tcp(stream) => quiet(stream.try_read(&mut [0])),
+            Self::Fresh(Fresh { socket, .. }) => socket.as_ref().is_some_and(|mut socket| quiet(socket.read(&mut [0]))),
             #[cfg(unix)]
             Self::Unix(stream) => quiet(stream.try_read(&mut [0])),
             // What it has read already may be a message of TLS itself, or a part of one. It wants to read when nothing that was read waits, and not the end either.
@@ -196,6 +270,8 @@ impl Stream {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let seen = match self {
             Self::Tcp(stream) => recv(stream, &mut [0; 1], flags),
+            Self::Fresh(Fresh { socket: Some(socket), .. }) => recv(socket, &mut [0; 1], flags),
+            Self::Fresh(_) => return false,
             Self::Unix(stream) => recv(stream, &mut [0; 1], flags),
             Self::Tls(stream) => return stream.get_ref().0.is_silent(),
             Self::Opened(stream) => recv(&stream.get_ref().0.stream, &mut [0; 1], flags),
@@ -212,6 +288,7 @@ impl Stream {
     fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Fresh(fresh) => fresh.socket.as_ref()?.peer_addr().ok(),
             #[cfg(unix)]
             Self::Unix(_) => None,
             Self::Tls(stream) => stream.get_ref().0.peer(),
@@ -224,6 +301,8 @@ macro_rules! on_each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Self::Tcp($stream) => $call,
+            // It was settled.
+            Self::Fresh(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(unix)]
             Self::Unix($stream) => $call,
             Self::Tls($stream) => $call,
@@ -233,35 +312,178 @@ macro_rules! on_each {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Self::Fresh(fresh) = &mut *self {
+            let into = buffer.initialize_unfilled();
+            if let Some(read) = ready!(fresh.poll_now(cx, |mut socket| socket.read(into))) {
+                return Poll::Ready(read.map(|count| buffer.advance(count)));
+            }
+            self.settle()?;
+        }
         on_each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Self::Fresh(fresh) = &mut *self {
+            if let Some(written) = ready!(fresh.poll_now(cx, |mut socket| socket.write(bytes))) {
+                return Poll::Ready(written);
+            }
+            self.settle()?;
+        }
         on_each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(*self, Self::Fresh(_)) {
+            return Poll::Ready(Ok(()));
+        }
         on_each!(self, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Fresh(Fresh { socket: Some(socket), .. }) = &*self {
+            return Poll::Ready(socket.shutdown(Shutdown::Write));
+        }
         on_each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Self::Fresh(fresh) = &mut *self {
+            if let Some(written) = ready!(fresh.poll_now(cx, |mut socket| socket.write_vectored(bytes))) {
+                return Poll::Ready(written);
+            }
+            self.settle()?;
+        }
         on_each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Fresh(_) => true,
             #[cfg(unix)]
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Opened(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use crate::listen::socket::Listener;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A client, and its connection as it was accepted, behind what it has said.
+    async fn accepted(said: &[u8]) -> (TcpStream, Stream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(said).await.unwrap();
+        let (stream, from) = Listener::new(listener).unwrap().accept().await.unwrap();
+        assert_eq!((stream.peer(), from), (Some(from), client.local_addr().unwrap()));
+        assert!(matches!(stream, Stream::Fresh(_)));
+        (client, stream)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_said_all_is_answered_without_the_system_telling_of_it() {
+        let (mut client, mut stream) = accepted(b"said").await;
+        assert!(!stream.is_silent());
+        let mut heard = [0; 4];
+        stream.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"said");
+        assert!(stream.is_silent() && stream.is_quiet());
+        stream.write_all(b"answer").await.unwrap();
+        stream.write_vectored(&[io::IoSlice::new(b"1"), io::IoSlice::new(b"2")]).await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(stream.is_write_vectored());
+        stream.shutdown().await.unwrap();
+        assert!(matches!(stream, Stream::Fresh(_)));
+        let mut answered = Vec::new();
+        client.read_to_end(&mut answered).await.unwrap();
+        assert_eq!(answered, b"answer12");
+        drop(client);
+        assert_eq!(stream.read(&mut heard).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_has_to_be_waited_for_is_told_of() {
+        let (mut client, mut stream) = accepted(b"").await;
+        let mut heard = [0; 4];
+        let (read, said) = tokio::join!(stream.read_exact(&mut heard), async {
+            tokio::task::yield_now().await;
+            client.write_all(b"said").await
+        });
+        assert_eq!((read.unwrap(), said.unwrap()), (4, ()));
+        assert!(matches!(stream, Stream::Tcp(_)));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_does_not_take_yet_is_sent_later() {
+        for vectored in [false, true] {
+            let (mut client, mut stream) = accepted(b"").await;
+            let much = vec![b'x'; 16 << 20];
+            let send = async {
+                let mut rest = &much[..];
+                while !rest.is_empty() {
+                    let written = if vectored { stream.write_vectored(&[io::IoSlice::new(rest)]).await } else { stream.write(rest).await };
+                    rest = rest.get(written.unwrap()..).unwrap();
+                }
+                stream.shutdown().await.unwrap();
+                assert!(matches!(stream, Stream::Tcp(_)));
+            };
+            let mut got = Vec::new();
+            let (read, ()) = tokio::join!(client.read_to_end(&mut got), send);
+            assert_eq!((read.unwrap(), got.len()), (much.len(), much.len()));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_wants_to_hear_of_it_beside_something_else_comes_back_to_do_so() {
+        let (client, mut stream) = accepted(b"").await;
+        let mut comes = 0;
+        let heard = async {
+            poll_fn(|cx| {
+                comes += 1;
+                if stream.is_heard_later(cx) {
+                    return Poll::Pending;
+                }
+                Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut [0; 1]))
+            })
+            .await
+        };
+        let (read, ()) = tokio::join!(heard, async { drop(client) });
+        read.unwrap();
+        assert!(comes >= 2, "{comes}");
+        assert!(!stream.is_heard_later(&Context::from_waker(std::task::Waker::noop())));
+    }
+
+    #[tokio::test]
+    async fn who_finds_more_all_the_time_lets_others_run() {
+        let (_client, mut stream) = accepted(&[b'x'; 1000]).await;
+        let at_once = poll_fn(|cx| {
+            let reads = (0..1000).take_while(|_| Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut [0; 1])).is_ready());
+            Poll::Ready(reads.count())
+        });
+        let at_once = at_once.await;
+        assert!((1..1000).contains(&at_once), "{at_once}");
+        assert!(matches!(stream, Stream::Fresh(_)));
+    }
+
+    #[tokio::test]
+    async fn settled_once_is_settled() {
+        let (_client, mut stream) = accepted(b"").await;
+        for _ in 0..2 {
+            stream.settle().unwrap();
+            assert!(matches!(stream, Stream::Tcp(_)));
         }
     }
 }

@@ -44,7 +44,7 @@ impl Worker {
             let _serving = shared.counters.serve();
             runtime.block_on(async {
                 for (listener, service) in listeners {
-                    match tokio::net::TcpListener::from_std(listener) {
+                    match listen::socket::Listener::new(listener) {
                         Ok(listener) => {
                             let accept = listen::accept(listener, service, Arc::clone(&shared), Arc::clone(&permits), shutdown.clone());
                             let accepting = accepting.clone();

@@ -170,6 +170,43 @@ fn limits_and_sides_that_break_off_are_told_apart() {
     all_joined(&proxy);
 }
 
+/// However early in the life of its connection, and whoever the one to the origin is from.
+#[test]
+fn a_client_that_leaves_before_it_is_answered_is_noticed() {
+    let (thinks, thinking) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let thinks = std::sync::Arc::new((thinks, thinking));
+    let seen = std::sync::Arc::clone(&thinks);
+    let origin = Origin::http(move |request, stream| {
+        if request.first_line.starts_with("HEAD") {
+            return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_ok();
+        }
+        seen.0.fetch_add(1, Ordering::AcqRel);
+        // Until the proxy has nobody to tell any more.
+        let ended = stream.read(&mut [0]).is_ok_and(|read| read == 0);
+        seen.1.fetch_add(usize::from(ended), Ordering::AcqRel);
+        false
+    });
+    let proxy = open(&["idle_timeout=1d", "response_timeout=1d"]);
+    for (number, first) in [(1, None), (2, Some("Connection: close\r\n")), (3, Some(""))] {
+        let mut client = Client::connect(proxy.http());
+        if let Some(more) = first {
+            assert_eq!(client.send(request("HEAD", origin.port(), more)).answer_to("HEAD").status, 200);
+            if !more.is_empty() {
+                // Its connection to the origin is there for the next.
+                assert!(client.rest().is_empty());
+                client = Client::connect(proxy.http());
+            }
+        }
+        client.send(request("GET", origin.port(), ""));
+        harness::wait_until("the origin thinks", || thinks.0.load(Ordering::Acquire) == number);
+        drop(client);
+        harness::wait_until("the origin is told", || thinks.1.load(Ordering::Acquire) == number);
+    }
+    let ends = proxy.ends(5);
+    assert_eq!(ends.iter().filter(|ended| ended.ending == Ending::Broken).count(), 3);
+    all_joined(&proxy);
+}
+
 /// A tunnel to an origin that sends back what comes.
 fn tunnel(proxy: &Proxy, origin: &Origin) -> Client {
     let mut client = Client::connect(proxy.http());

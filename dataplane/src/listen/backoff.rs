@@ -5,10 +5,11 @@
 
 use crate::counters::Counter;
 use crate::limits::Gate;
+use crate::listen::socket::Listener;
+use crate::stream::Stream;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 
 /// The first pause.
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -24,7 +25,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// The next connection. However long that takes, nothing is lost; dropping the future loses nothing either.
-    pub(crate) async fn accept(&mut self, listener: &TcpListener, gate: &Gate) -> (TcpStream, SocketAddr) {
+    pub(crate) async fn accept(&mut self, listener: &Listener, gate: &Gate) -> (Stream, SocketAddr) {
         loop {
             match listener.accept().await {
                 Ok(accepted) => {

@@ -2,13 +2,15 @@
 
 pub(crate) mod backoff;
 pub(crate) mod detect;
+pub(crate) mod socket;
 
 use crate::connection::{self, Shared};
 use crate::counters::reached;
 use crate::shutdown::Shutdown;
+use crate::stream::Stream;
 use backoff::Backoff;
+use socket::Listener;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Which protocol a listener is for.
@@ -19,7 +21,7 @@ pub(crate) enum Service {
 }
 
 /// Accepts until the shutdown starts. At the limit of connections it stops accepting: who waits, waits in the kernel's queue.
-pub(crate) async fn accept(listener: TcpListener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
+pub(crate) async fn accept(listener: Listener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
     let mut backoff = Backoff::default();
     let mut at_once = AtOnce::new(&listener);
     loop {
@@ -60,27 +62,17 @@ struct AtOnce {
 }
 
 impl AtOnce {
-    fn new(listener: &TcpListener) -> Self {
-        Self { without: if inherits(listener) { QUEUED } else { usize::MAX } }
+    fn new(listener: &Listener) -> Self {
+        Self { without: if listener.sends_at_once() { QUEUED } else { usize::MAX } }
     }
 
-    fn set(&mut self, stream: &TcpStream) {
+    fn set(&mut self, stream: &Stream) {
         if self.without > 0 {
             self.without -= 1;
             // One that is gone by now is told so when it is written to.
-            let _ = stream.set_nodelay(true);
+            let _ = stream.send_at_once();
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn inherits(listener: &TcpListener) -> bool {
-    rustix::net::sockopt::set_tcp_nodelay(listener, true).is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn inherits(_listener: &TcpListener) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -88,19 +80,23 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use super::*;
+    use tokio::net::TcpStream;
 
     #[tokio::test]
     async fn who_is_accepted_is_sent_to_at_once_and_so_is_who_waited_before() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let listener = Listener::new(listener).unwrap();
         let _before = TcpStream::connect(address).await.unwrap();
         let mut at_once = AtOnce::new(&listener);
         let _behind = TcpStream::connect(address).await.unwrap();
         for _ in 0..2 {
-            let (accepted, _) = listener.accept().await.unwrap();
+            let (mut accepted, _) = listener.accept().await.unwrap();
             at_once.set(&accepted);
-            assert!(accepted.nodelay().unwrap());
-            if inherits(&listener) {
+            accepted.settle().unwrap();
+            assert!(matches!(&accepted, Stream::Tcp(accepted) if accepted.nodelay().unwrap()));
+            if listener.sends_at_once() {
                 at_once.without = 0;
             }
         }

@@ -465,6 +465,9 @@ impl Exchange<'_> {
 
     /// Ready when the client has ended its connection. What it sends meanwhile is its next request, and is kept, within bounds.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client.stream.is_heard_later(cx) {
+            return Poll::Pending;
+        }
         while self.client.buffer.len() < self.limits.head_bytes {
             if !matches!(ready!(self.client.poll_more(cx)), Ok(1..)) {
                 return Poll::Ready(());
