@@ -236,10 +236,7 @@ impl<'s> Connection<'s> {
         let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
         match (detect::mismatch(service, spoken), service) {
             (None, Service::Http) => self.http().await,
-            (None, Service::Socks5) => {
-                self.client.stream.settle().ok()?;
-                Box::pin(self.socks5()).await
-            }
+            (None, Service::Socks5) => Box::pin(self.socks5()).await,
             (Some(mismatch), _) => {
                 self.mismatch(mismatch).await;
                 None
@@ -286,10 +283,7 @@ impl<'s> Connection<'s> {
             let next = match head {
                 Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
                     Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
-                    None if head.ask == Ask::Connect => {
-                        self.client.stream.settle().ok()?;
-                        Box::pin(self.connect(&head)).await
-                    }
+                    None if head.ask == Ask::Connect => Box::pin(self.connect(&head)).await,
                     None => match self.forward(&head, &forwarding, None).await {
                         Next::Granted(id) => self.forward(&head, &forwarding, Some(id)).await,
                         next => next,
@@ -976,6 +970,9 @@ impl<'s> Connection<'s> {
 
     /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
     async fn associate(mut self) {
+        if self.client.stream.settle().is_err() {
+            return;
+        }
         let Stream::Tcp(control) = &self.client.stream else { return };
         let ear = self.shutdown.ear();
         match Association::open(control, self.address, self.shared, &self.limits, ear).await {

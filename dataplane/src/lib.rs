@@ -33,7 +33,6 @@ mod digits;
 mod error;
 mod handle;
 mod inside;
-mod late;
 mod limits;
 mod listen;
 mod log;

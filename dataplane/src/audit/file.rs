@@ -142,18 +142,18 @@ impl FileSink {
         }
         let size = file.metadata()?.len();
         let used = size > 0 && chain.as_ref().is_none_or(|(_, chain)| chain.open() == 0);
-        // What has to last after each batch is not held back, as parts of blocks are.
-        let end = Appender::new(file, size, self.spec.fsync != Fsync::Always);
+        let end = Appender::new(file, size, self.spec.fsync);
         self.open = Some(Open { end, began, chain, used });
         Ok(())
     }
 
     /// Has the chain of the file that is open go on over what was encoded, while that is in the processor's cache.
     fn chain(&mut self) {
-        let Some((_, chain)) = self.open.as_mut().and_then(|open| open.chain.as_mut()) else { return };
-        let (count, bytes) = self.chained;
-        let lines = self.buffer.unsealed();
-        chain.add(lines.get(bytes..).unwrap_or_default(), (self.count - count) as u64);
+        let Some(open) = &mut self.open else { return };
+        let ((count, bytes), lines) = (self.chained, self.buffer.unsealed());
+        if let Some((_, chain)) = &mut open.chain {
+            chain.add(lines.get(bytes..).unwrap_or_default(), (self.count - count) as u64);
+        }
         self.chained = (self.count, lines.len());
     }
 
@@ -177,10 +177,9 @@ impl FileSink {
         if self.buffer.sealed().is_empty() {
             return Ok(());
         }
-        open.end.append(&mut self.buffer, all)?;
-        let left = memchr::memchr_iter(b'\n', self.buffer.sealed()).count();
-        // The last line is a seal. What is left is offered again as long as something is said to be.
-        self.events = if left > 1 && open.chain.is_some() { left - 1 } else { left };
+        let done = open.end.append(&mut self.buffer, all);
+        self.events = events_in(self.buffer.sealed());
+        done?;
         if self.spec.fsync == Fsync::Always {
             open.end.file().sync_data()?;
         }
@@ -399,6 +398,13 @@ impl Sink for FileSink {
             _ => Ok(()),
         }
     }
+}
+
+/// Events that have not been written wholly. Where there is nothing but the end of a seal, that counts as one: somebody has to come back for it.
+fn events_in(sealed: &[u8]) -> usize {
+    let is_seal = |line: &&[u8]| line.starts_with(SEAL.get(1..).unwrap_or_default());
+    let lines = sealed.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !is_seal(line)).count().max(usize::from(!sealed.is_empty()))
 }
 
 /// Where a segment ends.

@@ -158,7 +158,8 @@ impl<'s> Connection<'s> {
             }
         }
         let peer = self.client.peer();
-        let Buffered { stream: Stream::Tcp(tcp), buffer, .. } = self.client else { return None };
+        let Buffered { stream, buffer, .. } = self.client;
+        let tcp = stream.into_tcp()?;
         let failed = || shared.counters.count(Counter::ClientHandshakesFailed);
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Rewound::new(buffer, tcp));
         let start = match timeout(limits.tls_timeout, hello).await {

@@ -25,6 +25,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// For an answer to come before it is listened for whether the client leaves without it.
+const SOON: Duration = Duration::from_millis(5);
 /// For an exchange under way when a policy comes into force that does not allow it: what is short ends by itself.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -236,10 +238,21 @@ impl Exchange<'_> {
     fn goes_on(&mut self) {
         if std::mem::take(&mut self.revoked) {
             self.cut = None;
-            let idle = self.now() + self.limits.idle_timeout;
-            let waits = matches!(self.down, Down::Head { .. });
-            self.patience.set_until(if waits { self.answer_due.min(idle) } else { idle });
+            self.wait_on();
         }
+    }
+
+    /// As long as is waited from now on, unless something moves.
+    fn wait_on(&mut self) {
+        let idle = self.now() + self.limits.idle_timeout;
+        let waits = matches!(self.down, Down::Head { .. });
+        self.patience.set_until(if waits { self.answer_due.min(idle) } else { idle });
+    }
+
+    /// When it is to be heard whether the client leaves, if nothing tells of that yet: most have their answer by then, for whom the system need not be asked.
+    fn listens_at(&self) -> Option<Instant> {
+        let is_due = matches!(self.up, Up::Sent) && self.client.stream.is_fresh();
+        is_due.then(|| self.span.began.map(|began| began + SOON)).flatten()
     }
 
     /// What is malformed may be so because it is too long.
@@ -286,7 +299,17 @@ impl Exchange<'_> {
         if self.revoked {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
+        let listens = self.listens_at();
+        self.patience.set_until(listens.map_or(self.patience.due(), |at| at.min(self.patience.due())));
         ready!(self.patience.poll_over(cx));
+        if listens.is_some_and(|at| at <= Instant::now()) {
+            if self.client.stream.settle().is_err() {
+                return Poll::Ready(Err(ExchangeError::Broken));
+            }
+            self.wait_on();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(Err(match self.down {
             // Nobody can be told in the middle of an interim response.
             Down::Head { .. } if self.flows.down.is_torn() => ExchangeError::Broken,
@@ -465,7 +488,8 @@ impl Exchange<'_> {
 
     /// Ready when the client has ended its connection. What it sends meanwhile is its next request, and is kept, within bounds.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.client.stream.is_heard_later(cx) {
+        if self.client.stream.is_fresh() {
+            // In vain: it is to be listened to first.
             return Poll::Pending;
         }
         while self.client.buffer.len() < self.limits.head_bytes {

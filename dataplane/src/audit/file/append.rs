@@ -2,8 +2,9 @@
 //!
 //! What goes through the cache is copied to pages of it, each of which has to be found, given a place on the disk, marked and written some time. What goes past it (`O_DIRECT`) the disk
 //! takes from where it is, for a third of the processor time a byte, and nothing else is driven out of the cache. It has to be whole blocks: what is left of one goes with what comes
-//! next, and the disk has to be waited for: one that takes long has the cache in front of it for a while.
+//! next, and the disk has to be waited for: one that takes long has the cache in front of it for the rest of the file.
 
+use policy_format::Fsync;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroU64;
@@ -14,13 +15,12 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 4 << 10;
 /// Bytes at once that are worth going past the cache for.
 const MANY: usize = 128 << 10;
-/// Bytes that are written by one call, and that what goes past the cache is collected to: a call to the disk costs as much as some 100 KB.
+/// Bytes that what goes past the cache is collected to, and that are written by one call then: a call to the disk costs as much as some 100 KB.
 pub(super) const MOST: usize = 1 << 20;
-/// A disk that takes longer for a call is behind.
+/// A disk that takes longer for a call is behind: nothing goes past the cache of this file any more.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// For how many bytes such a disk has the cache: at first, and at most, since it is twice as many each time.
+/// For how many bytes a disk that is behind with what is in the cache is left alone.
 const RESPITE: u64 = 16 << 20;
-const LONG_RESPITE: u64 = 1 << 30;
 /// For how long it is collected.
 const LINGER: Duration = Duration::from_millis(50);
 /// Bytes that are written to the cache until they are handed to the disk, and to be forgotten; and how far behind them what the disk had not taken is asked for again.
@@ -33,7 +33,7 @@ const KEPT: usize = 4 * MOST;
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
-    /// Where they begin: behind what is written, at an address that the disk takes.
+    /// Where they begin, behind what is written; most often at an address that the disk takes ([`Self::align`]).
     start: usize,
     /// How many of them are sealed.
     sealed: usize,
@@ -67,15 +67,11 @@ impl Buffer {
     fn written(&mut self, count: usize) {
         self.start += count;
         self.sealed -= count;
-        if self.len() == 0 {
-            self.bytes.clear();
-            self.start = 0;
-            if self.bytes.capacity() > KEPT {
-                self.bytes.shrink_to(MANY);
+        if self.start > self.len() {
+            self.align();
+            if self.bytes.capacity() > KEPT && self.bytes.len() < MANY {
+                self.bytes.shrink_to(MOST);
             }
-            self.align();
-        } else if self.start > self.len() {
-            self.align();
         }
     }
 
@@ -106,28 +102,35 @@ pub(super) struct Appender {
     file: File,
     size: u64,
     way: Way,
-    /// A call that takes longer was to a disk that is behind.
+    /// What was in the cache is on the disk before anything goes past it.
+    syncs: bool,
+    /// A disk that takes longer for a call is behind.
     patience: Duration,
-    /// For how many bytes it has the cache the next time that it is.
-    respite: u64,
     cached: Cached,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// Through the cache, until the file has that size.
-    Cached(u64),
-    /// Past the cache, the last time then.
+    /// Through the cache, until there is much.
+    Cached,
+    /// Past the cache; the last call began then.
     Direct(Instant),
     /// Nothing goes past the cache of this file.
     Never,
 }
 
 impl Appender {
-    /// Of a file that has that size and is written at its end. `may_pass`: what is written may go past the cache.
-    pub(super) fn new(file: File, size: u64, may_pass: bool) -> Self {
-        let way = if may_pass && cfg!(target_os = "linux") { Way::Cached(0) } else { Way::Never };
-        Self { file, size, way, patience: PATIENCE, respite: RESPITE, cached: Cached::new(size, false) }
+    /// Of a file that has that size and is written at its end. Unless what is written is to last after each call, it may go past the cache.
+    pub(super) fn new(file: File, size: u64, fsync: Fsync) -> Self {
+        let may_pass = fsync != Fsync::Always && cfg!(target_os = "linux");
+        let way = if may_pass { Way::Cached } else { Way::Never };
+        Self { file, size, way, syncs: fsync != Fsync::Never, patience: PATIENCE, cached: Cached::new(size, false) }
+    }
+
+    /// However slow the disk is.
+    #[cfg(test)]
+    pub(super) fn be_patient(&mut self) {
+        self.patience = Duration::MAX;
     }
 
     pub(super) fn file(&self) -> &File {
@@ -165,7 +168,7 @@ impl Appender {
     /// Whether so many bytes, which are all there are, go past the cache.
     fn may_pass(&self, count: usize) -> bool {
         match self.way {
-            Way::Cached(until) => count >= MANY && self.size >= until,
+            Way::Cached => count >= MANY,
             Way::Direct(_) => count >= BLOCK,
             Way::Never => false,
         }
@@ -175,7 +178,7 @@ impl Appender {
         matches!(self.way, Way::Direct(_))
     }
 
-    /// Has the disk take whole blocks, as long as it takes them.
+    /// Has the disk take whole blocks, as long as it does. What is left otherwise is for the cache, which also says what is really wrong.
     fn pass(&mut self, buffer: &mut Buffer) -> io::Result<()> {
         if !self.is_direct() {
             self.enter(buffer)?;
@@ -188,14 +191,9 @@ impl Appender {
             match self.write(buffer, (buffer.sealed / BLOCK * BLOCK).min(MOST)) {
                 // Less was written than whole blocks: the rest of this one goes through the cache.
                 Ok(()) if !self.size.is_multiple_of(BLOCK as u64) => self.leave()?,
-                Ok(()) if before.elapsed() > self.patience => self.give_respite()?,
-                Ok(()) => self.way = Way::Direct(before),
-                // The file system does not do that, or wants larger blocks.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    self.leave()?;
-                    self.way = Way::Never;
-                }
-                Err(error) => return Err(error),
+                Ok(()) if before.elapsed() <= self.patience => self.way = Way::Direct(before),
+                // The disk is behind, or full; or the file system does not do that, or wants larger blocks.
+                Ok(()) | Err(_) => self.give_up()?,
             }
         }
         Ok(())
@@ -209,31 +207,30 @@ impl Appender {
             let rest = BLOCK - usize::try_from(over).unwrap_or_default();
             self.write(buffer, rest.min(buffer.sealed))?;
         }
+        if !self.size.is_multiple_of(BLOCK as u64) {
+            return Ok(());
+        }
         // A power failure may take the end of a file, but must not leave a hole in front of what the disk has.
-        self.file.sync_data()?;
-        if before.elapsed() > self.patience {
-            return self.give_respite();
-        }
-        if self.size.is_multiple_of(BLOCK as u64) {
-            self.way = if set_direct(&self.file, true).is_ok() { Way::Direct(before) } else { Way::Never };
-        }
-        Ok(())
+        let synced = if self.syncs { self.file.sync_data() } else { Ok(()) };
+        let is_direct = synced.is_ok() && before.elapsed() <= self.patience && set_direct(&self.file, true).is_ok();
+        self.way = if is_direct { Way::Direct(before) } else { Way::Never };
+        synced
     }
 
     /// Goes through the cache from now on.
     fn leave(&mut self) -> io::Result<()> {
         if self.is_direct() {
             set_direct(&self.file, false)?;
-            self.way = Way::Cached(0);
+            self.way = Way::Cached;
             self.cached = Cached::new(self.size, false);
         }
         Ok(())
     }
 
-    fn give_respite(&mut self) -> io::Result<()> {
+    /// The same, as long as the file lasts.
+    fn give_up(&mut self) -> io::Result<()> {
         self.leave()?;
-        self.way = Way::Cached(self.size.saturating_add(self.respite));
-        self.respite = (2 * self.respite).min(LONG_RESPITE);
+        self.way = Way::Never;
         Ok(())
     }
 

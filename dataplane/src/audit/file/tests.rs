@@ -232,7 +232,7 @@ fn what_cannot_be_written_is_kept_within_bounds_and_then_counted() {
     let spec = FileSpec { backlog: 4096, chain: false, ..spec(&folder) };
     let mut sink = FileSink::open(spec.clone()).unwrap();
     let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let good = std::mem::replace(&mut sink.open.as_mut().unwrap().end, Appender::new(file, 0, true));
+    let good = std::mem::replace(&mut sink.open.as_mut().unwrap().end, Appender::new(file, 0, Fsync::Rotate));
     let events: Vec<Event> = (0..100).map(|number| fault(&format!("{number} {}", "x".repeat(100)))).collect();
     let _ = sink.write(&events);
     assert_eq!(sink.flush().unwrap_err().to_string(), "No space left on device (os error 28)");
@@ -368,17 +368,44 @@ fn a_busy_log_is_whole() {
 }
 
 #[test]
-fn what_is_collected_is_written_soon() {
+fn what_is_collected_is_written_when_there_is_no_more() {
     let folder = TempDir::new().unwrap();
     let spec = FileSpec { backlog: 64 << 20, ..spec(&folder) };
     let mut sink = FileSink::open(spec.clone()).unwrap();
+    sink.open.as_mut().unwrap().end.be_patient();
     let batch: Vec<Event> = (0..300).map(|_| fault(&"x".repeat(1000))).collect();
-    sink.write(&batch).unwrap();
+    let mut written = 0;
+    for _ in 0..4 {
+        sink.write(&batch).unwrap();
+        sink.flush().unwrap();
+        written += batch.len();
+        let (mut file, before) = (text(&spec), sink.pending());
+        file.truncate(file.rfind('\n').map_or(0, |end| end + 1));
+        assert_eq!(file.matches("outcome.detail").count() + before, written, "what is not in the file is pending");
+    }
     // As often as the thread that writes calls it while something is left.
+    let deadline = Instant::now() + Duration::from_secs(20);
     while sink.pending() > 0 {
+        assert!(Instant::now() < deadline);
         sink.flush().unwrap();
     }
-    assert_eq!(read(&spec).1.len(), batch.len());
+    assert_eq!(read(&spec).1.len(), written);
+}
+
+#[test]
+fn what_is_left_is_counted_to_the_event() {
+    let seal = "{\"event.name\":\"codex.network_proxy.seal\",\"chain.count\":2}\n";
+    for (sealed, expected) in [
+        (String::new(), 0),
+        ("{}\n{}\n".to_owned(), 2),
+        (format!("rest\n{{}}\n{seal}"), 2),
+        (format!("{{}}\n{seal}{{}}\n{seal}"), 2),
+        // Somebody has to come back for it.
+        (seal.to_owned(), 1),
+        ("t\":2}\n".to_owned(), 1),
+    ] {
+        assert_eq!(events_in(sealed.as_bytes()), expected, "{sealed}");
+    }
 }
 
 #[test]

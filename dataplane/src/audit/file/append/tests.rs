@@ -17,13 +17,13 @@ struct Written {
 
 impl Written {
     /// Begins with so many bytes.
-    fn new(size: usize, may_pass: bool) -> Self {
+    fn new(size: usize, fsync: Fsync) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let text = vec![b'-'; size];
         fs::write(&path, &text).unwrap();
         let file = OpenOptions::new().append(true).open(&path).unwrap();
-        Self { _folder: folder, path, end: Appender::new(file, size as u64, may_pass), buffer: Buffer::default(), text }
+        Self { _folder: folder, path, end: Appender::new(file, size as u64, fsync), buffer: Buffer::default(), text }
     }
 
     /// Seals a text of that length, none of which is like another.
@@ -60,9 +60,8 @@ impl Written {
 #[test]
 fn little_goes_through_the_cache_at_once_and_much_past_it_in_whole_blocks() {
     for size in [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 17] {
-        let mut written = Written::new(size, true);
-        // However slow this disk is.
-        written.end.patience = Duration::MAX;
+        let mut written = Written::new(size, Fsync::Rotate);
+        written.end.be_patient();
         let can_pass = written.can_pass();
         let steps = [
             (1, false),
@@ -94,7 +93,7 @@ fn little_goes_through_the_cache_at_once_and_much_past_it_in_whole_blocks() {
 
 #[test]
 fn nothing_is_collected_for_long() {
-    let mut written = Written::new(0, true);
+    let mut written = Written::new(0, Fsync::Never);
     written.end.way = Way::Direct(Instant::now().checked_sub(LINGER).unwrap());
     assert!(!written.end.collects());
     written.end.way = Way::Direct(Instant::now() + LINGER);
@@ -102,30 +101,29 @@ fn nothing_is_collected_for_long() {
 }
 
 #[test]
-fn a_disk_that_is_behind_has_the_cache_for_a_while_and_then_for_a_longer_one() {
-    let mut written = Written::new(0, true);
+fn a_disk_that_is_behind_has_the_cache_in_front_of_it_as_long_as_the_file_lasts() {
+    let mut written = Written::new(0, Fsync::Rotate);
     written.end.patience = Duration::ZERO;
-    for respite in [RESPITE, 2 * RESPITE, 4 * RESPITE] {
+    for length in [MANY + 1, 3 * MOST] {
+        written.seal(length);
+        written.append(false);
+        assert_eq!((written.left(), written.end.way), (0, Way::Never));
+    }
+    // Also where it is found out on the way.
+    let mut written = Written::new(0, Fsync::Rotate);
+    if written.can_pass() {
+        set_direct(written.end.file(), true).unwrap();
+        written.end.way = Way::Direct(Instant::now());
+        written.end.patience = Duration::ZERO;
         written.seal(MANY + 1);
         written.append(false);
-        assert_eq!(written.left(), 0);
-        let Way::Cached(until) = written.end.way else { unreachable!("{:?}", written.end.way) };
-        let asked = until - respite;
-        assert!(asked <= written.end.size(), "the disk has the cache from when it was asked");
-        assert!(!written.end.may_pass(MANY));
-        written.end.size = until;
-        assert!(written.end.may_pass(MANY));
-        written.end.size = written.text.len() as u64;
-        written.end.way = Way::Cached(0);
+        assert_eq!((written.left(), written.end.way), (0, Way::Never));
     }
-    written.end.respite = LONG_RESPITE;
-    written.end.give_respite().unwrap();
-    assert_eq!(written.end.respite, LONG_RESPITE);
 }
 
 #[test]
 fn where_nothing_may_go_past_the_cache_nothing_does() {
-    let mut written = Written::new(5, false);
+    let mut written = Written::new(5, Fsync::Always);
     for length in [MANY, 3 * MOST, 1] {
         written.seal(length);
         written.append(false);
@@ -136,18 +134,20 @@ fn where_nothing_may_go_past_the_cache_nothing_does() {
 /// The system refuses what does not begin with a block of the file.
 #[test]
 fn what_the_file_system_refuses_goes_through_the_cache() {
-    let mut written = Written::new(100, true);
+    let mut written = Written::new(100, Fsync::Rotate);
     written.end.size = 0;
-    written.end.patience = Duration::MAX;
+    written.end.be_patient();
     written.seal(MANY);
     written.append(false);
-    written.append(true);
-    assert_eq!(fs::read(&written.path).unwrap(), written.text);
+    let found = fs::read(&written.path).unwrap();
+    assert_eq!(found, written.text);
+    // Some do not refuse it.
+    assert!(written.end.way == Way::Never || written.end.is_direct());
 }
 
 #[test]
 fn what_cannot_be_written_is_still_there() {
-    let mut written = Written::new(0, true);
+    let mut written = Written::new(0, Fsync::Never);
     written.end.file = File::open(&written.path).unwrap();
     for (length, all) in [(10, false), (MANY, false), (MANY, true)] {
         written.seal(length);
@@ -178,7 +178,7 @@ fn what_went_through_the_cache_is_forgotten_piece_by_piece_and_what_the_disk_had
 
 #[test]
 fn a_file_is_whole_after_it_was_forgotten() {
-    let mut written = Written::new(0, false);
+    let mut written = Written::new(0, Fsync::Always);
     let mut handed_over = 0;
     for _ in 0..40 {
         // However slow this disk is.
