@@ -226,6 +226,16 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether it is a connection of TCP, with nothing around it, that the system tells of, as it does from now on.
+    ///
+    /// # Errors
+    /// It cannot.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn settles_to_tcp(&mut self) -> io::Result<bool> {
+        self.settle()?;
+        Ok(matches!(self, Self::Tcp(_)))
+    }
+
     /// The connection, if it is one of TCP and nothing is around it.
     pub(crate) fn into_tcp(mut self) -> Option<TcpStream> {
         self.settle().ok()?;
@@ -473,6 +483,7 @@ mod tests {
             stream.settle().unwrap();
             assert!(matches!(stream, Stream::Tcp(_)));
         }
+        assert!(stream.settles_to_tcp().unwrap() && accepted(b"").await.1.settles_to_tcp().unwrap());
         assert!(stream.into_tcp().is_some());
         assert!(accepted(b"").await.1.into_tcp().is_some());
     }

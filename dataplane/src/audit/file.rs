@@ -400,7 +400,7 @@ impl Sink for FileSink {
     }
 }
 
-/// Events that have not been written wholly. Where there is nothing but the end of a seal, that counts as one: somebody has to come back for it.
+/// Events that have not been written wholly. The end of a seal that a full disk has cut in two counts as one: somebody has to come back for it.
 fn events_in(sealed: &[u8]) -> usize {
     let is_seal = |line: &&[u8]| line.starts_with(SEAL.get(1..).unwrap_or_default());
     let lines = sealed.split_inclusive(|byte| *byte == b'\n');

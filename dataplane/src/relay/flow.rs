@@ -200,7 +200,9 @@ impl Flow {
             #[cfg(target_os = "linux")]
             {
                 // A whole piece: more is there already.
-                self.bulk = n == PIECE && matches!((&*from, &*to), (Stream::Tcp(_), Stream::Tcp(_)));
+                self.bulk = n == PIECE
+                    && from.settles_to_tcp().map_err(|_| FlowError::Read)?
+                    && to.settles_to_tcp().map_err(|_| FlowError::Write)?;
             }
         }
         cx.waker().wake_by_ref();

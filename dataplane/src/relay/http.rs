@@ -238,15 +238,10 @@ impl Exchange<'_> {
     fn goes_on(&mut self) {
         if std::mem::take(&mut self.revoked) {
             self.cut = None;
-            self.wait_on();
+            let idle = self.now() + self.limits.idle_timeout;
+            let waits = matches!(self.down, Down::Head { .. });
+            self.patience.set_until(if waits { self.answer_due.min(idle) } else { idle });
         }
-    }
-
-    /// As long as is waited from now on, unless something moves.
-    fn wait_on(&mut self) {
-        let idle = self.now() + self.limits.idle_timeout;
-        let waits = matches!(self.down, Down::Head { .. });
-        self.patience.set_until(if waits { self.answer_due.min(idle) } else { idle });
     }
 
     /// When it is to be heard whether the client leaves, if nothing tells of that yet: most have their answer by then, for whom the system need not be asked.
@@ -299,14 +294,16 @@ impl Exchange<'_> {
         if self.revoked {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
-        let listens = self.listens_at();
-        self.patience.set_until(listens.map_or(self.patience.due(), |at| at.min(self.patience.due())));
-        ready!(self.patience.poll_over(cx));
+        let (listens, due) = (self.listens_at(), self.patience.due());
+        self.patience.set_until(listens.map_or(due, |at| at.min(due)));
+        let over = self.patience.poll_over(cx);
+        // However the client comes to be listened to, what is waited for is still what it was.
+        self.patience.set_until(due);
+        ready!(over);
         if listens.is_some_and(|at| at <= Instant::now()) {
             if self.client.stream.settle().is_err() {
                 return Poll::Ready(Err(ExchangeError::Broken));
             }
-            self.wait_on();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
