@@ -87,8 +87,11 @@ pub(crate) fn serve(
     let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
     // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
     let set_up = Box::pin(async move {
-        let stream = Buffered::with_peer(stream, client);
-        Connection::new(stream, client, &own, shutdown).run(service).await
+        let mut connection = Connection::new(Buffered::with_peer(stream, client), client, &own, shutdown);
+        match connection.run(service).await {
+            Next::Inside(opening) => Box::pin(connection.read_inside(opening)).await,
+            next => connection.left(next),
+        }
     });
     Some(async move {
         let mut next = set_up.await;
@@ -133,7 +136,10 @@ impl Opened {
         connection.tunnel = Some(live);
         connection.granted = target.clone().filter(|_| granted).map(Box::new);
         connection.idle = target.map(|target| (Box::new(target), Idle { stream, leads, tls: None }));
-        connection.http().await
+        match connection.http().await {
+            Next::Inside(opening) => Box::pin(connection.read_inside(opening)).await,
+            next => connection.left(next),
+        }
     }
 
     /// What is to be said of its end.
@@ -222,15 +228,17 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// From the first byte to the last, or to a tunnel.
-    async fn run(mut self, service: Service) -> Option<Box<Opened>> {
+    /// From the first byte to the last, or to what does not end here: a tunnel, or one that has to be read.
+    ///
+    /// The future of a plain request is part of the connection's, which is made for each client: it stays small. All else is boxed where it is needed.
+    async fn run(&mut self, service: Service) -> Next {
         // Who says nothing is answered nothing.
         match self.wait(Until::AfterShutdown).await {
             Wait::Some => {}
-            Wait::End => return None,
+            Wait::End => return Next::Close,
             Wait::TooLong => {
                 self.reached(reached!(head_timeout));
-                return None;
+                return Next::Close;
             }
         }
         let spoken = detect::spoken(self.client.buffer.first().copied().unwrap_or_default());
@@ -239,8 +247,27 @@ impl<'s> Connection<'s> {
             (None, Service::Socks5) => Box::pin(self.socks5()).await,
             (Some(mismatch), _) => {
                 self.mismatch(mismatch).await;
-                None
+                Next::Close
             }
+        }
+    }
+
+    /// Reads a tunnel that has to be read, and what is asked for in it.
+    async fn read_inside(mut self, mut opening: Box<Opening>) -> Option<Box<Opened>> {
+        loop {
+            self = Box::pin(self.open_inside(*opening)).await?;
+            opening = match Box::pin(self.http()).await {
+                Next::Inside(another) => another,
+                next => return self.left(next),
+            };
+        }
+    }
+
+    /// What is left once nothing is read here any more.
+    fn left(self, next: Next) -> Option<Box<Opened>> {
+        match next {
+            Next::Tunnel(upstream, guard, upload, clear) => Some(self.open(upstream, *guard, upload, clear)),
+            Next::Request | Next::Close | Next::Granted(_) | Next::Inside(_) => None,
         }
     }
 
@@ -276,24 +303,26 @@ impl<'s> Connection<'s> {
         .await
     }
 
-    /// HTTP: requests one after the other.
-    async fn http(mut self) -> Option<Box<Opened>> {
-        while let Some(head) = self.read_head().await {
-            let forwarding = self.shared.forwarding(self.address);
-            let next = match head {
-                Ok(head) => match reply::own(&head, &forwarding, self.can_go_on(&head)) {
-                    Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
-                    None if head.ask == Ask::Connect => Box::pin(self.connect(&head)).await,
-                    None => match self.forward(&head, &forwarding, None).await {
-                        Next::Granted(id) => self.forward(&head, &forwarding, Some(id)).await,
-                        next => next,
-                    },
-                },
-                Err(bad) => {
+    /// HTTP: requests one after the other, to the last, or to a tunnel.
+    async fn http(&mut self) -> Next {
+        loop {
+            let head = match self.read_head().await {
+                Some(Ok(head)) => head,
+                Some(Err(bad)) => {
                     self.shared.counters.count(Counter::BadHttpRequests);
                     self.say_and_close(&reply::bad_request(bad)).await;
-                    Next::Close
+                    break;
                 }
+                None => break,
+            };
+            let forwarding = self.shared.forwarding(self.address);
+            let next = match reply::own(&head, &forwarding, self.can_go_on(&head)) {
+                Some(answer) => self.answer(&answer, self.can_go_on(&head)).await,
+                None if head.ask == Ask::Connect => Box::pin(self.connect(&head)).await,
+                None => match self.forward(&head, &forwarding, None).await {
+                    Next::Granted(id) => Box::pin(self.forward(&head, &forwarding, Some(id))).await,
+                    next => next,
+                },
             };
             match next {
                 Next::Request if !self.shutdown.has_started() => {}
@@ -302,16 +331,16 @@ impl<'s> Connection<'s> {
                     break;
                 }
                 Next::Close | Next::Granted(_) => break,
-                Next::Inside(opening) => {
+                Next::Inside(_) => {
                     self.give_back();
-                    self = Box::pin(self.open_inside(*opening)).await?;
+                    return next;
                 }
-                Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
+                Next::Tunnel(..) => return next,
             }
         }
         self.give_back();
         self.end_tunnel(self.over);
-        None
+        Next::Close
     }
 
     /// The tunnel that requests were read out of is over.
@@ -495,24 +524,36 @@ impl<'s> Connection<'s> {
             (false, None) => Traffic::Http,
         };
         let mut may_reuse = true;
-        let mut kept = None;
+        let mut open = None;
         let shared = self.shared;
         let (gate, host) = (&shared.gate, &head.target.host);
         loop {
             let secured = match self.secured().await {
                 Ok(secured) => secured,
                 Err(error) => {
-                    end(kept, error.into());
-                    return self.refuse_or_fail(head, question, error).await;
+                    end(open, error.into());
+                    return Box::pin(self.refuse_or_fail(head, question, error)).await;
                 }
             };
-            let (Connected { stream: mut upstream, mut route, form }, reused) =
-                match self.way(head, question, traffic, &secured, may_reuse, &mut kept).await {
-                    Ok(found) => found,
+            let (mut found, mut refused) = (None, None);
+            if may_reuse {
+                match self.waiting(head, question, traffic, &secured) {
+                    Ok(waiting) => found = waiting,
+                    Err(no) => refused = Some(no),
+                }
+            }
+            let reused = found.is_some();
+            let Connected { stream: upstream, route, form } = match &mut found {
+                Some(waiting) => waiting,
+                none => match Box::pin(self.new_way(head, question, refused, traffic, &secured, &mut open)).await {
+                    Ok(new) => none.insert(new),
                     Err(next) => return next,
-                };
+                },
+            };
             // Of a request that is sent once more there is one already.
-            let mut open = kept.take().or_else(|| route.take_open());
+            if open.is_none() {
+                open = route.take_open();
+            }
             if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
                 self.limits = Arc::clone(route.snapshot().limits());
             }
@@ -534,7 +575,7 @@ impl<'s> Connection<'s> {
             };
             let facts =
                 Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None };
-            let mut actions = match self.shared.decider.actions(&route, &facts) {
+            let mut actions = match self.shared.decider.actions(route, &facts) {
                 Ok(actions) => actions,
                 Err(answer) => {
                     end(open, Ending::Upstream("secret-unavailable"));
@@ -551,7 +592,7 @@ impl<'s> Connection<'s> {
             let tunnel = self.tunnel.as_ref();
             let sides = Sides {
                 client: &mut self.client,
-                upstream: &mut upstream,
+                upstream,
                 flows: &mut self.flows,
                 patience: &mut self.patience,
                 ear: &mut self.ear,
@@ -571,7 +612,7 @@ impl<'s> Connection<'s> {
                 heard |= denial.is_some();
                 denial.as_ref().map(|_| Cause::Revoked)
             };
-            let exchanged = exchange(sides, head, &form, forwarding, upload, read_only, cause).await;
+            let exchanged = exchange(sides, head, form, forwarding, upload, read_only, cause).await;
             if exchanged.is_err() {
                 // What was to go either way belongs to nobody else.
                 self.flows = Flows::new(&shared.counters);
@@ -589,11 +630,11 @@ impl<'s> Connection<'s> {
                     end(open, Ending::Done);
                     if upstream_reusable && !pool::keeps(&self.limits) {
                         pool::evicted(Counter::PoolFull, 1);
-                    } else if upstream_reusable {
+                    } else if upstream_reusable && let Some(Connected { stream, route, form }) = found {
                         self.bound = bound || (reused && self.bound);
                         let target = self.spare.take().filter(|spare| *spare == head.target);
                         let target = target.unwrap_or_else(|| head.target.clone());
-                        self.idle = Some((target, Idle { stream: upstream, leads: Leads::new(&route, form), tls: secured }));
+                        self.idle = Some((target, Idle { stream, leads: Leads::new(&route, form), tls: secured }));
                         self.borrowed = false;
                     }
                     if !client_reusable && head.secure {
@@ -603,7 +644,9 @@ impl<'s> Connection<'s> {
                 }
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
-                    let Some((place, upload)) = room else { return Next::Close };
+                    let Some(((place, upload), Connected { stream: upstream, mut route, .. })) = room.zip(found) else {
+                        return Next::Close;
+                    };
                     route.put_open(open);
                     let guard = Box::new(self.guard(&upstream, route, false, place));
                     return Next::Tunnel(upstream, guard, upload, None);
@@ -615,7 +658,6 @@ impl<'s> Connection<'s> {
                     if let Some(open) = &mut open {
                         open.again();
                     }
-                    kept = open;
                 }
                 Err(ExchangeError::Revoked) => {
                     end(open, Ending::Revoked);
@@ -630,60 +672,69 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Decide → connect: over the connection of the request before, one that waits, or a new one; and whether it was there before. `kept`: of a request that is sent once more.
-    /// Who gets no way was told why.
-    async fn way<'q>(
+    /// The connection of the request before, or one that waits for whoever has a request for its target; and the decision that lets this one go over it.
+    fn waiting<'q>(
         &mut self,
         head: &RequestHead,
         question: Question<'q>,
         traffic: Traffic,
         secured: &Secured,
-        may_reuse: bool,
-        kept: &mut Option<Open<'_>>,
-    ) -> Result<(Connected<'q>, bool), Next>
+    ) -> Result<Option<Connected<'q>>, No<'q>>
+    where
+        's: 'q,
+    {
+        let Some(idle) = self.reusable(&head.target, secured, may_repeat(head)) else { return Ok(None) };
+        match self.reuse(question, traffic, &idle) {
+            Ok(Some((route, form))) => {
+                self.shared.counters.count(Counter::UpstreamReused);
+                Ok(Some(Connected { stream: idle.stream, route, form }))
+            }
+            Ok(None) => Ok(None),
+            Err(no) => {
+                // The next one may be allowed.
+                self.idle = Some((head.target.clone(), idle));
+                Err(no)
+            }
+        }
+    }
+
+    /// Decide → connect, by a new connection; where what waits is `refused`, that is what was decided. `open`: of a request that is sent once more. Who gets none was told why.
+    async fn new_way<'q>(
+        &mut self,
+        head: &RequestHead,
+        question: Question<'q>,
+        refused: Option<No<'q>>,
+        traffic: Traffic,
+        secured: &Secured,
+        open: &mut Option<Open<'_>>,
+    ) -> Result<Connected<'q>, Next>
     where
         's: 'q,
     {
         let shared: &'s Shared = self.shared;
-        let idle = if may_reuse { self.reusable(&head.target, secured, may_repeat(head)) } else { None };
-        if let Some(idle) = idle {
-            match self.reuse(question, traffic, &idle) {
-                Ok(Some((route, form))) => {
-                    shared.counters.count(Counter::UpstreamReused);
-                    return Ok((Connected { stream: idle.stream, route, form }, true));
-                }
-                Ok(None) => {}
-                Err(no) => {
-                    // The next one may be allowed.
-                    self.idle = Some((head.target.clone(), idle));
-                    end(kept.take(), Ending::Revoked);
-                    return Err(self.denied(head, question, no).await);
-                }
-            }
-        }
-        let permit = match shared.decider.name(question) {
+        let permit = match refused.map_or_else(|| shared.decider.name(question), Err) {
             Ok(permit) => permit,
             Err(no) => {
-                end(kept.take(), Ending::Revoked);
+                end(open.take(), Ending::Revoked);
                 return Err(self.denied(head, question, no).await);
             }
         };
         if let Err(reached) = shared.gate.body(&head.target.host, head.body, &self.limits) {
             permit.end(reached.into());
-            end(kept.take(), reached.into());
+            end(open.take(), reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
-        match Box::pin(shared.connect(permit, traffic, secured.as_ref(), head)).await {
+        match shared.connect(permit, traffic, secured.as_ref(), head).await {
             Ok(connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
-                Ok((connected, false))
+                Ok(connected)
             }
             Err(ConnectError::Denied(denial)) => {
-                end(kept.take(), Ending::Revoked);
+                end(open.take(), Ending::Revoked);
                 Err(self.deny(head, &denial).await)
             }
             Err(ConnectError::Upstream(error)) => {
-                end(kept.take(), error.into());
+                end(open.take(), error.into());
                 Err(self.upstream_failed(head, &head.target, error).await)
             }
         }
@@ -927,34 +978,31 @@ impl<'s> Connection<'s> {
     }
 
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
-    async fn socks5(mut self) -> Option<Box<Opened>> {
+    async fn socks5(&mut self) -> Next {
         let request = match timeout_at(self.patience.due(), self.socks5_request()).await {
-            Ok(request) => request?,
+            Ok(Some(request)) => request,
+            Ok(None) => return Next::Close,
             Err(_) => {
                 self.reached(reached!(head_timeout));
-                return None;
+                return Next::Close;
             }
         };
         let target = match request {
             Ok(Request::Connect(target)) => target,
             Ok(Request::Associate) => {
-                self.associate().await;
-                return None;
+                Box::pin(self.associate()).await;
+                return Next::Close;
             }
             Err(code) => {
                 self.shared.counters.count(Counter::BadSocksRequests);
                 self.say_and_close(&socks5::reply(code)).await;
-                return None;
+                return Next::Close;
             }
         };
         match self.stand(Protocol::Socks5Tcp, &target, None).await {
             Ok(stands) => {
                 if self.say(&socks5::reply(Reply::Succeeded)).await {
-                    match self.begin(stands, Protocol::Socks5Tcp, &target) {
-                        Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
-                        Next::Inside(opening) => return Box::pin(self.open_inside(*opening)).await?.http().await,
-                        Next::Request | Next::Close | Next::Granted(_) => {}
-                    }
+                    return self.begin(stands, Protocol::Socks5Tcp, &target);
                 }
             }
             Err(NoTunnel::Gone) => {}
@@ -965,11 +1013,11 @@ impl<'s> Connection<'s> {
             Err(NoTunnel::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
             Err(NoTunnel::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
         }
-        None
+        Next::Close
     }
 
     /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
-    async fn associate(mut self) {
+    async fn associate(&mut self) {
         if self.client.stream.settle().is_err() {
             return;
         }
@@ -1124,7 +1172,7 @@ impl<'s> Connection<'s> {
         }
     }
 
-    async fn mismatch(mut self, mismatch: Mismatch) {
+    async fn mismatch(&mut self, mismatch: Mismatch) {
         match mismatch {
             Mismatch::Bytes(bytes) => self.say_and_close(bytes).await,
             Mismatch::Text(message) => self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await,
