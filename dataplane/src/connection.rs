@@ -20,7 +20,7 @@ use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
 use crate::parse::look::HTTP_PORT;
 use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
-use crate::patience::Patience;
+use crate::patience::LazyPatience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
@@ -165,7 +165,7 @@ pub(crate) struct Connection<'s> {
     pub(crate) limits: Arc<Limits>,
     pub(crate) shutdown: Shutdown,
     pub(crate) ear: Ear,
-    pub(crate) patience: Patience,
+    pub(crate) patience: LazyPatience,
     pub(crate) flows: Flows,
     /// A request was read.
     pub(crate) served: bool,
@@ -205,7 +205,7 @@ impl<'s> Connection<'s> {
     fn new(client: Buffered, address: SocketAddr, shared: &'s Arc<Shared>, shutdown: Shutdown) -> Self {
         let limits = shared.decider.limits();
         let ear = shutdown.ear();
-        let patience = Patience::new(limits.head_timeout);
+        let patience = LazyPatience::new(limits.head_timeout);
         Self {
             client,
             address,

@@ -14,7 +14,7 @@ use crate::limits::{Meter, fits};
 use crate::parse::chunks::LONG_TRAILERS;
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, Body, RequestHead, ResponseHead, ToProxy};
-use crate::patience::Patience;
+use crate::patience::LazyPatience;
 use crate::signal::Ear;
 use crate::stream::Buffered;
 use bytes::Buf;
@@ -25,8 +25,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// For an answer to come before it is listened for whether the client leaves without it.
-const SOON: Duration = Duration::from_millis(5);
 /// For an exchange under way when a policy comes into force that does not allow it: what is short ends by itself.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -68,7 +66,7 @@ pub(crate) struct Sides<'c> {
     pub(crate) client: &'c mut Buffered,
     pub(crate) upstream: &'c mut Buffered,
     pub(crate) flows: &'c mut Flows,
-    pub(crate) patience: &'c mut Patience,
+    pub(crate) patience: &'c mut LazyPatience,
     pub(crate) ear: &'c mut Ear,
     pub(crate) limits: &'c Limits,
     /// What is changed in the two heads.
@@ -182,7 +180,7 @@ struct Exchange<'c> {
     client: &'c mut Buffered,
     upstream: &'c mut Buffered,
     flows: &'c mut Flows,
-    patience: &'c mut Patience,
+    patience: &'c mut LazyPatience,
     head: &'c RequestHead,
     forwarding: &'c Forwarding<'c>,
     limits: &'c Limits,
@@ -244,12 +242,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// When it is to be heard whether the client leaves, if nothing tells of that yet: most have their answer by then, for whom the system need not be asked.
-    fn listens_at(&self) -> Option<Instant> {
-        let is_due = matches!(self.up, Up::Sent) && self.client.stream.is_fresh();
-        is_due.then(|| self.span.began.map(|began| began + SOON)).flatten()
-    }
-
     /// What is malformed may be so because it is too long.
     fn bound(&self, what: &'static str) {
         match what {
@@ -294,19 +286,16 @@ impl Exchange<'_> {
         if self.revoked {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
-        let (listens, due) = (self.listens_at(), self.patience.due());
-        self.patience.set_until(listens.map_or(due, |at| at.min(due)));
         let over = self.patience.poll_over(cx);
-        // However the client comes to be listened to, what is waited for is still what it was.
-        self.patience.set_until(due);
-        ready!(over);
-        if listens.is_some_and(|at| at <= Instant::now()) {
+        // Most have their answer by now, for whom the system was not asked whether they leave.
+        if self.patience.was_long() && matches!(self.up, Up::Sent) && self.client.stream.is_fresh() {
             if self.client.stream.settle().is_err() {
                 return Poll::Ready(Err(ExchangeError::Broken));
             }
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        ready!(over);
         Poll::Ready(Err(match self.down {
             // Nobody can be told in the middle of an interim response.
             Down::Head { .. } if self.flows.down.is_torn() => ExchangeError::Broken,
