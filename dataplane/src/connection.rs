@@ -20,7 +20,7 @@ use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
 use crate::parse::look::HTTP_PORT;
 use crate::parse::socks5::{self, Parsed, Reply, Request};
 use crate::parse::target::Target;
-use crate::patience::LazyPatience;
+use crate::patience::{LazyPatience, Ticker};
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
@@ -63,6 +63,9 @@ impl Shared {
     }
 }
 
+/// Bytes that a connection may take until it ends or is a tunnel: they are moved once, and new memory each time.
+const SET_UP: usize = 4096;
+
 /// Serves one client connection until either side is done; `permit` is held as long. Dropping the future closes both sides. `None`: it is closed at once.
 ///
 /// What it holds while a tunnel does nothing is kept small: there may be thousands.
@@ -89,10 +92,11 @@ pub(crate) fn serve(
     let set_up = Box::pin(async move {
         let mut connection = Connection::new(Buffered::with_peer(stream, client), client, &own, shutdown);
         match connection.run(service).await {
-            Next::Inside(opening) => Box::pin(connection.read_inside(opening)).await,
-            next => connection.left(next),
+            Next::Close => None,
+            next => Box::pin(connection.go_on(next)).await,
         }
     });
+    debug_assert!(Ticker::is_here() && size_of_val(&*set_up) <= SET_UP, "{} bytes", size_of_val(&*set_up));
     Some(async move {
         let mut next = set_up.await;
         while let Some(opened) = &mut next {
@@ -136,10 +140,8 @@ impl Opened {
         connection.tunnel = Some(live);
         connection.granted = target.clone().filter(|_| granted).map(Box::new);
         connection.idle = target.map(|target| (Box::new(target), Idle { stream, leads, tls: None }));
-        match connection.http().await {
-            Next::Inside(opening) => Box::pin(connection.read_inside(opening)).await,
-            next => connection.left(next),
-        }
+        let next = connection.http().await;
+        connection.go_on(next).await
     }
 
     /// What is to be said of its end.
@@ -230,7 +232,7 @@ impl<'s> Connection<'s> {
 
     /// From the first byte to the last, or to what does not end here: a tunnel, or one that has to be read.
     ///
-    /// The future of a plain request is part of the connection's, which is made for each client: it stays small. All else is boxed where it is needed.
+    /// The future of a plain request is part of the connection's, which is made for each client: it stays small ([`SET_UP`]), and what is rare and large is boxed.
     async fn run(&mut self, service: Service) -> Next {
         // Who says nothing is answered nothing.
         match self.wait(Until::AfterShutdown).await {
@@ -252,22 +254,17 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Reads a tunnel that has to be read, and what is asked for in it.
-    async fn read_inside(mut self, mut opening: Box<Opening>) -> Option<Box<Opened>> {
+    /// What becomes of it once no more is read here: what is inside of a tunnel is read, up to a tunnel that is left alone.
+    async fn go_on(mut self, mut next: Next) -> Option<Box<Opened>> {
         loop {
-            self = Box::pin(self.open_inside(*opening)).await?;
-            opening = match Box::pin(self.http()).await {
-                Next::Inside(another) => another,
-                next => return self.left(next),
+            next = match next {
+                Next::Inside(opening) => {
+                    self = Box::pin(self.open_inside(*opening)).await?;
+                    Box::pin(self.http()).await
+                }
+                Next::Tunnel(upstream, guard, upload, clear) => return Some(self.open(upstream, *guard, upload, clear)),
+                Next::Request | Next::Close | Next::Granted(_) => return None,
             };
-        }
-    }
-
-    /// What is left once nothing is read here any more.
-    fn left(self, next: Next) -> Option<Box<Opened>> {
-        match next {
-            Next::Tunnel(upstream, guard, upload, clear) => Some(self.open(upstream, *guard, upload, clear)),
-            Next::Request | Next::Close | Next::Granted(_) | Next::Inside(_) => None,
         }
     }
 
@@ -672,7 +669,8 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// The connection of the request before, or one that waits for whoever has a request for its target; and the decision that lets this one go over it.
+    /// The connection of the request before, or one that waits for whoever has a request for its target; and the decision that lets this one go over it. Where that is a
+    /// refusal, nobody was told of it yet, and the connection is kept.
     fn waiting<'q>(
         &mut self,
         head: &RequestHead,

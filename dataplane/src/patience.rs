@@ -1,9 +1,10 @@
-//! How long a connection may go on waiting: one timer, however often the deadline moves, and none for what does not wait long.
+//! How long a connection may go on waiting: one timer, however often the deadline moves.
 //!
 //! A deadline that moves away is only written down. The timer finds out when it fires.
 //!
-//! A timer takes memory, a place among the others, and often a system call to tell the one who sleeps until the first of them. Most of what is waited for comes within a millisecond:
-//! what waits for the first time is put on a list, and sees to a timer when that is gone through, one or two ticks later.
+//! [`Patience`] has its timer from the first wait on, which suits what waits for long, such as a tunnel. A timer takes memory, a place among the others, and often a system call to tell
+//! the one who sleeps until the first of them; and most of what a request waits for comes within a millisecond. With [`LazyPatience`], the first wait of a connection is written on a
+//! list of its thread. The list is gone through after 5 to 10 ms, and whoever still waits then gets a timer, for this wait and all that come later.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -13,12 +14,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// Between two looks at what has begun to wait.
+/// Between two looks at the list.
 const TICK: Duration = Duration::from_millis(5);
 /// A deadline that is nearer has a timer from the first.
 const NEAR: Duration = Duration::from_millis(20);
 /// How many on the list its memory is kept for.
 const KEPT: usize = 1024;
+
+// Whoever is on the list is woken before any deadline that may be on it, also where each tick comes a millisecond late, which is what the runtime's timers round to.
+const _: () = assert!(NEAR.as_millis() > 2 * (TICK.as_millis() + 1));
 
 /// A deadline.
 #[derive(Debug)]
@@ -62,19 +66,19 @@ impl Patience {
     }
 }
 
-/// A deadline of what mostly does not wait long.
+/// A deadline of what mostly does not wait long. Without a [`Ticker`] on its thread, it has a timer at once.
 #[derive(Debug)]
 pub(crate) struct LazyPatience {
     patience: Patience,
-    listed: Option<Listed>,
+    enlisted: Option<Enlisted>,
 }
 
-/// That somebody is on the list.
+/// That somebody was put on the list, which happens once.
 #[derive(Debug, Clone, Copy)]
-struct Listed {
-    /// The tick at which the list is gone through.
+struct Enlisted {
+    /// From this tick on, it has been woken.
     until: u64,
-    /// No deadline before this is seen to by then.
+    /// A deadline before this may be over by then.
     near: Instant,
     /// Who is woken.
     waker: usize,
@@ -82,7 +86,7 @@ struct Listed {
 
 impl LazyPatience {
     pub(crate) fn new(wait: Duration) -> Self {
-        Self { patience: Patience::new(wait), listed: None }
+        Self { patience: Patience::new(wait), enlisted: None }
     }
 
     /// Sets the deadline so long after now.
@@ -99,96 +103,129 @@ impl LazyPatience {
         self.patience.due()
     }
 
-    /// Whether something was waited for longer than most is; where nobody ticks, for any time.
-    pub(crate) fn was_long(&self) -> bool {
+    /// Whether there is a timer: something was waited for longer than most is, or may be over soon.
+    pub(crate) fn is_timed(&self) -> bool {
         self.patience.timer.is_some()
     }
 
     /// Ready once the deadline is over.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.was_long() && self.is_listed(cx.waker()) {
+        if !self.is_timed() && self.is_listed(cx.waker()) {
             return Poll::Pending;
         }
         self.patience.poll_over(cx)
     }
 
-    /// Whether it is on the list, where it is put when it waits for the first time.
+    /// Whether the list sees to it; what waits for the first time is put there.
     fn is_listed(&mut self, waker: &Waker) -> bool {
         let who = waker.data().addr();
-        CLOCK.with_borrow_mut(|clock| match self.listed {
-            Some(listed) => clock.is_kept && clock.tick < listed.until && self.patience.due >= listed.near && who == listed.waker,
-            None if clock.is_kept => {
+        let (is_listed, ticker) = WAITERS.with_borrow_mut(|waiters| match self.enlisted {
+            _ if !waiters.are_told => (false, None),
+            Some(Enlisted { until, near, waker }) => (waiters.tick < until && self.patience.due >= near && who == waker, None),
+            None => {
                 let near = Instant::now() + NEAR;
                 if self.patience.due < near {
-                    return false;
+                    return (false, None);
                 }
-                clock.new.push(waker.clone());
-                self.listed = Some(Listed { until: clock.tick + 2, near, waker: who });
-                // The first of them.
-                clock.keeper.take().into_iter().for_each(Waker::wake);
-                true
+                let (until, ticker) = waiters.add(waker.clone());
+                self.enlisted = Some(Enlisted { until, near, waker: who });
+                (true, ticker)
             }
-            None => false,
-        })
+        });
+        ticker.into_iter().for_each(Waker::wake);
+        is_listed
     }
 }
 
 thread_local! {
-    static CLOCK: RefCell<Clock> = RefCell::default();
+    static WAITERS: RefCell<Waiters> = RefCell::default();
 }
 
 /// The list of a thread.
 #[derive(Default)]
-struct Clock {
-    is_kept: bool,
+struct Waiters {
+    /// There is a ticker.
+    are_told: bool,
     tick: u64,
-    /// Since the last tick; and those from before it.
-    new: Vec<Waker>,
-    old: Vec<Waker>,
-    /// Who ticks, while there is nothing on the list.
-    keeper: Option<Waker>,
+    /// Those who are woken with the next tick, and with the one after it.
+    next: Vec<Waker>,
+    later: Vec<Waker>,
+    /// Who ticks, while there is nobody on the list.
+    ticker: Option<Waker>,
 }
 
-/// Whoever ticks; without one, everything that waits has a timer at once.
-struct Keeper;
+impl Waiters {
+    /// Gives the tick by which it is woken, and who is to be woken now.
+    fn add(&mut self, waker: Waker) -> (u64, Option<Waker>) {
+        match self.ticker.take() {
+            // The first: the next tick is a whole one away.
+            Some(ticker) => {
+                self.next.push(waker);
+                (self.tick + 1, Some(ticker))
+            }
+            None => {
+                self.later.push(waker);
+                (self.tick + 2, None)
+            }
+        }
+    }
 
-impl Keeper {
-    fn new() -> Self {
-        CLOCK.with_borrow_mut(|clock| clock.is_kept = true);
-        Self
+    /// Gives those whose time has come.
+    fn tick(&mut self) -> Vec<Waker> {
+        self.tick += 1;
+        mem::replace(&mut self.next, mem::take(&mut self.later))
     }
 }
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        // What is on the list is polled once more and has timers from then on.
-        let clock = CLOCK.take();
-        clock.old.into_iter().chain(clock.new).for_each(Waker::wake);
-    }
-}
+/// Goes through the list of the thread that it was made on, for as long as it is there.
+pub(crate) struct Ticker(());
 
-/// Ticks for the thread that this is polled on.
-pub(crate) async fn keep_time() {
-    let _keeper = Keeper::new();
-    loop {
-        poll_fn(|cx| {
-            CLOCK.with_borrow_mut(|clock| {
-                if clock.new.is_empty() && clock.old.is_empty() {
-                    clock.keeper = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                Poll::Ready(())
+impl Ticker {
+    pub(crate) fn new() -> Self {
+        WAITERS.with_borrow_mut(|waiters| waiters.are_told = true);
+        Self(())
+    }
+
+    /// Whether there is one on this thread.
+    pub(crate) fn is_here() -> bool {
+        WAITERS.with_borrow(|waiters| waiters.are_told)
+    }
+
+    /// Ticks while there is somebody on the list. To be polled on the thread that it was made on.
+    pub(crate) async fn run(self) {
+        loop {
+            poll_fn(|cx| {
+                WAITERS.with_borrow_mut(|waiters| {
+                    if waiters.next.is_empty() && waiters.later.is_empty() {
+                        waiters.ticker = Some(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(())
+                })
             })
-        })
-        .await;
-        sleep(TICK).await;
-        let mut due = CLOCK.with_borrow_mut(|clock| {
-            clock.tick += 1;
-            mem::replace(&mut clock.old, mem::take(&mut clock.new))
+            .await;
+            sleep(TICK).await;
+            let mut due = WAITERS.with_borrow_mut(Waiters::tick);
+            due.drain(..).for_each(Waker::wake);
+            // Its memory serves again: nobody was put on the list since.
+            due.shrink_to(KEPT);
+            WAITERS.with_borrow_mut(|waiters| waiters.later.is_empty().then(|| waiters.later = due));
+        }
+    }
+}
+
+impl Drop for Ticker {
+    /// Whoever is on the list is woken, and has a timer.
+    fn drop(&mut self) {
+        // At the end of a thread there may be no list any more, and nobody on it.
+        let left = WAITERS.try_with(|waiters| {
+            let mut waiters = waiters.borrow_mut();
+            waiters.are_told = false;
+            let mut left = waiters.tick();
+            left.append(&mut waiters.tick());
+            left
         });
-        due.drain(..).for_each(Waker::wake);
-        due.shrink_to(KEPT);
-        CLOCK.with_borrow_mut(|clock| clock.new.is_empty().then(|| clock.new = due));
+        left.unwrap_or_default().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -217,56 +254,87 @@ mod tests {
         poll_fn(|cx| Poll::Ready(patience.poll_over(cx).is_ready())).await
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_has_a_timer_two_ticks_later_and_ends_when_it_is_due() {
-        tokio::spawn(keep_time());
+    /// Who is not woken.
+    fn nobody() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// A ticker that waits for the first on the list.
+    async fn ticker() -> tokio::task::JoinHandle<()> {
+        let ticker = tokio::spawn(Ticker::new().run());
         tokio::task::yield_now().await;
-        let start = Instant::now();
-        let mut patience = LazyPatience::new(Duration::from_secs(5));
-        let mut polls = 0;
-        poll_fn(|cx| {
-            let over = patience.poll_over(cx);
-            polls += 1;
-            assert_eq!(patience.was_long(), polls > 1, "poll {polls}");
-            if polls == 2 {
-                assert_eq!(start.elapsed(), 2 * TICK);
-            }
-            over
-        })
-        .await;
-        assert_eq!((start.elapsed(), polls), (Duration::from_secs(5), 3));
+        ticker
+    }
+
+    fn on_the_list() -> usize {
+        WAITERS.with_borrow(|waiters| waiters.next.len() + waiters.later.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_has_a_timer_after_a_tick_or_two_and_ends_when_it_is_due() {
+        ticker().await;
+        for ticks in [1, 2] {
+            let start = Instant::now();
+            // Where somebody is on the list already, the next tick may be near.
+            let mut first = LazyPatience::new(Duration::from_secs(5));
+            assert!(ticks == 1 || first.poll_over(&mut nobody()).is_pending());
+            let mut patience = LazyPatience::new(Duration::from_secs(5));
+            let mut polls = 0;
+            poll_fn(|cx| {
+                let over = patience.poll_over(cx);
+                polls += 1;
+                assert_eq!(patience.is_timed(), polls > 1, "poll {polls}");
+                if polls == 2 {
+                    assert_eq!(start.elapsed(), ticks * TICK);
+                }
+                over
+            })
+            .await;
+            assert_eq!((start.elapsed(), polls), (Duration::from_secs(5), 3));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_at_once_has_no_timer() {
-        tokio::spawn(keep_time());
-        tokio::task::yield_now().await;
+        ticker().await;
         let mut patience = LazyPatience::new(Duration::from_secs(5));
         for _ in 0..100 {
             assert!(!is_over(&mut patience).await);
             patience.set(Duration::from_secs(5));
         }
-        assert!(!patience.was_long());
-        assert_eq!(CLOCK.with_borrow(|clock| clock.new.len() + clock.old.len()), 1, "it is on the list once");
-        sleep(3 * TICK).await;
-        assert_eq!(CLOCK.with_borrow(|clock| clock.new.len() + clock.old.len()), 0, "nobody is on it for longer than two ticks");
+        assert!(!patience.is_timed());
+        assert_eq!(on_the_list(), 1);
+        sleep(2 * TICK).await;
+        assert_eq!(on_the_list(), 0);
         let start = Instant::now();
         poll_fn(|cx| patience.poll_over(cx)).await;
-        assert_eq!(start.elapsed(), Duration::from_secs(5) - 3 * TICK);
+        assert_eq!(start.elapsed(), Duration::from_secs(5) - 2 * TICK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nearest_deadline_that_is_left_to_the_list_is_kept() {
+        ticker().await;
+        // Behind a tick, so that the list is gone through as late as it may be.
+        let mut first = LazyPatience::new(Duration::from_secs(5));
+        assert!(first.poll_over(&mut nobody()).is_pending());
+        sleep(TICK + Duration::from_millis(1)).await;
+        let start = Instant::now();
+        let mut patience = LazyPatience::new(NEAR);
+        assert!(!is_over(&mut patience).await && !patience.is_timed());
+        poll_fn(|cx| patience.poll_over(cx)).await;
+        assert_eq!(start.elapsed(), NEAR);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_is_near_or_comes_nearer_has_a_timer() {
-        tokio::spawn(keep_time());
-        tokio::task::yield_now().await;
+        ticker().await;
         let start = Instant::now();
         let mut patience = LazyPatience::new(NEAR - Duration::from_millis(1));
-        assert!(!is_over(&mut patience).await);
-        assert!(patience.was_long());
+        assert!(!is_over(&mut patience).await && patience.is_timed());
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), NEAR - Duration::from_millis(1));
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await && !patience.was_long());
+        assert!(!is_over(&mut patience).await && !patience.is_timed());
         patience.set(Duration::from_millis(1));
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), NEAR);
@@ -275,26 +343,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everything_has_a_timer_where_nobody_ticks() {
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await);
-        assert!(patience.was_long());
-        let keeper = tokio::spawn(keep_time());
-        tokio::task::yield_now().await;
+        assert!(!is_over(&mut patience).await && patience.is_timed());
+        // One that ends hands over what is on its list, and another one does not take it for its own.
+        let first = ticker().await;
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await && !patience.was_long());
-        keeper.abort();
+        assert!(!is_over(&mut patience).await && !patience.is_timed());
+        first.abort();
+        tokio::task::yield_now().await;
+        ticker().await;
         let start = Instant::now();
         poll_fn(|cx| patience.poll_over(cx)).await;
-        assert_eq!((start.elapsed(), patience.was_long()), (Duration::from_secs(5), true));
+        assert_eq!((start.elapsed(), patience.is_timed()), (Duration::from_secs(5), true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_else_polls_is_woken_too() {
-        tokio::spawn(keep_time());
-        tokio::task::yield_now().await;
+        ticker().await;
         let start = Instant::now();
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        let mut nobody = Context::from_waker(Waker::noop());
-        assert!(patience.poll_over(&mut nobody).is_pending() && !patience.was_long());
+        assert!(patience.poll_over(&mut nobody()).is_pending() && !patience.is_timed());
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(5));
     }

@@ -7,7 +7,7 @@ use crate::connect::pool;
 use crate::connection::Shared;
 use crate::inside::http2;
 use crate::listen::{self, Service};
-use crate::patience;
+use crate::patience::Ticker;
 use crate::shutdown::Shutdown;
 use std::io;
 use std::net::TcpListener;
@@ -44,7 +44,7 @@ impl Worker {
         let serve = move || {
             let _serving = shared.counters.serve();
             runtime.block_on(async {
-                tokio::spawn(patience::keep_time());
+                tokio::spawn(Ticker::new().run());
                 for (listener, service) in listeners {
                     match listen::socket::Listener::new(listener) {
                         Ok(listener) => {

@@ -287,8 +287,8 @@ impl Exchange<'_> {
             self.patience.set_until(*self.cut.get_or_insert_with(|| Instant::now() + GRACE));
         }
         let over = self.patience.poll_over(cx);
-        // Most have their answer by now, for whom the system was not asked whether they leave.
-        if self.patience.was_long() && matches!(self.up, Up::Sent) && self.client.stream.is_fresh() {
+        // Most have their answer before there is a timer: for them, the system is not asked whether they leave.
+        if self.patience.is_timed() && matches!(self.up, Up::Sent) && self.client.stream.is_fresh() {
             if self.client.stream.settle().is_err() {
                 return Poll::Ready(Err(ExchangeError::Broken));
             }
