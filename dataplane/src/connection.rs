@@ -93,6 +93,8 @@ pub(crate) fn serve(
         let mut connection = Connection::new(Buffered::with_peer(stream, client), client, &own, shutdown);
         match connection.run(service).await {
             Next::Close => None,
+            // As below, without a future of its own.
+            Next::Tunnel(upstream, guard, upload, clear) => Some(connection.open(upstream, *guard, upload, clear)),
             next => Box::pin(connection.go_on(next)).await,
         }
     });
