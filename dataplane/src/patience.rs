@@ -223,6 +223,8 @@ impl Drop for Ticker {
             waiters.are_told = false;
             let mut left = waiters.tick();
             left.append(&mut waiters.tick());
+            // Another ticker is not to be taken for this one.
+            left.extend(waiters.ticker.take());
             left
         });
         left.unwrap_or_default().into_iter().for_each(Waker::wake);
