@@ -1,8 +1,9 @@
 //! One connection from first byte to last: the five stages in their order.
 
-use crate::association::Association;
+mod socks5;
+
 use crate::audit::event::Ending;
-use crate::connect::chain::{Came, Form, ProxyError};
+use crate::connect::chain::{Came, Form};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
@@ -17,9 +18,7 @@ use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
-use crate::parse::look::HTTP_PORT;
-use crate::parse::socks5::{self, Parsed, Reply, Request};
-use crate::parse::target::Target;
+use crate::parse::target::{HTTP_PORT, Last, Target};
 use crate::patience::{LazyPatience, Ticker};
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
@@ -28,7 +27,7 @@ use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
 use crate::tunnels::Listed;
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use policy_format::{Host, Limits, Protocol};
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -37,7 +36,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 /// What all connections use.
 pub(crate) struct Shared {
@@ -140,8 +139,9 @@ impl Opened {
         let (from, stream, live) = tunnel.into_sides();
         let mut connection = Connection::new(from, client, shared, shutdown);
         connection.tunnel = Some(live);
-        connection.granted = target.clone().filter(|_| granted).map(Box::new);
-        connection.idle = target.map(|target| (Box::new(target), Idle { stream, leads, tls: None }));
+        let target = target.map(Arc::new);
+        connection.granted = target.clone().filter(|_| granted);
+        connection.idle = target.map(|target| (target, Idle { stream, leads, tls: None }));
         let next = connection.http().await;
         connection.go_on(next).await
     }
@@ -174,19 +174,19 @@ pub(crate) struct Connection<'s> {
     /// A request was read.
     pub(crate) served: bool,
     /// The connection of the last request.
-    pub(crate) idle: Option<(Box<Target>, Idle)>,
+    pub(crate) idle: Option<(Arc<Target>, Idle)>,
     /// It was others' before: what cannot be sent again does not go over it.
     pub(crate) borrowed: bool,
     /// Its requests are this client's only.
     pub(crate) bound: bool,
-    /// The target of the last request, to be used again.
-    pub(crate) spare: Option<Box<Target>>,
+    /// What the last request was for.
+    pub(crate) last: Last,
     /// The tunnel whose TLS was opened: what is read comes from inside of it.
     pub(crate) inside: Option<Box<Inside>>,
     /// The tunnel that requests are read out of, opened or in the clear.
     pub(crate) tunnel: Option<Listed>,
     /// Where that leads, if no rule allowed it and somebody who was asked did: requests in it that go there are let on as it was.
-    pub(crate) granted: Option<Box<Target>>,
+    pub(crate) granted: Option<Arc<Target>>,
     /// How the tunnel has ended, as far as is known.
     pub(crate) over: Ending,
     /// When the last exchange did, if nothing has happened since.
@@ -223,7 +223,7 @@ impl<'s> Connection<'s> {
             idle: None,
             borrowed: false,
             bound: false,
-            spare: None,
+            last: Last::default(),
             inside: None,
             tunnel: None,
             granted: None,
@@ -381,7 +381,7 @@ impl<'s> Connection<'s> {
             if let Some(end) = end {
                 self.served = true;
                 let parsed = self.client.buffer.get(..end).map(|head| match &self.inside {
-                    None => http::parse_request(head, self.limits.head_fields),
+                    None => http::parse_next(head, self.limits.head_fields, &mut self.last),
                     Some(inside) => http::parse_inside(head, self.limits.head_fields, &inside.target),
                 });
                 self.client.buffer.advance(end);
@@ -501,8 +501,8 @@ impl<'s> Connection<'s> {
         let looked_at = head.secure || self.shared.decider.wants(&head.target);
         let lowered = if looked_at { head.lowered() } else { Lowered::default() };
         let headers = lowered.list();
-        let mut seen = policy_format::Inside { query: head.query(), headers: &headers, body: None };
-        let mut question = Question { inside: head.secure.then_some(seen), ..question };
+        let seen = policy_format::Inside { query: head.query(), headers: &headers, body: None };
+        let mut question = Question { inside: head.secure.then_some(&seen), ..question };
         let mut ahead = None;
         let mut told = false;
         if let Some(most) = question.inside.and_then(|_| self.shared.decider.body_wanted(&question)) {
@@ -511,9 +511,9 @@ impl<'s> Connection<'s> {
                 Err(next) => return next,
             }
         }
+        let all = policy_format::Inside { body: ahead.as_deref(), ..seen };
         if ahead.is_some() {
-            seen.body = ahead.as_deref();
-            question.inside = Some(seen);
+            question.inside = Some(&all);
         }
         let traffic = match (head.secure, &head.upgrade) {
             (true, _) => Traffic::Tunnel,
@@ -523,14 +523,15 @@ impl<'s> Connection<'s> {
             (false, None) => Traffic::Http,
         };
         let mut may_reuse = true;
-        let mut open = None;
+        // Of a request that is sent once more.
+        let mut begun: Option<Open<'_>> = None;
         let shared = self.shared;
         let (gate, host) = (&shared.gate, &head.target.host);
         loop {
             let secured = match self.secured().await {
                 Ok(secured) => secured,
                 Err(error) => {
-                    end(open, error.into());
+                    end(&mut begun, error.into());
                     return Box::pin(self.refuse_or_fail(head, question, error)).await;
                 }
             };
@@ -544,17 +545,17 @@ impl<'s> Connection<'s> {
             let reused = found.is_some();
             let Connected { stream: upstream, route, form } = match &mut found {
                 Some(waiting) => waiting,
-                none => match Box::pin(self.new_way(head, question, refused, traffic, &secured, &mut open)).await {
+                none => match Box::pin(self.new_way(head, question, refused, traffic, &secured, &mut begun)).await {
                     Ok(new) => none.insert(new),
                     Err(next) => return next,
                 },
             };
-            // Of a request that is sent once more there is one already.
-            if open.is_none() {
-                open = route.take_open();
+            if begun.is_some() {
+                route.put_open(begun.take());
             }
-            if !Arc::ptr_eq(&self.limits, route.snapshot().limits()) {
-                self.limits = Arc::clone(route.snapshot().limits());
+            let (course, open) = route.parts();
+            if !Arc::ptr_eq(&self.limits, course.snapshot().limits()) {
+                self.limits = Arc::clone(course.snapshot().limits());
             }
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
@@ -572,9 +573,11 @@ impl<'s> Connection<'s> {
                     return self.limited(head, &head.target, reached).await;
                 }
             };
-            let facts =
-                Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None };
-            let mut actions = match self.shared.decider.actions(route, &facts) {
+            let asked = self.shared.decider.actions(
+                course,
+                &Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None },
+            );
+            let mut actions = match asked {
                 Ok(actions) => actions,
                 Err(answer) => {
                     end(open, Ending::Upstream("secret-unavailable"));
@@ -586,8 +589,7 @@ impl<'s> Connection<'s> {
                 actions.strip_request.push("expect".to_owned());
             }
             let decider = &shared.decider;
-            let (client, target) = (self.address, &head.target);
-            let mut unheard = Span::default();
+            let mut unheard = None;
             let tunnel = self.tunnel.as_ref();
             let sides = Sides {
                 client: &mut self.client,
@@ -597,26 +599,29 @@ impl<'s> Connection<'s> {
                 ear: &mut self.ear,
                 limits: &self.limits,
                 actions: &actions,
-                reached: &|reached| gate.reached(reached, Some(client), Some(target)),
-                span: open.as_mut().map_or(&mut unheard, |open| &mut open.span),
+                reached: &|reached| gate.reached(reached, Some(question.client), Some(question.target)),
+                span: span(open, &mut unheard),
             };
             // A hook has read one request; behind a switch to what is no WebSocket there may be any number of others.
-            let read_only = route.read_only() || (route.hook().is_some() && !head.is_websocket());
+            let read_only = course.read_only() || (course.hook().is_some() && !head.is_websocket());
             let (mut denial, mut heard) = (None, false);
             let cause = || {
                 if tunnel.is_some_and(|tunnel| tunnel.is_closing()) {
                     return Some(Cause::Closed);
                 }
-                denial = route.revoked(decider, peer, heard);
+                denial = course.revoked(decider, peer, heard);
                 heard |= denial.is_some();
                 denial.as_ref().map(|_| Cause::Revoked)
             };
-            let exchanged = exchange(sides, head, form, forwarding, upload, read_only, cause).await;
+            let exchanged = match exchange(sides, head, form, forwarding, upload, read_only, cause) {
+                Ok(exchange) => exchange.await,
+                Err(error) => Err(error),
+            };
             if exchanged.is_err() {
                 // What was to go either way belongs to nobody else.
                 self.flows = Flows::new(&shared.counters);
             }
-            let span = open.as_ref().map_or(&unheard, |open| &open.span);
+            let span = span(open, &mut unheard);
             if let (Some(began), Some(answered)) = (span.began, span.answered) {
                 shared.counters.observe(Timed::FirstByte, answered.saturating_duration_since(began));
             }
@@ -631,9 +636,7 @@ impl<'s> Connection<'s> {
                         pool::evicted(Counter::PoolFull, 1);
                     } else if upstream_reusable && let Some(Connected { stream, route, form }) = found {
                         self.bound = bound || (reused && self.bound);
-                        let target = self.spare.take().filter(|spare| *spare == head.target);
-                        let target = target.unwrap_or_else(|| head.target.clone());
-                        self.idle = Some((target, Idle { stream, leads: Leads::new(&route, form), tls: secured }));
+                        self.idle = Some((Arc::clone(&head.target), Idle { stream, leads: Leads::new(&route, form), tls: secured }));
                         self.borrowed = false;
                     }
                     if !client_reusable && head.secure {
@@ -643,10 +646,9 @@ impl<'s> Connection<'s> {
                 }
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
-                    let Some(((place, upload), Connected { stream: upstream, mut route, .. })) = room.zip(found) else {
+                    let Some(((place, upload), Connected { stream: upstream, route, .. })) = room.zip(found) else {
                         return Next::Close;
                     };
-                    route.put_open(open);
                     let guard = Box::new(self.guard(&upstream, route, false, place));
                     return Next::Tunnel(upstream, guard, upload, None);
                 }
@@ -654,8 +656,9 @@ impl<'s> Connection<'s> {
                 Err(ExchangeError::BeforeResponse(UpstreamError::Closed)) if reused && may_repeat(head) => {
                     may_reuse = false;
                     question.told = Told::Allowed;
-                    if let Some(open) = &mut open {
-                        open.again();
+                    begun = route.take_open();
+                    if let Some(begun) = &mut begun {
+                        begun.again();
                     }
                 }
                 Err(ExchangeError::Revoked) => {
@@ -692,7 +695,7 @@ impl<'s> Connection<'s> {
             Ok(None) => Ok(None),
             Err(no) => {
                 // The next one may be allowed.
-                self.idle = Some((head.target.clone(), idle));
+                self.idle = Some((Arc::clone(&head.target), idle));
                 Err(no)
             }
         }
@@ -715,13 +718,13 @@ impl<'s> Connection<'s> {
         let permit = match refused.map_or_else(|| shared.decider.name(question), Err) {
             Ok(permit) => permit,
             Err(no) => {
-                end(open.take(), Ending::Revoked);
+                end(open, Ending::Revoked);
                 return Err(self.denied(head, question, no).await);
             }
         };
         if let Err(reached) = shared.gate.body(&head.target.host, head.body, &self.limits) {
             permit.end(reached.into());
-            end(open.take(), reached.into());
+            end(open, reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
         match shared.connect(permit, traffic, secured.as_ref(), head).await {
@@ -730,11 +733,11 @@ impl<'s> Connection<'s> {
                 Ok(connected)
             }
             Err(ConnectError::Denied(denial)) => {
-                end(open.take(), Ending::Revoked);
+                end(open, Ending::Revoked);
                 Err(self.deny(head, &denial).await)
             }
             Err(ConnectError::Upstream(error)) => {
-                end(open.take(), error.into());
+                end(open, error.into());
                 Err(self.upstream_failed(head, &head.target, error).await)
             }
         }
@@ -753,11 +756,9 @@ impl<'s> Connection<'s> {
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
     /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it.
-    fn reusable(&mut self, target: &Target, secured: &Secured, may_repeat: bool) -> Option<Idle> {
+    fn reusable(&mut self, target: &Arc<Target>, secured: &Secured, may_repeat: bool) -> Option<Idle> {
         match self.idle.take() {
-            Some((last, idle)) if *last == *target && pool::same(secured, &idle.tls) && (may_repeat || !self.borrowed) => {
-                self.spare = Some(last);
-                let mut idle = idle;
+            Some((last, mut idle)) if last == *target && pool::same(secured, &idle.tls) && (may_repeat || !self.borrowed) => {
                 let stands = if may_repeat { idle.stream.is_quiet() } else { idle.stream.is_silent() };
                 stands.then_some(idle)
             }
@@ -814,19 +815,19 @@ impl<'s> Connection<'s> {
         let room = match head.upgrade.as_ref().map(|_| self.room(&target)).transpose() {
             Ok(room) => room,
             Err(reached) => {
-                end(open, reached.into());
+                end(&mut open, reached.into());
                 return self.limited(head, &target, reached).await;
             }
         };
         let upload = match gate.body(&target.host, head.body, &self.limits) {
             Ok(upload) => Meter::up(&shared.counters, upload),
             Err(reached) => {
-                end(open, reached.into());
+                end(&mut open, reached.into());
                 return self.limited(head, &target, reached).await;
             }
         };
         let (decider, client) = (&shared.decider, self.address);
-        let mut unheard = Span::default();
+        let mut unheard = None;
         let sides = Sides {
             client: &mut self.client,
             upstream: &mut upstream,
@@ -836,7 +837,7 @@ impl<'s> Connection<'s> {
             limits: &self.limits,
             actions: &Actions::default(),
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
-            span: open.as_mut().map_or(&mut unheard, |open| &mut open.span),
+            span: span(&mut open, &mut unheard),
         };
         let (mut denial, mut heard) = (None, false);
         let cause = || {
@@ -844,14 +845,17 @@ impl<'s> Connection<'s> {
             heard |= denial.is_some();
             denial.as_ref().map(|_| Cause::Revoked)
         };
-        let exchanged = exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), cause).await;
+        let exchanged = match exchange(sides, head, &Form::Origin, forwarding, upload, route.read_only(), cause) {
+            Ok(exchange) => exchange.await,
+            Err(error) => Err(error),
+        };
         if exchanged.is_err() {
             // What was to go either way belongs to nobody else.
             self.flows = Flows::new(&shared.counters);
         }
         match exchanged {
             Ok(Exchanged::Done { client_reusable, .. }) => {
-                end(open, Ending::Done);
+                end(&mut open, Ending::Done);
                 if client_reusable { Next::Request } else { Next::Close }
             }
             Ok(Exchanged::Upgraded) => match room.zip(open) {
@@ -864,11 +868,11 @@ impl<'s> Connection<'s> {
                 None => Next::Close,
             },
             Err(ExchangeError::Revoked) => {
-                end(open, Ending::Revoked);
+                end(&mut open, Ending::Revoked);
                 self.revoked(head, denial).await
             }
             Err(error) => {
-                ended_by(open, error);
+                ended_by(&mut open, error);
                 self.broke_off(head, &target, &"the unix socket", error).await
             }
         }
@@ -949,11 +953,11 @@ impl<'s> Connection<'s> {
                 Ok(Stands { connected, room, tls: None })
             }
             Err(ConnectError::Denied(denial)) => {
-                end(kept, Ending::Revoked);
+                end(&mut kept, Ending::Revoked);
                 Err(NoTunnel::Denied(denial))
             }
             Err(ConnectError::Upstream(error)) => {
-                end(kept, error.into());
+                end(&mut kept, error.into());
                 shared.gate.upstream_failed(error, self.address, target);
                 Err(NoTunnel::Upstream(error))
             }
@@ -975,100 +979,6 @@ impl<'s> Connection<'s> {
         let (granted, snapshot) = (route.question().granted, Arc::clone(route.snapshot()));
         let live = route.live(&self.shared.decider, room.0, false);
         Next::Inside(Box::new(Opening { protocol, target: target.clone(), idle, live, granted, snapshot }))
-    }
-
-    /// SOCKS5: greeting, request, decide → connect → say so → relay.
-    async fn socks5(&mut self) -> Next {
-        let request = match timeout_at(self.patience.due(), self.socks5_request()).await {
-            Ok(Some(request)) => request,
-            Ok(None) => return Next::Close,
-            Err(_) => {
-                self.reached(reached!(head_timeout));
-                return Next::Close;
-            }
-        };
-        let target = match request {
-            Ok(Request::Connect(target)) => target,
-            Ok(Request::Associate) => {
-                Box::pin(self.associate()).await;
-                return Next::Close;
-            }
-            Err(code) => {
-                self.shared.counters.count(Counter::BadSocksRequests);
-                self.say_and_close(&socks5::reply(code)).await;
-                return Next::Close;
-            }
-        };
-        match self.stand(Protocol::Socks5Tcp, &target, None).await {
-            Ok(stands) => {
-                if self.say(&socks5::reply(Reply::Succeeded)).await {
-                    return self.begin(stands, Protocol::Socks5Tcp, &target);
-                }
-            }
-            Err(NoTunnel::Gone) => {}
-            Err(NoTunnel::Limited(reached)) => {
-                let code = if reached == reached!(upload_bytes) { Reply::NotAllowed } else { Reply::Failure };
-                self.say_and_close(&socks5::reply(code)).await;
-            }
-            Err(NoTunnel::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
-            Err(NoTunnel::Upstream(error)) => self.say_and_close(&socks5::reply(socks5_reply(error))).await,
-        }
-        Next::Close
-    }
-
-    /// UDP ASSOCIATE: sockets → say where → relay. Each datagram is decided by itself, in `association.rs`.
-    async fn associate(&mut self) {
-        if self.client.stream.settle().is_err() {
-            return;
-        }
-        let Stream::Tcp(control) = &self.client.stream else { return };
-        let ear = self.shutdown.ear();
-        match Association::open(control, self.address, self.shared, &self.limits, ear).await {
-            Ok(association) => {
-                if self.say(&socks5::associated(association.address())).await {
-                    self.client.buffer = BytesMut::new();
-                    if let Stream::Tcp(control) = &self.client.stream {
-                        association.relay(control).await;
-                    }
-                }
-            }
-            Err(code) => self.say_and_close(&socks5::reply(code)).await,
-        }
-    }
-
-    /// The handshake up to the request; `None` when the client does not keep to it.
-    async fn socks5_request(&mut self) -> Option<Result<Request, Reply>> {
-        match self.socks5_message(socks5::parse_greeting).await? {
-            None => {
-                self.say_and_close(&socks5::NO_METHOD).await;
-                return None;
-            }
-            Some(method) => {
-                self.client.stream.write_all(&socks5::greeting_reply(method)).await.ok()?;
-                if method == socks5::Method::Password {
-                    self.socks5_message(socks5::parse_password).await?;
-                    self.client.stream.write_all(&socks5::PASSWORD_ACCEPTED).await.ok()?;
-                }
-            }
-        }
-        self.socks5_message(socks5::parse_request).await
-    }
-
-    /// One message of the handshake. No message is longer than 513 bytes, so the buffer is bounded by what the parsers ask for.
-    async fn socks5_message<T>(&mut self, parse: impl Fn(&[u8]) -> Parsed<T>) -> Option<T> {
-        loop {
-            match parse(&self.client.buffer) {
-                Parsed::Complete(message, used) => {
-                    let _ = self.client.buffer.split_to(used);
-                    return Some(message);
-                }
-                Parsed::Malformed => return None,
-                Parsed::More => match self.client.more().await {
-                    Ok(1..) => {}
-                    _ => return None,
-                },
-            }
-        }
     }
 
     /// Room for a tunnel, and for what it sends.
@@ -1227,15 +1137,23 @@ enum Asked {
     Gone,
 }
 
+/// Where it is noted what is known of an exchange; `unheard` where nobody is told of its end.
+fn span<'a>(open: &'a mut Option<Open<'_>>, unheard: &'a mut Option<Span>) -> &'a mut Span {
+    match open {
+        Some(open) => &mut open.span,
+        None => unheard.get_or_insert_default(),
+    }
+}
+
 /// Says how something has ended, where that is not said elsewhere.
-fn end(open: Option<Open<'_>>, ending: Ending) {
+fn end(open: &mut Option<Open<'_>>, ending: Ending) {
     if let Some(open) = open {
         open.end(ending);
     }
 }
 
 /// The same of an exchange that came to no good end.
-fn ended_by(open: Option<Open<'_>>, error: ExchangeError) {
+fn ended_by(open: &mut Option<Open<'_>>, error: ExchangeError) {
     let Some(open) = open else { return };
     match error {
         ExchangeError::BeforeResponse(error) => open.end(error.into()),
@@ -1268,45 +1186,4 @@ pub(crate) enum Wait {
 /// Idempotent, and without a body that is gone.
 fn may_repeat(head: &RequestHead) -> bool {
     matches!(head.body, http::Body::None) && matches!(&*head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
-}
-
-fn socks5_reply(error: UpstreamError) -> Reply {
-    match error {
-        UpstreamError::Refused => Reply::Refused,
-        UpstreamError::NameNotResolved | UpstreamError::NameServerFailed | UpstreamError::Unreachable => Reply::HostUnreachable,
-        UpstreamError::NetworkUnreachable => Reply::NetworkUnreachable,
-        UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout | UpstreamError::Proxy(ProxyError::Timeout) => Reply::TimedOut,
-        UpstreamError::ResponseTimeout
-        | UpstreamError::Closed
-        | UpstreamError::BadResponse
-        | UpstreamError::NoDescriptor
-        | UpstreamError::SocketMissing
-        | UpstreamError::NotASocket
-        | UpstreamError::Tls(_)
-        | UpstreamError::TlsTimeout
-        | UpstreamError::Proxy(_) => Reply::Failure,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_failure_has_the_reply_that_says_most() {
-        let cases = [
-            (UpstreamError::NameNotResolved, 4),
-            (UpstreamError::NameServerFailed, 4),
-            (UpstreamError::Unreachable, 4),
-            (UpstreamError::NetworkUnreachable, 3),
-            (UpstreamError::Refused, 5),
-            (UpstreamError::ResolveTimeout, 6),
-            (UpstreamError::ConnectTimeout, 6),
-            (UpstreamError::Closed, 1),
-            (UpstreamError::NoDescriptor, 1),
-        ];
-        for (error, code) in cases {
-            assert_eq!(socks5_reply(error) as u8, code, "{error:?}");
-        }
-    }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
     };
     let (route, open) = permit.opened(&found.real)?;
     let failed = |open: Option<Open<'_>>, error: UpstreamError| {
-        if let Some(open) = open {
+        if let Some(mut open) = open {
             open.end(error.into());
         }
         Err(ConnectError::Upstream(error))

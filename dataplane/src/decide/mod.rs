@@ -33,6 +33,7 @@ use open::Open;
 use policy_format::{Allowed, Decision, Denied, Hook, Host, Inside, Limits, OnRevoke, Protocol, Reason, Request, RuleId, Sni};
 use socket::SocketRoute;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
@@ -68,7 +69,7 @@ pub(crate) struct Question<'q> {
     /// Only for requests that are read: the path, without the query.
     pub(crate) path: Option<&'q str>,
     /// Only for requests that were read inside TLS.
-    pub(crate) inside: Option<Inside<'q>>,
+    pub(crate) inside: Option<&'q Inside<'q>>,
     /// Whether it is for a unix socket. The target is then what stands for one.
     pub(crate) socket: bool,
     /// Its number, which it keeps whatever is decided on it.
@@ -116,7 +117,7 @@ impl Question<'_> {
             method: self.method,
             path: self.path,
             addresses,
-            inside: self.inside,
+            inside: self.inside.copied(),
             can_intercept: snapshot.can_intercept(),
         }
     }
@@ -148,6 +149,13 @@ pub(crate) struct Unsaid<'q> {
 
 /// These addresses may be dialled, for this request, under this policy.
 pub(crate) struct Route<'q> {
+    course: Course<'q>,
+    /// Until it is said how it has ended: of a request whose allowance was told, and where that is done here.
+    open: Option<Open<'q>>,
+}
+
+/// What a route is, whoever says how it ends.
+pub(crate) struct Course<'q> {
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
     addresses: Vec<SocketAddr>,
@@ -155,8 +163,14 @@ pub(crate) struct Route<'q> {
     intercept: bool,
     hook: Option<usize>,
     through: Option<Through>,
-    /// Until it is said how it has ended: of a request whose allowance was told, and where that is done here.
-    open: Option<Open<'q>>,
+}
+
+impl<'q> Deref for Route<'q> {
+    type Target = Course<'q>;
+
+    fn deref(&self) -> &Course<'q> {
+        &self.course
+    }
 }
 
 /// The proxy that a route leads to, and what may be asked of it.
@@ -207,7 +221,7 @@ impl Decider {
     ///
     /// # Errors
     /// There is a secret that it needs, and that cannot be had: what the client is answered.
-    pub(crate) fn actions(&self, route: &Route<'_>, facts: &Facts<'_>) -> Result<Actions, Answer> {
+    pub(crate) fn actions(&self, route: &Course<'_>, facts: &Facts<'_>) -> Result<Actions, Answer> {
         self.secrets.actions(&route.snapshot, route.hook(), facts, route.question.protocol == Protocol::Https)
     }
 
@@ -357,7 +371,7 @@ impl Decider {
         let open = Open::new(self, &question, snapshot.generation(), since);
         let intercept = self.intercepts(&snapshot, &question, allowed);
         let Allowed { read_only, hook, .. } = allowed;
-        Route { snapshot, question, addresses, read_only, intercept, hook, through, open }
+        Route { course: Course { snapshot, question, addresses, read_only, intercept, hook, through }, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -482,7 +496,7 @@ impl<'q> Permit<'q> {
             return;
         }
         self.decider.observe(&self.snapshot, &self.question, Decision::Allow(self.allowed));
-        if let Some(open) = Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now())) {
+        if let Some(mut open) = Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now())) {
             open.end(ending);
         }
     }
@@ -545,9 +559,14 @@ impl<'q> Route<'q> {
         self.open.take()
     }
 
+    /// The same, to be left where it is: with what else there is of the route.
+    pub(crate) fn parts(&mut self) -> (&Course<'q>, &mut Option<Open<'q>>) {
+        (&self.course, &mut self.open)
+    }
+
     /// It was not, or could not be, dialled.
     pub(crate) fn failed(mut self, error: UpstreamError) -> UpstreamError {
-        if let Some(open) = self.open.take() {
+        if let Some(open) = &mut self.open {
             open.end(error.into());
         }
         error
@@ -567,9 +586,19 @@ impl<'q> Route<'q> {
     pub(crate) fn put_open(&mut self, open: Option<Open<'q>>) {
         self.open = open;
     }
+
+    /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
+    pub(crate) fn guard(self, ear: Ear, peer: Option<IpAddr>, look: bool, live: Listed) -> Guard {
+        let Question { method, path, inside, granted, .. } = self.question;
+        let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
+        // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
+        let addresses = self.decided_on(peer).into_boxed_slice();
+        let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
+        Guard { ear, asked: true, granted, live, addresses, kept, socket: None, sni }
+    }
 }
 
-impl Route<'_> {
+impl Course<'_> {
     /// What may be dialled: the target, or the proxy on the way to it.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -632,16 +661,6 @@ impl Route<'_> {
     pub(crate) fn question(&self) -> &Question<'_> {
         &self.question
     }
-
-    /// Watches over a tunnel on this route. `look`: whether its first bytes are to be looked at.
-    pub(crate) fn guard(self, ear: Ear, peer: Option<IpAddr>, look: bool, live: Listed) -> Guard {
-        let Question { method, path, inside, granted, .. } = self.question;
-        let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
-        // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
-        let addresses = self.decided_on(peer).into_boxed_slice();
-        let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
-        Guard { ear, asked: true, granted, live, addresses, kept, socket: None, sni }
-    }
 }
 
 /// Watches over a tunnel: whether the policy in force still allows it, and what is spoken in it.
@@ -670,7 +689,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(method: Option<&str>, path: Option<&str>, inside: Inside<'_>) -> Self {
+    fn new(method: Option<&str>, path: Option<&str>, inside: &Inside<'_>) -> Self {
         let headers = inside.headers.iter().map(|(name, value)| ((*name).to_owned(), Zeroizing::new(value.to_vec())));
         Self {
             method: method.map(str::to_owned),

@@ -71,14 +71,15 @@ impl<'q> Open<'q> {
     }
 
     /// It ended as whoever relayed it knows; else by a side that broke off.
-    pub(crate) fn broken(self) {
-        let cause = self.span.cause.unwrap_or(Ending::Broken);
-        self.end(cause);
+    pub(crate) fn broken(&mut self) {
+        self.end(self.span.cause.unwrap_or(Ending::Broken));
     }
 
-    /// That is how it ended.
-    pub(crate) fn end(mut self, ending: Ending) {
-        self.say(ending);
+    /// That is how it ended. What is said after that is not heard: it ends once.
+    pub(crate) fn end(&mut self, ending: Ending) {
+        if !self.said {
+            self.say(ending);
+        }
     }
 
     /// It became a tunnel, which ends by itself. `counted`: among those that are open.

@@ -84,7 +84,7 @@ impl<'q> SocketPermit<'q> {
 
     /// The path is allowed, and nothing can be opened there.
     pub(crate) fn failed(self, error: UpstreamError) -> UpstreamError {
-        if let Some(open) = self.open() {
+        if let Some(mut open) = self.open() {
             open.end(error.into());
         }
         error

@@ -57,7 +57,7 @@ pub(crate) struct Opening {
 /// A tunnel that was opened.
 pub(crate) struct Inside {
     /// Where all of its requests go.
-    pub(crate) target: Target,
+    pub(crate) target: Arc<Target>,
     /// What is offered to the origin.
     offer: Alpn,
 }
@@ -130,6 +130,7 @@ impl<'s> Connection<'s> {
     /// Opens the TLS of a tunnel. `None`: there was nothing to be opened, and the client is gone.
     pub(crate) async fn open_inside(mut self, opening: Opening) -> Option<Self> {
         let Opening { protocol, target, idle, live, granted, snapshot } = opening;
+        let target = Arc::new(target);
         let (shared, address, limits) = (self.shared, self.address, Arc::clone(&self.limits));
         let gate = &shared.gate;
         let closed = || {
@@ -215,7 +216,7 @@ impl<'s> Connection<'s> {
         shared.counters.count(Counter::ClientHandshakes);
         shared.counters.count(Counter::Intercepted);
         let (idle, borrowed) = match origin {
-            Ok(Way::Http1 { idle, waited }) => (Some((Box::new(target.clone()), idle)), waited),
+            Ok(Way::Http1 { idle, waited }) => (Some((Arc::clone(&target), idle)), waited),
             Ok(Way::Http2(idle)) => {
                 let over =
                     Box::pin(relay(shared, Decided { target: &target, live: &live, granted }, self.shutdown, stream, idle, &limits)).await;
@@ -237,7 +238,7 @@ impl<'s> Connection<'s> {
             Err(_) => (None, false),
         };
         let client = Buffered::wrapped(Stream::Opened(Box::new(stream)), peer);
-        let granted = granted.then(|| Box::new(target.clone()));
+        let granted = granted.then(|| Arc::clone(&target));
         Some(Self { client, idle, borrowed, inside: Some(Box::new(Inside { target, offer })), tunnel: Some(live), granted, ..self })
     }
 

@@ -25,12 +25,11 @@ pub(crate) struct OfTunnel {
 }
 
 impl OfTunnel {
-    fn question<'q>(&self, facts: &Facts<'q>, standing: &Standing) -> Question<'q> {
-        let (path, query) = facts.path();
+    fn question<'q>(&self, facts: &Facts<'q>, seen: &'q Inside<'q>, standing: &Standing) -> Question<'q> {
         Question {
             method: Some(facts.method),
-            path: Some(path),
-            inside: Some(Inside { query, headers: facts.headers, body: facts.body }),
+            path: Some(facts.path().0),
+            inside: Some(seen),
             told: standing.told,
             granted: self.granted || standing.said == Some(Said::Allow),
             ..Question::numbered(standing.id, self.client, Protocol::Https, facts.target)
@@ -38,16 +37,23 @@ impl OfTunnel {
     }
 }
 
+/// What is decided on of a request beside its method and its path.
+fn seen<'f>(facts: &Facts<'f>) -> Inside<'f> {
+    Inside { query: facts.path().1, headers: facts.headers, body: facts.body }
+}
+
 impl Judge for OfTunnel {
     fn body_wanted(&self, facts: &Facts<'_>) -> Option<usize> {
         // It has no number yet.
-        let question = self.question(facts, &Standing { id: 0, told: Told::Revoked, said: None });
+        let seen = seen(facts);
+        let question = self.question(facts, &seen, &Standing { id: 0, told: Told::Revoked, said: None });
         self.shared.decider.body_wanted(&question)
     }
 
     fn judge(&self, facts: &Facts<'_>, standing: &Standing) -> Result<Judged, Refusal> {
         let Shared { decider, counters, .. } = &*self.shared;
-        let question = self.question(facts, standing);
+        let seen = seen(facts);
+        let question = self.question(facts, &seen, standing);
         if standing.told == Told::Nothing && standing.said.is_none() {
             counters.count(Counter::HttpsRequests);
         }
@@ -63,7 +69,7 @@ impl Judge for OfTunnel {
                 let actions = match decider.actions(&route, facts) {
                     Ok(actions) => actions,
                     Err(answer) => {
-                        if let Some(open) = open {
+                        if let Some(mut open) = open {
                             open.end(Ending::Upstream("secret-unavailable"));
                         }
                         return Err(Refusal::Answer(answer));
@@ -83,12 +89,12 @@ impl Judge for OfTunnel {
 
     fn given_up(&self, facts: &Facts<'_>, standing: &Standing) {
         let decider = &self.shared.decider;
-        if let Err(no) = decider.reuse(self.question(facts, standing), Traffic::Tunnel, &self.leads, self.peer) {
+        if let Err(no) = decider.reuse(self.question(facts, &seen(facts), standing), Traffic::Tunnel, &self.leads, self.peer) {
             drop(decider.refuse(no));
         }
     }
 
     fn still_allows(&self, facts: &Facts<'_>, standing: &Standing) -> bool {
-        self.shared.decider.still_allows(&self.question(facts, standing), &self.leads, self.peer)
+        self.shared.decider.still_allows(&self.question(facts, &seen(facts), standing), &self.leads, self.peer)
     }
 }

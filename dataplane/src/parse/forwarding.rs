@@ -29,6 +29,10 @@ pub fn pseudonym() -> String {
 pub(crate) fn tells_the_client(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     const OTHERS: &[&str] = &["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
+    // Most other fields begin otherwise.
+    if !matches!(name.as_bytes().first().map(u8::to_ascii_lowercase), Some(b'c' | b'f' | b't' | b'x')) {
+        return false;
+    }
     starts("x-forwarded-") || OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 

@@ -4,13 +4,17 @@
 //! lengths, a length beside a coding, repeated or disagreeing `Host`. What is refused gets 400 (RFC 9112, section 3.2 and 6.3), so that nobody
 //! behind this proxy reads another request than the one that was decided. `tests/cases/smuggling.toml` has every known way to try that, with the answer.
 
+mod scan;
+
 use super::forwarding::{self, Forwarding};
-use super::target::{Authority, AuthorityError, Target};
+use super::target::{Authority, AuthorityError, HTTP_PORT, Last, Target};
 use crate::calendar::write_date;
 use crate::digits;
+use scan::{Coding, Direction, Message, Scan};
 use std::borrow::Cow;
 use std::io::Write;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -70,8 +74,8 @@ pub struct RequestHead {
     pub method: Cow<'static, str>,
     /// Tunnel or resource.
     pub ask: Ask,
-    /// Where to. Boxed, since it is large and a head is moved often.
-    pub target: Box<Target>,
+    /// Where to.
+    pub target: Arc<Target>,
     /// HTTP/1.1 rather than 1.0.
     pub is_1_1: bool,
     /// Whether the client would use the connection again.
@@ -172,10 +176,13 @@ pub(super) fn check_lines(head: &[u8]) -> Result<usize, BadRequest> {
 /// Fields of most heads. More are read into memory from the allocator.
 pub(super) const FEW: usize = 32;
 
-/// Refuses a line that ends with LF alone. Of the rest of what [`check_lines`] looks for, `httparse` lets nothing pass.
+/// Refuses a line that ends with LF alone, in a head that `httparse` has taken: of the rest of what [`check_lines`] looks for, it lets nothing pass.
 fn check_line_ends(head: &[u8]) -> Result<(), BadRequest> {
-    let bare = |end: usize| end.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r');
-    if memchr::memchr_iter(b'\n', head).any(bare) { Err(bad("a line that ends with LF alone")) } else { Ok(()) }
+    let pairs = head.iter().zip(head.get(1..).unwrap_or_default());
+    // Without a way out of the loop, it looks at many bytes at once.
+    let bare = pairs.fold(head.starts_with(b"\n"), |bare, (before, byte)| bare | ((*byte == b'\n') & (*before != b'\r')));
+    debug_assert_eq!(check_lines(head).is_err(), bare);
+    if bare { Err(bad("a line that ends with LF alone")) } else { Ok(()) }
 }
 
 /// Room for the fields of a head of so many lines, at most `max`: `few`, if they are enough.
@@ -215,18 +222,26 @@ fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one.
 pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
-    parse(head, max_fields, None)
+    parse(head, max_fields, None, &mut Last::default())
+}
+
+/// The same, of a request on a connection whose `last` one may have been for the same target.
+///
+/// # Errors
+/// As [`parse_request`].
+pub(crate) fn parse_next(head: &[u8], max_fields: usize, last: &mut Last) -> Result<RequestHead, BadRequest> {
+    parse(head, max_fields, None, last)
 }
 
 /// Parses a whole request head that came inside of TLS, in a tunnel to `tunnel`: it is for that host and port, and for no proxy.
 ///
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one; 421 where it is for another host or port, 405 for CONNECT.
-pub fn parse_inside(head: &[u8], max_fields: usize, tunnel: &Target) -> Result<RequestHead, BadRequest> {
-    parse(head, max_fields, Some(tunnel))
+pub fn parse_inside(head: &[u8], max_fields: usize, tunnel: &Arc<Target>) -> Result<RequestHead, BadRequest> {
+    parse(head, max_fields, Some(tunnel), &mut Last::default())
 }
 
-fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Target>) -> Result<RequestHead, BadRequest> {
+fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mut Last) -> Result<RequestHead, BadRequest> {
     let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FEW], Vec::new());
     let mut request = httparse::Request::new(&mut []);
     let mut parsed = request.parse_with_uninit_headers(head, few.get_mut(..max_fields.min(FEW)).unwrap_or_default());
@@ -239,22 +254,23 @@ fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Target>) -> Result<Requ
             parsed = request.parse(head);
         }
     }
-    check_line_ends(head)?;
     match parsed.map_err(|error| request_error(error, head))? {
-        httparse::Status::Complete(len) if len == head.len() => {}
+        httparse::Status::Complete(len) if len == head.len() => check_line_ends(head)?,
         _ => return Err(bad("the head is incomplete")),
     }
     let (Some(method), Some(uri), Some(version)) = (request.method, request.path, request.version) else {
         return Err(bad("the request line is incomplete"));
     };
-    if !uri.bytes().all(|byte| byte.is_ascii_graphic()) || uri.contains('#') {
+    // Without a way out of the loop, it looks at many bytes at once.
+    if !uri.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic() & (byte != b'#')) {
         return Err(bad("the request target has characters that no target has"));
     }
     let is_1_1 = version == 1;
-    let scan = Scan { counts_forwards: counts_forwards(method), ..Scan::new(request.headers, Message::Request)? };
+    let mut scan = Scan::new(request.headers, Message::Request)?;
+    scan.counts_forwards = counts_forwards(method);
     let (ask, target) = match tunnel {
-        None => read_target(method, uri, is_1_1, &scan)?,
-        Some(tunnel) => (read_resource(method, uri, is_1_1, &scan, tunnel)?, Box::new(tunnel.clone())),
+        None => read_target(method, uri, is_1_1, &scan, last)?,
+        Some(tunnel) => (read_resource(method, uri, is_1_1, &scan, tunnel)?, Arc::clone(tunnel)),
     };
     let body = request_body(&scan, is_1_1)?;
     let has_body = !matches!(body, Body::None | Body::Length(0));
@@ -280,16 +296,14 @@ fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Target>) -> Result<Requ
         upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
         unix_socket,
         max_forwards: max_forwards(method, request.headers)?,
-        trailers: scan.trailers && is_1_1 && scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"te")),
+        trailers: scan.trailers && is_1_1 && scan.nominates("te"),
         binds_connection: scan.binds_connection,
         secure: tunnel.is_some(),
         expects: scan.expect && is_1_1 && has_body,
         has_via: scan.has_via,
         // Nobody waits to be told to go on (RFC 9110, section 10.1.1).
-        fields: scan.fields(request.headers, if is_1_1 && has_body { Direction::Origin } else { Direction::OriginAtOnce }),
-        said: Fields(lines(
-            request.headers.iter().filter(|header| forwarding::tells_the_client(header.name) && !scan.ends_here(header.name)),
-        )),
+        fields: scan.fields(request.headers, if is_1_1 && has_body { Direction::Origin } else { Direction::OriginAtOnce }, head.len()),
+        said: scan.said(request.headers, head.len()),
     })
 }
 
@@ -345,13 +359,12 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
             parsed = response.parse(head);
         }
     }
-    check_line_ends(head).map_err(|bad| bad.message)?;
     // Empty lines before it are forgiven above.
     if !head.starts_with(b"HTTP/") {
         return Err("the status line is malformed");
     }
     match parsed {
-        Ok(httparse::Status::Complete(len)) if len == head.len() => {}
+        Ok(httparse::Status::Complete(len)) if len == head.len() => check_line_ends(head).map_err(|bad| bad.message)?,
         Ok(_) => return Err("the head is incomplete"),
         Err(error) => return Err(parse_error(error).message),
     }
@@ -380,7 +393,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
     Ok(ResponseHead {
         status,
         binds_connection: scan.binds_connection,
-        has_date: scan.has_date && !scan.nominated.iter().any(|option| option.eq_ignore_ascii_case(b"date")),
+        has_date: scan.has_date && !scan.nominates("date"),
         announces_body: method == "HEAD" && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0)),
         is_1_1,
         reason: match response.reason.unwrap_or_default() {
@@ -391,253 +404,12 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         body,
         upgrade: scan.upgrade().map(<[u8]>::to_vec),
         // A length on what has no content would make a client take the next response for it (RFC 9110, section 8.6).
-        fields: scan.fields(response.headers, if no_content { Direction::ClientWithoutLength } else { Direction::Client }),
+        fields: scan.fields(response.headers, if no_content { Direction::ClientWithoutLength } else { Direction::Client }, head.len()),
     })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    None,
-    Chunked,
-    /// Others, and chunked at the end.
-    Other,
-    /// The end of the body cannot be told (RFC 9112, section 6.3).
-    Endless,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Origin,
-    /// The same, and the client sends its whole request without asking: it has no body, or is of HTTP/1.0.
-    OriginAtOnce,
-    Client,
-    /// The response has no content, so that a length on it would lie.
-    ClientWithoutLength,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Message {
-    Request,
-    Response,
-}
-
-/// What the fields say about the message itself.
-struct Scan<'h> {
-    host: Option<&'h [u8]>,
-    hosts: usize,
-    length: Option<u64>,
-    coding: Coding,
-    close: bool,
-    keep_alive: bool,
-    wants_upgrade: bool,
-    upgrade: Option<&'h [u8]>,
-    unix_socket: Option<&'h [u8]>,
-    has_via: bool,
-    has_date: bool,
-    binds_connection: bool,
-    expect: bool,
-    /// `TE` has `trailers`.
-    trailers: bool,
-    /// How many options `Connection` has.
-    options: usize,
-    /// Fields that `Connection` names: they end here (RFC 9110, section 7.6.1).
-    nominated: Vec<&'h [u8]>,
-    /// `Max-Forwards` is read, and written anew.
-    counts_forwards: bool,
-}
-
-impl<'h> Scan<'h> {
-    fn new(headers: &[httparse::Header<'h>], of: Message) -> Result<Self, BadRequest> {
-        let mut scan = Self {
-            host: None,
-            hosts: 0,
-            length: None,
-            coding: Coding::None,
-            close: false,
-            keep_alive: false,
-            wants_upgrade: false,
-            upgrade: None,
-            unix_socket: None,
-            has_via: false,
-            has_date: false,
-            binds_connection: false,
-            expect: false,
-            trailers: false,
-            options: 0,
-            nominated: Vec::new(),
-            counts_forwards: false,
-        };
-        for header in headers {
-            let value = trim(header.value);
-            match () {
-                () if is(header.name, "host") => {
-                    scan.host = Some(value);
-                    scan.hosts += 1;
-                }
-                () if is(header.name, "content-length") => {
-                    // Not even twice the same: what one reader folds, another does not.
-                    if scan.length.replace(parse_length(value)?).is_some() {
-                        return Err(bad("more than one Content-Length"));
-                    }
-                }
-                () if is(header.name, "transfer-encoding") => {
-                    if scan.coding != Coding::None {
-                        return Err(bad("more than one Transfer-Encoding"));
-                    }
-                    scan.coding = coding(value);
-                }
-                // Gateways that turn names into variables cannot tell these from the real ones.
-                () if of == Message::Request && (is(header.name, "content_length") || is(header.name, "transfer_encoding")) => {
-                    return Err(bad("a header name that some read as one of framing"));
-                }
-                () if is(header.name, "connection") || is(header.name, "proxy-connection") => scan.connection(value)?,
-                () if is(header.name, "upgrade") => scan.upgrade = Some(value),
-                () if is(header.name, "x-unix-socket") => {
-                    if scan.unix_socket.replace(value).is_some() {
-                        return Err(bad("more than one x-unix-socket"));
-                    }
-                }
-                () if is(header.name, "via") => scan.has_via = true,
-                () if is(header.name, "date") => scan.has_date = true,
-                () if is(header.name, "authorization") || is(header.name, "www-authenticate") => {
-                    scan.binds_connection |= binds_connection(value)
-                }
-                () if is(header.name, "te") => {
-                    scan.trailers |= value.split(|byte| *byte == b',').any(|coding| trim(coding).eq_ignore_ascii_case(b"trailers"));
-                }
-                () if of == Message::Request && is(header.name, "expect") => {
-                    // Once, and the one that there is: others are read in more than one way.
-                    if scan.expect || !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(BadRequest { status: 417, message: "Expect is not 100-continue" });
-                    }
-                    scan.expect = true;
-                }
-                () => {}
-            }
-        }
-        Ok(scan)
-    }
-
-    /// Every `Connection` line counts, and all of its options. `Proxy-Connection` is what clients from before RFC 7230 say instead.
-    fn connection(&mut self, value: &'h [u8]) -> Result<(), BadRequest> {
-        for option in value.split(|byte| *byte == b',').map(trim).filter(|option| !option.is_empty()) {
-            self.options += 1;
-            if self.options > MAX_OPTIONS {
-                return Err(bad("Connection names too many fields"));
-            }
-            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
-            if is("close") {
-                self.close = true;
-            } else if is("keep-alive") {
-                self.keep_alive = true;
-            } else if is("upgrade") {
-                self.wants_upgrade = true;
-            } else if END_TO_END.iter().any(|name| is(name)) {
-                return Err(bad("Connection names a field that is not for one connection"));
-            } else {
-                self.nominated.push(option);
-            }
-        }
-        Ok(())
-    }
-
-    /// The protocol to switch to. Another HTTP, such as `h2c`, is not offered on: its requests could not be decided one by one.
-    fn upgrade(&self) -> Option<&'h [u8]> {
-        let offered = self.upgrade.filter(|_| self.wants_upgrade)?;
-        let starts =
-            |name: &[u8], prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
-        let http = offered.split(|byte| *byte == b',').map(trim).any(|name| starts(name, "h2") || starts(name, "http"));
-        (!http && !offered.is_empty()).then_some(offered)
-    }
-
-    /// Whether a field is for this connection or for this proxy.
-    fn ends_here(&self, name: &str) -> bool {
-        let proxys_own =
-            name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy")) && matches!(name.as_bytes().get(5), None | Some(b'-'));
-        const HOP: &[&str] = &["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings", "x-unix-socket"];
-        proxys_own
-            || self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
-            || HOP.iter().any(|hop| is(name, hop))
-    }
-
-    /// The end-to-end fields, without those that are for this connection or for this proxy.
-    fn fields(&self, headers: &[httparse::Header<'_>], direction: Direction) -> Fields {
-        let here = |name: &str| match direction {
-            Direction::Origin | Direction::OriginAtOnce => {
-                is(name, "host")
-                    || (direction == Direction::OriginAtOnce && is(name, "expect"))
-                    || (self.counts_forwards && is(name, "max-forwards"))
-                    || forwarding::tells_the_client(name)
-            }
-            Direction::Client => false,
-            Direction::ClientWithoutLength => is(name, "content-length"),
-        };
-        // Trailers that are announced can only come behind chunks.
-        let no_trailers = self.coding != Coding::Chunked;
-        Fields(lines(headers.iter().filter(|header| {
-            let name = header.name;
-            !(self.ends_here(name) || here(name) || (no_trailers && is(name, "trailer")))
-        })))
-    }
 }
 
 /// Bytes that most start lines and the fields of this proxy's own have room in: a new buffer does not grow line by line.
 const OWN_LINES: usize = 512;
-
-/// Fields as lines.
-fn lines<'a>(headers: impl Iterator<Item = &'a httparse::Header<'a>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for header in headers {
-        if out.is_empty() {
-            out.reserve(512);
-        }
-        out.extend_from_slice(header.name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(trim(header.value));
-        out.extend_from_slice(b"\r\n");
-    }
-    out
-}
-
-/// Fields that are for all recipients, whatever `Connection` says of them: taken out, they would leave another message (RFC 9110, section 7.6.1).
-const END_TO_END: &[&str] = &[
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "content-type",
-    "content-encoding",
-    "content-range",
-    "authorization",
-    "cookie",
-    "set-cookie",
-    "expect",
-    "max-forwards",
-    "range",
-    "via",
-    "cache-control",
-];
-
-/// What a transfer coding says of the end of the body. `chunked` is last, and only once.
-fn coding(value: &[u8]) -> Coding {
-    let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    if chunked(value) {
-        return Coding::Chunked;
-    }
-    let codings = || value.split(|byte| *byte == b',').map(trim);
-    let ends = codings().next_back().is_some_and(chunked) && codings().filter(|coding| chunked(coding)).count() == 1;
-    if ends && codings().all(|coding| !coding.is_empty()) { Coding::Other } else { Coding::Endless }
-}
-
-/// Options of `Connection` in a head; each is compared with each field.
-const MAX_OPTIONS: usize = 64;
-
-/// Whether credentials or a challenge are of a scheme that authenticates the connection (RFC 4559, section 6; NTLM does the same).
-fn binds_connection(value: &[u8]) -> bool {
-    value.split(|byte| *byte == b',').map(trim).any(|one| {
-        let scheme = |name: &str| one.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()));
-        scheme("ntlm") || scheme("negotiate")
-    })
-}
 
 pub(super) fn is(name: &str, expected: &str) -> bool {
     name.eq_ignore_ascii_case(expected)
@@ -691,12 +463,16 @@ fn request_body(scan: &Scan<'_>, is_1_1: bool) -> Result<Body, BadRequest> {
 }
 
 /// `Host`, once; HTTP/1.0 may go without.
-fn read_host<'h>(scan: &Scan<'h>, is_1_1: bool) -> Result<Option<&'h str>, BadRequest> {
+fn read_host<'h>(scan: &Scan<'h>, is_1_1: bool) -> Result<Option<&'h [u8]>, BadRequest> {
     match (scan.hosts, scan.host) {
         (0 | 1, None) if is_1_1 => Err(bad("Host is missing")),
-        (0 | 1, host) => host.map(|host| std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))).transpose(),
+        (0 | 1, host) => Ok(host),
         _ => Err(bad("more than one Host")),
     }
+}
+
+fn host_text(host: &[u8]) -> Result<&str, BadRequest> {
+    std::str::from_utf8(host).map_err(|_| bad("Host is not a host"))
 }
 
 /// What is asked for inside of a tunnel to `tunnel`, which `Host` and the request line have to name.
@@ -710,7 +486,9 @@ fn read_resource(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, tunnel:
         Err(AuthorityError::UserInfo) => Err(bad("user information in the target is not accepted")),
         Err(_) => Err(bad("the host is malformed")),
     };
-    read_host(scan, is_1_1)?.map_or(Ok(()), names_the_tunnel)?;
+    if let Some(host) = read_host(scan, is_1_1)? {
+        names_the_tunnel(host_text(host)?)?;
+    }
     if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
         return Ok(Ask::Resource(uri.to_owned()));
     }
@@ -725,15 +503,15 @@ fn read_resource(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, tunnel:
 }
 
 /// The target of a request: from the request line, with which `Host` must agree, or from `Host` alone.
-fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result<(Ask, Box<Target>), BadRequest> {
+fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, last: &mut Last) -> Result<(Ask, Arc<Target>), BadRequest> {
     let host = read_host(scan, is_1_1)?;
     if method == "CONNECT" {
-        let target = Target::parse_boxed(uri, None).map_err(|error| match error {
+        let target = Target::parse(uri, None).map_err(|error| match error {
             AuthorityError::Port => bad("CONNECT needs host:port, with a port from 1 to 65535"),
             AuthorityError::Host | AuthorityError::UserInfo => bad("CONNECT needs host:port"),
         })?;
         agree(host, uri, &target, target.port)?;
-        return Ok((Ask::Connect, target));
+        return Ok((Ask::Connect, Arc::new(target)));
     }
     let authority_error = |error| match error {
         AuthorityError::Host => bad("the host is malformed"),
@@ -741,8 +519,8 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
         AuthorityError::UserInfo => bad("user information in the target is not accepted"),
     };
     if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
-        let host = host.ok_or(bad("Host is missing"))?;
-        let target = Target::parse_boxed(host, Some(80)).map_err(authority_error)?;
+        let host = host_text(host.ok_or(bad("Host is missing"))?)?;
+        let target = last.parse(host).map_err(authority_error)?;
         return Ok((Ask::Resource(uri.to_owned()), target));
     }
     let rest = match uri.get(..7) {
@@ -751,14 +529,14 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>) -> Result
         _ => return Err(bad("the request target is malformed")),
     };
     let (authority, path) = split_authority(rest)?;
-    let target = Target::parse_boxed(authority, Some(80)).map_err(authority_error)?;
-    agree(host, authority, &target, 80)?;
+    let target = last.parse(authority).map_err(authority_error)?;
+    agree(host, authority, &target, HTTP_PORT)?;
     Ok((Ask::Resource(resource(method, path)), target))
 }
 
 /// What stands behind a scheme: the authority, and the rest.
 fn split_authority(rest: &str) -> Result<(&str, &str), BadRequest> {
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let end = memchr::memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len());
     rest.split_at_checked(end).ok_or(bad("the request target is malformed"))
 }
 
@@ -773,11 +551,11 @@ fn resource(method: &str, path: &str) -> String {
 }
 
 /// `Host` names the same host and port as the target, which was read from `authority`.
-fn agree(host: Option<&str>, authority: &str, target: &Target, default_port: u16) -> Result<(), BadRequest> {
-    match host.filter(|host| *host != authority).map(|host| Target::parse(host, Some(default_port))) {
-        None => Ok(()),
-        Some(Ok(host)) if host == *target => Ok(()),
-        Some(_) => Err(bad("Host and the request target disagree")),
+fn agree(host: Option<&[u8]>, authority: &str, target: &Target, default_port: u16) -> Result<(), BadRequest> {
+    let Some(other) = host.filter(|host| *host != authority.as_bytes()) else { return Ok(()) };
+    match Target::parse(host_text(other)?, Some(default_port)) {
+        Ok(host) if host == *target => Ok(()),
+        _ => Err(bad("Host and the request target disagree")),
     }
 }
 
@@ -887,7 +665,7 @@ impl RequestHead {
 
     /// The port that goes without saying.
     fn default_port(&self) -> u16 {
-        if self.secure { 443 } else { 80 }
+        if self.secure { 443 } else { HTTP_PORT }
     }
 
     /// The same, or in absolute form to a proxy (RFC 9112, section 3.2.2), with its `Proxy-Authorization`.

@@ -4,12 +4,10 @@
 //! looks like either and cannot be read is [`Look::Malformed`], never [`Look::Opaque`]: a server that forgives more would otherwise see a name that nobody here has seen.
 
 use super::http::{head_end, leading_blank, parse_request};
-use super::target::Target;
+use super::target::{HTTP_PORT, Target};
 use super::tls::client_hello;
 use policy_format::Host;
-
-/// The port of HTTP in the clear.
-pub const HTTP_PORT: u16 = 80;
+use std::sync::Arc;
 
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +56,7 @@ pub fn http_host(bytes: &[u8], max_fields: usize) -> Look {
     }
     let Some(end) = head_end(head, 0) else { return Look::More };
     match parse_request(head.get(..end).unwrap_or_default(), max_fields) {
-        Ok(request) => Look::Http(*request.target),
+        Ok(request) => Look::Http(Arc::unwrap_or_clone(request.target)),
         Err(bad) => Look::Malformed(bad.message),
     }
 }

@@ -4,6 +4,7 @@ use crate::digits;
 use policy_format::Host;
 use policy_format::pattern::parse_port;
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a client wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,10 +54,26 @@ impl Target {
     }
 }
 
-impl Target {
-    /// The same, in memory of its own.
-    pub(super) fn parse_boxed(authority: &str, default_port: Option<u16>) -> Result<Box<Self>, AuthorityError> {
-        Self::parse(authority, default_port).map(Box::new)
+/// The port of HTTP in the clear.
+pub const HTTP_PORT: u16 = 80;
+
+/// The authority of the last plain request on a connection, with what it means: nearly always, the next request is for the same. It is no longer than hosts and ports are.
+#[derive(Debug, Default)]
+pub(crate) struct Last {
+    authority: String,
+    target: Option<Arc<Target>>,
+}
+
+impl Last {
+    /// As [`Target::parse`], with the port of HTTP where there is none.
+    pub(super) fn parse(&mut self, authority: &str) -> Result<Arc<Target>, AuthorityError> {
+        if let Some(target) = self.target.as_ref().filter(|_| self.authority == authority) {
+            return Ok(Arc::clone(target));
+        }
+        let target = Arc::new(Target::parse(authority, Some(HTTP_PORT))?);
+        authority.clone_into(&mut self.authority);
+        self.target = Some(Arc::clone(&target));
+        Ok(target)
     }
 }
 
@@ -117,6 +134,27 @@ mod tests {
                 assert_eq!(String::from_utf8(out).unwrap(), authority.to_string());
             }
         }
+    }
+
+    #[test]
+    fn the_last_authority_means_the_same_again() {
+        let (zeros, labels) = (format!("a.test:{}80", "0".repeat(300)), "a.".repeat(300));
+        let mut last = Last::default();
+        for (text, expected) in [
+            ("a.test", Ok("a.test:80")),
+            ("a.test", Ok("a.test:80")),
+            ("a.test:8080", Ok("a.test:8080")),
+            (&zeros, Err(AuthorityError::Port)),
+            (&labels, Err(AuthorityError::Host)),
+            ("u@a.test", Err(AuthorityError::UserInfo)),
+            ("a.test:8080", Ok("a.test:8080")),
+            ("a.test:", Err(AuthorityError::Port)),
+            ("A.test", Ok("a.test:80")),
+        ] {
+            assert_eq!(last.parse(text).map(|target| target.to_string()), expected.map(str::to_owned), "{text}");
+        }
+        let (one, other) = (last.parse("b.test").unwrap(), last.parse("b.test").unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
     }
 
     #[test]

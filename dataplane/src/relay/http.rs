@@ -106,15 +106,17 @@ impl Flows {
 
 /// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
 /// `cause` is asked whenever there is news: an exchange ends soon after it says that it is revoked, wherever it stands, and a short one may finish.
-pub(crate) async fn exchange(
-    sides: Sides<'_>,
-    head: &RequestHead,
+///
+/// It has begun when this returns: all of it that is there while it goes on is one value, with nothing of what that was made from beside it.
+pub(crate) fn exchange<'c>(
+    sides: Sides<'c>,
+    head: &'c RequestHead,
     form: &Form,
-    forwarding: &Forwarding<'_>,
+    forwarding: &'c Forwarding<'c>,
     upload: Meter,
     read_only: bool,
     mut cause: impl FnMut() -> Option<Cause>,
-) -> Result<Exchanged, ExchangeError> {
+) -> Result<impl Future<Output = Result<Exchanged, ExchangeError>>, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
     let Sides { client, upstream, flows, patience, ear, limits, actions, reached, span } = sides;
     flows.up.set_meter(upload);
@@ -155,7 +157,7 @@ pub(crate) async fn exchange(
         revoked: false,
         cut: None,
     };
-    poll_fn(|cx| {
+    Ok(poll_fn(move |cx| {
         exchange.now = None;
         let ended = exchange.poll(cx);
         match &ended {
@@ -172,8 +174,7 @@ pub(crate) async fn exchange(
             _ => {}
         }
         ended
-    })
-    .await
+    }))
 }
 
 struct Exchange<'c> {

@@ -122,7 +122,7 @@ async fn begin<'e>(
     let mut standing = Standing::new();
     let Judged { mut actions, generation: decided } = judge(&head, judged.as_deref(), &mut standing, respond, side).await?;
     standing.told = Told::Allowed;
-    let open = Open::inside(&shared.decider, side.terms.client, target, (standing.id, decided));
+    let mut open = Open::inside(&shared.decider, side.terms.client, target, (standing.id, decided));
     if head.tunnels && actions.read_only {
         return Err(answer::read_only(target).into());
     }
