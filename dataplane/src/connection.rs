@@ -1,5 +1,8 @@
 //! One connection from first byte to last: the five stages in their order.
 
+#[cfg(test)]
+pub(crate) mod rig;
+mod room;
 mod socks5;
 
 use crate::audit::event::Ending;
@@ -19,7 +22,7 @@ use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
 use crate::parse::target::{HTTP_PORT, Last, Target};
-use crate::patience::{LazyPatience, Ticker};
+use crate::patience::LazyPatience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
 use crate::reply;
@@ -29,6 +32,7 @@ use crate::stream::{Buffered, Stream};
 use crate::tunnels::Listed;
 use bytes::Buf;
 use policy_format::{Host, Limits, Protocol};
+use room::{Guest, Stay};
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -62,9 +66,6 @@ impl Shared {
     }
 }
 
-/// Bytes that a connection may take until it ends or is a tunnel: they are moved once, and new memory each time.
-const SET_UP: usize = 4096;
-
 /// Serves one client connection until either side is done; `permit` is held as long. Dropping the future closes both sides. `None`: it is closed at once.
 ///
 /// What it holds while a tunnel does nothing is kept small: there may be thousands.
@@ -86,20 +87,10 @@ pub(crate) fn serve(
             return None;
         }
     };
-    let (common, own, shutdown) = (Arc::clone(shared), Arc::clone(shared), shutdown.clone());
-    // What sets a tunnel up takes much more room than the tunnel does, and is given back before it begins.
-    let set_up = Box::pin(async move {
-        let mut connection = Connection::new(Buffered::with_peer(stream, client), client, &own, shutdown);
-        match connection.run(service).await {
-            Next::Close => None,
-            // As below, without a future of its own.
-            Next::Tunnel(upstream, guard, upload, clear) => Some(connection.open(upstream, *guard, upload, clear)),
-            next => Box::pin(connection.go_on(next)).await,
-        }
-    });
-    debug_assert!(Ticker::is_here() && size_of_val(&*set_up) <= SET_UP, "{} bytes", size_of_val(&*set_up));
+    let common = Arc::clone(shared);
+    let stay = Stay::new(Guest { stream, client, service, shared: Arc::clone(shared), shutdown: shutdown.clone() });
     Some(async move {
-        let mut next = set_up.await;
+        let mut next = stay.await;
         while let Some(opened) = &mut next {
             let goes_on = {
                 let over = (&mut opened.tunnel).await;
@@ -234,7 +225,7 @@ impl<'s> Connection<'s> {
 
     /// From the first byte to the last, or to what does not end here: a tunnel, or one that has to be read.
     ///
-    /// The future of a plain request is part of the connection's, which is made for each client: it stays small ([`SET_UP`]), and what is rare and large is boxed.
+    /// The future of a plain request is part of the connection's, which is made for each client: it stays small (`room.rs`), and what is rare and large is boxed.
     async fn run(&mut self, service: Service) -> Next {
         // Who says nothing is answered nothing.
         match self.wait(Until::AfterShutdown).await {

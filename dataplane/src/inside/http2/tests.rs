@@ -5,27 +5,18 @@
 use super::head::{self, Head};
 use super::pool::{self, Idle};
 use super::*;
-use crate::audit::event::{Observer, Silent};
-use crate::connect::resolve::SystemResolver;
-use crate::connect::upstream::Environment;
-use crate::connect::{Connector, Leads, UpstreamError};
-use crate::counters::Counters;
-use crate::decide::Decider;
-use crate::decide::own::Own;
+use crate::connect::{Leads, UpstreamError};
+use crate::connection::rig;
 use crate::inside::judge::{Actions, Answer, Facts, Judged, Refusal, Standing};
-use crate::inside::secrets::Secrets;
-use crate::limits::Gate;
 use crate::parse::forwarding::Forwarding;
 use crate::policy::{Policy, PolicyHandle};
 use crate::shutdown::{self, Trigger};
-use crate::tls::roots::Trust;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use policy_format::Forwarded;
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -143,31 +134,6 @@ struct Rig {
     judge: Arc<Script>,
 }
 
-fn shared(limits: &[&str]) -> (Arc<Shared>, PolicyHandle) {
-    let overrides = limits.iter().map(|limit| limit.parse().unwrap()).collect();
-    let policy = PolicyHandle::new(Policy::built_in().unwrap(), overrides, Arc::new(crate::audit::event::Silent));
-    let counters = Counters::new();
-    let observer: Arc<dyn Observer> = Arc::new(Silent);
-    let environment = Environment::read([]).unwrap();
-    let decider = Decider::new(
-        policy.clone(),
-        Arc::clone(&observer),
-        Arc::clone(&counters),
-        Own::new(Vec::new()),
-        environment,
-        Secrets::new(HashMap::new(), None, Arc::new(Silent)),
-        None,
-    );
-    let shared = Shared {
-        decider: Arc::new(decider),
-        connector: Connector::new(Arc::new(SystemResolver::new(1)), Trust::default()),
-        gate: Gate::new(Arc::clone(&counters), observer),
-        counters,
-        pseudonym: "netproxy-test".to_owned(),
-    };
-    (Arc::new(shared), policy)
-}
-
 fn target() -> Target {
     Target::parse("api.test", Some(443)).unwrap()
 }
@@ -177,7 +143,7 @@ async fn rig(judge: Script, limits: &[&str]) -> Rig {
 }
 
 async fn rig_with(judge: Script, limits: &[&str], origin: h2::server::Builder) -> Rig {
-    let (shared, policy) = shared(limits);
+    let (shared, policy) = rig::shared(limits);
     let (near, far) = duplex(64 * 1024);
     let origin = Origin::start(far, origin);
     let upstream = Upstream::open(near, &shared.decider.limits()).await.unwrap();
@@ -938,7 +904,7 @@ async fn nobody_is_waited_for_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_or_an_origin_that_says_nothing_at_first_is_given_up() {
-    let (shared, policy) = shared(&["head_timeout=3s", "connect_timeout=7s"]);
+    let (shared, policy) = rig::shared(&["head_timeout=3s", "connect_timeout=7s"]);
     let limits = shared.decider.limits();
     let (near, _silent) = duplex(1024);
     let start = tokio::time::Instant::now();
