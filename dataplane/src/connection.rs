@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod rig;
-mod room;
+mod slot;
 mod socks5;
 
 use crate::audit::event::Ending;
@@ -21,7 +21,7 @@ use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
 use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
-use crate::parse::target::{HTTP_PORT, Last, Target};
+use crate::parse::target::{HTTP_PORT, LastTarget, Target};
 use crate::patience::LazyPatience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
@@ -32,7 +32,7 @@ use crate::stream::{Buffered, Stream};
 use crate::tunnels::Listed;
 use bytes::Buf;
 use policy_format::{Host, Limits, Protocol};
-use room::{Guest, Stay};
+use slot::{Job, SetUp};
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -88,9 +88,9 @@ pub(crate) fn serve(
         }
     };
     let common = Arc::clone(shared);
-    let stay = Stay::new(Guest { stream, client, service, shared: Arc::clone(shared), shutdown: shutdown.clone() });
+    let set_up = SetUp::new(Job { stream, client, service, shared: Arc::clone(shared), shutdown: shutdown.clone() });
     Some(async move {
-        let mut next = stay.await;
+        let mut next = set_up.await;
         while let Some(opened) = &mut next {
             let goes_on = {
                 let over = (&mut opened.tunnel).await;
@@ -171,7 +171,7 @@ pub(crate) struct Connection<'s> {
     /// Its requests are this client's only.
     pub(crate) bound: bool,
     /// What the last request was for.
-    pub(crate) last: Last,
+    pub(crate) last: LastTarget,
     /// The tunnel whose TLS was opened: what is read comes from inside of it.
     pub(crate) inside: Option<Box<Inside>>,
     /// The tunnel that requests are read out of, opened or in the clear.
@@ -214,7 +214,7 @@ impl<'s> Connection<'s> {
             idle: None,
             borrowed: false,
             bound: false,
-            last: Last::default(),
+            last: LastTarget::default(),
             inside: None,
             tunnel: None,
             granted: None,
@@ -225,7 +225,7 @@ impl<'s> Connection<'s> {
 
     /// From the first byte to the last, or to what does not end here: a tunnel, or one that has to be read.
     ///
-    /// The future of a plain request is part of the connection's, which is made for each client: it stays small (`room.rs`), and what is rare and large is boxed.
+    /// The future of a plain request is part of the connection's, of which some are kept for one client after the other: it stays small (`slot.rs`), and what is rare and large is boxed.
     async fn run(&mut self, service: Service) -> Next {
         // Who says nothing is answered nothing.
         match self.wait(Until::AfterShutdown).await {
@@ -502,9 +502,9 @@ impl<'s> Connection<'s> {
                 Err(next) => return next,
             }
         }
-        let all = policy_format::Inside { body: ahead.as_deref(), ..seen };
+        let with_body = policy_format::Inside { body: ahead.as_deref(), ..seen };
         if ahead.is_some() {
-            question.inside = Some(&all);
+            question.inside = Some(&with_body);
         }
         let traffic = match (head.secure, &head.upgrade) {
             (true, _) => Traffic::Tunnel,
@@ -544,9 +544,9 @@ impl<'s> Connection<'s> {
             if begun.is_some() {
                 route.put_open(begun.take());
             }
-            let (course, open) = route.parts();
-            if !Arc::ptr_eq(&self.limits, course.snapshot().limits()) {
-                self.limits = Arc::clone(course.snapshot().limits());
+            let (plan, open) = route.parts();
+            if !Arc::ptr_eq(&self.limits, plan.snapshot().limits()) {
+                self.limits = Arc::clone(plan.snapshot().limits());
             }
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
@@ -564,11 +564,11 @@ impl<'s> Connection<'s> {
                     return self.limited(head, &head.target, reached).await;
                 }
             };
-            let asked = self.shared.decider.actions(
-                course,
+            let actions = self.shared.decider.actions(
+                plan,
                 &Facts { target: &head.target, method: &head.method, path_and_query: head.path_and_query(), headers: &headers, body: None },
             );
-            let mut actions = match asked {
+            let mut actions = match actions {
                 Ok(actions) => actions,
                 Err(answer) => {
                     end(open, Ending::Upstream("secret-unavailable"));
@@ -594,13 +594,13 @@ impl<'s> Connection<'s> {
                 span: span(open, &mut unheard),
             };
             // A hook has read one request; behind a switch to what is no WebSocket there may be any number of others.
-            let read_only = course.read_only() || (course.hook().is_some() && !head.is_websocket());
+            let read_only = plan.read_only() || (plan.hook().is_some() && !head.is_websocket());
             let (mut denial, mut heard) = (None, false);
             let cause = || {
                 if tunnel.is_some_and(|tunnel| tunnel.is_closing()) {
                     return Some(Cause::Closed);
                 }
-                denial = course.revoked(decider, peer, heard);
+                denial = plan.revoked(decider, peer, heard);
                 heard |= denial.is_some();
                 denial.as_ref().map(|_| Cause::Revoked)
             };
@@ -612,13 +612,13 @@ impl<'s> Connection<'s> {
                 // What was to go either way belongs to nobody else.
                 self.flows = Flows::new(&shared.counters);
             }
-            let span = span(open, &mut unheard);
-            if let (Some(began), Some(answered)) = (span.began, span.answered) {
+            let seen = span(open, &mut unheard);
+            if let (Some(began), Some(answered)) = (seen.began, seen.answered) {
                 shared.counters.observe(Timed::FirstByte, answered.saturating_duration_since(began));
             }
-            self.ended = span.ended;
+            self.ended = seen.ended;
             if let Some(tunnel) = tunnel {
-                tunnel.add(span.up, span.down);
+                tunnel.add(seen.up, seen.down);
             }
             match exchanged {
                 Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {

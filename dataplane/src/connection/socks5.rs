@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 impl Connection<'_> {
     /// SOCKS5: greeting, request, decide → connect → say so → relay.
     pub(super) async fn socks5(&mut self) -> Next {
-        let request = match timeout_at(self.patience.due(), self.request()).await {
+        let request = match timeout_at(self.patience.due(), self.handshake()).await {
             Ok(Some(request)) => request,
             Ok(None) => return Next::Close,
             Err(_) => {
@@ -47,7 +47,7 @@ impl Connection<'_> {
                 self.say_and_close(&socks5::reply(code)).await;
             }
             Err(NoTunnel::Denied(_)) => self.say_and_close(&socks5::reply(Reply::NotAllowed)).await,
-            Err(NoTunnel::Upstream(error)) => self.say_and_close(&socks5::reply(code(error))).await,
+            Err(NoTunnel::Upstream(error)) => self.say_and_close(&socks5::reply(reply_for(error))).await,
         }
         Next::Close
     }
@@ -73,8 +73,8 @@ impl Connection<'_> {
     }
 
     /// The handshake up to the request; `None` when the client does not keep to it.
-    async fn request(&mut self) -> Option<Result<Request, Reply>> {
-        match self.message(socks5::parse_greeting).await? {
+    async fn handshake(&mut self) -> Option<Result<Request, Reply>> {
+        match self.handshake_message(socks5::parse_greeting).await? {
             None => {
                 self.say_and_close(&socks5::NO_METHOD).await;
                 return None;
@@ -82,16 +82,16 @@ impl Connection<'_> {
             Some(method) => {
                 self.client.stream.write_all(&socks5::greeting_reply(method)).await.ok()?;
                 if method == socks5::Method::Password {
-                    self.message(socks5::parse_password).await?;
+                    self.handshake_message(socks5::parse_password).await?;
                     self.client.stream.write_all(&socks5::PASSWORD_ACCEPTED).await.ok()?;
                 }
             }
         }
-        self.message(socks5::parse_request).await
+        self.handshake_message(socks5::parse_request).await
     }
 
     /// One message of the handshake. No message is longer than 513 bytes, so the buffer is bounded by what the parsers ask for.
-    async fn message<T>(&mut self, parse: impl Fn(&[u8]) -> Parsed<T>) -> Option<T> {
+    async fn handshake_message<T>(&mut self, parse: impl Fn(&[u8]) -> Parsed<T>) -> Option<T> {
         loop {
             match parse(&self.client.buffer) {
                 Parsed::Complete(message, used) => {
@@ -108,8 +108,8 @@ impl Connection<'_> {
     }
 }
 
-/// The code that says most of why there is no tunnel.
-fn code(error: UpstreamError) -> Reply {
+/// The reply that says most of why there is no tunnel.
+fn reply_for(error: UpstreamError) -> Reply {
     match error {
         UpstreamError::Refused => Reply::Refused,
         UpstreamError::NameNotResolved | UpstreamError::NameServerFailed | UpstreamError::Unreachable => Reply::HostUnreachable,
@@ -145,7 +145,7 @@ mod tests {
             (UpstreamError::NoDescriptor, 1),
         ];
         for (error, expected) in cases {
-            assert_eq!(code(error) as u8, expected, "{error:?}");
+            assert_eq!(reply_for(error) as u8, expected, "{error:?}");
         }
     }
 }

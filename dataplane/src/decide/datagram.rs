@@ -1,7 +1,7 @@
 //! Datagrams: a decision for each target, which holds as long as its policy does.
 
 use super::own::leads_to;
-use super::{Course, Decider, Question, Route, Through, Told};
+use super::{Decider, Plan, Question, Route, Through, Told};
 use crate::audit::event::Dropped;
 use crate::connect::upstream::{Proxy, Traffic};
 use crate::counters::{Counter, Reached};
@@ -34,7 +34,7 @@ pub(crate) struct Flow {
 
 impl From<Route<'_>> for Flow {
     fn from(route: Route<'_>) -> Self {
-        let Course { snapshot, question: Question { client, protocol, target, granted, .. }, addresses, through, .. } = route.course;
+        let Plan { snapshot, question: Question { client, protocol, target, granted, .. }, addresses, through, .. } = route.plan;
         let (proxy, ips) = match (through, &target.host) {
             (None, _) => (None, addresses.iter().map(SocketAddr::ip).collect()),
             // A literal address is its own, whoever would look it up.

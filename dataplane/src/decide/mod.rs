@@ -149,13 +149,13 @@ pub(crate) struct Unsaid<'q> {
 
 /// These addresses may be dialled, for this request, under this policy.
 pub(crate) struct Route<'q> {
-    course: Course<'q>,
+    plan: Plan<'q>,
     /// Until it is said how it has ended: of a request whose allowance was told, and where that is done here.
     open: Option<Open<'q>>,
 }
 
-/// What a route is, whoever says how it ends.
-pub(crate) struct Course<'q> {
+/// What a route is, apart from its end: whoever relays over it writes to the one while the other is asked ([`Route::parts`]).
+pub(crate) struct Plan<'q> {
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
     addresses: Vec<SocketAddr>,
@@ -166,10 +166,10 @@ pub(crate) struct Course<'q> {
 }
 
 impl<'q> Deref for Route<'q> {
-    type Target = Course<'q>;
+    type Target = Plan<'q>;
 
-    fn deref(&self) -> &Course<'q> {
-        &self.course
+    fn deref(&self) -> &Plan<'q> {
+        &self.plan
     }
 }
 
@@ -221,8 +221,8 @@ impl Decider {
     ///
     /// # Errors
     /// There is a secret that it needs, and that cannot be had: what the client is answered.
-    pub(crate) fn actions(&self, route: &Course<'_>, facts: &Facts<'_>) -> Result<Actions, Answer> {
-        self.secrets.actions(&route.snapshot, route.hook(), facts, route.question.protocol == Protocol::Https)
+    pub(crate) fn actions(&self, plan: &Plan<'_>, facts: &Facts<'_>) -> Result<Actions, Answer> {
+        self.secrets.actions(&plan.snapshot, plan.hook(), facts, plan.question.protocol == Protocol::Https)
     }
 
     /// Whether a tunnel may only go on if its TLS is opened: the policy says so, or there is a secret for requests in it.
@@ -371,7 +371,7 @@ impl Decider {
         let open = Open::new(self, &question, snapshot.generation(), since);
         let intercept = self.intercepts(&snapshot, &question, allowed);
         let Allowed { read_only, hook, .. } = allowed;
-        Route { course: Course { snapshot, question, addresses, read_only, intercept, hook, through }, open }
+        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through }, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -559,9 +559,9 @@ impl<'q> Route<'q> {
         self.open.take()
     }
 
-    /// The same, to be left where it is: with what else there is of the route.
-    pub(crate) fn parts(&mut self) -> (&Course<'q>, &mut Option<Open<'q>>) {
-        (&self.course, &mut self.open)
+    /// Who says how it has ended, left where it is, and what else there is of the route.
+    pub(crate) fn parts(&mut self) -> (&Plan<'q>, &mut Option<Open<'q>>) {
+        (&self.plan, &mut self.open)
     }
 
     /// It was not, or could not be, dialled.
@@ -582,8 +582,9 @@ impl<'q> Route<'q> {
         Listed::new(decider, Whose { id, client, protocol, place: Some(place), port: target.port, generation, since, counted })
     }
 
-    /// Back again.
+    /// What was taken out of a route to the same target, which was tried before.
     pub(crate) fn put_open(&mut self, open: Option<Open<'q>>) {
+        debug_assert!(self.open.is_none() || open.is_none(), "a request ends once");
         self.open = open;
     }
 
@@ -598,7 +599,7 @@ impl<'q> Route<'q> {
     }
 }
 
-impl Course<'_> {
+impl Plan<'_> {
     /// What may be dialled: the target, or the proxy on the way to it.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

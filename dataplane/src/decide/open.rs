@@ -60,12 +60,14 @@ impl<'q> Open<'q> {
 
     /// Somebody else says how it ends; under this number, of a request that this policy let on.
     pub(crate) fn hand_over(mut self) -> (u64, u64) {
+        debug_assert!(!self.said, "it ends once");
         self.said = true;
         (self.id, self.generation)
     }
 
     /// Nothing came of it so far, and it is tried once more.
     pub(crate) fn again(&mut self) {
+        debug_assert!(!self.said, "what has ended is not tried again");
         self.since = self.since.or(self.span.began);
         self.span = Span::default();
     }
@@ -84,6 +86,7 @@ impl<'q> Open<'q> {
 
     /// It became a tunnel, which ends by itself. `counted`: among those that are open.
     pub(crate) fn into_live(mut self, decider: &Arc<Decider>, place: Option<Place>, counted: bool) -> Listed {
+        debug_assert!(!self.said, "it ends once");
         self.said = true;
         let since = self.since.or(self.span.began).unwrap_or_else(Instant::now);
         let Span { up, down, .. } = self.span;

@@ -25,15 +25,17 @@ pub fn pseudonym() -> String {
     format!("netproxy-{:08x}", random >> 32)
 }
 
+/// Fields that say whose a request is, beside those that begin with `x-forwarded-`.
+const TELLING: &[&str] = &["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
+
 /// Whether the field has to do with whose a request is, so that [`Forwarded`] says what becomes of it.
 pub(crate) fn tells_the_client(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    const OTHERS: &[&str] = &["forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "client-ip", "true-client-ip"];
     // Most other fields begin otherwise.
     if !matches!(name.as_bytes().first().map(u8::to_ascii_lowercase), Some(b'c' | b'f' | b't' | b'x')) {
         return false;
     }
-    starts("x-forwarded-") || OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other))
+    starts("x-forwarded-") || TELLING.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Whether a `Via` names `own` among those that the message went through (RFC 9110, section 7.6.3): `1.1 name (comment), 1.1 name`.
@@ -106,6 +108,14 @@ fn write_list(said: &[u8], name: &str, last: &str, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_field_that_tells_the_client_is_known() {
+        for name in TELLING.iter().chain(&["x-forwarded-for", "x-forwarded-"]) {
+            assert!(tells_the_client(name) && tells_the_client(&name.to_ascii_uppercase()), "{name}");
+        }
+        assert!(!["", "x-forwarded", "host", "forwarded-", "xforwarded"].iter().any(|name| tells_the_client(name)));
+    }
 
     #[test]
     fn only_our_own_name_is_a_loop() {

@@ -7,7 +7,7 @@
 mod scan;
 
 use super::forwarding::{self, Forwarding};
-use super::target::{Authority, AuthorityError, HTTP_PORT, Last, Target};
+use super::target::{Authority, AuthorityError, HTTP_PORT, LastTarget, Target};
 use crate::calendar::write_date;
 use crate::digits;
 use scan::{Coding, Direction, Message, Scan};
@@ -179,7 +179,7 @@ pub(super) const FEW: usize = 32;
 /// Refuses a line that ends with LF alone, in a head that `httparse` has taken: of the rest of what [`check_lines`] looks for, it lets nothing pass.
 fn check_line_ends(head: &[u8]) -> Result<(), BadRequest> {
     let pairs = head.iter().zip(head.get(1..).unwrap_or_default());
-    // Without a way out of the loop, it looks at many bytes at once.
+    // A loop without a way out is one that the compiler makes look at many bytes at once.
     let bare = pairs.fold(head.starts_with(b"\n"), |bare, (before, byte)| bare | ((*byte == b'\n') & (*before != b'\r')));
     debug_assert_eq!(check_lines(head).is_err(), bare);
     if bare { Err(bad("a line that ends with LF alone")) } else { Ok(()) }
@@ -222,14 +222,14 @@ fn request_error(error: httparse::Error, head: &[u8]) -> BadRequest {
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one.
 pub fn parse_request(head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
-    parse(head, max_fields, None, &mut Last::default())
+    parse(head, max_fields, None, &mut LastTarget::default())
 }
 
 /// The same, of a request on a connection whose `last` one may have been for the same target.
 ///
 /// # Errors
 /// As [`parse_request`].
-pub(crate) fn parse_next(head: &[u8], max_fields: usize, last: &mut Last) -> Result<RequestHead, BadRequest> {
+pub(crate) fn parse_next(head: &[u8], max_fields: usize, last: &mut LastTarget) -> Result<RequestHead, BadRequest> {
     parse(head, max_fields, None, last)
 }
 
@@ -238,10 +238,10 @@ pub(crate) fn parse_next(head: &[u8], max_fields: usize, last: &mut Last) -> Res
 /// # Errors
 /// [`BadRequest`] for what has no reading or more than one; 421 where it is for another host or port, 405 for CONNECT.
 pub fn parse_inside(head: &[u8], max_fields: usize, tunnel: &Arc<Target>) -> Result<RequestHead, BadRequest> {
-    parse(head, max_fields, Some(tunnel), &mut Last::default())
+    parse(head, max_fields, Some(tunnel), &mut LastTarget::default())
 }
 
-fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mut Last) -> Result<RequestHead, BadRequest> {
+fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mut LastTarget) -> Result<RequestHead, BadRequest> {
     let (mut few, mut many) = ([const { MaybeUninit::uninit() }; FEW], Vec::new());
     let mut request = httparse::Request::new(&mut []);
     let mut parsed = request.parse_with_uninit_headers(head, few.get_mut(..max_fields.min(FEW)).unwrap_or_default());
@@ -261,7 +261,7 @@ fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mu
     let (Some(method), Some(uri), Some(version)) = (request.method, request.path, request.version) else {
         return Err(bad("the request line is incomplete"));
     };
-    // Without a way out of the loop, it looks at many bytes at once.
+    // As in `check_line_ends`.
     if !uri.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic() & (byte != b'#')) {
         return Err(bad("the request target has characters that no target has"));
     }
@@ -503,7 +503,7 @@ fn read_resource(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, tunnel:
 }
 
 /// The target of a request: from the request line, with which `Host` must agree, or from `Host` alone.
-fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, last: &mut Last) -> Result<(Ask, Arc<Target>), BadRequest> {
+fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, last: &mut LastTarget) -> Result<(Ask, Arc<Target>), BadRequest> {
     let host = read_host(scan, is_1_1)?;
     if method == "CONNECT" {
         let target = Target::parse(uri, None).map_err(|error| match error {
@@ -905,6 +905,48 @@ mod tests {
             for from in 0..expected.unwrap_or(bytes.len()) {
                 assert_eq!(head_end(bytes.as_bytes(), from), expected, "{bytes:?} from {from}");
             }
+        }
+    }
+
+    /// What the request before was for says nothing of what this one may be.
+    #[test]
+    fn requests_are_read_the_same_whatever_the_one_before_was_for() {
+        let mut last = LastTarget::default();
+        let plain = |authority: &str, host: &str| format!("GET http://{authority}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let connect = "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n".to_owned();
+        let heads = [
+            (plain("a.test", "a.test"), Ok("a.test:80")),
+            (plain("a.test", "b.test"), Err("Host and the request target disagree")),
+            (plain("a.test", "a.test:80"), Ok("a.test:80")),
+            (connect.clone(), Ok("a.test:443")),
+            (plain("a.test:443", "a.test:443"), Ok("a.test:443")),
+            (connect, Ok("a.test:443")),
+            ("CONNECT a.test HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), Err("CONNECT needs host:port, with a port from 1 to 65535")),
+            (plain("a.test", "a.test"), Ok("a.test:80")),
+            (plain("u@a.test", "a.test"), Err("user information in the target is not accepted")),
+            ("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), Ok("a.test:80")),
+            ("GET / HTTP/1.1\r\nHost: A.test\r\n\r\n".to_owned(), Ok("a.test:80")),
+            ("GET / HTTP/1.1\r\n\r\n".to_owned(), Err("Host is missing")),
+            ("GET / HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n".to_owned(), Err("more than one Host")),
+        ];
+        for (head, expected) in heads {
+            let found = parse_next(head.as_bytes(), 10, &mut last).map(|head| head.target.to_string()).map_err(|bad| bad.message);
+            let alone = parse_request(head.as_bytes(), 10).map(|head| head.target.to_string()).map_err(|bad| bad.message);
+            assert_eq!((&found, &alone), (&expected.map(str::to_owned), &found), "{head}");
+        }
+    }
+
+    /// Wherever a field stands among many, it ends here or goes on.
+    #[test]
+    fn what_ends_here_does_so_behind_any_number_of_fields() {
+        let ending =
+            ["Connection: keep-alive, x-mine", "Keep-Alive: 1", "Proxy-Authorization: Basic dTpw", "X-Mine: 1", "Upgrade: a", "TE: b"];
+        for count in [0, FEW - ending.len(), FEW - 3, FEW, 3 * FEW] {
+            let others: String = (0..count).map(|at| format!("x-{at}: {at}\r\n")).collect();
+            let head = format!("GET http://a.test/ HTTP/1.1\r\n{others}{}\r\nHost: a.test\r\nX-Real-IP: 1\r\n\r\n", ending.join("\r\n"));
+            let parsed = parse_request(head.as_bytes(), 200).unwrap();
+            assert_eq!(String::from_utf8(parsed.fields.0).unwrap(), others, "{count}");
+            assert_eq!(parsed.said.0, b"X-Real-IP: 1\r\n", "{count}");
         }
     }
 }

@@ -6,6 +6,9 @@ use policy_format::pattern::parse_port;
 use std::fmt;
 use std::sync::Arc;
 
+/// The port of HTTP in the clear.
+pub const HTTP_PORT: u16 = 80;
+
 /// Where a client wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -54,17 +57,21 @@ impl Target {
     }
 }
 
-/// The port of HTTP in the clear.
-pub const HTTP_PORT: u16 = 80;
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Authority { target: self, default_port: None }.fmt(f)
+    }
+}
 
-/// The authority of the last plain request on a connection, with what it means: nearly always, the next request is for the same. It is no longer than hosts and ports are.
+/// The authority of the last plain request on a connection, with what it means: nearly always, the next request is for the same. A host that is taken has at most some hundred letters,
+/// and a port five digits: so has what is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Last {
+pub(crate) struct LastTarget {
     authority: String,
     target: Option<Arc<Target>>,
 }
 
-impl Last {
+impl LastTarget {
     /// As [`Target::parse`], with the port of HTTP where there is none.
     pub(super) fn parse(&mut self, authority: &str) -> Result<Arc<Target>, AuthorityError> {
         if let Some(target) = self.target.as_ref().filter(|_| self.authority == authority) {
@@ -74,12 +81,6 @@ impl Last {
         authority.clone_into(&mut self.authority);
         self.target = Some(Arc::clone(&target));
         Ok(target)
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Authority { target: self, default_port: None }.fmt(f)
     }
 }
 
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn the_last_authority_means_the_same_again() {
         let (zeros, labels) = (format!("a.test:{}80", "0".repeat(300)), "a.".repeat(300));
-        let mut last = Last::default();
+        let mut last = LastTarget::default();
         for (text, expected) in [
             ("a.test", Ok("a.test:80")),
             ("a.test", Ok("a.test:80")),

@@ -107,7 +107,8 @@ impl Flows {
 /// Sends `head` and the body that follows it on the client's side to the upstream, and the response back. `read_only` keeps a switch of protocols from being offered;
 /// `cause` is asked whenever there is news: an exchange ends soon after it says that it is revoked, wherever it stands, and a short one may finish.
 ///
-/// It has begun when this returns: all of it that is there while it goes on is one value, with nothing of what that was made from beside it.
+/// The head stands in its buffer when this returns; nothing of it is sent before the future is polled. It is no `async fn`, whose future would keep what it was called with beside the
+/// [`Exchange`] that is made of it.
 pub(crate) fn exchange<'c>(
     sides: Sides<'c>,
     head: &'c RequestHead,

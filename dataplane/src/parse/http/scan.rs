@@ -5,7 +5,7 @@ use crate::parse::forwarding;
 
 /// What a field is to a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+enum Kind {
     Host,
     Length,
     Coding,
@@ -31,7 +31,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(name: &str) -> Self {
+    fn of(name: &str) -> Self {
         // Few names have the same length, so that nearly none is compared.
         let named: &[(&str, Self)] = match name.len() {
             2 => &[("te", Self::Te)],
@@ -229,8 +229,8 @@ impl<'h> Scan<'h> {
         self.nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
     }
 
-    /// The end-to-end fields, without those that are for this connection or for this proxy. `most`: bytes that they may well take.
-    pub(super) fn fields(&self, headers: &[httparse::Header<'_>], direction: Direction, most: usize) -> Fields {
+    /// The end-to-end fields, without those that are for this connection or for this proxy. `capacity`: how long the head is, which they hardly exceed.
+    pub(super) fn fields(&self, headers: &[httparse::Header<'_>], direction: Direction, capacity: usize) -> Fields {
         let to_origin = matches!(direction, Direction::Origin | Direction::OriginAtOnce);
         let goes_on = |header: &httparse::Header<'_>, kind| {
             let ends_here = match kind {
@@ -245,19 +245,19 @@ impl<'h> Scan<'h> {
             };
             !(ends_here || self.nominates(header.name))
         };
-        self.lines(headers, most, goes_on)
+        self.lines(headers, capacity, goes_on)
     }
 
     /// The fields that say whose the request is, without those that `Connection` names.
-    pub(super) fn said(&self, headers: &[httparse::Header<'_>], most: usize) -> Fields {
+    pub(super) fn said(&self, headers: &[httparse::Header<'_>], capacity: usize) -> Fields {
         if !self.tells_the_client {
             return Fields(Vec::new());
         }
-        self.lines(headers, most, |header, kind| kind == Kind::Client && !self.nominates(header.name))
+        self.lines(headers, capacity, |header, kind| kind == Kind::Client && !self.nominates(header.name))
     }
 
     /// The fields that `goes_on` says so of, as lines.
-    fn lines(&self, headers: &[httparse::Header<'_>], most: usize, goes_on: impl Fn(&httparse::Header<'_>, Kind) -> bool) -> Fields {
+    fn lines(&self, headers: &[httparse::Header<'_>], capacity: usize, goes_on: impl Fn(&httparse::Header<'_>, Kind) -> bool) -> Fields {
         let mut out = Vec::new();
         for (at, header) in headers.iter().enumerate() {
             let kind = self.kinds.get(at).copied().unwrap_or_else(|| Kind::of(header.name));
@@ -265,7 +265,7 @@ impl<'h> Scan<'h> {
                 continue;
             }
             if out.capacity() == 0 {
-                out = Vec::with_capacity(most);
+                out = Vec::with_capacity(capacity.min(MAX_RESERVED));
             }
             out.extend_from_slice(header.name.as_bytes());
             out.extend_from_slice(b": ");
@@ -275,6 +275,9 @@ impl<'h> Scan<'h> {
         Fields(out)
     }
 }
+
+/// Bytes that a head's fields get before they are there: what is left out of a long head does not hold memory for as long as its exchange takes.
+const MAX_RESERVED: usize = 4096;
 
 /// Fields that are for all recipients, whatever `Connection` says of them: taken out, they would leave another message (RFC 9110, section 7.6.1).
 const END_TO_END: &[&str] = &[
