@@ -103,11 +103,11 @@ impl Future for SetUp {
         let Some(mut slot) = self.0.take() else { return Poll::Ready(None) };
         match slot.future.as_mut().poll(cx) {
             Poll::Ready(never) => match never {},
-            Poll::Pending if !slot.mailbox.is_done.swap(false, Ordering::Relaxed) => {
+            Poll::Pending if !slot.mailbox.is_done.load(Ordering::Relaxed) => {
                 self.0 = Some(slot);
                 return Poll::Pending;
             }
-            Poll::Pending => {}
+            Poll::Pending => slot.mailbox.is_done.store(false, Ordering::Relaxed),
         }
         let result = lock(&slot.mailbox.result).take();
         if IDLE.with_borrow(Vec::len) < MAX_IDLE {
