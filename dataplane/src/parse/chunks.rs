@@ -1,6 +1,7 @@
 //! Chunked bodies (RFC 9112, section 7.1), and the trailers behind them: read by the rules of heads in `http.rs`.
 
 use super::forwarding;
+use super::http::scan::END_TO_END;
 use super::http::{FEW, check_lines, head_end, is, parse_error, room, trim};
 
 /// A chunked body read piece by piece (RFC 9112, section 7.1): sizes are checked, extensions are dropped.
@@ -139,30 +140,16 @@ fn parse_chunk_size(line: &[u8]) -> Result<u64, &'static str> {
     if size > i64::MAX as u64 { Err("a chunk size out of range") } else { Ok(size) }
 }
 
-/// Fields that have done their work, or harm, by the time a body has ended: framing, routing, authority, what the body is, and what may be done with it.
+/// Fields that have done their work, or harm, by the time a body has ended, beside [`END_TO_END`]: framing, routing, authority, what the body is, and what may be done with it.
 const NO_TRAILERS: &[&str] = &[
-    "host",
-    "content-length",
     "content_length",
-    "transfer-encoding",
     "transfer_encoding",
-    "content-type",
-    "content-encoding",
-    "content-range",
     "connection",
     "keep-alive",
     "te",
     "trailer",
     "upgrade",
-    "authorization",
     "www-authenticate",
-    "cookie",
-    "set-cookie",
-    "expect",
-    "max-forwards",
-    "range",
-    "via",
-    "cache-control",
     "age",
     "expires",
     "vary",
@@ -173,7 +160,7 @@ const NO_TRAILERS: &[&str] = &[
 /// Whether a field may be passed on behind a body.
 pub(crate) fn may_trail(name: &str) -> bool {
     let proxys_own = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy"));
-    !(proxys_own || NO_TRAILERS.iter().any(|other| is(name, other)) || forwarding::tells_the_client(name))
+    !(proxys_own || END_TO_END.iter().chain(NO_TRAILERS).any(|other| is(name, other)) || forwarding::tells_the_client(name))
 }
 
 /// The trailer fields that may be passed on: no framing, routing or authority (RFC 9110, section 6.5.1).

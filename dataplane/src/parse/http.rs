@@ -4,7 +4,7 @@
 //! lengths, a length beside a coding, repeated or disagreeing `Host`. What is refused gets 400 (RFC 9112, section 3.2 and 6.3), so that nobody
 //! behind this proxy reads another request than the one that was decided. `tests/cases/smuggling.toml` has every known way to try that, with the answer.
 
-mod scan;
+pub(crate) mod scan;
 
 use super::forwarding::{self, Forwarding};
 use super::target::{Authority, AuthorityError, HTTP_PORT, LastTarget, Target};

@@ -8,6 +8,7 @@ use crate::calendar::http_date;
 use crate::inside::judge::{Actions, Facts};
 use crate::parse::chunks::may_trail;
 use crate::parse::forwarding::{self, Forwarding};
+use crate::parse::http::scan::ends_here;
 use crate::parse::http::{BadRequest, TOO_MANY_FIELDS};
 use crate::parse::target::{AuthorityError, Target};
 use bytes::Bytes;
@@ -310,12 +311,6 @@ fn max_forwards(method: &Method, fields: &HeaderMap) -> Result<Option<u64>, BadR
         }
         _ => Err(bad("Max-Forwards is not a number")),
     }
-}
-
-/// Whether a field is for one connection, or for this proxy.
-fn ends_here(name: &str) -> bool {
-    let proxys_own = name.strip_prefix("proxy").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    proxys_own || matches!(name, "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "http2-settings" | "x-unix-socket")
 }
 
 /// Takes out all fields that `goes` says so of.

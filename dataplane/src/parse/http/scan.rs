@@ -56,6 +56,16 @@ impl Kind {
             () => Self::Other,
         }
     }
+
+    /// Whether a field is for one connection or for this proxy, in every version of HTTP.
+    fn ends_here(self) -> bool {
+        matches!(self, Self::Connection | Self::Hop | Self::Coding | Self::Upgrade | Self::UnixSocket)
+    }
+}
+
+/// Whether a field of that name is for one connection, or for this proxy; `TE` apart, which HTTP/2 has too.
+pub(crate) fn ends_here(name: &str) -> bool {
+    Kind::of(name).ends_here()
 }
 
 fn is_proxys_own(name: &str) -> bool {
@@ -234,14 +244,14 @@ impl<'h> Scan<'h> {
         let to_origin = matches!(direction, Direction::Origin | Direction::OriginAtOnce);
         let goes_on = |header: &httparse::Header<'_>, kind| {
             let ends_here = match kind {
-                Kind::Connection | Kind::Hop | Kind::Te | Kind::Coding | Kind::Upgrade | Kind::UnixSocket => true,
+                Kind::Te => true,
                 Kind::Host | Kind::Client => to_origin,
                 Kind::Expect => direction == Direction::OriginAtOnce,
                 Kind::MaxForwards => self.counts_forwards,
                 Kind::Length => direction == Direction::ClientWithoutLength,
                 // Those that are announced can only come behind chunks.
                 Kind::Trailer => self.coding != Coding::Chunked,
-                Kind::LikeFraming | Kind::Via | Kind::Date | Kind::Auth | Kind::Other => false,
+                other => other.ends_here(),
             };
             !(ends_here || self.nominates(header.name))
         };
@@ -280,7 +290,7 @@ impl<'h> Scan<'h> {
 const MAX_RESERVED: usize = 4096;
 
 /// Fields that are for all recipients, whatever `Connection` says of them: taken out, they would leave another message (RFC 9110, section 7.6.1).
-const END_TO_END: &[&str] = &[
+pub(in crate::parse) const END_TO_END: &[&str] = &[
     "host",
     "content-length",
     "transfer-encoding",
