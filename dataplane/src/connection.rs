@@ -4,6 +4,8 @@
 pub(crate) mod rig;
 mod slot;
 mod socks5;
+#[cfg(test)]
+mod tests;
 
 use crate::audit::event::Ending;
 use crate::connect::chain::{Came, Form};
@@ -746,11 +748,12 @@ impl<'s> Connection<'s> {
     }
 
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
-    /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it.
+    /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it. The system is asked, too, where
+    /// what an answer to HEAD announces may follow it: what is known of the stream is as old as this turn of the runtime.
     fn reusable(&mut self, target: &Arc<Target>, secured: &Secured, may_repeat: bool) -> Option<Idle> {
         match self.idle.take() {
             Some((last, mut idle)) if last == *target && pool::same(secured, &idle.tls) && (may_repeat || !self.borrowed) => {
-                let stands = if may_repeat { idle.stream.is_quiet() } else { idle.stream.is_silent() };
+                let stands = if may_repeat && !self.bound { idle.stream.is_quiet() } else { idle.stream.is_silent() };
                 stands.then_some(idle)
             }
             Some(other) => {
