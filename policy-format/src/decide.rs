@@ -113,12 +113,15 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
 
     let opened =
         Opened { local: meta.allow_local_binding, loopback: request.host.is_localhost() && matched.named, metadata: metadata_name };
+    let mut unconditional = !(hooked || read_only || matched.conditional);
     // A literal is what it is dialled as: once is enough.
     for ip in literal.iter().chain(request.addresses.iter().filter(|ip| Some(**ip) != literal)) {
-        intercept |= check_address(policy, request, *ip, opened, sight)?;
+        let address = check_address(policy, request, *ip, opened, sight)?;
+        intercept |= address.intercept;
+        unconditional &= address.unconditional;
     }
     // Where a bypass keeps it closed nobody sees that only what reads goes through.
-    Ok(Allowed { rule: best.rule, read_only: read_only && sight != Sight::Waived, intercept, hook })
+    Ok(Allowed { rule: best.rule, read_only: read_only && sight != Sight::Waived, intercept, hook, unconditional })
 }
 
 /// What becomes of a tunnel that a policy has to see into.
@@ -182,14 +185,21 @@ struct Opened {
     metadata: bool,
 }
 
-/// Whether the tunnel has to be opened because of an address.
+/// Under which terms an address may be dialled.
+struct Address {
+    /// The tunnel has to be opened because of it.
+    intercept: bool,
+    /// Neither method nor path had a say.
+    unconditional: bool,
+}
+
 fn check_address<B: AsRef<[u8]>>(
     policy: &Blob<B>,
     request: &Request<'_>,
     ip: IpAddr,
     opened: Opened,
     sight: Sight,
-) -> Result<bool, Denied> {
+) -> Result<Address, Denied> {
     let covering = match_address(policy, request, ip);
     if let Some(best) = covering.deny {
         return Err(Denied { reason: Reason::Denied, rule: Some(best.rule) });
@@ -200,7 +210,7 @@ fn check_address<B: AsRef<[u8]>>(
     } else {
         opened.local || covering.named || (opened.loopback && ip.is_loopback()) || net::non_public(ip).is_none()
     };
-    if open { Ok(intercept) } else { Err(deny(Reason::NotAllowedLocal)) }
+    if open { Ok(Address { intercept, unconditional: !covering.conditional }) } else { Err(deny(Reason::NotAllowedLocal)) }
 }
 
 /// The step for addresses alone: what the policy says of one address that the name of a request leads to, if it allows the request as it stands, without
@@ -240,6 +250,8 @@ struct Matched {
     named: bool,
     /// An allow names the one address.
     named_exactly: bool,
+    /// A rule for the host and the port asks for a method or a path, whether it holds or not.
+    conditional: bool,
 }
 
 /// What stands for a rule where somebody beside the policy allows the host.
@@ -255,7 +267,9 @@ impl Matched {
             return;
         }
         let denies = terms.access == Access::Deny;
-        let held = policy.conditions(&terms).map_or(Held::Yes, |conditions| conditions.hold(request, denies));
+        let conditions = policy.conditions(&terms);
+        self.conditional |= conditions.as_ref().is_some_and(|conditions| !conditions.hold_always());
+        let held = conditions.map_or(Held::Yes, |conditions| conditions.hold(request, denies));
         let place = match (held, denies) {
             (Held::No, _) => return,
             (Held::Yes, true) => &mut self.deny,
@@ -352,6 +366,7 @@ impl Matched {
             let carried = match_address(policy, request, IpAddr::V4(v4));
             self.deny = self.deny.or(carried.deny);
             self.unseen_deny = self.unseen_deny.or(carried.unseen_deny);
+            self.conditional |= carried.conditional;
         }
     }
 }

@@ -26,6 +26,9 @@ pub struct Allowed {
     pub intercept: bool,
     /// The hook that matches a request inside TLS: its place in [`Blob::hooks`](crate::Blob::hooks). It says what becomes of headers.
     pub hook: Option<usize>,
+    /// Neither its method nor its path had a say: any other request of its protocol to the same host and port, over the same addresses, is allowed under the same terms, for
+    /// as long as the policy, the mode and what was granted stay what they are.
+    pub unconditional: bool,
 }
 
 /// Why a request may not go on.

@@ -1,6 +1,7 @@
 //! Connections to origins: who is given one that another client had, and when one ends before its exchange does.
 
 use harness::{Answer, Client, Names, Origin, PATIENCE, Proxy, client::get, policy, wait_until};
+use policy_format::Mode;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +76,56 @@ fn the_connection_of_a_client_that_stays_is_kept_as_any_other() {
         }
         drop(client);
     }
+}
+
+/// What was decided of a connection's requests stands for the next one only under the same policy and mode, and where neither method nor path has a say.
+#[test]
+fn a_request_over_a_connection_that_is_kept_is_decided_by_itself_and_by_the_policy_in_force() {
+    let origin = Origin::start();
+    let proxy = proxy(&[]);
+    let rules = |a: &str| policy(LOCAL, &[("b.test", "allow")]) + &format!("\"a.test\" = {a}\n");
+    let deletes_denied = "{ access = \"deny\", methods = [\"DELETE\"] }\n\"*.test\" = \"allow\"";
+    let addresses_denied = "\"allow\"\n\"127.0.0.0/8\" = { access = \"deny\", methods = [\"DELETE\"] }";
+    // The rule for the host, the mode, and requests one after the other, each with its answer.
+    type Step<'s> = (&'s str, Mode, &'s [(&'s str, &'s str, u16)]);
+    let steps: [Step<'_>; 8] = [
+        ("\"allow\"", Mode::Full, &[("GET", "/v1", 299), ("GET", "/v1", 299), ("DELETE", "/", 299), ("PUT", "/v1", 299)]),
+        ("\"allow\"", Mode::Limited, &[("GET", "/v1", 299), ("DELETE", "/v1", 403), ("GET", "/", 299)]),
+        ("\"deny\"", Mode::Full, &[("GET", "/v1", 403), ("DELETE", "/", 403)]),
+        ("\"allow\"", Mode::Full, &[("DELETE", "/v1", 299), ("GET", "/v1", 299), ("GET", "/", 299)]),
+        ("\"read-only\"", Mode::Full, &[("GET", "/v1", 299), ("GET", "/", 299), ("DELETE", "/v1", 403), ("OPTIONS", "/v1", 299)]),
+        (
+            "{ access = \"allow\", paths = [\"/v1\"] }",
+            Mode::Full,
+            &[("GET", "/v1", 299), ("DELETE", "/v1", 299), ("GET", "/", 403), ("GET", "/v1", 299)],
+        ),
+        (deletes_denied, Mode::Full, &[("GET", "/v1", 299), ("GET", "/", 299), ("DELETE", "/v1", 403), ("GET", "/v1", 299)]),
+        (addresses_denied, Mode::Full, &[("GET", "/v1", 299), ("GET", "/", 299), ("DELETE", "/v1", 403), ("GET", "/v1", 299)]),
+    ];
+    let authority = format!("a.test:{}", origin.port());
+    for same_client in [true, false] {
+        let mut client = Client::connect(proxy.http());
+        for (rule, mode, requests) in steps {
+            let generation = proxy.swap(&rules(rule));
+            let generation = if mode == Mode::Limited { proxy.handle().set_mode(Some(mode)).unwrap() } else { generation };
+            for (method, path, expected) in requests {
+                let what = format!("same client: {same_client}, {rule}, {mode}: {method} {path}");
+                let seen = proxy.decisions().len();
+                let close = if same_client { "" } else { "Connection: close\r\n" };
+                let request = format!("{method} {path} HTTP/1.1\r\nHost: {authority}\r\n{close}\r\n");
+                assert_eq!(client.send(request).answer_to(method).status, *expected, "{what}");
+                if !same_client {
+                    assert_eq!(client.rest(), Vec::<u8>::new());
+                    client = Client::connect(proxy.http());
+                }
+                // Each is told of as it was decided, whatever was decided before.
+                let told: Vec<_> = proxy.decisions().split_off(seen).into_iter().map(|seen| (seen.decision, seen.generation)).collect();
+                assert_eq!(told, [(if *expected == 299 { "allow" } else { "deny" }, generation)], "{what}");
+            }
+            proxy.handle().set_mode(None).unwrap();
+        }
+    }
+    assert_eq!(origin.connections(), 1, "one connection served them all");
 }
 
 /// An answer to HEAD has no body. What comes in its place would be the answer to the next request.

@@ -15,7 +15,7 @@ pub(crate) mod upstream;
 
 use crate::counters::{self, Timed};
 use crate::decide::deny::Denial;
-use crate::decide::{Permit, Route};
+use crate::decide::{Permit, Route, Standing};
 use crate::stream::{Buffered, Stream};
 use crate::tls::failure::TlsError;
 use crate::tls::roots::Trust;
@@ -222,9 +222,15 @@ pub(crate) struct Leads {
     proxy: Option<Arc<upstream::Proxy>>,
     asked: Vec<IpAddr>,
     form: Form,
+    standing: Option<Standing>,
 }
 
 impl Leads {
+    /// What was decided of the requests on it.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.standing
+    }
+
     /// The proxy that it leads to, and the addresses that were asked of it.
     pub(crate) fn through(&self) -> (Option<&Arc<upstream::Proxy>>, &[IpAddr]) {
         (self.proxy.as_ref(), &self.asked)
@@ -237,11 +243,11 @@ impl Leads {
 
     #[cfg(test)]
     pub(crate) fn direct() -> Self {
-        Self { proxy: None, asked: Vec::new(), form: Form::Origin }
+        Self { proxy: None, asked: Vec::new(), form: Form::Origin, standing: None }
     }
 
     pub(crate) fn new(route: &Route<'_>, form: Form) -> Self {
-        Self { proxy: route.proxy().cloned(), asked: route.asked().to_vec(), form }
+        Self { proxy: route.proxy().cloned(), asked: route.asked().to_vec(), form, standing: route.standing() }
     }
 }
 

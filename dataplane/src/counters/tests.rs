@@ -51,7 +51,9 @@ fn moved(counters: &Counters) -> Vec<String> {
 #[test]
 fn each_decision_and_each_ending_moves_a_sample_of_its_own() {
     let decision = |outcome| match outcome {
-        Outcome::Allowed => Decision::Allow(Allowed { rule: RuleId(0), read_only: false, intercept: false, hook: None }),
+        Outcome::Allowed => {
+            Decision::Allow(Allowed { rule: RuleId(0), read_only: false, intercept: false, hook: None, unconditional: true })
+        }
         Outcome::Denied(reason) => Decision::Deny(Denied { reason, rule: None }),
         Outcome::Said(_) => Decision::Deny(Denied { reason: Reason::NotAllowed, rule: None }),
     };

@@ -163,6 +163,33 @@ pub(crate) struct Plan<'q> {
     intercept: bool,
     hook: Option<usize>,
     through: Option<Through>,
+    standing: Option<Standing>,
+}
+
+/// What was decided of every plain request to a target over one connection: for as long as its policy is in force, nothing has to be decided again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// Of the policy. All that is decided on a thread is decided by one proxy, whose generations are never the same twice.
+    generation: u64,
+    rule: RuleId,
+}
+
+impl Standing {
+    fn new(snapshot: &Snapshot, question: &Question<'_>, allowed: Allowed) -> Option<Self> {
+        let stands = allowed.unconditional && Self::may_stand(question);
+        stands.then(|| Self { generation: snapshot.generation(), rule: allowed.rule })
+    }
+
+    /// What is decided of a request to the same target, over the same connection, if it still stands.
+    fn allowed(self, snapshot: &Snapshot, question: &Question<'_>) -> Option<Allowed> {
+        let stands = self.generation == snapshot.generation() && Self::may_stand(question);
+        stands.then_some(Allowed { rule: self.rule, read_only: false, intercept: false, hook: None, unconditional: true })
+    }
+
+    /// Whether a question is one of those that are alike but for their methods and paths.
+    fn may_stand(question: &Question<'_>) -> bool {
+        question.protocol == Protocol::Http && !question.granted && !question.socket
+    }
 }
 
 impl<'q> Deref for Route<'q> {
@@ -332,7 +359,11 @@ impl Decider {
             return Ok(None);
         }
         let (peer, through) = ([peer], proxy.map(|proxy| Through { proxy, asked: asked.to_vec() }));
-        match self.decide(&snapshot, &question, if through.is_some() { asked } else { &peer }) {
+        let decision = match leads.standing().and_then(|standing| standing.allowed(&snapshot, &question)) {
+            Some(allowed) => Decision::Allow(allowed),
+            None => self.decide(&snapshot, &question, if through.is_some() { asked } else { &peer }),
+        };
+        match decision {
             Decision::Deny(denied) => Err(self.no(snapshot, question, denied)),
             // It was dialled before: it is none of our own.
             Decision::Allow(allowed) => Ok(Some(self.allow(snapshot, question, allowed, Vec::new(), through, None))),
@@ -370,8 +401,9 @@ impl Decider {
         self.observe(&snapshot, &question, Decision::Allow(allowed));
         let open = Open::new(self, &question, snapshot.generation(), since);
         let intercept = self.intercepts(&snapshot, &question, allowed);
+        let standing = Standing::new(&snapshot, &question, allowed);
         let Allowed { read_only, hook, .. } = allowed;
-        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through }, open }
+        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through, standing }, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -633,6 +665,11 @@ impl Plan<'_> {
     /// The hook that the request matched.
     pub(crate) fn hook(&self) -> Option<&Hook> {
         self.hook.and_then(|place| self.snapshot.hook(place))
+    }
+
+    /// What was decided of other requests over the same connection.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.standing
     }
 
     /// The policy that gave this route.

@@ -93,7 +93,7 @@ impl<'q> SocketPermit<'q> {
     /// It is allowed.
     fn open(&self) -> Option<Open<'q>> {
         let read_only = self.snapshot.mode() == Mode::Limited;
-        let allowed = Allowed { rule: NO_RULE, read_only, intercept: false, hook: None };
+        let allowed = Allowed { rule: NO_RULE, read_only, intercept: false, hook: None, unconditional: false };
         self.decider.observe(&self.snapshot, &self.question, Decision::Allow(allowed));
         Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now()))
     }
