@@ -22,8 +22,8 @@ use crate::limits::{Gate, Meter, Place, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
-use crate::parse::http::{self, Ask, BadRequest, Lowered, RequestHead};
-use crate::parse::target::{HTTP_PORT, LastTarget, Target};
+use crate::parse::http::{self, Ask, BadRequest, LastHead, Lowered, RequestHead};
+use crate::parse::target::{HTTP_PORT, Target};
 use crate::patience::LazyPatience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
 use crate::relay::tunnel::{Over, Tunnel};
@@ -172,8 +172,8 @@ pub(crate) struct Connection<'s> {
     pub(crate) borrowed: bool,
     /// Its requests are this client's only.
     pub(crate) bound: bool,
-    /// What the last request was for.
-    pub(crate) last: LastTarget,
+    /// What is kept of the head of the last request.
+    pub(crate) last: LastHead,
     /// The tunnel whose TLS was opened: what is read comes from inside of it.
     pub(crate) inside: Option<Box<Inside>>,
     /// The tunnel that requests are read out of, opened or in the clear.
@@ -216,7 +216,7 @@ impl<'s> Connection<'s> {
             idle: None,
             borrowed: false,
             bound: false,
-            last: LastTarget::default(),
+            last: LastHead::default(),
             inside: None,
             tunnel: None,
             granted: None,
@@ -317,7 +317,7 @@ impl<'s> Connection<'s> {
                 },
             };
             match next {
-                Next::Request if !self.shutdown.has_started() => {}
+                Next::Request if !self.shutdown.has_started() => self.last.keep(head),
                 Next::Request => {
                     self.over = Ending::Stopped;
                     break;
@@ -374,7 +374,7 @@ impl<'s> Connection<'s> {
             if let Some(end) = end {
                 self.served = true;
                 let parsed = self.client.buffer.get(..end).map(|head| match &self.inside {
-                    None => http::parse_next(head, self.limits.head_fields, &mut self.last),
+                    None => self.last.parse(head, self.limits.head_fields),
                     Some(inside) => http::parse_inside(head, self.limits.head_fields, &inside.target),
                 });
                 self.client.buffer.advance(end);

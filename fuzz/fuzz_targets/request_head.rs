@@ -1,13 +1,15 @@
-//! Heads are found wherever the search was left, and a request head that is accepted has neither a NUL nor a CR or LF on its own.
+//! Heads are found wherever the search was left, a request head that is accepted has neither a NUL nor a CR or LF on its own, and each is read as if it were the only one, whatever
+//! those before it on the same connection were.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use netproxy::parse::http::{head_end, leading_blank, parse_request, parse_response};
+use netproxy::parse::http::{LastHead, head_end, leading_blank, parse_request, parse_response};
 
 const MAX_FIELDS: usize = 32;
 
 fuzz_target!(|data: &[u8]| {
     check(data);
+    one_after_the_other(data);
     let data = &data[leading_blank(data)..];
     if let Some(end) = head_end(data, 0) {
         for from in [1, end / 2, end - 1] {
@@ -16,6 +18,24 @@ fuzz_target!(|data: &[u8]| {
         check(&data[..end]);
     }
 });
+
+fn one_after_the_other(mut data: &[u8]) {
+    let mut last = LastHead::default();
+    while let Some(end) = head_end(data, 0) {
+        let (head, rest) = data.split_at(end);
+        // As most of the time, the next one is the same but for its path.
+        let slash = head.iter().position(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let other = [&head[..slash], b"x/", &head[slash..]].concat();
+        for head in [head, head, &other, head] {
+            let found = last.parse(head, MAX_FIELDS);
+            assert_eq!(found, parse_request(head, MAX_FIELDS));
+            if let Ok(found) = found {
+                last.keep(found);
+            }
+        }
+        data = &rest[leading_blank(rest)..];
+    }
+}
 
 fn check(head: &[u8]) {
     for method in ["GET", "HEAD"] {

@@ -69,11 +69,23 @@ impl fmt::Display for Target {
 pub(crate) struct LastTarget {
     authority: String,
     target: Option<Arc<Target>>,
+    is_host: bool,
 }
 
 impl LastTarget {
-    /// As [`Target::parse`], with the port of HTTP where there is none.
-    pub(super) fn parse(&mut self, authority: &str) -> Result<Arc<Target>, AuthorityError> {
+    /// The authority.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Whether that is what `Host` said, letter by letter.
+    pub(super) fn is_host(&self) -> bool {
+        self.is_host
+    }
+
+    /// As [`Target::parse`], with the port of HTTP where there is none; `host` is what `Host` says.
+    pub(super) fn parse(&mut self, authority: &str, host: Option<&[u8]>) -> Result<Arc<Target>, AuthorityError> {
+        self.is_host = host == Some(authority.as_bytes());
         if let Some(target) = self.target.as_ref().filter(|_| self.authority == authority) {
             return Ok(Arc::clone(target));
         }
@@ -152,9 +164,9 @@ mod tests {
             ("a.test:", Err(AuthorityError::Port)),
             ("A.test", Ok("a.test:80")),
         ] {
-            assert_eq!(last.parse(text).map(|target| target.to_string()), expected.map(str::to_owned), "{text}");
+            assert_eq!(last.parse(text, None).map(|target| target.to_string()), expected.map(str::to_owned), "{text}");
         }
-        let (one, other) = (last.parse("b.test").unwrap(), last.parse("b.test").unwrap());
+        let (one, other) = (last.parse("b.test", None).unwrap(), last.parse("b.test", None).unwrap());
         assert!(Arc::ptr_eq(&one, &other));
     }
 

@@ -1,0 +1,226 @@
+//! The head of the request before, on the same connection.
+//!
+//! Clients that keep a connection send the same fields again and again, to other paths of the same origin. What was read of them is what would be read of them anew: so the request line
+//! is, and nothing else.
+
+use super::{Ask, BadRequest, Body, RequestHead, behind_scheme, check_uri, counts_forwards, parse, resource, split_authority};
+use crate::parse::target::LastTarget;
+
+/// Bytes of fields that are kept for the request that may follow.
+const MAX_KEPT: usize = 2048;
+
+/// What is kept of the last plain request on a connection.
+#[derive(Debug, Default)]
+pub struct LastHead {
+    target: LastTarget,
+    /// There was a request: most connections have one, and nothing is kept for what does not come.
+    has_been: bool,
+    /// All behind the request line, as it came; nothing, where another head has to be read from its beginning.
+    lines: Vec<u8>,
+    head: Option<RequestHead>,
+}
+
+impl LastHead {
+    /// As [`parse_request`](super::parse_request), of the next request on the connection.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse(&mut self, head: &[u8], max_fields: usize) -> Result<RequestHead, BadRequest> {
+        if let Some(again) = self.again(head) {
+            debug_assert_eq!(super::parse_request(head, max_fields).as_ref(), Ok(&again));
+            return Ok(again);
+        }
+        self.lines.clear();
+        self.head = None;
+        let parsed = parse(head, max_fields, None, &mut self.target)?;
+        if std::mem::replace(&mut self.has_been, true)
+            && let Some((_, lines)) = split_line(head).filter(|(_, lines)| lines.len() <= MAX_KEPT)
+            && self.stands_for_others(&parsed)
+        {
+            self.lines.extend_from_slice(lines);
+        }
+        Ok(parsed)
+    }
+
+    /// The request has been answered: what was read of it may be read again.
+    pub fn keep(&mut self, head: RequestHead) {
+        if !self.lines.is_empty() {
+            self.head = Some(head);
+        }
+    }
+
+    /// Whether nothing but the target of a request would be another one if its request line were: not what depends on a method, or on a body that may follow.
+    fn stands_for_others(&self, head: &RequestHead) -> bool {
+        let plain = head.body == Body::None && head.upgrade.is_none() && head.unix_socket.is_none();
+        let asks = head.ask != Ask::Connect && !counts_forwards(&head.method);
+        plain && asks && self.target.is_host()
+    }
+
+    /// The head, if all that is new in it is the path.
+    fn again(&mut self, head: &[u8]) -> Option<RequestHead> {
+        let last = self.head.as_ref()?;
+        let (line, lines) = split_line(head)?;
+        if lines != self.lines {
+            return None;
+        }
+        let mut request = httparse::Request::new(&mut []);
+        // It is only the beginning of one.
+        let Ok(httparse::Status::Partial) = request.parse(line) else { return None };
+        let (method, uri, version) = (request.method?, request.path?, request.version?);
+        if method != last.method || (version == 1) != last.is_1_1 {
+            return None;
+        }
+        check_uri(uri).ok()?;
+        let path = if uri.starts_with('/') {
+            uri.to_owned()
+        } else {
+            let (authority, path) = split_authority(behind_scheme(uri).ok()?).ok()?;
+            if authority != self.target.authority() {
+                return None;
+            }
+            resource(method, path)
+        };
+        self.head.take().map(|last| RequestHead { ask: Ask::Resource(path), ..last })
+    }
+}
+
+/// The request line with its CR and LF, and what follows it.
+fn split_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', head)? + 1;
+    head.split_at_checked(end).filter(|(line, _)| line.ends_with(b"\r\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use crate::parse::http::parse_request;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    const FIELDS: usize = 10;
+
+    /// What is kept of two requests with that head.
+    fn after(head: &str) -> LastHead {
+        let mut last = LastHead::default();
+        for _ in 0..2 {
+            if let Ok(head) = last.parse(head.as_bytes(), FIELDS) {
+                last.keep(head);
+            }
+        }
+        last
+    }
+
+    fn head(line: &str, fields: &str) -> String {
+        format!("{line}\r\n{fields}\r\n")
+    }
+
+    const HOST: &str = "Host: a.test\r\nAccept: */*\r\n";
+
+    #[test]
+    fn the_same_fields_are_not_read_again_for_another_path() {
+        let cases = [
+            ("GET http://a.test/1 HTTP/1.1", HOST, true),
+            ("GET http://a.test/2?q HTTP/1.1", HOST, true),
+            ("GET http://a.test?q HTTP/1.1", HOST, true),
+            ("GET HTTP://a.test HTTP/1.1", HOST, true),
+            ("GET /in/origin/form HTTP/1.1", HOST, true),
+            ("GET http://a.test/1 HTTP/1.1", "Host: a.test\r\nAccept: text/html\r\n", false),
+            ("GET http://a.test/1 HTTP/1.1", "Host: a.test\r\nAccept: */*\r\nX: y\r\n", false),
+            ("HEAD http://a.test/1 HTTP/1.1", HOST, false),
+            ("get http://a.test/1 HTTP/1.1", HOST, false),
+            ("GET http://a.test/1 HTTP/1.0", HOST, false),
+            ("GET http://a.test/1 HTTP/1.2", HOST, false),
+            ("GET http://A.test/1 HTTP/1.1", HOST, false),
+            ("GET http://b.test/1 HTTP/1.1", HOST, false),
+            ("GET http://a.test:80/1 HTTP/1.1", HOST, false),
+            ("GET https://a.test/1 HTTP/1.1", HOST, false),
+            ("GET http://a.test/#1 HTTP/1.1", HOST, false),
+            ("GET http://a.test/\u{e4} HTTP/1.1", HOST, false),
+            ("GET http://a.test/1 HTTP/1.1 ", HOST, false),
+            ("GET  http://a.test/1 HTTP/1.1", HOST, false),
+            ("GET http://a.test/1", HOST, false),
+            ("GET * HTTP/1.1", HOST, false),
+            ("GET http://a.test/1 HTTP/1.1\r\nX: y", HOST, false),
+            ("\r\nGET http://a.test/1 HTTP/1.1", HOST, false),
+        ];
+        for (line, fields, again) in cases {
+            let mut last = after(&head("GET http://a.test/0 HTTP/1.1", HOST));
+            let next = head(line, fields);
+            assert_eq!(last.again(next.as_bytes()).is_some(), again, "{next:?}");
+        }
+        let bare = head("GET http://a.test/1 HTTP/1.1", HOST).replacen("\r\n", "\n", 1);
+        assert!(after(&head("GET http://a.test/0 HTTP/1.1", HOST)).again(bare.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_where_more_than_the_path_may_be_another_one() {
+        let long = format!("{HOST}X: {}\r\n", "x".repeat(MAX_KEPT));
+        let cases = [
+            ("GET http://a.test/ HTTP/1.1", HOST, true),
+            ("GET / HTTP/1.1", HOST, true),
+            ("PURGE /x HTTP/1.1", HOST, true),
+            ("GET http://a.test/ HTTP/1.0", HOST, true),
+            // It says whether the client stays, which is the same again.
+            ("GET / HTTP/1.1", "Host: a.test\r\nConnection: close\r\n", true),
+            ("GET http://a.test/ HTTP/1.1", &long, false),
+            ("GET http://a.test/ HTTP/1.0", "Accept: */*\r\n", false),
+            ("GET http://a.test/ HTTP/1.1", "Host: a.test:80\r\n", false),
+            ("GET http://a.test/ HTTP/1.1", "Host: A.test\r\n", false),
+            ("POST http://a.test/ HTTP/1.1", "Host: a.test\r\nContent-Length: 0\r\n", false),
+            ("POST http://a.test/ HTTP/1.1", "Host: a.test\r\nTransfer-Encoding: chunked\r\n", false),
+            ("GET http://a.test/ HTTP/1.1", "Host: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n", false),
+            ("GET http://a.test/ HTTP/1.1", "Host: a.test\r\nx-unix-socket: /a\r\n", false),
+            ("OPTIONS http://a.test/ HTTP/1.1", HOST, false),
+            ("TRACE http://a.test/ HTTP/1.1", HOST, false),
+            ("CONNECT a.test:80 HTTP/1.1", "Host: a.test:80\r\n", false),
+        ];
+        for (line, fields, kept) in cases {
+            let first = head(line, fields);
+            parse_request(first.as_bytes(), FIELDS).unwrap();
+            assert_eq!(after(&first).again(first.as_bytes()).is_some(), kept, "{first:?}");
+            // Nor of the only request of a connection.
+            let mut last = LastHead::default();
+            let only = last.parse(first.as_bytes(), FIELDS).unwrap();
+            last.keep(only);
+            assert!(last.head.is_none() && last.lines.capacity() == 0, "{first:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// What the requests before were says nothing of what this one may be.
+        #[test]
+        fn requests_are_read_the_same_whatever_those_before_them_were(
+            heads in proptest::collection::vec((
+                select(vec!["GET", "GET", "GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "GET ", "\r\nGET"]),
+                select(vec!["http://a.test/", "http://a.test/x?y", "http://A.test/", "http://b.test/", "http://a.test", "/", "/x", "*", "a.test:80", "http://u@a.test/", "/#"]),
+                select(vec!["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.1 "]),
+                select(vec![
+                    "Host: a.test\r\n",
+                    "Host: a.test\r\n",
+                    "Host: A.test\r\n",
+                    "Host: b.test\r\n",
+                    "Host: a.test:80\r\n",
+                    "",
+                    "Host: a.test\r\nHost: a.test\r\n",
+                    "Host: a.test\r\nContent-Length: 0\r\n",
+                    "Host: a.test\r\nConnection: close\r\nX-Real-IP: 1\r\n",
+                    "Host: a.test\r\nMax-Forwards: 3\r\n",
+                ]),
+            ), 1..12),
+        ) {
+            let mut last = LastHead::default();
+            for (method, uri, version, fields) in heads {
+                let next = head(&format!("{method} {uri} {version}"), fields);
+                let (found, alone) = (last.parse(next.as_bytes(), FIELDS), parse_request(next.as_bytes(), FIELDS));
+                prop_assert_eq!(&found, &alone, "{:?}", next);
+                if let Ok(head) = found {
+                    last.keep(head);
+                }
+            }
+        }
+    }
+}
