@@ -200,8 +200,12 @@ pub(crate) enum Next {
 
 impl<'s> Connection<'s> {
     fn new(client: Buffered, address: SocketAddr, shared: &'s Arc<Shared>, shutdown: Shutdown) -> Self {
-        let limits = shared.decider.limits();
         let ear = shutdown.ear();
+        Self::with_ear(ear, client, address, shared, shutdown)
+    }
+
+    fn with_ear(ear: Ear, client: Buffered, address: SocketAddr, shared: &'s Arc<Shared>, shutdown: Shutdown) -> Self {
+        let limits = shared.decider.limits();
         let patience = LazyPatience::new(limits.head_timeout);
         Self {
             client,

@@ -57,6 +57,11 @@ impl Shutdown {
         self.started.load(Ordering::SeqCst)
     }
 
+    /// As [`Self::ear`], by one that somebody had before, if that can be.
+    pub(crate) fn ear_again(&self, ear: Option<Ear>) -> Ear {
+        self.bell.ear_again(ear)
+    }
+
     /// Hears of the shutdown, and of other news.
     pub(crate) fn ear(&self) -> Ear {
         self.bell.ear()

@@ -25,6 +25,11 @@ impl Bell {
         self.0.notify_waiters();
     }
 
+    /// One that was made before, where it is of this bell: it may tell of what is no news. Else a new one.
+    pub(crate) fn ear_again(&self, ear: Option<Ear>) -> Ear {
+        ear.filter(|ear| Arc::ptr_eq(&ear.bell.0, &self.0)).unwrap_or_else(|| self.ear())
+    }
+
     pub(crate) fn ear(&self) -> Ear {
         Ear { bell: self.clone(), notified: Box::pin(Arc::clone(&self.0).notified_owned()) }
     }
@@ -39,5 +44,32 @@ impl Ear {
         // A new one before anyone looks at what is new: nothing that comes after is missed.
         self.notified.set(Arc::clone(&self.bell.0).notified_owned());
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn an_ear_that_somebody_had_before_hears_its_own_bell_and_none_that_rang_meanwhile_is_missed() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (bell, other) = (Bell::default(), Bell::default());
+        let mut ear = bell.ear();
+        assert!(ear.poll_rung(&mut cx).is_pending());
+        bell.ring();
+        let mut ear = bell.ear_again(Some(ear));
+        assert!(ear.poll_rung(&mut cx).is_ready() && ear.poll_rung(&mut cx).is_pending());
+        // Of another bell, it would hear nothing of this one.
+        let mut ear = other.ear_again(Some(ear));
+        bell.ring();
+        assert!(ear.poll_rung(&mut cx).is_pending());
+        other.ring();
+        assert!(ear.poll_rung(&mut cx).is_ready());
+        let mut ear = other.ear_again(None);
+        assert!(ear.poll_rung(&mut cx).is_pending());
+        other.ring();
+        assert!(ear.poll_rung(&mut cx).is_ready());
     }
 }

@@ -20,7 +20,7 @@ thread_local! {
 
 #[derive(Default)]
 struct Pool {
-    /// By target, the latest last.
+    /// By target, the latest last. Where all are in use, the room for them is kept until the next sweep.
     idle: HashMap<Target, Vec<Waiting>>,
     connections: usize,
     level: Level,
@@ -81,6 +81,9 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     });
 }
 
+/// Targets without a connection that waits, at most.
+const MAX_EMPTY: usize = 64;
+
 /// Whether connections are kept at all, also for the client that had the last request.
 pub(crate) fn keeps(limits: &Limits) -> bool {
     limits.pool_connections > 0 && limits.pool_connections_per_host > 0
@@ -117,14 +120,12 @@ impl Pool {
                 evicted(Counter::PoolClosed, 1);
             }
         }
-        if waiting.is_empty() {
-            self.idle.remove(target);
-        }
         found
     }
 
     fn sweep(&mut self, now: Instant, every: Duration) {
-        if self.sweep.is_some_and(|due| due > now) && !every.is_zero() {
+        let is_crowded = self.idle.len() > self.connections + MAX_EMPTY;
+        if self.sweep.is_some_and(|due| due > now) && !every.is_zero() && !is_crowded {
             return;
         }
         self.sweep = Some(now + every);
@@ -136,5 +137,39 @@ impl Pool {
         evicted(Counter::PoolExpired, self.connections.saturating_sub(left));
         self.connections = left;
         self.level.set(Counter::PoolIdle, left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use crate::stream::Stream;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// A client that goes to another target each time makes the pool no larger than its connections, and few more.
+    #[tokio::test]
+    async fn targets_whose_connections_are_all_in_use_are_few() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = |port| Target { port, ..Target::parse("a.test:1", None).unwrap() };
+        let limits = Limits::default();
+        let ports = 1..=u16::try_from(5 * MAX_EMPTY).unwrap();
+        let mut waiting = Vec::new();
+        for port in ports.clone() {
+            let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            waiting.push(listener.accept().await.unwrap());
+            put(&target(port), Idle { stream: Buffered::new(stream), leads: Leads::direct(), tls: None }, &limits);
+            // Some wait on.
+            assert!(port % 5 == 0 || take(&target(port), |_| true).is_some(), "{port}");
+            let (targets, connections) = POOL.with_borrow(|pool| (pool.idle.len(), pool.connections));
+            assert_eq!(connections, usize::from(port / 5));
+            assert!(targets <= connections + MAX_EMPTY + 1, "{targets} targets, {connections} connections");
+        }
+        for port in ports {
+            assert_eq!(take(&target(port), |_| true).is_some(), port % 5 == 0, "{port}");
+        }
+        sweep();
+        POOL.with_borrow(|pool| assert!(pool.idle.is_empty() && pool.connections == 0));
     }
 }

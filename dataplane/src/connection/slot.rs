@@ -56,14 +56,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Sets up one connection after the other.
 async fn serve(mailbox: Arc<Mailbox>) -> Infallible {
+    // Goes from one to the next: to make one, and to let it go, is to lock the bell.
+    let mut ear = None;
     loop {
         // Nobody has to be woken for a job: who brings it polls this next.
         let job = poll_fn(|_| lock(&mailbox.job).take().map_or(Poll::Pending, Poll::Ready)).await;
         let result = {
             let Job { stream, client, service, shared, shutdown } = job;
-            let mut connection = Connection::new(Buffered::with_peer(stream, client), client, &shared, shutdown);
+            let client_stream = Buffered::with_peer(stream, client);
+            let mut connection = Connection::with_ear(shutdown.ear_again(ear.take()), client_stream, client, &shared, shutdown);
             match connection.run(service).await {
-                Next::Close => None,
+                Next::Close => {
+                    ear = Some(connection.ear);
+                    None
+                }
                 // As in `go_on`, without a future of its own.
                 Next::Tunnel(upstream, guard, upload, clear) => Some(connection.open(upstream, *guard, upload, clear)),
                 next => Box::pin(connection.go_on(next)).await,

@@ -24,10 +24,11 @@ pub(crate) enum Service {
 pub(crate) async fn accept(listener: Listener, service: Service, shared: Arc<Shared>, permits: Arc<Semaphore>, shutdown: Shutdown) {
     let mut backoff = Backoff::default();
     let mut at_once = AtOnce::new(&listener);
+    let mut started = std::pin::pin!(shutdown.started());
     loop {
         let (stream, client) = tokio::select! {
             accepted = backoff.accept(&listener, &shared.gate) => accepted,
-            () = shutdown.started() => return,
+            () = &mut started => return,
         };
         at_once.set(&stream);
         // A permit for a connection that is there: one that was taken before would be lost to the other listeners.
@@ -41,7 +42,7 @@ pub(crate) async fn accept(listener: Listener, service: Service, shared: Arc<Sha
                         // The semaphore is never closed.
                         Err(_) => return,
                     },
-                    () = shutdown.started() => return,
+                    () = &mut started => return,
                 }
             }
         };

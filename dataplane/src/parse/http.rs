@@ -64,7 +64,9 @@ impl Ask {
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::Connect => None,
-            Self::Resource(resource) => resource.split('?').next(),
+            Self::Resource(resource) => {
+                memchr::memchr(b'?', resource.as_bytes()).map_or(Some(resource.as_str()), |query| resource.get(..query))
+            }
         }
     }
 }
@@ -425,8 +427,9 @@ fn parse_length(value: &[u8]) -> Result<u64, BadRequest> {
     if matches!(value, [b'0', _, ..]) {
         return Err(bad("Content-Length has leading zeros"));
     }
-    let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
-    length.filter(|length| *length <= i64::MAX as u64).ok_or(wrong)
+    // So many digits are less than what overflows.
+    let length = value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0'));
+    if length <= i64::MAX as u64 { Ok(length) } else { Err(wrong) }
 }
 
 /// Bytes of the path of a unix socket. A link may be longer than what a socket's address holds.

@@ -4,13 +4,15 @@ use crate::digits;
 use policy_format::Host;
 use policy_format::pattern::parse_port;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The port of HTTP in the clear.
 pub const HTTP_PORT: u16 = 80;
 
 /// Where a client wants to go.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The host, normalised.
     pub host: Host,
@@ -27,6 +29,27 @@ pub enum AuthorityError {
     Port,
     /// `user@`.
     UserInfo,
+}
+
+impl Hash for Target {
+    /// In one piece where it is an address: what is hashed for each connection is not hashed field by field.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.host {
+            Host::Ip(ip) => state.write_u128(mapped(*ip) ^ (u128::from(self.port) << 64)),
+            Host::Name(name) | Host::NumericLookalike(name) => {
+                name.hash(state);
+                state.write_u16(self.port);
+            }
+        }
+    }
+}
+
+/// An address as a number: that of IPv6 in which an IPv4 address is written.
+pub(crate) fn mapped(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
 }
 
 impl Target {
@@ -67,6 +90,8 @@ impl fmt::Display for Target {
 /// and a port five digits: so has what is kept.
 #[derive(Debug, Default)]
 pub(crate) struct LastTarget {
+    /// There was a request: most connections have one, and nothing is kept for what does not come.
+    has_been: bool,
     authority: String,
     target: Option<Arc<Target>>,
     is_host: bool,
@@ -78,9 +103,14 @@ impl LastTarget {
         &self.authority
     }
 
-    /// Whether that is what `Host` said, letter by letter.
+    /// Whether it is what `Host` said, letter by letter.
     pub(super) fn is_host(&self) -> bool {
         self.is_host
+    }
+
+    /// Whether there was a request before the last one.
+    pub(super) fn is_kept(&self) -> bool {
+        self.target.is_some()
     }
 
     /// As [`Target::parse`], with the port of HTTP where there is none; `host` is what `Host` says.
@@ -90,8 +120,10 @@ impl LastTarget {
             return Ok(Arc::clone(target));
         }
         let target = Arc::new(Target::parse(authority, Some(HTTP_PORT))?);
-        authority.clone_into(&mut self.authority);
-        self.target = Some(Arc::clone(&target));
+        if std::mem::replace(&mut self.has_been, true) {
+            authority.clone_into(&mut self.authority);
+            self.target = Some(Arc::clone(&target));
+        }
         Ok(target)
     }
 }

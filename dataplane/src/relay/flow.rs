@@ -6,6 +6,7 @@
 use crate::counters::Reached;
 use crate::limits::Meter;
 use crate::stream::{Stream, poll_read_scratch};
+use std::cell::RefCell;
 #[cfg(target_os = "linux")]
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,8 @@ use tokio::io::AsyncWrite;
 const PIECE: usize = 16 * 1024;
 /// Bytes of a buffer that is kept.
 const KEPT: usize = 4 * 1024;
+/// Buffers that a thread keeps while nobody has them.
+const MAX_SPARE: usize = 64;
 /// Pieces moved before others have their turn.
 const ROUNDS: usize = 16;
 /// Whoever moved so much since it last had to wait is expected to move much again.
@@ -44,6 +47,27 @@ pub(crate) struct Flow {
     burst: u64,
     /// Bytes that were read since this was last asked for.
     moved: u64,
+}
+
+thread_local! {
+    /// Empty buffers of flows that are over, for heads of those that follow.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.pending);
+        if self.keep && (1..=KEPT).contains(&buffer.capacity()) {
+            buffer.clear();
+            // It is let go when its thread ends.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MAX_SPARE {
+                    spare.push(buffer);
+                }
+            });
+        }
+    }
 }
 
 /// Why a flow ended.
@@ -85,7 +109,9 @@ impl Flow {
 
     /// A flow that keeps its small buffer, because something follows that is written through [`Self::buffer`].
     pub(crate) fn kept(meter: Meter) -> Self {
-        Self { keep: true, ..Self::new(meter) }
+        let mut flow = Self::new(meter);
+        flow.keep = true;
+        flow
     }
 
     /// Puts bytes that were read before in front of those that are read next, and counts them.
@@ -113,6 +139,9 @@ impl Flow {
 
     /// Bytes that go out before those that are read next.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.pending.capacity() == 0 && self.keep {
+            self.pending = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         &mut self.pending
     }
 
@@ -425,5 +454,45 @@ mod pipes {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter() -> Meter {
+        Meter::down(&crate::counters::Counters::new())
+    }
+
+    fn spare() -> Vec<usize> {
+        SPARE.with_borrow(|spare| spare.iter().map(Vec::capacity).collect())
+    }
+
+    #[test]
+    fn buffers_of_flows_that_are_over_are_used_again_empty_and_few_are_kept() {
+        let mut flow = Flow::kept(meter());
+        assert!(flow.buffer().is_empty());
+        // One that had nothing, one that was not to be kept, and one that has grown leave nothing.
+        drop(flow);
+        let mut other = Flow::new(meter());
+        other.buffer().reserve_exact(100);
+        drop(other);
+        let mut large = Flow::kept(meter());
+        large.buffer().reserve_exact(KEPT + 1);
+        drop(large);
+        assert!(spare().is_empty());
+        let mut flow = Flow::kept(meter());
+        flow.buffer().extend_from_slice(b"half a head");
+        drop(flow);
+        let kept = spare();
+        assert_eq!(kept.len(), 1);
+        let mut next = Flow::kept(meter());
+        let buffer = next.buffer();
+        assert_eq!((buffer.len(), buffer.capacity(), spare().len()), (0, kept[0], 0));
+        let mut flows: Vec<_> = (0..MAX_SPARE + 8).map(|_| Flow::kept(meter())).collect();
+        flows.iter_mut().for_each(|flow| flow.buffer().push(0));
+        drop(flows);
+        assert_eq!(spare().len(), MAX_SPARE);
     }
 }

@@ -13,8 +13,6 @@ const MAX_KEPT: usize = 2048;
 #[derive(Debug, Default)]
 pub struct LastHead {
     target: LastTarget,
-    /// There was a request: most connections have one, and nothing is kept for what does not come.
-    has_been: bool,
     /// All behind the request line, as it came; nothing, where another head has to be read from its beginning.
     lines: Vec<u8>,
     head: Option<RequestHead>,
@@ -33,9 +31,8 @@ impl LastHead {
         self.lines.clear();
         self.head = None;
         let parsed = parse(head, max_fields, None, &mut self.target)?;
-        if std::mem::replace(&mut self.has_been, true)
+        if self.stands_for_others(&parsed)
             && let Some((_, lines)) = split_line(head).filter(|(_, lines)| lines.len() <= MAX_KEPT)
-            && self.stands_for_others(&parsed)
         {
             self.lines.extend_from_slice(lines);
         }
@@ -53,7 +50,7 @@ impl LastHead {
     fn stands_for_others(&self, head: &RequestHead) -> bool {
         let plain = head.body == Body::None && head.upgrade.is_none() && head.unix_socket.is_none();
         let asks = head.ask != Ask::Connect && !counts_forwards(&head.method);
-        plain && asks && self.target.is_host()
+        plain && asks && self.target.is_kept() && self.target.is_host()
     }
 
     /// The head, if all that is new in it is the path.

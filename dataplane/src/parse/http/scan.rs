@@ -32,22 +32,28 @@ enum Kind {
 
 impl Kind {
     fn of(name: &str) -> Self {
-        // Few names have the same length, so that nearly none is compared.
-        let named: &[(&str, Self)] = match name.len() {
-            2 => &[("te", Self::Te)],
-            3 => &[("via", Self::Via)],
-            4 => &[("host", Self::Host), ("date", Self::Date)],
-            6 => &[("expect", Self::Expect)],
-            7 => &[("upgrade", Self::Upgrade), ("trailer", Self::Trailer)],
-            10 => &[("connection", Self::Connection), ("keep-alive", Self::Hop)],
-            12 => &[("max-forwards", Self::MaxForwards)],
-            13 => &[("authorization", Self::Auth), ("x-unix-socket", Self::UnixSocket)],
-            14 => &[("content-length", Self::Length), ("content_length", Self::LikeFraming), ("http2-settings", Self::Hop)],
-            16 => &[("proxy-connection", Self::Connection), ("www-authenticate", Self::Auth)],
-            17 => &[("transfer-encoding", Self::Coding), ("transfer_encoding", Self::LikeFraming)],
+        // Few names have the same length and first letter, so that nearly none is compared.
+        let named: &[(&str, Self)] = match (name.len(), name.as_bytes().first().map_or(0, u8::to_ascii_lowercase)) {
+            (2, b't') => &[("te", Self::Te)],
+            (3, b'v') => &[("via", Self::Via)],
+            (4, b'h') => &[("host", Self::Host)],
+            (4, b'd') => &[("date", Self::Date)],
+            (6, b'e') => &[("expect", Self::Expect)],
+            (7, b'u') => &[("upgrade", Self::Upgrade)],
+            (7, b't') => &[("trailer", Self::Trailer)],
+            (10, b'c') => &[("connection", Self::Connection)],
+            (10, b'k') => &[("keep-alive", Self::Hop)],
+            (12, b'm') => &[("max-forwards", Self::MaxForwards)],
+            (13, b'a') => &[("authorization", Self::Auth)],
+            (13, b'x') => &[("x-unix-socket", Self::UnixSocket)],
+            (14, b'c') => &[("content-length", Self::Length), ("content_length", Self::LikeFraming)],
+            (14, b'h') => &[("http2-settings", Self::Hop)],
+            (16, b'p') => &[("proxy-connection", Self::Connection)],
+            (16, b'w') => &[("www-authenticate", Self::Auth)],
+            (17, b't') => &[("transfer-encoding", Self::Coding), ("transfer_encoding", Self::LikeFraming)],
             _ => &[],
         };
-        if let Some((_, kind)) = named.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)) {
+        if let Some((_, kind)) = named.iter().find(|(known, _)| same(name.as_bytes(), known.as_bytes())) {
             return *kind;
         }
         match () {
@@ -66,6 +72,18 @@ impl Kind {
 /// Whether a field of that name is for one connection, or for this proxy; `TE` apart, which HTTP/2 has too.
 pub(crate) fn ends_here(name: &str) -> bool {
     Kind::of(name).ends_here()
+}
+
+/// Whether a name is one that is known, but for the case of its letters: eight bytes at a time.
+fn same(name: &[u8], known: &[u8]) -> bool {
+    let word = |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let Some(last) = known.len().checked_sub(8).filter(|_| name.len() == known.len()) else { return name.eq_ignore_ascii_case(known) };
+    // Letters differ by this bit from their capitals; what differs so from a hyphen, a digit or an underscore is a control character, which is in no name.
+    const CASE: u64 = u64::from_le_bytes([0x20; 8]);
+    let differs = |at: usize| (word(name, at) ^ word(known, at)) & !CASE;
+    let same = differs(0) | differs(last / 2) | differs(last) == 0;
+    debug_assert!(known.len() <= 20 && same == name.eq_ignore_ascii_case(known));
+    same
 }
 
 fn is_proxys_own(name: &str) -> bool {
