@@ -365,8 +365,7 @@ impl<'s> Connection<'s> {
         let mut started = !std::mem::take(&mut self.served);
         let mut seen = 0;
         loop {
-            let blank = http::leading_blank(&self.client.buffer);
-            if blank > 0 {
+            while let blank @ 1.. = http::leading_blank(&self.client.buffer) {
                 self.client.buffer.advance(blank);
                 seen = 0;
             }

@@ -7,7 +7,7 @@ use crate::audit::event::{Accepting, LimitReached, Observer};
 use crate::connect::UpstreamError;
 use crate::counters::{Counter, Counters, Reached, reached};
 use crate::parse::http::{BadRequest, Body};
-use crate::parse::target::{Target, mapped};
+use crate::parse::target::{Target, ipv6_bits};
 use crate::tunnels::Live;
 use policy_format::{Host, Limits};
 use std::collections::HashMap;
@@ -69,7 +69,7 @@ impl Gate {
     /// A connection of a client, until what this gives is dropped.
     pub(crate) fn client(&self, address: IpAddr, limits: &Limits) -> Result<Entered<u128>, Reached> {
         // An IPv4 client of an IPv6 listener is the same client.
-        Tally::enter(&self.clients, mapped(address), limits.connections_per_client).ok_or(reached!(connections_per_client))
+        Tally::enter(&self.clients, ipv6_bits(address), limits.connections_per_client).ok_or(reached!(connections_per_client))
     }
 
     /// A tunnel to a host, until what this gives is dropped.

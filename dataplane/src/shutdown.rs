@@ -57,13 +57,13 @@ impl Shutdown {
         self.started.load(Ordering::SeqCst)
     }
 
-    /// As [`Self::ear`], by one that somebody had before, if that can be.
-    pub(crate) fn ear_again(&self, ear: Option<Ear>) -> Ear {
-        self.bell.ear_again(ear)
-    }
-
     /// Hears of the shutdown, and of other news.
     pub(crate) fn ear(&self) -> Ear {
         self.bell.ear()
+    }
+
+    /// The same with an ear that somebody is done with ([`Bell::reuse_ear`]).
+    pub(crate) fn reuse_ear(&self, old: Option<Ear>) -> Ear {
+        self.bell.reuse_ear(old)
     }
 }

@@ -25,9 +25,9 @@ impl Bell {
         self.0.notify_waiters();
     }
 
-    /// One that was made before, where it is of this bell: it may tell of what is no news. Else a new one.
-    pub(crate) fn ear_again(&self, ear: Option<Ear>) -> Ear {
-        ear.filter(|ear| Arc::ptr_eq(&ear.bell.0, &self.0)).unwrap_or_else(|| self.ear())
+    /// `old`, where it listens to this bell, or a new one. It may tell of a ring from before: who hears one looks what is new.
+    pub(crate) fn reuse_ear(&self, old: Option<Ear>) -> Ear {
+        old.filter(|ear| Arc::ptr_eq(&ear.bell.0, &self.0)).unwrap_or_else(|| self.ear())
     }
 
     pub(crate) fn ear(&self) -> Ear {
@@ -59,15 +59,15 @@ mod tests {
         let mut ear = bell.ear();
         assert!(ear.poll_rung(&mut cx).is_pending());
         bell.ring();
-        let mut ear = bell.ear_again(Some(ear));
+        let mut ear = bell.reuse_ear(Some(ear));
         assert!(ear.poll_rung(&mut cx).is_ready() && ear.poll_rung(&mut cx).is_pending());
         // Of another bell, it would hear nothing of this one.
-        let mut ear = other.ear_again(Some(ear));
+        let mut ear = other.reuse_ear(Some(ear));
         bell.ring();
         assert!(ear.poll_rung(&mut cx).is_pending());
         other.ring();
         assert!(ear.poll_rung(&mut cx).is_ready());
-        let mut ear = other.ear_again(None);
+        let mut ear = other.reuse_ear(None);
         assert!(ear.poll_rung(&mut cx).is_pending());
         other.ring();
         assert!(ear.poll_rung(&mut cx).is_ready());

@@ -23,10 +23,14 @@ fn one_after_the_other(mut data: &[u8]) {
     let mut last = LastHead::default();
     while let Some(end) = head_end(data, 0) {
         let (head, rest) = data.split_at(end);
-        // As most of the time, the next one is the same but for its path.
-        let slash = head.iter().position(|byte| *byte == b'/').map_or(0, |at| at + 1);
-        let other = [&head[..slash], b"x/", &head[slash..]].concat();
-        for head in [head, head, &other, head] {
+        // As most of the time, the next one is the same but for its path, which ends where the version begins. Or the whole of it may come behind another request line.
+        let words: Vec<_> = head.splitn(3, |byte| *byte == b' ').collect();
+        let other = match words[..] {
+            [method, target, rest] => [method, b" ", target, b"x ", rest].concat(),
+            _ => Vec::new(),
+        };
+        let behind = [b"GET http://a.test/ HTTP/1.1\r\n", head].concat();
+        for head in [head, head, &other, head, &behind, head] {
             let found = last.parse(head, MAX_FIELDS);
             assert_eq!(found, parse_request(head, MAX_FIELDS));
             if let Ok(found) = found {

@@ -313,9 +313,8 @@ impl<B: AsRef<[u8]>> Blob<B> {
         let limited = mode.unwrap_or(meta.mode) == Mode::Limited;
         let everywhere = limited || meta.mitm.mode == MitmMode::Always || meta.credential_broker;
         let opens = |terms: &TermsRecord| {
-            let conditions = || self.conditions(terms).is_some_and(|conditions| !conditions.hold_always());
             terms.profiles.has(profile)
-                && (terms.access == Access::ReadOnly || (everywhere && terms.access != Access::Deny) || conditions())
+                && (terms.access == Access::ReadOnly || (everywhere && terms.access != Access::Deny) || self.is_conditional(terms))
         };
         let mut patterns = Vec::new();
         // A million rules share a few terms, and mostly none of those opens anything.
@@ -512,6 +511,10 @@ impl<B: AsRef<[u8]>> Blob<B> {
     }
 
     /// What the rule asks beyond host and port; `None` when it asks nothing.
+    pub(crate) fn is_conditional(&self, terms: &TermsRecord) -> bool {
+        self.conditions(terms).is_some_and(|conditions| !conditions.hold_always())
+    }
+
     pub(crate) fn conditions(&self, terms: &TermsRecord) -> Option<Conditions<'_>> {
         if terms.conditions == 0 {
             return None;

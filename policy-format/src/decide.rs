@@ -267,9 +267,8 @@ impl Matched {
             return;
         }
         let denies = terms.access == Access::Deny;
-        let conditions = policy.conditions(&terms);
-        self.conditional |= conditions.as_ref().is_some_and(|conditions| !conditions.hold_always());
-        let held = conditions.map_or(Held::Yes, |conditions| conditions.hold(request, denies));
+        self.conditional |= policy.is_conditional(&terms);
+        let held = policy.conditions(&terms).map_or(Held::Yes, |conditions| conditions.hold(request, denies));
         let place = match (held, denies) {
             (Held::No, _) => return,
             (Held::Yes, true) => &mut self.deny,

@@ -154,6 +154,25 @@ fn tunnels_are_opened_where_something_has_to_see_inside() {
 }
 
 /// A deny of a network that asks for a method, in which a name is found to lie.
+/// A hook matches methods and paths: what it lets on says nothing of the next request.
+#[test]
+fn nothing_is_unconditional_where_a_hook_looks() {
+    let blob = build(
+        Meta { profile: "test".into(), ..Meta::default() },
+        Settings::default(),
+        &[("**.test", Access::Allow)],
+        &[hook("some", "hooked.test", &["GET"], &["/x"])],
+    );
+    for (host, unconditional) in [("hooked.test", false), ("other.test", true)] {
+        let host = Host::parse(host).unwrap();
+        let request = Request { method: Some("GET"), ..inside(&host, "/x", Inside::default()) };
+        match decide(&blob, &request) {
+            Decision::Allow(allowed) => assert_eq!(allowed.unconditional, unconditional, "{host}"),
+            Decision::Deny(denied) => panic!("{host}: {denied:?}"),
+        }
+    }
+}
+
 #[test]
 fn an_address_opens_a_tunnel_as_a_name_does() {
     let rules = [("a.test", Access::Allow), ("198.18.0.0/15 DELETE", Access::Deny)];

@@ -15,7 +15,7 @@ pub(crate) mod upstream;
 
 use crate::counters::{self, Timed};
 use crate::decide::deny::Denial;
-use crate::decide::{Permit, Route, Standing};
+use crate::decide::{KeptDecision, Permit, Route};
 use crate::stream::{Buffered, Stream};
 use crate::tls::failure::TlsError;
 use crate::tls::roots::Trust;
@@ -222,13 +222,13 @@ pub(crate) struct Leads {
     proxy: Option<Arc<upstream::Proxy>>,
     asked: Vec<IpAddr>,
     form: Form,
-    standing: Option<Standing>,
+    kept_decision: Option<KeptDecision>,
 }
 
 impl Leads {
-    /// What was decided of the requests on it.
-    pub(crate) fn standing(&self) -> Option<Standing> {
-        self.standing
+    /// What is decided of every request on it.
+    pub(crate) fn kept_decision(&self) -> Option<KeptDecision> {
+        self.kept_decision
     }
 
     /// The proxy that it leads to, and the addresses that were asked of it.
@@ -243,11 +243,11 @@ impl Leads {
 
     #[cfg(test)]
     pub(crate) fn direct() -> Self {
-        Self { proxy: None, asked: Vec::new(), form: Form::Origin, standing: None }
+        Self { proxy: None, asked: Vec::new(), form: Form::Origin, kept_decision: None }
     }
 
     pub(crate) fn new(route: &Route<'_>, form: Form) -> Self {
-        Self { proxy: route.proxy().cloned(), asked: route.asked().to_vec(), form, standing: route.standing() }
+        Self { proxy: route.proxy().cloned(), asked: route.asked().to_vec(), form, kept_decision: route.kept_decision() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Upstream connections that wait for the next request.
 //!
-//! Each worker has its own, so that nothing is locked. A connection is found again by the target that it was opened for; whether it may be used is decided for each request anew.
+//! Each worker has its own, so that nothing is locked. A connection is found again by the target that it was opened for; whether it may be used is decided for each request, by the policy in force then.
 
 use super::Leads;
 use crate::counters::{self, Counter, Level};
@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_rustls::rustls::ClientConfig;
+
+/// Targets that are kept beyond as many as there are connections that wait: room for those whose connections are all in use.
+const MAX_BEYOND: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::new(Pool::default());
@@ -81,9 +84,6 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     });
 }
 
-/// Targets without a connection that waits, at most.
-const MAX_EMPTY: usize = 64;
-
 /// Whether connections are kept at all, also for the client that had the last request.
 pub(crate) fn keeps(limits: &Limits) -> bool {
     limits.pool_connections > 0 && limits.pool_connections_per_host > 0
@@ -124,7 +124,7 @@ impl Pool {
     }
 
     fn sweep(&mut self, now: Instant, every: Duration) {
-        let is_crowded = self.idle.len() > self.connections + MAX_EMPTY;
+        let is_crowded = self.idle.len() > self.connections + MAX_BEYOND;
         if self.sweep.is_some_and(|due| due > now) && !every.is_zero() && !is_crowded {
             return;
         }
@@ -148,14 +148,14 @@ mod tests {
     use crate::stream::Stream;
     use tokio::net::{TcpListener, TcpStream};
 
-    /// A client that goes to another target each time makes the pool no larger than its connections, and few more.
+    /// A client that goes to another target each time makes the pool no larger than its connections and a few more.
     #[tokio::test]
     async fn targets_whose_connections_are_all_in_use_are_few() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = |port| Target { port, ..Target::parse("a.test:1", None).unwrap() };
         let limits = Limits::default();
-        let ports = 1..=u16::try_from(5 * MAX_EMPTY).unwrap();
-        let mut waiting = Vec::new();
+        let ports = 1..=u16::try_from(5 * MAX_BEYOND).unwrap();
+        let (mut waiting, mut most) = (Vec::new(), 0);
         for port in ports.clone() {
             let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             waiting.push(listener.accept().await.unwrap());
@@ -164,8 +164,11 @@ mod tests {
             assert!(port % 5 == 0 || take(&target(port), |_| true).is_some(), "{port}");
             let (targets, connections) = POOL.with_borrow(|pool| (pool.idle.len(), pool.connections));
             assert_eq!(connections, usize::from(port / 5));
-            assert!(targets <= connections + MAX_EMPTY + 1, "{targets} targets, {connections} connections");
+            assert!(targets <= connections + MAX_BEYOND + 1, "{targets} targets, {connections} connections");
+            most = most.max(targets);
         }
+        // Room is kept for those whose connection is in use.
+        assert!(most > MAX_BEYOND, "{most}");
         for port in ports {
             assert_eq!(take(&target(port), |_| true).is_some(), port % 5 == 0, "{port}");
         }

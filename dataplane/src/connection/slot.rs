@@ -56,7 +56,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Sets up one connection after the other.
 async fn serve(mailbox: Arc<Mailbox>) -> Infallible {
-    // Goes from one to the next: to make one, and to let it go, is to lock the bell.
+    // Goes from one client to the next: to make one, and to let it go, is to lock the bell. While nobody is here it has the waker of the last one's task, whose memory stays as long.
     let mut ear = None;
     loop {
         // Nobody has to be woken for a job: who brings it polls this next.
@@ -64,7 +64,7 @@ async fn serve(mailbox: Arc<Mailbox>) -> Infallible {
         let result = {
             let Job { stream, client, service, shared, shutdown } = job;
             let client_stream = Buffered::with_peer(stream, client);
-            let mut connection = Connection::with_ear(shutdown.ear_again(ear.take()), client_stream, client, &shared, shutdown);
+            let mut connection = Connection::with_ear(shutdown.reuse_ear(ear.take()), client_stream, client, &shared, shutdown);
             match connection.run(service).await {
                 Next::Close => {
                     ear = Some(connection.ear);
@@ -75,7 +75,7 @@ async fn serve(mailbox: Arc<Mailbox>) -> Infallible {
                 next => Box::pin(connection.go_on(next)).await,
             }
         };
-        // Nothing of the connection is left in here.
+        // Nothing else of the connection is left in here.
         *lock(&mailbox.result) = result;
         mailbox.is_done.store(true, Ordering::Relaxed);
     }

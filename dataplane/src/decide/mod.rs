@@ -14,6 +14,8 @@ pub(crate) mod open;
 pub(crate) mod own;
 pub(crate) mod remedy;
 pub(crate) mod socket;
+#[cfg(test)]
+mod tests;
 
 use crate::audit::event::{Answer as Said, Decided, Ending, Observer};
 use crate::connect::upstream::{Environment, Proxy, Traffic};
@@ -163,31 +165,29 @@ pub(crate) struct Plan<'q> {
     intercept: bool,
     hook: Option<usize>,
     through: Option<Through>,
-    standing: Option<Standing>,
+    kept_decision: Option<KeptDecision>,
 }
 
 /// What was decided of every plain request to a target over one connection: for as long as its policy is in force, nothing has to be decided again.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
+pub(crate) struct KeptDecision {
     /// Of the policy. All that is decided on a thread is decided by one proxy, whose generations are never the same twice.
     generation: u64,
-    rule: RuleId,
+    allowed: Allowed,
 }
 
-impl Standing {
-    fn new(snapshot: &Snapshot, question: &Question<'_>, allowed: Allowed) -> Option<Self> {
-        let stands = allowed.unconditional && Self::may_stand(question);
-        stands.then(|| Self { generation: snapshot.generation(), rule: allowed.rule })
+impl KeptDecision {
+    fn new(generation: u64, question: &Question<'_>, allowed: Allowed) -> Option<Self> {
+        (allowed.unconditional && Self::is_for(question)).then_some(Self { generation, allowed })
     }
 
-    /// What is decided of a request to the same target, over the same connection, if it still stands.
-    fn allowed(self, snapshot: &Snapshot, question: &Question<'_>) -> Option<Allowed> {
-        let stands = self.generation == snapshot.generation() && Self::may_stand(question);
-        stands.then_some(Allowed { rule: self.rule, read_only: false, intercept: false, hook: None, unconditional: true })
+    /// What it says of another request to the same target, over the same connection, under the policy of that generation.
+    fn allowed(self, generation: u64, question: &Question<'_>) -> Option<Allowed> {
+        (self.generation == generation && Self::is_for(question)).then_some(self.allowed)
     }
 
-    /// Whether a question is one of those that are alike but for their methods and paths.
-    fn may_stand(question: &Question<'_>) -> bool {
+    /// Whether a question is one of those that are alike but for their methods and paths: plain ones, which nobody but the policy lets on.
+    fn is_for(question: &Question<'_>) -> bool {
         question.protocol == Protocol::Http && !question.granted && !question.socket
     }
 }
@@ -275,12 +275,16 @@ impl Decider {
 
     /// What the policy says of a request.
     fn decide(&self, snapshot: &Snapshot, question: &Question<'_>, addresses: &[IpAddr]) -> Decision {
-        let request = question.request(snapshot, addresses);
+        self.timed(question, || snapshot.decide_as(&question.request(snapshot, addresses), question.granted))
+    }
+
+    /// A decision, which is timed if it is its turn.
+    fn timed(&self, question: &Question<'_>, decide: impl FnOnce() -> Decision) -> Decision {
         if question.id % TIMED != 1 {
-            return snapshot.decide_as(&request, question.granted);
+            return decide();
         }
         let began = Instant::now();
-        let decision = snapshot.decide_as(&request, question.granted);
+        let decision = decide();
         self.counters.observe(Timed::Decide, began.elapsed());
         decision
     }
@@ -340,8 +344,8 @@ impl Decider {
         Err(Box::new(Denial { said: Some(said), ..Denial::new(snapshot, &question, denied) }))
     }
 
-    /// Decides on a request that would use a connection to `peer` that is open already and leads where `leads` says: on name and addresses at once. `None` when the policy in force has
-    /// another way for it.
+    /// Decides on a request that would use a connection to `peer` that is open already and leads where `leads` says: on name and addresses at once, or by what was decided of every
+    /// request over it. `None` when the policy in force has another way for it.
     pub(crate) fn reuse<'q>(
         &'q self,
         question: Question<'q>,
@@ -359,8 +363,9 @@ impl Decider {
             return Ok(None);
         }
         let (peer, through) = ([peer], proxy.map(|proxy| Through { proxy, asked: asked.to_vec() }));
-        let decision = match leads.standing().and_then(|standing| standing.allowed(&snapshot, &question)) {
-            Some(allowed) => Decision::Allow(allowed),
+        let kept = leads.kept_decision().and_then(|kept| kept.allowed(snapshot.generation(), &question));
+        let decision = match kept {
+            Some(allowed) => self.timed(&question, || Decision::Allow(allowed)),
             None => self.decide(&snapshot, &question, if through.is_some() { asked } else { &peer }),
         };
         match decision {
@@ -401,9 +406,9 @@ impl Decider {
         self.observe(&snapshot, &question, Decision::Allow(allowed));
         let open = Open::new(self, &question, snapshot.generation(), since);
         let intercept = self.intercepts(&snapshot, &question, allowed);
-        let standing = Standing::new(&snapshot, &question, allowed);
+        let kept_decision = KeptDecision::new(snapshot.generation(), &question, allowed);
         let Allowed { read_only, hook, .. } = allowed;
-        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through, standing }, open }
+        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through, kept_decision }, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -667,9 +672,9 @@ impl Plan<'_> {
         self.hook.and_then(|place| self.snapshot.hook(place))
     }
 
-    /// What was decided of other requests over the same connection.
-    pub(crate) fn standing(&self) -> Option<Standing> {
-        self.standing
+    /// What is decided of other requests over the same connection too.
+    pub(crate) fn kept_decision(&self) -> Option<KeptDecision> {
+        self.kept_decision
     }
 
     /// The policy that gave this route.

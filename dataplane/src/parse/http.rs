@@ -518,23 +518,38 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, last: &mu
         AuthorityError::Port => bad("the port is not a number from 1 to 65535"),
         AuthorityError::UserInfo => bad("user information in the target is not accepted"),
     };
-    if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
+    let place = Place::of(method, uri)?;
+    let Some(authority) = place.authority else {
         let text = host_text(host.ok_or(bad("Host is missing"))?)?;
         let target = last.parse(text, host).map_err(authority_error)?;
-        return Ok((Ask::Resource(uri.to_owned()), target));
-    }
-    let (authority, path) = split_authority(behind_scheme(uri)?)?;
+        return Ok((Ask::Resource(place.resource), target));
+    };
     let target = last.parse(authority, host).map_err(authority_error)?;
     agree(host, authority, &target, HTTP_PORT)?;
-    Ok((Ask::Resource(resource(method, path)), target))
+    Ok((Ask::Resource(place.resource), target))
 }
 
-/// What stands behind the scheme of a target in absolute form that is not inside TLS.
-fn behind_scheme(uri: &str) -> Result<&str, BadRequest> {
-    match uri.get(..7) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("http://") => Ok(uri.get(7..).unwrap_or_default()),
-        _ if uri.contains("://") => Err(bad("only http:// targets are proxied; for others use CONNECT")),
-        _ => Err(bad("the request target is malformed")),
+/// What a request line outside of TLS says of the resource.
+struct Place<'u> {
+    /// In absolute form; else it is for `Host` to say.
+    authority: Option<&'u str>,
+    /// As it is asked of an origin.
+    resource: String,
+}
+
+impl<'u> Place<'u> {
+    /// Of any method but CONNECT (RFC 9112, section 3.2).
+    fn of(method: &str, uri: &'u str) -> Result<Self, BadRequest> {
+        if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
+            return Ok(Self { authority: None, resource: uri.to_owned() });
+        }
+        let rest = match uri.get(..7) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("http://") => uri.get(7..).unwrap_or_default(),
+            _ if uri.contains("://") => return Err(bad("only http:// targets are proxied; for others use CONNECT")),
+            _ => return Err(bad("the request target is malformed")),
+        };
+        let (authority, path) = split_authority(rest)?;
+        Ok(Self { authority: Some(authority), resource: resource(method, path) })
     }
 }
 

@@ -32,20 +32,18 @@ pub enum AuthorityError {
 }
 
 impl Hash for Target {
-    /// In one piece where it is an address: what is hashed for each connection is not hashed field by field.
+    /// What is hashed for each connection: an address is one number, and not its kind, its length and its bytes.
     fn hash<H: Hasher>(&self, state: &mut H) {
         match &self.host {
-            Host::Ip(ip) => state.write_u128(mapped(*ip) ^ (u128::from(self.port) << 64)),
-            Host::Name(name) | Host::NumericLookalike(name) => {
-                name.hash(state);
-                state.write_u16(self.port);
-            }
+            Host::Ip(ip) => state.write_u128(ipv6_bits(*ip)),
+            Host::Name(name) | Host::NumericLookalike(name) => name.hash(state),
         }
+        state.write_u16(self.port);
     }
 }
 
-/// An address as a number: that of IPv6 in which an IPv4 address is written.
-pub(crate) fn mapped(ip: IpAddr) -> u128 {
+/// An address as a number, an IPv4 address as the one that IPv6 has for it (RFC 4291, section 2.5.5.2).
+pub(crate) fn ipv6_bits(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
@@ -108,7 +106,7 @@ impl LastTarget {
         self.is_host
     }
 
-    /// Whether there was a request before the last one.
+    /// Whether there is one: that of a connection's first request is not kept.
     pub(super) fn is_kept(&self) -> bool {
         self.target.is_some()
     }

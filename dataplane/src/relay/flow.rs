@@ -35,6 +35,8 @@ pub(crate) struct Flow {
     written: bool,
     /// The buffer is kept for what comes next.
     keep: bool,
+    /// The proxy's own credentials were in the buffer.
+    secret: bool,
     /// What was written may wait within the stream that it was written to.
     unflushed: bool,
     #[cfg(target_os = "linux")]
@@ -57,9 +59,9 @@ thread_local! {
 impl Drop for Flow {
     fn drop(&mut self) {
         let mut buffer = std::mem::take(&mut self.pending);
-        if self.keep && (1..=KEPT).contains(&buffer.capacity()) {
+        if self.keep && !self.secret && (1..=KEPT).contains(&buffer.capacity()) {
             buffer.clear();
-            // It is let go when its thread ends.
+            // While its thread ends, there may be nowhere to keep it.
             let _ = SPARE.try_with(|spare| {
                 let mut spare = spare.borrow_mut();
                 if spare.len() < MAX_SPARE {
@@ -96,6 +98,7 @@ impl Flow {
             sent: 0,
             written: false,
             keep: false,
+            secret: false,
             unflushed: false,
             #[cfg(target_os = "linux")]
             pipe: None,
@@ -137,12 +140,17 @@ impl Flow {
         self.meter.begin();
     }
 
-    /// Bytes that go out before those that are read next.
+    /// Bytes that go out before those that are read next. Where the buffer is kept, it is one that another flow has left, if there is one.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         if self.pending.capacity() == 0 && self.keep {
             self.pending = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         &mut self.pending
+    }
+
+    /// The proxy's own credentials were put into the buffer: it goes when the flow does.
+    pub(crate) fn has_secrets(&mut self) {
+        self.secret = true;
     }
 
     /// Bytes that were read since this was last asked for.
@@ -473,7 +481,7 @@ mod tests {
     fn buffers_of_flows_that_are_over_are_used_again_empty_and_few_are_kept() {
         let mut flow = Flow::kept(meter());
         assert!(flow.buffer().is_empty());
-        // One that had nothing, one that was not to be kept, and one that has grown leave nothing.
+        // One that had nothing, one that was not to be kept, one that has grown, and one that had what is nobody else's leave nothing.
         drop(flow);
         let mut other = Flow::new(meter());
         other.buffer().reserve_exact(100);
@@ -481,6 +489,10 @@ mod tests {
         let mut large = Flow::kept(meter());
         large.buffer().reserve_exact(KEPT + 1);
         drop(large);
+        let mut secret = Flow::kept(meter());
+        secret.buffer().extend_from_slice(b"Authorization: Bearer a\r\n");
+        secret.has_secrets();
+        drop(secret);
         assert!(spare().is_empty());
         let mut flow = Flow::kept(meter());
         flow.buffer().extend_from_slice(b"half a head");

@@ -128,6 +128,9 @@ pub(crate) fn exchange<'c>(
         Form::Absolute(proxy) => Some(ToProxy { authorization: proxy.authorization() }),
     };
     head.write_to(proxy, resource, upgrade, forwarding, actions.request(), flows.up.buffer());
+    if !actions.request().is_empty() || proxy.is_some() {
+        flows.up.has_secrets();
+    }
     let offered = upgrade && head.upgrade.is_some();
     let up = Up::Sending(BodyCopy::new(head.body, true, limits).without_trailers(!actions.request().is_empty()));
     let now = Instant::now();

@@ -74,7 +74,7 @@ pub(crate) fn ends_here(name: &str) -> bool {
     Kind::of(name).ends_here()
 }
 
-/// Whether a name is one that is known, but for the case of its letters: eight bytes at a time.
+/// Whether a name is one that is known, but for the case of its letters. Of up to 24 bytes, the first, the middle and the last eight are all.
 fn same(name: &[u8], known: &[u8]) -> bool {
     let word = |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
     let Some(last) = known.len().checked_sub(8).filter(|_| name.len() == known.len()) else { return name.eq_ignore_ascii_case(known) };
@@ -82,7 +82,7 @@ fn same(name: &[u8], known: &[u8]) -> bool {
     const CASE: u64 = u64::from_le_bytes([0x20; 8]);
     let differs = |at: usize| (word(name, at) ^ word(known, at)) & !CASE;
     let same = differs(0) | differs(last / 2) | differs(last) == 0;
-    debug_assert!(known.len() <= 20 && same == name.eq_ignore_ascii_case(known));
+    debug_assert!(known.len() <= 24 && same == name.eq_ignore_ascii_case(known));
     same
 }
 
@@ -392,6 +392,12 @@ mod tests {
             assert_eq!((Kind::of(name), Kind::of(&capitals)), (kind, kind), "{name}");
             let (longer, shorter) = (format!("a{name}"), name.split_at(1).1);
             assert_eq!((Kind::of(&longer), Kind::of(shorter)), (Kind::Other, Kind::Other), "{name}");
+            // Every byte counts.
+            for (at, byte) in (0..name.len()).flat_map(|at| (b'!'..=b'~').map(move |byte| (at, byte))).filter(|(_, byte)| *byte != b':') {
+                let mut other = name.as_bytes().to_vec();
+                other[at] = byte;
+                assert_eq!(same(&other, name.as_bytes()), other.eq_ignore_ascii_case(name.as_bytes()), "{name} {at} {byte}");
+            }
         }
     }
 }
