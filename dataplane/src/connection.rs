@@ -4,7 +4,7 @@
 pub(crate) mod rig;
 mod slot;
 mod socks5;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 
 use crate::audit::event::Ending;
@@ -14,8 +14,9 @@ use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
 use crate::counters::{Counter, Counters, Reached, Timed, reached};
 use crate::decide::deny::Denial;
+use crate::decide::guard::{Cause, Guard};
 use crate::decide::open::Open;
-use crate::decide::{Cause, Decider, Guard, No, Question, Route, Told};
+use crate::decide::{Decider, No, Question, Route, Told};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
 use crate::limits::{Gate, Meter, Place, Upload, head_fits};

@@ -19,7 +19,6 @@ async fn unheard(listener: &TcpListener) -> (TcpStream, TcpStream) {
 }
 
 /// What can be sent again goes over a connection that closes, and is sent again. Not so where what comes may be taken for the answer: the body that an answer to HEAD announced.
-#[cfg(unix)]
 #[tokio::test]
 async fn the_system_is_asked_for_news_of_a_connection_that_is_one_clients_only() {
     let (shared, policy) = rig::shared(&[]);

@@ -5,12 +5,10 @@
 
 use super::deny::Denial;
 use super::open::Open;
-use super::{Decider, Guard, Question};
+use super::{Decider, Question};
 use crate::connect::UpstreamError;
 use crate::policy::Snapshot;
-use crate::signal::Ear;
-use crate::tunnels::Listed;
-use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, READING, Reason, RuleId, Sni};
+use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, READING, Reason, RuleId};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -150,10 +148,5 @@ impl SocketRoute {
             Ok(()) => return None,
         };
         Some(decider.revoke(current, question, Denied { reason, rule: None }, told))
-    }
-
-    /// Watches over what has switched protocols on this route.
-    pub(crate) fn guard(self, ear: Ear, live: Listed) -> Guard {
-        Guard { ear, asked: true, granted: false, live, addresses: Box::default(), kept: None, socket: Some(Box::new(self)), sni: Sni::Off }
     }
 }

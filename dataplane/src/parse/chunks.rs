@@ -159,6 +159,7 @@ const NO_TRAILERS: &[&str] = &[
 
 /// Whether a field may be passed on behind a body.
 pub(crate) fn may_trail(name: &str) -> bool {
+    // Whatever follows: also with the underscores that some servers take for hyphens.
     let proxys_own = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("proxy"));
     !(proxys_own || END_TO_END.iter().chain(NO_TRAILERS).any(|other| is(name, other)) || forwarding::tells_the_client(name))
 }

@@ -64,9 +64,7 @@ impl Ask {
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::Connect => None,
-            Self::Resource(resource) => {
-                memchr::memchr(b'?', resource.as_bytes()).map_or(Some(resource.as_str()), |query| resource.get(..query))
-            }
+            Self::Resource(resource) => resource.get(..memchr::memchr(b'?', resource.as_bytes()).unwrap_or(resource.len())),
         }
     }
 }
@@ -518,27 +516,27 @@ fn read_target(method: &str, uri: &str, is_1_1: bool, scan: &Scan<'_>, last: &mu
         AuthorityError::Port => bad("the port is not a number from 1 to 65535"),
         AuthorityError::UserInfo => bad("user information in the target is not accepted"),
     };
-    let place = Place::of(method, uri)?;
-    let Some(authority) = place.authority else {
+    let asked = RequestTarget::of(method, uri)?;
+    let Some(authority) = asked.authority else {
         let text = host_text(host.ok_or(bad("Host is missing"))?)?;
         let target = last.parse(text, host).map_err(authority_error)?;
-        return Ok((Ask::Resource(place.resource), target));
+        return Ok((Ask::Resource(asked.resource), target));
     };
     let target = last.parse(authority, host).map_err(authority_error)?;
     agree(host, authority, &target, HTTP_PORT)?;
-    Ok((Ask::Resource(place.resource), target))
+    Ok((Ask::Resource(asked.resource), target))
 }
 
-/// What a request line outside of TLS says of the resource.
-struct Place<'u> {
+/// The request target of a request line outside of TLS (RFC 9112, section 3.2).
+struct RequestTarget<'u> {
     /// In absolute form; else it is for `Host` to say.
     authority: Option<&'u str>,
     /// As it is asked of an origin.
     resource: String,
 }
 
-impl<'u> Place<'u> {
-    /// Of any method but CONNECT (RFC 9112, section 3.2).
+impl<'u> RequestTarget<'u> {
+    /// Of any method but CONNECT.
     fn of(method: &str, uri: &'u str) -> Result<Self, BadRequest> {
         if uri.starts_with('/') || (uri == "*" && method == "OPTIONS") {
             return Ok(Self { authority: None, resource: uri.to_owned() });

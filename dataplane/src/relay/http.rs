@@ -8,7 +8,7 @@ use crate::audit::event::Ending;
 use crate::connect::UpstreamError;
 use crate::connect::chain::{Form, ProxyError};
 use crate::counters::{Counters, Reached, reached};
-use crate::decide::Cause;
+use crate::decide::guard::Cause;
 use crate::inside::judge::Actions;
 use crate::limits::{Meter, fits};
 use crate::parse::chunks::LONG_TRAILERS;

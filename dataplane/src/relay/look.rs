@@ -3,7 +3,7 @@
 //! What the client sends first is held back until that is known; what the server sends first is not, so that protocols in which the server speaks first lose no time.
 
 use crate::counters::{Reached, reached};
-use crate::decide::{Guard, Inner};
+use crate::decide::guard::{Guard, Inner};
 use crate::parse::look::{Look, look};
 use crate::parse::target::Target;
 use crate::patience::Patience;

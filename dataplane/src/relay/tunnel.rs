@@ -4,7 +4,7 @@ use super::flow::{Flow, FlowError};
 use super::look::{Looked, Looking};
 use crate::audit::event::Ending;
 use crate::counters::{Reached, reached};
-use crate::decide::{Cause, Guard};
+use crate::decide::guard::{Cause, Guard};
 use crate::limits::Meter;
 use crate::parse::target::Target;
 use crate::patience::Patience;

@@ -3,7 +3,7 @@
 //! Clients that keep a connection send the same fields again and again, to other paths of the same origin. What was read of them is what would be read of them anew: so the request line
 //! is, and nothing else.
 
-use super::{Ask, BadRequest, Body, Place, RequestHead, check_uri, parse};
+use super::{Ask, BadRequest, Body, RequestHead, RequestTarget, check_uri, parse};
 use crate::parse::target::LastTarget;
 
 /// Bytes of fields that are kept for the request that may follow.
@@ -76,11 +76,11 @@ impl LastHead {
             return None;
         }
         check_uri(uri).ok()?;
-        let place = Place::of(method, uri).ok()?;
-        if place.authority.is_some_and(|authority| authority != self.target.authority()) {
+        let asked = RequestTarget::of(method, uri).ok()?;
+        if asked.authority.is_some_and(|authority| authority != self.target.authority()) {
             return None;
         }
-        self.head.take().map(|last| RequestHead { ask: Ask::Resource(place.resource), ..last })
+        self.head.take().map(|last| RequestHead { ask: Ask::Resource(asked.resource), ..last })
     }
 }
 
