@@ -4,7 +4,7 @@
 //! the same question is asked again.
 
 use crate::profiles::meta;
-use crate::source::{Role, SourceFile, quote};
+use crate::source::{Role, SourceFile, is_layers_own, quote};
 use crate::{Options, compile, diagnostic::Severity, request::Asked};
 use policy_format::net::{is_metadata_address, non_public};
 use policy_format::{
@@ -28,7 +28,7 @@ pub enum Change {
     Only {
         /// The layer that can.
         layer: Layer,
-        /// Where it says so: `managed requirements.toml:3`.
+        /// Where it says so: `managed requirements.toml:3`. Of a policy whose layers are not at hand, its files that have rules; none where there are none.
         place: String,
     },
     /// There is no such edit; why.
@@ -134,6 +134,21 @@ impl Parts {
             sources: policy.sources().to_vec(),
             settings: (0..).map_while(|number| policy.settings(ProfileId(number)).cloned()).collect(),
         })
+    }
+
+    /// What an administrator holds against an edit: layers would refuse or ignore it, and are not at hand.
+    fn held(&self, candidate: &Candidate) -> Option<Change> {
+        let held = self.settings.get(usize::from(self.profile.0))?.constraints?;
+        let layer = match candidate {
+            Candidate::Rule(layer, _, access) if *access != Access::Deny => held.managed_allows_only.filter(|owner| layer > owner),
+            Candidate::Entry(rule, Some(access)) if *access != Access::Deny => held.managed_allows_only.filter(|owner| rule.layer > *owner),
+            Candidate::Set(_, Setting::ModeFull) => held.mode_required,
+            Candidate::Set(_, Setting::LocalBinding) => held.local_binding_required,
+            _ => None,
+        }?;
+        let own = self.sources.iter().filter(|source| source.layer == layer && is_layers_own(&source.label));
+        let files: BTreeSet<String> = own.map(|source| format!("{layer} {}", source.label)).collect();
+        Some(Change::Only { layer, place: files.into_iter().collect::<Vec<_>>().join(", ") })
     }
 
     fn build(&self) -> Option<Blob<Vec<u8>>> {
@@ -417,6 +432,9 @@ impl Origin {
                 Ok((edit, Self::Layers(changed, chosen.clone()), made))
             }
             Self::Policy(parts) => {
+                if let Some(only) = parts.held(candidate) {
+                    return Err(Some(only));
+                }
                 let (edit, parts) = edit_parts(parts, candidate, profile).ok_or(None)?;
                 let made = parts.build().ok_or(None)?;
                 Ok((edit, Self::Policy(Box::new(parts)), made))
@@ -629,7 +647,7 @@ fn replace(sources: &[SourceFile], at: usize, entry: &Entry, to: Option<Access>)
 fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Edit, Parts)> {
     let mut parts = parts.clone();
     let label = |parts: &Parts, layer: Layer| {
-        let known = parts.sources.iter().find(|source| source.layer == layer && !source.label.starts_with("preset "));
+        let known = parts.sources.iter().find(|source| source.layer == layer && is_layers_own(&source.label));
         known.map_or_else(|| if layer == Layer::Cli { "-c" } else { "config.toml" }.to_owned(), |source| source.label.clone())
     };
     let edit = match candidate {

@@ -499,7 +499,10 @@ fn write_change(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
             let lead = if n == 0 { "to change this" } else { "and" };
             writeln!(f, "{lead}: {edit}")
         }),
-        Change::Only { layer, place } => writeln!(f, "to change this: only the {layer} layer can change this ({})", printable(place)),
+        Change::Only { layer, place } => {
+            let place = if place.is_empty() { String::new() } else { format!(" ({})", printable(place)) };
+            writeln!(f, "to change this: only the {layer} layer can change this{place}")
+        }
         Change::None(why) if why.is_empty() => Ok(()),
         Change::None(why) => writeln!(f, "to change this: {why}"),
     }

@@ -203,6 +203,11 @@ pub(crate) fn layer_of(sources: &[SourceFile], place: &Place) -> Layer {
     sources.get(place.source.0).map_or(Layer::Project, |source| source.layer)
 }
 
+/// Whether a label is that of a layer's own file, and of no preset or list that it names.
+pub(crate) fn is_layers_own(label: &str) -> bool {
+    !["preset ", "list "].iter().any(|kind| label.starts_with(kind))
+}
+
 fn floor_char(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }

@@ -18,7 +18,7 @@ use crate::keys;
 use crate::profiles::Profile;
 use crate::request::{Asked, RequestError, parse_address, parse_header};
 use crate::schema::Reader;
-use crate::source::{Lines, SourceFile, SourceId};
+use crate::source::{Lines, SourceFile, SourceId, is_layers_own};
 use policy_format::{Blob, Decision, Host, Layer, Pattern, Reason, Request, Rule, RuleId, named_by};
 use std::collections::HashSet;
 use std::fmt;
@@ -105,11 +105,6 @@ impl Coverage {
             rules => 100.0 * self.written.exercised as f64 / rules as f64,
         }
     }
-}
-
-/// Whether a rule is none of a preset or a list.
-fn is_written(rule: &Rule) -> bool {
-    !["preset ", "list "].iter().any(|kind| rule.label.starts_with(kind))
 }
 
 type Key<'i> = Spanned<DeString<'i>>;
@@ -420,7 +415,7 @@ impl Report {
     pub fn coverage(&self, policy: Profile<'_, Vec<u8>>) -> Coverage {
         let mut coverage = Coverage::default();
         for rule in policy.rules() {
-            let share = if is_written(&rule) { &mut coverage.written } else { &mut coverage.named };
+            let share = if is_layers_own(&rule.label) { &mut coverage.written } else { &mut coverage.named };
             share.rules += 1;
             share.exercised += usize::from(self.exercised.contains(&rule.id));
         }
@@ -429,7 +424,7 @@ impl Report {
 
     /// The rules that people wrote one by one and no request exercised, in the policy's order.
     pub fn unexercised<'a>(&'a self, policy: Profile<'a, Vec<u8>>) -> impl Iterator<Item = Rule> + 'a {
-        policy.rules().filter(|rule| !self.exercised.contains(&rule.id) && is_written(rule))
+        policy.rules().filter(|rule| !self.exercised.contains(&rule.id) && is_layers_own(&rule.label))
     }
 
     /// The answers as JUnit XML: a suite for each test file, a test case for each request.

@@ -88,7 +88,9 @@ fn hook_json(hook: &Hook) -> Value {
 fn change_json(change: &Change) -> Value {
     match change {
         Change::Edits(edits) => json!({ "edits": edits.iter().map(edit_json).collect::<Vec<_>>() }),
-        Change::Only { layer, place } => json!({ "only": layer.as_str(), "place": place }),
+        Change::Only { layer, place } => {
+            json!({ "only": layer.as_str(), "place": Some(place).filter(|place| !place.is_empty()) })
+        }
         Change::None(why) if why.is_empty() => Value::Null,
         Change::None(why) => json!({ "none": why }),
     }
