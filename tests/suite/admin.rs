@@ -307,6 +307,14 @@ fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
         assert_eq!(found["change"]["toml"].as_str().unwrap_or_default(), change, "{request}: {found}");
         assert!(!found["message"].as_str().unwrap().is_empty());
     }
+    // Who wrote what may be asked for there did not mean all of it: no line is offered that would open the rest.
+    let narrow = World::start(&(policy("", &[]) + "\"a.test\" = { access = \"allow\", methods = [\"GET\"], paths = [\"/x\"] }\n"), &[]);
+    for (request, is_narrow) in [("POST http://a.test/x", true), ("GET http://a.test/y", true), ("GET http://b.test/", false)] {
+        let found = narrow.get(&format!("/v1/explain?request={}", query(request)));
+        assert_eq!(found["reason"], "not_allowed", "{found}");
+        assert_eq!(found["change"]["toml"].is_null(), is_narrow, "{found}");
+        assert_eq!(found["message"].as_str().unwrap().contains("have \"a.test\" in user config.toml:6"), is_narrow, "{found}");
+    }
     // Our own listeners are nobody's.
     let own = explain(&format!("CONNECT a.test:{}", world.proxy.admin().port()), "&addresses=127.0.0.1");
     assert_eq!((own["reason"].as_str(), own["address"].as_str()), (Some("policy_denied"), Some("127.0.0.1")));

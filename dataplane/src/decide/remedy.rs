@@ -95,8 +95,13 @@ impl Refused<'_> {
             return Remedy::only(layer, format!("only the {layer} layer allows hosts in this policy: a line elsewhere is ignored"));
         }
         let own = self.own_rules(snapshot);
-        let is_for_port = |rule: &&Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (self.port, self.port));
-        if let Some(rule) = own.iter().find(is_for_port) {
+        let is_for_port = |rule: &Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (self.port, self.port));
+        // Who wrote which methods or paths may be asked for did not mean all of them.
+        let is_narrow = |rule: &Rule| {
+            let speaks = rule.ports.is_empty() || rule.ports.iter().any(|range| (range.first..=range.last).contains(&self.port));
+            speaks && rule.access != Access::Deny && !(rule.methods.is_empty() && rule.paths.is_empty())
+        };
+        if let Some(rule) = own.iter().find(|rule| is_for_port(rule) || is_narrow(rule)) {
             let (place, only) = (rule.place(), Some(rule.layer).filter(|layer| layer.is_managed()));
             let help = match only {
                 Some(layer) => format!("only the {layer} layer can change this: \"{rule}\" in {place} is not for this request"),
