@@ -7,6 +7,7 @@ use crate::profiles::meta;
 use crate::source::{Role, SourceFile, is_layers_own, quote};
 use crate::{Options, compile, diagnostic::Severity, request::Asked};
 use policy_format::net::{is_metadata_address, non_public};
+use policy_format::path::check_prefix;
 use policy_format::{
     Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Profiles,
     Protocol, Reason, Request, Rule, RuleId, RuleInput, Settings, Source, named_by,
@@ -81,6 +82,17 @@ pub enum EditKind {
         /// What it should be.
         access: Access,
     },
+    /// A rule is for more methods or paths; for policies whose files are not at hand.
+    Widen {
+        /// The line, from 1.
+        line: u32,
+        /// The rule's pattern.
+        pattern: String,
+        /// The methods that come to it.
+        methods: Vec<String>,
+        /// The paths that come to it.
+        paths: Vec<String>,
+    },
 }
 
 impl Edit {
@@ -88,7 +100,10 @@ impl Edit {
     fn line(&self) -> u32 {
         match &self.kind {
             EditKind::Add { .. } => 2,
-            EditKind::Replace { line, .. } | EditKind::Remove { line, .. } | EditKind::Access { line, .. } => *line,
+            EditKind::Replace { line, .. }
+            | EditKind::Remove { line, .. }
+            | EditKind::Access { line, .. }
+            | EditKind::Widen { line, .. } => *line,
         }
     }
 }
@@ -140,7 +155,7 @@ impl Parts {
     fn held(&self, candidate: &Candidate) -> Option<Change> {
         let held = self.settings.get(usize::from(self.profile.0))?.constraints?;
         let layer = match candidate {
-            Candidate::Rule(layer, _, access) if *access != Access::Deny => held.managed_allows_only.filter(|owner| layer > owner),
+            Candidate::Rule(layer, new) if new.access != Access::Deny => held.managed_allows_only.filter(|owner| layer > owner),
             Candidate::Entry(rule, Some(access)) if *access != Access::Deny => held.managed_allows_only.filter(|owner| rule.layer > *owner),
             Candidate::Set(_, Setting::ModeFull) => held.mode_required,
             Candidate::Set(_, Setting::LocalBinding) => held.local_binding_required,
@@ -189,11 +204,51 @@ pub(crate) fn rule_input(rule: &Rule) -> Option<RuleInput> {
 #[derive(Debug, Clone)]
 enum Candidate {
     /// A rule in the domains of the profile.
-    Rule(Layer, Box<Pattern>, Access),
+    Rule(Layer, Box<NewRule>),
     /// A rule that is there becomes another, or nothing.
     Entry(Box<Rule>, Option<Access>),
+    /// A rule that is there is for this method and this path too.
+    Widen(Box<Rule>, Option<String>, Option<String>),
     /// A key of a table that is named from the profile's network table, or from the root.
     Set(Layer, Setting),
+}
+
+/// A rule to add.
+#[derive(Debug, Clone)]
+struct NewRule {
+    pattern: Pattern,
+    access: Access,
+    /// What may be asked for, where not all may.
+    methods: Vec<String>,
+    paths: Vec<String>,
+}
+
+impl NewRule {
+    fn new(pattern: Pattern, access: Access) -> Self {
+        Self { pattern, access, methods: Vec::new(), paths: Vec::new() }
+    }
+
+    fn is_narrow(&self) -> bool {
+        !(self.methods.is_empty() && self.paths.is_empty())
+    }
+
+    /// What stands behind its key.
+    fn value(&self) -> String {
+        let access = quote(self.access.as_str());
+        if !self.is_narrow() {
+            return access;
+        }
+        let list = |name: &str, items: &[String]| {
+            let items: Vec<String> = items.iter().map(|item| quote(item)).collect();
+            if items.is_empty() { String::new() } else { format!(", {name} = [{}]", items.join(", ")) }
+        };
+        format!("{{ access = {access}{}{} }}", list("methods", &self.methods), list("paths", &self.paths))
+    }
+
+    fn input(&self, source: Source) -> RuleInput {
+        let (methods, paths) = (self.methods.clone(), self.paths.clone());
+        RuleInput { methods, paths, ..RuleInput::new(self.pattern.clone(), self.access, source, 0) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -344,12 +399,34 @@ fn candidates<B: AsRef<[u8]>>(
     decision: Decision,
 ) -> Vec<Candidate> {
     let layers = origin.layers();
-    let rules = |pattern: Option<Pattern>, access| -> Vec<Candidate> {
-        let each = pattern.into_iter().flat_map(|pattern| layers.iter().map(move |layer| (*layer, pattern.clone())));
-        each.map(|(layer, pattern)| Candidate::Rule(layer, Box::new(pattern), access)).collect()
+    let add = |new: Option<NewRule>| -> Vec<Candidate> {
+        let each = new.into_iter().flat_map(|new| layers.iter().map(move |layer| (*layer, Box::new(new.clone()))));
+        each.map(|(layer, new)| Candidate::Rule(layer, new)).collect()
     };
+    let rules = |pattern: Option<Pattern>, access| add(pattern.map(|pattern| NewRule::new(pattern, access)));
     let settings = |setting| layers.iter().map(|layer| Candidate::Set(*layer, setting)).collect::<Vec<_>>();
     let (host, port) = (&asked.host, asked.port);
+    // Who wrote what may be asked for there did not mean all of it.
+    let narrow = |rule: &Rule| -> Vec<Candidate> {
+        let Some((method, path)) = asked.method_and_path() else { return Vec::new() };
+        if rule.access == Access::Deny || (rule.methods.is_empty() && rule.paths.is_empty()) || check_prefix(path).is_err() {
+            return Vec::new();
+        }
+        let one = |said: &[String], asked: &str| Some(asked.to_owned()).filter(|_| !said.is_empty());
+        let (method, path) = (one(&rule.methods, method), one(&rule.paths, path));
+        // A key stands once.
+        if rule.ports == [PortRange { first: port, last: port }] {
+            let more = |said: &[String], one: Option<String>| one.filter(|one| !said.contains(one));
+            let widen = Candidate::Widen(Box::new(rule.clone()), more(&rule.methods, method), more(&rule.paths, path));
+            return if is_writable(rule.layer) { vec![widen] } else { Vec::new() };
+        }
+        let new = |pattern| NewRule {
+            methods: method.into_iter().collect(),
+            paths: path.into_iter().collect(),
+            ..NewRule::new(pattern, Access::Allow)
+        };
+        add(pattern(host, Some(port)).map(new))
+    };
     let Decision::Deny(denied) = decision else {
         return [rules(pattern(host, None), Access::Deny), rules(pattern(host, Some(port)), Access::Deny)].concat();
     };
@@ -358,10 +435,11 @@ fn candidates<B: AsRef<[u8]>>(
     let allow = || {
         // A rule that is there keeps its ports, methods and paths; what is added speaks of the port that is missing.
         let exact = host.to_string();
-        let has_entry =
-            named_by(policy, &asked.request(&[])).iter().filter_map(|named| policy.rule(named.rule)).any(|rule| rule.hosts == exact);
-        let narrow = has_entry || !matches!(port, 80 | 443);
-        rules(pattern(host, narrow.then_some(port)), Access::Allow)
+        let named = named_by(policy, &asked.request(&[]));
+        let own: Vec<Rule> = named.iter().filter_map(|named| policy.rule(named.rule)).filter(|rule| rule.hosts == exact).collect();
+        let has_port = !own.is_empty() || !matches!(port, 80 | 443);
+        let all = rules(pattern(host, has_port.then_some(port)), Access::Allow);
+        own.iter().flat_map(narrow).chain(all).collect()
     };
     match denied.reason {
         Reason::ProxyDisabled => [settings(Setting::Enabled), settings(Setting::Feature)].concat(),
@@ -466,16 +544,15 @@ fn recompile(sources: Vec<SourceFile>, profile: Option<&str>, edited: (usize, u3
 /// The edited layers, the edit, and the index of the source that has it.
 fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> Option<(Edit, Vec<SourceFile>, usize)> {
     match candidate {
-        Candidate::Rule(layer, pattern, access) => {
-            let key = pattern.to_string();
+        Candidate::Rule(layer, new) => {
+            let key = new.pattern.to_string();
             let own = sources.iter().enumerate().filter(|(_, source)| source.layer == *layer && source.role == Role::Config);
             for (at, source) in own {
                 if let Some(entry) = domain_entry(source.text(), profile, &key) {
-                    return replace(sources, at, &entry, Some(*access));
+                    return if new.is_narrow() { None } else { replace(sources, at, &entry, Some(new.access)) };
                 }
             }
-            let value = quote(access.as_str());
-            Some(add(sources, *layer, &["permissions", profile, "network", "domains"], &quote(&key), &value))
+            Some(add(sources, *layer, &["permissions", profile, "network", "domains"], &quote(&key), &new.value()))
         }
         Candidate::Entry(rule, to) => {
             let own = sources.iter().enumerate().filter(|(_, source)| source.layer == rule.layer && source.label() == rule.label);
@@ -483,6 +560,7 @@ fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> 
                 .find_map(|(at, source)| Some((at, rule_entry(source.text(), rule)?)))
                 .and_then(|(at, entry)| replace(sources, at, &entry, *to))
         }
+        Candidate::Widen(rule, method, path) => widen(sources, rule, [("methods", method), ("paths", path)]),
         Candidate::Set(layer, setting) => {
             let (below, key, value) = setting.toml();
             let mut path = vec!["permissions", profile, "network"];
@@ -494,6 +572,28 @@ fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> 
             Some(add(sources, *layer, &path, key, value))
         }
     }
+}
+
+/// A rule that is there is for more: an item more in each of these lists, in one line of its file.
+fn widen(sources: &[SourceFile], rule: &Rule, items: [(&str, &Option<String>); 2]) -> Option<(Edit, Vec<SourceFile>, usize)> {
+    let (mut changed, mut done): (Vec<SourceFile>, Option<(Edit, usize)>) = (sources.to_vec(), None);
+    for (name, item) in items.into_iter().filter_map(|(name, item)| Some((name, item.as_ref()?))) {
+        let mut own = changed.iter().enumerate().filter(|(_, source)| source.layer == rule.layer && source.label() == rule.label);
+        let (at, end) = own.find_map(|(at, source)| {
+            Some((at, rule_entry(source.text(), rule)?.lists.into_iter().find(|(list, _)| *list == name)?.1.end - 1))
+        })?;
+        let (edit, next, at) = rewrite(&changed, at, end..end, &format!(", {}", quote(item)))?;
+        changed = next;
+        done = match (done, edit) {
+            (None, edit) => Some((edit, at)),
+            (
+                Some((Edit { kind: EditKind::Replace { line, before, .. }, .. }, _)),
+                Edit { layer, file, kind: EditKind::Replace { line: same, after, .. } },
+            ) if line == same => Some((Edit { layer, file, kind: EditKind::Replace { line, before, after } }, at)),
+            _ => return None,
+        };
+    }
+    done.map(|(edit, at)| (edit, changed, at))
 }
 
 /// A key in a table of a layer. What is there is replaced; a table in braces gets it between them; otherwise it goes below the table's head, which is tried as a
@@ -570,6 +670,16 @@ struct Entry {
     access: Range<usize>,
     /// Its key.
     key: Range<usize>,
+    /// What it asks for, with the brackets.
+    lists: Vec<(&'static str, Range<usize>)>,
+}
+
+impl Entry {
+    fn new(access: Range<usize>, key: Range<usize>, value: &DeValue<'_>) -> Self {
+        let list =
+            |name: &'static str| value.as_table()?.get(name).filter(|list| list.get_ref().is_array()).map(|list| (name, list.span()));
+        Self { access, key, lists: ["methods", "paths"].into_iter().filter_map(list).collect() }
+    }
 }
 
 /// The rule that stands in a line.
@@ -590,7 +700,7 @@ fn find_rule(table: &DeTable<'_>, line: &Range<usize>, rule: &Rule) -> Option<En
         let is_rule =
             || Pattern::parse(key.get_ref()).is_ok_and(|pattern| pattern.hosts.to_string() == rule.hosts && has_ports(&pattern, rule));
         match access_span(value.get_ref(), value.span()) {
-            Some(access) if is_there && is_rule() => Some(Entry { access, key: key.span() }),
+            Some(access) if is_there && is_rule() => Some(Entry::new(access, key.span(), value.get_ref())),
             _ => find_rule(value.get_ref().as_table()?, line, rule),
         }
     })
@@ -607,7 +717,7 @@ fn domain_entry(text: &str, profile: &str, pattern: &str) -> Option<Entry> {
     table.iter().find_map(|(key, value)| {
         let found = Pattern::parse(key.get_ref()).ok()?;
         let access = access_span(value.get_ref(), value.span())?;
-        (found.to_string() == pattern).then(|| Entry { access, key: key.span() })
+        (found.to_string() == pattern).then(|| Entry::new(access, key.span(), value.get_ref()))
     })
 }
 
@@ -651,12 +761,12 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
         known.map_or_else(|| if layer == Layer::Cli { "-c" } else { "config.toml" }.to_owned(), |source| source.label.clone())
     };
     let edit = match candidate {
-        Candidate::Rule(layer, pattern, access) => {
+        Candidate::Rule(layer, new) => {
             let source = Source { layer: *layer, label: label(&parts, *layer) };
-            let input = RuleInput::new(pattern.as_ref().clone(), *access, source.clone(), 0);
+            let input = new.input(source.clone());
             // The stronger layer's word on the same pattern is the only one.
-            let same = |rule: &RuleInput| rule.hosts == input.hosts && (rule.ports == input.ports || pattern.port.is_none());
-            if parts.rules.iter().any(|(rule, _)| same(rule) && rule.source.layer < *layer) {
+            let same = |rule: &RuleInput| rule.hosts == input.hosts && (rule.ports == input.ports || new.pattern.port.is_none());
+            if parts.rules.iter().any(|(rule, _)| same(rule) && (rule.source.layer < *layer || new.is_narrow())) {
                 return None;
             }
             parts.rules.retain(|(rule, _)| !same(rule));
@@ -669,7 +779,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
             let profiles = Profiles::only(parts.profile);
             parts.rules.push((RuleInput { profiles, ..input }, Rule { profiles, ..shown }));
             let table = format!("[permissions.{}.network.domains]", quote_key(profile));
-            let toml = format!("{} = {}", quote(&pattern.to_string()), quote(access.as_str()));
+            let toml = format!("{} = {}", quote(&new.pattern.to_string()), new.value());
             Edit { layer: *layer, file: source.label, kind: EditKind::Add { table, toml } }
         }
         Candidate::Entry(rule, to) => {
@@ -684,6 +794,15 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                     EditKind::Access { line: rule.line, pattern: rule.to_string(), access: *access }
                 }
             };
+            Edit { layer: rule.layer, file: rule.label.clone(), kind }
+        }
+        Candidate::Widen(rule, method, path) => {
+            let at = parts.rules.iter().position(|(_, known)| Rule { id: rule.id, ..known.clone() } == **rule)?;
+            let (input, _) = parts.rules.get_mut(at)?;
+            input.methods.extend(method.clone());
+            input.paths.extend(path.clone());
+            let (methods, paths) = (method.iter().cloned().collect(), path.iter().cloned().collect());
+            let kind = EditKind::Widen { line: rule.line, pattern: rule.to_string(), methods, paths };
             Edit { layer: rule.layer, file: rule.label.clone(), kind }
         }
         Candidate::Set(layer, setting) => {

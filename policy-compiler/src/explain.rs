@@ -530,6 +530,10 @@ impl fmt::Display for Edit {
             EditKind::Remove { line, before } if before.is_empty() => write!(f, "remove the rule at {place}:{line}"),
             EditKind::Remove { line, before } => write!(f, "remove {place}:{line}\n  - {line} | {}", printable(before.trim_end())),
             EditKind::Access { line, pattern, access } => write!(f, "edit {place}:{line}: make the access of {pattern} \"{access}\""),
+            EditKind::Widen { line, pattern, methods, paths } => {
+                let items: Vec<String> = methods.iter().chain(paths).map(|item| format!("\"{}\"", printable(item))).collect();
+                write!(f, "edit {place}:{line}: add {} to what {pattern} is for", items.join(" and "))
+            }
         }
     }
 }

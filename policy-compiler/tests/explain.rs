@@ -67,7 +67,7 @@ fn answers_are_exactly_these() {
         assert_eq!(said, fs::read_to_string(&expected).unwrap(), "{}", file.display());
         cases += 1;
     }
-    assert_eq!(cases, 15);
+    assert_eq!(cases, 16);
 }
 
 /// Rules with methods, paths and reasons, and hooks: a policy as another program may have written it.
@@ -144,7 +144,7 @@ fn methods_paths_and_hooks_are_explained_too() {
             "POST http://api.test/v1/x",
             "blocked: POST http://api.test/v1/x\nreason: not_allowed (x-proxy-error: blocked-by-allowlist)\nwhy: no rule allows it\n\
              not in play:\n  allow api.test GET /v1/, user config.toml:4: other method\n  deny **.test /admin, user config.toml:5: other path\n\
-             to change this: add to user config.toml, under [permissions.w.network.domains]\n    \"api.test:80\" = \"allow\"\n",
+             to change this: add to user config.toml, under [permissions.w.network.domains]\n    \"api.test:80\" = { access = \"allow\", methods = [\"POST\"], paths = [\"/v1/x\"] }\n",
         ),
         (
             "GET https://api.test/v1/x",

@@ -101,6 +101,9 @@ fn edit_json(edit: &Edit) -> Value {
         EditKind::Add { table, toml } => json!({ "edit": "add", "table": table, "toml": toml }),
         EditKind::Replace { line, before, after } => json!({ "edit": "replace", "line": line, "before": before, "after": after }),
         EditKind::Remove { line, before } => json!({ "edit": "remove", "line": line, "before": before }),
+        EditKind::Widen { line, pattern, methods, paths } => {
+            json!({ "edit": "widen", "line": line, "pattern": pattern, "methods": methods, "paths": paths })
+        }
         EditKind::Access { line, pattern, access } => {
             json!({ "edit": "access", "line": line, "pattern": pattern, "access": access.as_str() })
         }
