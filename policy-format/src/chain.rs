@@ -31,7 +31,8 @@ pub const FORMAT: u64 = 1;
 pub const MAX_LINE: usize = 1024;
 
 const SEGMENT_START: &str = concat!("{\"event.name\":\"", name!("segment"), "\",");
-const SEAL_START: &str = concat!("{\"event.name\":\"", name!("seal"), "\",");
+/// How the line of a seal begins.
+pub const SEAL_START: &str = concat!("{\"event.name\":\"", name!("seal"), "\",");
 
 /// A hash of the chain. Shown and read as 64 hexadecimal digits in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

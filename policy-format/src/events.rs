@@ -8,6 +8,9 @@ macro_rules! name {
 }
 pub(crate) use name;
 
+/// How a line with such an event begins.
+pub const LINE_START: &str = concat!("{\"event.name\":\"", name!(""));
+
 /// A request was decided.
 pub const DECISION: &str = name!("policy_decision");
 /// Something that was allowed has ended.

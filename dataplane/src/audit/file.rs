@@ -11,7 +11,8 @@ use super::setup::FileSpec;
 use super::sink::Sink;
 use memchr::memmem;
 use policy_format::Fsync;
-use policy_format::chain::{Chain, Found, Header, Line, Link, MAX_LINE, Seal, parse_line};
+use policy_format::chain::{Chain, Found, Header, Line, Link, MAX_LINE, SEAL_START, Seal, parse_line};
+use policy_format::events::LINE_START;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -25,8 +26,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ROTATE_PAUSE: Duration = Duration::from_secs(60);
 /// Bytes of a file that are read at once.
 const PIECE: u64 = 256 << 10;
-/// How a seal's line begins, and what stands before it.
-const SEAL: &[u8] = b"\n{\"event.name\":\"codex.network_proxy.seal\",";
 
 /// The sink.
 pub(super) struct FileSink {
@@ -402,7 +401,7 @@ impl Sink for FileSink {
 
 /// Events that have not been written wholly. The end of a seal that a full disk has cut in two counts as one: somebody has to come back for it.
 fn events_in(sealed: &[u8]) -> usize {
-    let is_seal = |line: &&[u8]| line.starts_with(SEAL.get(1..).unwrap_or_default());
+    let is_seal = |line: &&[u8]| line.starts_with(SEAL_START.as_bytes());
     let lines = sealed.split_inclusive(|byte| *byte == b'\n');
     lines.filter(|line| !is_seal(line)).count().max(usize::from(!sealed.is_empty()))
 }
@@ -460,11 +459,12 @@ fn last_seal(file: &mut File, size: u64) -> io::Result<Option<(Seal, u64)>> {
         let start = end.saturating_sub(PIECE);
         // One that begins before the end of the piece ends behind it.
         let bytes = piece(file, start, (end + MAX_LINE as u64 + 2).min(size))?;
-        let found = memmem::rfind_iter(&bytes, SEAL).find_map(|place| {
-            let line = bytes.get(place + 1..)?;
+        let found = memmem::rfind_iter(&bytes, SEAL_START).find_map(|place| {
+            let (before, line) = bytes.split_at_checked(place)?;
             let length = memchr::memchr(b'\n', line)?;
             match parse_line(line.get(..length)?) {
-                Ok(Line::Seal(seal)) => Some((seal, start + (place + 1 + length + 1) as u64)),
+                // There is a line before it, if only the header's.
+                Ok(Line::Seal(seal)) if before.ends_with(b"\n") => Some((seal, start + (place + length + 1) as u64)),
                 _ => None,
             }
         });
@@ -491,7 +491,7 @@ fn last_line_feed(file: &mut File, from: u64, to: u64) -> io::Result<Option<u64>
 
 /// Whether a file begins as the lines of a proxy do, or as half of one.
 fn is_ours(file: &mut File) -> io::Result<bool> {
-    const STARTS: [&[u8]; 2] = [b"{\"event.name\":\"codex.network_proxy.", b"{\"class_uid\":"];
+    const STARTS: [&[u8]; 2] = [LINE_START.as_bytes(), b"{\"class_uid\":"];
     let mut first = Vec::new();
     file.rewind()?;
     Read::by_ref(file).take(64).read_to_end(&mut first)?;
