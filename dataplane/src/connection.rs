@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// What all connections use.
 pub(crate) struct Shared {
@@ -563,7 +563,7 @@ impl<'s> Connection<'s> {
                 }
             };
             // Who may switch to another protocol may become a tunnel.
-            let room = match head.upgrade.as_ref().map(|_| self.room(&head.target)).transpose() {
+            let room = match head.upgrade.as_ref().map(|_| self.room(&head.target, &self.limits)).transpose() {
                 Ok(room) => room,
                 Err(reached) => {
                     end(open, reached.into());
@@ -596,6 +596,7 @@ impl<'s> Connection<'s> {
                 ear: &mut self.ear,
                 limits: &self.limits,
                 actions: &actions,
+                half_closes: tunnel.is_some() && self.inside.is_none(),
                 reached: &|reached| gate.reached(reached, Some(question.client), Some(question.target)),
                 span: span(open, &mut unheard),
             };
@@ -610,6 +611,7 @@ impl<'s> Connection<'s> {
                 heard |= denial.is_some();
                 denial.as_ref().map(|_| Cause::Revoked)
             };
+            let at_proxy = matches!(form, Form::Absolute(_));
             let exchanged = match exchange(sides, head, form, forwarding, upload, read_only, cause) {
                 Ok(exchange) => exchange.await,
                 Err(error) => Err(error),
@@ -627,7 +629,7 @@ impl<'s> Connection<'s> {
                 tunnel.add(seen.up, seen.down);
             }
             match exchanged {
-                Ok(Exchanged::Done { client_reusable, upstream_reusable, bound }) => {
+                Ok(Exchanged::Done { client_reusable, upstream_reusable, bound, unread }) => {
                     end(open, Ending::Done);
                     if upstream_reusable && !pool::keeps(&self.limits) {
                         pool::evicted(Counter::PoolFull, 1);
@@ -636,10 +638,15 @@ impl<'s> Connection<'s> {
                         self.idle = Some((Arc::clone(&head.target), Idle { stream, leads: Leads::new(&route, form), tls: secured }));
                         self.borrowed = false;
                     }
-                    if !client_reusable && head.secure {
+                    if client_reusable {
+                        return Next::Request;
+                    }
+                    if unread || !self.client.buffer.is_empty() {
+                        Box::pin(self.linger()).await;
+                    } else if head.secure {
                         self.end_of_tls().await;
                     }
-                    return if client_reusable { Next::Request } else { Next::Close };
+                    return Next::Close;
                 }
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
@@ -663,6 +670,7 @@ impl<'s> Connection<'s> {
                     return self.revoked(head, denial).await;
                 }
                 Err(error) => {
+                    let error = if at_proxy { error.at_proxy() } else { error };
                     self.over = Ending::Broken;
                     ended_by(open, error);
                     return self.broke_off(head, &head.target, &head.target, error).await;
@@ -724,7 +732,7 @@ impl<'s> Connection<'s> {
             end(open, reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
-        match shared.connect(permit, traffic, secured.as_ref(), head).await {
+        match shared.connect(permit, traffic, secured.as_ref(), head, &mut self.ear).await {
             Ok(connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 Ok(connected)
@@ -810,7 +818,7 @@ impl<'s> Connection<'s> {
         self.limits = Arc::clone(route.limits());
         let shared = self.shared;
         let gate = &shared.gate;
-        let room = match head.upgrade.as_ref().map(|_| self.room(&target)).transpose() {
+        let room = match head.upgrade.as_ref().map(|_| self.room(&target, &self.limits)).transpose() {
             Ok(room) => room,
             Err(reached) => {
                 end(&mut open, reached.into());
@@ -834,6 +842,7 @@ impl<'s> Connection<'s> {
             ear: &mut self.ear,
             limits: &self.limits,
             actions: &Actions::default(),
+            half_closes: false,
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
             span: span(&mut open, &mut unheard),
         };
@@ -852,9 +861,15 @@ impl<'s> Connection<'s> {
             self.flows = Flows::new(&shared.counters);
         }
         match exchanged {
-            Ok(Exchanged::Done { client_reusable, .. }) => {
+            Ok(Exchanged::Done { client_reusable, unread, .. }) => {
                 end(&mut open, Ending::Done);
-                if client_reusable { Next::Request } else { Next::Close }
+                if client_reusable {
+                    return Next::Request;
+                }
+                if unread || !self.client.buffer.is_empty() {
+                    Box::pin(self.linger()).await;
+                }
+                Next::Close
             }
             Ok(Exchanged::Upgraded) => match room.zip(open) {
                 Some(((place, upload), open)) => {
@@ -918,7 +933,7 @@ impl<'s> Connection<'s> {
                 },
             }
         };
-        let room = match self.room(target) {
+        let room = match self.room(target, &permit.limits()) {
             Ok(room) => room,
             Err(reached) => {
                 permit.end(reached.into());
@@ -942,7 +957,7 @@ impl<'s> Connection<'s> {
                 Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
             }
         }
-        match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head)).await {
+        match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head), &mut self.ear).await {
             Ok(mut connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 if kept.is_some() {
@@ -980,9 +995,9 @@ impl<'s> Connection<'s> {
     }
 
     /// Room for a tunnel, and for what it sends.
-    fn room(&self, target: &Target) -> Result<Room, Reached> {
+    fn room(&self, target: &Target, limits: &Limits) -> Result<Room, Reached> {
         let gate = &self.shared.gate;
-        Ok((gate.tunnel(&target.host, &self.limits)?, gate.stream(&target.host, &self.limits)?))
+        Ok((gate.tunnel(&target.host, limits)?, gate.stream(&target.host, limits)?))
     }
 
     fn open(self, upstream: Buffered, guard: Guard, upload: Upload, clear: Option<Box<Clear>>) -> Box<Opened> {
@@ -1085,6 +1100,22 @@ impl<'s> Connection<'s> {
             Mismatch::Bytes(bytes) => self.say_and_close(bytes).await,
             Mismatch::Text(message) => self.say_and_close(&reply::bad_request(BadRequest { status: 400, message })).await,
             Mismatch::Silence => {}
+        }
+    }
+
+    /// Ends our way, and lets the client read to the end what it was answered although it had more to say: as long as it sends, it may not have seen the answer yet, and closing with unread
+    /// bytes would reset the connection (RFC 9112, section 9.6).
+    async fn linger(&mut self) {
+        let patience = self.limits.linger_timeout;
+        let until = Instant::now() + self.limits.idle_timeout;
+        let mut over = timeout(patience, self.client.stream.shutdown()).await.map(|ended| ended.is_err());
+        while let Ok(false) = over {
+            self.client.buffer.clear();
+            let read = timeout_at(until.min(Instant::now() + patience), self.client.more()).await;
+            over = read.map(|read| !matches!(read, Ok(1..)));
+        }
+        if over.is_err() {
+            self.reached(reached!(linger_timeout));
         }
     }
 

@@ -259,6 +259,23 @@ impl Stream {
         }
     }
 
+    /// Whether closing it is a reset, which nobody takes for the end of what was being sent, or an end as others are.
+    #[cfg(unix)]
+    pub(crate) fn set_reset_by_close(&self, resets: bool) {
+        use rustix::net::sockopt::set_socket_linger;
+        let linger = resets.then_some(std::time::Duration::ZERO);
+        // A socket that refuses is closed as others are.
+        let _ = match self {
+            Self::Tcp(stream) => set_socket_linger(stream, linger),
+            Self::Fresh(Fresh { socket: Some(socket) }) => set_socket_linger(socket, linger),
+            Self::Opened(stream) => set_socket_linger(&stream.get_ref().0.stream, linger),
+            Self::Fresh(_) | Self::Unix(_) | Self::Tls(_) => Ok(()),
+        };
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn set_reset_by_close(&self, _resets: bool) {}
+
     /// Whether there is nothing to read, not even the end. News of that may be on its way.
     fn is_quiet(&self) -> bool {
         let quiet = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);

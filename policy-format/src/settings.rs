@@ -308,10 +308,10 @@ limits! {
     keep_alive_timeout: Time = 75 * SECOND, 10 => DAY, "Between two requests on one connection.";
     resolve_timeout: Time = 10 * SECOND, 10 => HOUR, "For looking a name up.";
     connect_timeout: Time = 15 * SECOND, 10 => HOUR, "For connecting, all addresses of a name together.";
-    response_timeout: Time = 15 * MINUTE, 10 => DAY, "From the end of a request's head to the head of its final response. Long, because uploads, long polls and model answers are.";
+    response_timeout: Time = 15 * MINUTE, 10 => DAY, "From the end of a request, or the last piece of its body that was sent, to the head of its final response. Long, because long polls and model answers are.";
     idle_timeout: Time = 30 * MINUTE, 10 => DAY, "Without a byte in either direction, in a body or a tunnel.";
     tunnel_lifetime: Time = 7 * DAY, 10 => 365 * DAY, "Of a tunnel, however busy it is.";
-    linger_timeout: Time = 2 * SECOND, 10 => MINUTE, "For a client that is told of its mistake to read it.";
+    linger_timeout: Time = 2 * SECOND, 10 => MINUTE, "For a client that is told of its mistake to read it; and, of one that was answered while it was still sending, between two pieces of that.";
     interim_responses: Count = 32, 0 => 1024, "Interim (1xx) responses before the final one.";
     request_body_bytes: Bytes = 0, 0 => u64::MAX, "Bytes of a request's body. 0: no limit.";
     upload_bytes: Bytes = 0, 0 => u64::MAX, "Bytes that all clients together may send to one host within `upload_window`, in bodies, tunnels and datagrams. 0: no limit.";

@@ -183,7 +183,7 @@ fn what_is_offered_works_where_it_is_pasted() {
     let only = "managed_allowed_domains_only = true";
     for (user, managed, required, request, more, line, owner, words) in [
         // Of its own rule another key is taken, and where there is none the rule is named.
-        (USER, "", "", "GET http://paths.test/x", "", "\"paths.test:80\" = \"allow\"", "", "add"),
+        (USER, "", "", "GET http://paths.test/x", "", "", "", "have \"paths.test\" in user config.toml:7"),
         (USER, "", "", "GET http://ports.test/", "", "\"ports.test:80\" = \"allow\"", "", "add"),
         (USER, "", "", "POST http://one.test/", "", "", "", "have \"one.test:80\" in user config.toml:9"),
         (USER, "", "", "GET http://new.test/", "", "\"new.test\" = \"allow\"", "", "add"),

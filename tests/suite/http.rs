@@ -1,7 +1,7 @@
 //! HTTP on the wire: what is refused, what is forwarded, and how.
 
 use harness::{Client, Names, Origin, Proxy, client::get, policy};
-use std::io::Write;
+use std::io::{Read, Write};
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -146,6 +146,92 @@ fn a_client_that_waits_for_100_may_get_its_answer_at_once() {
     // What it sends instead of the body is no request.
     client.send("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n");
     assert_eq!(client.rest(), Vec::<u8>::new());
+}
+
+/// Reads the head of a request, and nothing of its body.
+fn read_head(stream: &std::net::TcpStream) {
+    let lines = std::io::BufRead::lines(std::io::BufReader::with_capacity(1, stream));
+    assert!(lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count() > 1);
+}
+
+#[test]
+fn an_early_answer_arrives_whole_although_its_client_sends_on() {
+    const LENGTH: usize = 400_000;
+    let origin = Origin::raw(|mut stream| {
+        read_head(&stream);
+        stream.write_all(format!("HTTP/1.1 413 Too Large\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes()).unwrap();
+        stream.write_all(&vec![b'x'; LENGTH]).unwrap();
+        // Nothing is read of what still comes, as long as there is anybody who sends.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let proxy = proxy();
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nContent-Length: 30000000\r\n\r\n", origin.port()));
+    let (mut reader, mut writer) = client.into_halves();
+    let sending = std::thread::spawn(move || writer.write_all(&vec![b'y'; 30_000_000]).is_ok());
+    // Read slowly at first: what is not sent yet when the proxy closes would be lost.
+    assert!(sending.join().unwrap(), "it may send all it has");
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert!(all.ends_with(&vec![b'x'; LENGTH]), "{} bytes", all.len());
+}
+
+#[test]
+fn a_body_that_breaks_off_does_not_look_whole() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    for (rest, is_whole) in [("0\r\n\r\n", true), ("5\r\nab", false)] {
+        let origin = Origin::raw(move |mut stream| {
+            read_head(&stream);
+            stream.write_all(format!("{chunked}{rest}").as_bytes()).unwrap();
+        });
+        let proxy = proxy();
+        // Its end is that of the connection.
+        let mut client = Client::connect(proxy.http());
+        client.send(format!("GET http://a.test:{}/ HTTP/1.0\r\n\r\n", origin.port()));
+        let (mut reader, _writer) = client.into_halves();
+        let mut all = Vec::new();
+        let read = reader.read_to_end(&mut all);
+        assert_eq!(read.map_err(|error| error.kind()).is_ok(), is_whole, "{}", String::from_utf8_lossy(&all));
+        assert!(!is_whole || all.ends_with(b"\r\n\r\nabc"));
+    }
+}
+
+#[test]
+fn who_speaks_http_1_0_is_answered_once() {
+    let (origin, proxy) = (Origin::start(), proxy());
+    for (host, status) in [("a.test", 299), ("b.test", 403)] {
+        let mut client = Client::connect(proxy.http());
+        let request = format!("GET http://{host}:{}/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", origin.port());
+        let answer = client.send(request).answer();
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
+        assert_eq!(client.rest(), Vec::<u8>::new());
+    }
+}
+
+#[test]
+fn an_upload_that_moves_is_waited_for_however_long_it_takes() {
+    let (pieces, took) = (std::sync::mpsc::channel::<()>(), std::time::Instant::now());
+    let (told, told_here) = (std::sync::Mutex::new(pieces.0), pieces.1);
+    let origin = Origin::raw(move |mut stream| {
+        read_head(&stream);
+        let mut piece = [0; 1];
+        for _ in 0..60 {
+            stream.read_exact(&mut piece).unwrap();
+            let _ = told.lock().unwrap().send(());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    let limits = ["response_timeout=1500ms"];
+    let proxy = Proxy::with_limits(&policy(LOCAL, &[("a.test", "allow")]), &names(), &limits);
+    let mut client = Client::connect(proxy.http());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a.test:{}\r\nContent-Length: 60\r\n\r\n", origin.port()));
+    for _ in 0..60 {
+        client.send("x");
+        told_here.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+    assert!(took.elapsed().as_millis() > 1500);
+    assert_eq!(client.answer().status, 200);
 }
 
 #[test]

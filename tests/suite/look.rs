@@ -192,6 +192,32 @@ fn in_a_tunnel_to_port_80_nothing_is_opened_but_what_is_asked_of_servers() {
 }
 
 #[test]
+fn in_a_tunnel_to_port_80_who_asks_may_have_nothing_more_to_say() {
+    let (answers, may) = channel::<()>();
+    let may = std::sync::Mutex::new(may);
+    // Its answer comes once the client has ended its way.
+    let web = Origin::raw(move |mut stream| {
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stream.try_clone().unwrap()));
+        let mut head = || lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).count();
+        assert!(head() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        if head() > 0 && may.lock().unwrap().recv().is_ok() {
+            let _ = stream.write_all(b"HTTP/1.1 299 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let proxy = proxy(&format!("upstream = \"http://127.0.0.1:{}\"", web.port()));
+    for by_socks5 in [false, true] {
+        let mut client = open(&proxy, by_socks5, 80);
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").finish();
+        // Time enough for the proxy to take it for gone.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        answers.send(()).unwrap();
+        assert_eq!(client.answer().status, 299);
+        assert_eq!(client.rest(), Vec::<u8>::new());
+    }
+}
+
+#[test]
 fn a_request_for_whom_its_tunnel_leads_to_goes_the_tunnels_way() {
     let (tunnels, requests) = (web(), web());
     let at = |web: &Origin| format!("http://127.0.0.1:{}", web.port());

@@ -1,11 +1,13 @@
 //! Swapping policies: how a file is replaced, what is refused, and what happens under load.
 
-use harness::{Client, DataPlane, Names, Origin, Proxy, binaries, compile, policy, wait_until};
+use harness::{Client, DataPlane, Names, Origin, PATIENCE, Proxy, binaries, compile, policy, wait_until};
 use std::collections::HashSet;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -233,4 +235,56 @@ fn a_policy_that_is_switched_off_later_allows_nothing() {
     assert_eq!(proxy.next_reload()["outcome"], "swapped");
     let answer = harness::client::get(proxy.http(), &format!("http://a.test:{}/", origin.port()));
     assert_eq!((answer.header("x-proxy-error"), answer.blocked_reason().as_str()), (Some("blocked-by-policy"), "proxy_disabled"));
+}
+
+#[test]
+fn nothing_is_said_to_whom_a_new_policy_denies_while_it_is_being_connected_to() {
+    // A proxy that takes connections and says nothing: who has asked it waits.
+    let (asked, hear_asked) = channel();
+    let (heard, hear) = channel();
+    let (asked, heard) = (Mutex::new(asked), Mutex::new(heard));
+    let upstream = Origin::raw(move |mut stream| {
+        let mut greeting = [0; 3];
+        stream.read_exact(&mut greeting).unwrap();
+        asked.lock().unwrap().send(()).unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let _ = heard.lock().unwrap().send(rest);
+    });
+    let through = format!("{LOCAL}\nupstream = \"socks5h://127.0.0.1:{}\"", upstream.port());
+    let names = Names::new(&[("a.test", &["127.0.0.1"])]);
+    let proxy = Proxy::start(&policy(&through, &[("a.test", "allow")]), &names);
+    let requests = [
+        "POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\nContent-Length: 6\r\n\r\nsecret",
+        "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
+    ];
+    for request in requests {
+        let mut client = Client::connect(proxy.http());
+        client.send(request);
+        hear_asked.recv().unwrap();
+        let (revoked, ended) = (proxy.revoked().len(), proxy.ended().len());
+        proxy.swap(&policy(&through, &[("a.test", "deny")]));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("x-proxy-error")), (403, Some("blocked-by-denylist")), "{request}");
+        assert_eq!(hear.recv_timeout(PATIENCE).unwrap(), b"", "{request}");
+        wait_until("it is told", || proxy.ended().len() == ended + 1);
+        assert_eq!(proxy.revoked().len(), revoked + 1, "{request}");
+        proxy.swap(&policy(&through, &[("a.test", "allow")]));
+    }
+}
+
+#[test]
+fn a_tunnel_has_the_limits_of_the_policy_that_allows_it() {
+    let echo = Origin::echo();
+    let (names, at) = (Names::new(&[("a.test", &["127.0.0.1"])]), format!("a.test:{}", echo.port()));
+    let domains = [("a.test", "allow")];
+    let proxy = Proxy::start(&policy(LOCAL, &domains), &names);
+    // A connection, and what its limits were when it was accepted.
+    let mut client = Client::connect(proxy.http());
+    assert_eq!(client.send("GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n").answer().status, 403);
+    proxy.swap(&policy(&format!("{LOCAL}\nlimits = {{ tunnels_per_host = 1 }}"), &domains));
+    let mut first = Client::connect(proxy.http());
+    assert_eq!(first.tunnel(&at).status, 200);
+    let answer = client.tunnel(&at);
+    assert_eq!((answer.status, answer.header("x-proxy-error")), (503, Some("limited-tunnels_per_host")));
 }

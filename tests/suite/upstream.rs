@@ -129,6 +129,15 @@ fn a_proxys_answer_to_a_plain_request_is_passed_on_unless_it_is_about_us() {
     proxy.swap(&through(&url("http", &upstream), &["a.test"]));
     let answer = get(proxy.http(), "http://a.test/");
     assert_eq!((answer.status, answer.header("x-proxy-error")), (502, Some("upstream-proxy-authentication")));
+    // Who is behind it has no say in what it is.
+    let (hangs_up, other) = (Origin::raw(drop), Upstream::answering(b"", b"SSH-2.0-proxy\r\n\r\n"));
+    for (at, error) in
+        [(format!("http://{}", hangs_up.address()), "upstream-proxy-closed"), (url("http", &other), "upstream-proxy-bad-answer")]
+    {
+        proxy.swap(&through(&at, &["a.test"]));
+        let answer = get(proxy.http(), "http://a.test/");
+        assert_eq!((answer.status, answer.header("x-proxy-error")), (502, Some(error)));
+    }
 }
 
 #[test]

@@ -4,13 +4,14 @@
 //! The policy has decided before: the [`Route`] says which proxy, at which addresses, and what may be asked of it.
 
 use super::upstream::{Credentials, Proxy, Scheme, Traffic};
-use super::{ConnectError, Connector, UpstreamError, dial};
+use super::{ConnectError, Connector, UpstreamError, dial, while_allowed};
 use crate::counters::{self, Timed};
 use crate::decide::{Permit, Route};
 use crate::limits::fits;
 use crate::parse::http::{self, RequestHead};
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
+use crate::signal::Ear;
 use crate::stream::Stream;
 use crate::tls::Alpn;
 use crate::tls::roots::Trust;
@@ -169,15 +170,18 @@ pub(crate) async fn open<'q>(
     traffic: Traffic,
     came: Came<'_>,
     limits: &Limits,
+    ear: &mut Ear,
 ) -> Result<Chained<'q>, ConnectError> {
+    let decider = permit.decider();
     let route = route(connector, permit, proxy, limits).await?;
     let _timing = counters::time(Timed::Connect);
     let deadline = Instant::now() + limits.connect_timeout;
     let ask = Ask { trust: &connector.trust, route: &route, proxy, came, limits, deadline };
-    let opened = timeout_at(deadline, ask.open(traffic)).await;
-    match opened.unwrap_or(Err(ProxyError::Timeout.into())) {
-        Ok((stream, early, form)) => Ok(Chained { stream, early, route, form }),
-        Err(error) => Err(ConnectError::Upstream(route.failed(error))),
+    let opened = while_allowed(ear, timeout_at(deadline, ask.open(traffic)), || route.revoked(decider, None, false)).await;
+    match opened.map(|opened| opened.unwrap_or(Err(ProxyError::Timeout.into()))) {
+        Ok(Ok((stream, early, form))) => Ok(Chained { stream, early, route, form }),
+        Ok(Err(error)) => Err(ConnectError::Upstream(route.failed(error))),
+        Err(denial) => Err(ConnectError::Denied(route.ended_by(denial))),
     }
 }
 

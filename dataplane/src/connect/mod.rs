@@ -16,6 +16,7 @@ pub(crate) mod upstream;
 use crate::counters::{self, Timed};
 use crate::decide::deny::Denial;
 use crate::decide::{KeptDecision, Permit, Route};
+use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
 use crate::tls::failure::TlsError;
 use crate::tls::roots::Trust;
@@ -23,9 +24,12 @@ use chain::{Came, Form, ProxyError};
 use policy_format::{Host, Limits};
 use resolve::{Failure, Resolve};
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use upstream::Traffic;
 
 /// Opens upstream streams.
@@ -162,17 +166,27 @@ impl Connector {
     }
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
-    pub(crate) async fn connect<'q>(&self, permit: Permit<'q>, traffic: Traffic, came: Came<'_>) -> Result<Connected<'q>, ConnectError> {
-        let limits = permit.limits();
+    ///
+    /// What a new policy does not allow any more ends within moments, and nothing is said to whom it was going to: `ear` hears of one.
+    pub(crate) async fn connect<'q>(
+        &self,
+        permit: Permit<'q>,
+        traffic: Traffic,
+        came: Came<'_>,
+        ear: &mut Ear,
+    ) -> Result<Connected<'q>, ConnectError> {
+        let (decider, limits) = (permit.decider(), permit.limits());
         if let Some(proxy) = permit.proxy(traffic) {
-            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, came, &limits).await?;
+            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, came, &limits, ear).await?;
             return Ok(Connected { stream: Buffered::beginning_with(stream, early), route, form });
         }
         let route = self.route(permit, &limits).await?;
         let timing = counters::time(Timed::Connect);
-        let (stream, peer) = match dial::dial(&route, limits.connect_timeout).await {
-            Ok(dialled) => dialled,
-            Err(error) => return Err(ConnectError::Upstream(route.failed(error))),
+        let dialled = while_allowed(ear, dial::dial(&route, limits.connect_timeout), || route.revoked(decider, None, false)).await;
+        let (stream, peer) = match dialled {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(error)) => return Err(ConnectError::Upstream(route.failed(error))),
+            Err(denial) => return Err(ConnectError::Denied(route.ended_by(denial))),
         };
         drop(timing);
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
@@ -214,6 +228,27 @@ impl Connector {
         };
         if addresses.is_empty() { Err(UpstreamError::NameNotResolved) } else { Ok(addresses) }
     }
+}
+
+/// Waits for what leads to an upstream, as long as no new policy denies that, and asks once more when it is there.
+pub(crate) async fn while_allowed<T>(
+    ear: &mut Ear,
+    what: impl Future<Output = T>,
+    mut revoked: impl FnMut() -> Option<Box<Denial>>,
+) -> Result<T, Box<Denial>> {
+    let mut what = pin!(what);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = what.as_mut().poll(cx) {
+            return Poll::Ready(revoked().map_or(Ok(done), Err));
+        }
+        while ear.poll_rung(cx).is_ready() {
+            if let Some(denial) = revoked() {
+                return Poll::Ready(Err(denial));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Where an idle stream leads.

@@ -59,6 +59,7 @@ impl Connection<'_> {
         }
         let Stream::Tcp(control) = &self.client.stream else { return };
         let ear = self.shutdown.ear();
+        self.limits = self.shared.decider.limits();
         match Association::open(control, self.address, self.shared, &self.limits, ear).await {
             Ok(association) => {
                 if self.say(&socks5::associated(association.address())).await {

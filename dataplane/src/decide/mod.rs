@@ -550,6 +550,11 @@ impl<'q> Permit<'q> {
         self.intercept
     }
 
+    /// Who gave it.
+    pub(crate) fn decider(&self) -> &'q Decider {
+        self.decider
+    }
+
     /// The limits of the policy that gave this permit.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.snapshot.limits())
@@ -604,6 +609,14 @@ impl<'q> Route<'q> {
             open.end(error.into());
         }
         error
+    }
+
+    /// A new policy does not allow it any more, and nothing came of it.
+    pub(crate) fn ended_by(mut self, denial: Box<Denial>) -> Box<Denial> {
+        if let Some(open) = &mut self.open {
+            open.end(Ending::Revoked);
+        }
+        denial
     }
 
     /// It became a tunnel. `counted`: among those that are open.
@@ -669,9 +682,13 @@ impl Plan<'_> {
         &self.snapshot
     }
 
-    /// The addresses that are decided on again, where `peer` is who was dialled: of a route through a proxy, those that were asked for.
+    /// The addresses that are decided on again, where `peer` is who was dialled, if one was by now: of a route through a proxy, those that were asked for.
     fn decided_on(&self, peer: Option<IpAddr>) -> Vec<IpAddr> {
-        if self.through.is_some() { self.asked().to_vec() } else { peer.into_iter().collect() }
+        match peer {
+            _ if self.through.is_some() => self.asked().to_vec(),
+            Some(peer) => vec![peer],
+            None => self.addresses.iter().map(SocketAddr::ip).collect(),
+        }
     }
 
     /// What its client is answered, if the policy that is in force now is another one and would not give this route to `peer`, the address that was dialled. Whoever observes is told, unless it

@@ -15,7 +15,7 @@ use crate::audit::event::Ending;
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::secure::{chosen, secure};
 use crate::connect::upstream::Traffic;
-use crate::connect::{ConnectError, Connected, Leads, UpstreamError};
+use crate::connect::{ConnectError, Connected, Leads, UpstreamError, while_allowed};
 use crate::connection::{Connection, Next, Shared, Until, Wait};
 use crate::counters::{self, Counter, Timed, reached};
 use crate::decide::deny::Denial;
@@ -26,6 +26,7 @@ use crate::parse::target::Target;
 use crate::parse::tls::client_hello;
 use crate::policy::Snapshot;
 use crate::shutdown::Shutdown;
+use crate::signal::Ear;
 use crate::stream::{Buffered, Rewound, Stream};
 use crate::tls::Alpn;
 use crate::tls::failure::TlsError;
@@ -82,18 +83,21 @@ impl Shared {
         traffic: Traffic,
         secured: Option<&Arc<ClientConfig>>,
         head: &RequestHead,
+        ear: &mut Ear,
     ) -> Result<Connected<'q>, ConnectError> {
-        let limits = permit.limits();
+        let (decider, limits) = (permit.decider(), permit.limits());
         // What is said inside of TLS is not for those on the way.
         let came = self.came(Some(head).filter(|head| !head.secure));
-        let Connected { stream, route, form } = self.connector.connect(permit, traffic, came).await?;
+        let Connected { stream, route, form } = self.connector.connect(permit, traffic, came, ear).await?;
         let stream = match secured {
             None => stream,
             Some(config) => {
-                let stream = match self.secure(stream, route.target(), config, &limits).await {
+                let securing = self.secure(stream, route.target(), config, &limits);
+                let stream = match while_allowed(ear, securing, || route.revoked(decider, None, false)).await {
+                    Err(denial) => return Err(ConnectError::Denied(route.ended_by(denial))),
                     // The protocol of the client's side stands already.
-                    Ok(stream) if chosen(&stream.stream) == Alpn::Http2 => Err(UpstreamError::Tls(TlsError::Protocol)),
-                    secured => secured,
+                    Ok(Ok(stream)) if chosen(&stream.stream) == Alpn::Http2 => Err(UpstreamError::Tls(TlsError::Protocol)),
+                    Ok(secured) => secured,
                 };
                 match stream {
                     Ok(stream) => stream,
@@ -384,7 +388,7 @@ async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, Upstre
     // Whoever is not allowed by now is told at the first request.
     let refused = |_: Box<Denial>| UpstreamError::Closed;
     let permit = shared.decider.name(question).map_err(|no| refused(shared.decider.refuse(no)))?;
-    match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None)).await {
+    match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None), &mut shared.decider.policy().bell().ear()).await {
         Ok(Connected { stream, route, form }) => {
             shared.counters.count(Counter::UpstreamOpened);
             Ok(Idle { stream, leads: Leads::new(&route, form), tls: None })

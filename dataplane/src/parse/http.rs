@@ -271,7 +271,8 @@ fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mu
     if method == "TRACE" {
         check_trace(request.headers, has_body)?;
     }
-    let keep_alive = if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close };
+    // A proxy keeps no connection of an HTTP/1.0 client, whatever that asks for (RFC 9112, section 9.3): another proxy may have passed the wish on without knowing it.
+    let keep_alive = is_1_1 && !scan.close;
     // Inside of a tunnel there is nobody who would be asked for one: the field ends here as always.
     let unix_socket = scan.unix_socket.filter(|_| tunnel.is_none()).map(socket_path).transpose()?;
     if ask == Ask::Connect && unix_socket.is_some() {
@@ -395,6 +396,8 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         is_1_1,
         reason: match response.reason.unwrap_or_default() {
             "OK" => Cow::Borrowed(b"OK"),
+            // Or one that is no ASCII, which is not shown.
+            "" => Cow::Owned(reason(head).to_vec()),
             other => Cow::Owned(other.as_bytes().to_vec()),
         },
         keep_alive: !announced && if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
@@ -403,6 +406,11 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         // A length on what has no content would make a client take the next response for it (RFC 9110, section 8.6).
         fields: scan.fields(response.headers, if no_content { Direction::ClientWithoutLength } else { Direction::Client }, head.len()),
     })
+}
+
+/// What stands behind the status code.
+fn reason(head: &[u8]) -> &[u8] {
+    head.split(|byte| *byte == b'\r').next().and_then(|line| line.splitn(3, |byte| *byte == b' ').nth(2)).unwrap_or_default()
 }
 
 /// Bytes that most start lines and the fields of this proxy's own have room in: a new buffer does not grow line by line.
@@ -904,6 +912,19 @@ mod tests {
             response.write(client_is_1_1, false, close, &Forwarding { via, ..FORWARDING }, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), format!("{first}{expected}\r\n"));
         }
+    }
+
+    #[test]
+    fn a_reason_is_passed_on_as_it_came() {
+        for reason in ["OK", "Fine by me", "Gr\u{fc}\u{df}e", " two", ""] {
+            let line = format!("HTTP/1.1 200 {reason}\r\n");
+            let response = parse_response(format!("{line}Content-Length: 0\r\n\r\n").as_bytes(), "GET", 10).unwrap();
+            let mut out = Vec::new();
+            response.write(true, false, false, &Forwarding { via: None, ..FORWARDING }, &mut out);
+            assert!(out.starts_with(line.as_bytes()), "{reason:?}: {}", out.escape_ascii());
+        }
+        // Without the blank, which is forgiven.
+        assert!(parse_response(b"HTTP/1.1 200\r\n\r\n", "GET", 10).unwrap().reason.is_empty());
     }
 
     #[test]

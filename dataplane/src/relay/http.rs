@@ -39,6 +39,8 @@ pub(crate) enum Exchanged {
         upstream_reusable: bool,
         /// Of this client only: something authenticated the connection.
         bound: bool,
+        /// The request had not ended by then: what the client still sends is for nobody.
+        unread: bool,
     },
     /// Both sides now speak another protocol.
     Upgraded,
@@ -61,6 +63,17 @@ pub(crate) enum ExchangeError {
     Broken,
 }
 
+impl ExchangeError {
+    /// The same of an upstream that is a proxy: whoever is behind it had no say in that.
+    pub(crate) fn at_proxy(self) -> Self {
+        match self {
+            Self::BeforeResponse(UpstreamError::Closed) => Self::BeforeResponse(ProxyError::Closed.into()),
+            Self::BeforeResponse(UpstreamError::BadResponse) => Self::BeforeResponse(ProxyError::BadAnswer.into()),
+            other => other,
+        }
+    }
+}
+
 /// What an exchange works with: the two sides, and what a connection has once.
 pub(crate) struct Sides<'c> {
     pub(crate) client: &'c mut Buffered,
@@ -71,6 +84,8 @@ pub(crate) struct Sides<'c> {
     pub(crate) limits: &'c Limits,
     /// What is changed in the two heads.
     pub(crate) actions: &'c Actions,
+    /// The client may end its way before it has its answer, as it may in every tunnel.
+    pub(crate) half_closes: bool,
     /// Is told of limits that were reached.
     pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
     /// What is known of it afterwards.
@@ -119,7 +134,7 @@ pub(crate) fn exchange<'c>(
     mut cause: impl FnMut() -> Option<Cause>,
 ) -> Result<impl Future<Output = Result<Exchanged, ExchangeError>>, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits, actions, reached, span } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, actions, half_closes, reached, span } = sides;
     flows.up.set_meter(upload);
     flows.down.begin();
     let upgrade = !read_only && head.body == Body::None;
@@ -151,6 +166,7 @@ pub(crate) fn exchange<'c>(
         forwarding,
         limits,
         actions,
+        half_closes,
         reached,
         span,
         offered,
@@ -160,6 +176,7 @@ pub(crate) fn exchange<'c>(
         now: None,
         revoked: false,
         cut: None,
+        is_unframed: false,
     };
     Ok(poll_fn(move |cx| {
         exchange.now = None;
@@ -190,6 +207,7 @@ struct Exchange<'c> {
     forwarding: &'c Forwarding<'c>,
     limits: &'c Limits,
     actions: &'c Actions,
+    half_closes: bool,
     reached: &'c (dyn Fn(Reached) + Sync),
     span: &'c mut Span,
     /// The client offered to switch protocols, and the offer was passed on.
@@ -206,6 +224,8 @@ struct Exchange<'c> {
     revoked: bool,
     /// When it is cut off.
     cut: Option<Instant>,
+    /// Nothing but the end of the connection tells the client that it has the whole body.
+    is_unframed: bool,
 }
 
 /// The request's way.
@@ -274,7 +294,12 @@ impl Exchange<'_> {
             // Nobody is there to hear the answer: nothing is held for them.
             return Poll::Ready(Err(ExchangeError::Broken));
         }
-        let moved = self.flows.up.take_moved() + self.flows.down.take_moved() > 0;
+        let moved_up = self.flows.up.take_moved() > 0;
+        let moved = self.flows.down.take_moved() > 0 || moved_up;
+        if moved_up && matches!((&self.down, self.head.body), (Down::Head { .. }, Body::Length(1..) | Body::Chunked)) {
+            // Nobody answers what has not come yet.
+            self.answer_due = self.now() + self.limits.response_timeout;
+        }
         match (&self.down, &self.up) {
             (Down::Head { .. }, Up::Sending(_)) if moved => {
                 let idle = self.now() + self.limits.idle_timeout;
@@ -373,6 +398,9 @@ impl Exchange<'_> {
                         }
                         Err(_) => return Poll::Ready(Err(ExchangeError::Broken)),
                     }
+                    if std::mem::take(&mut self.is_unframed) {
+                        self.client.stream.set_reset_by_close(false);
+                    }
                     return Poll::Ready(Ok(self.end(end)));
                 }
             }
@@ -421,11 +449,16 @@ impl Exchange<'_> {
                 let client_reusable = self.head.keep_alive && delimited && matches!(self.up, Up::Sent);
                 response.write_edited(is_1_1, chunked, !client_reusable, self.forwarding, edits, out);
                 response.write_missing_date(now, edits, out);
+                if !delimited {
+                    // Whatever ends it before its end must not look like that.
+                    self.is_unframed = true;
+                    self.client.stream.set_reset_by_close(true);
+                }
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 // What follows an answer to HEAD may be the body that it announces, and is no other client's answer.
                 let bound = self.head.binds_connection || response.binds_connection || response.announces_body;
                 let copy = BodyCopy::new(response.body, chunked, self.limits).without_trailers(!edits.is_empty());
-                self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable, bound } };
+                self.down = Down::Body { copy, end: Exchanged::Done { client_reusable, upstream_reusable, bound, unread: false } };
                 // From here on, idle time counts.
                 self.flows.down.touch();
                 Ok(())
@@ -436,9 +469,10 @@ impl Exchange<'_> {
     /// Connections whose request did not end cannot be used again.
     fn end(&self, end: Exchanged) -> Exchanged {
         match end {
-            Exchanged::Done { client_reusable, upstream_reusable, bound } => {
+            Exchanged::Done { client_reusable, upstream_reusable, bound, .. } => {
                 let sent = matches!(self.up, Up::Sent);
-                Exchanged::Done { client_reusable: client_reusable && sent, upstream_reusable: upstream_reusable && sent, bound }
+                let (client_reusable, upstream_reusable) = (client_reusable && sent, upstream_reusable && sent);
+                Exchanged::Done { client_reusable, upstream_reusable, bound, unread: !sent }
             }
             Exchanged::Upgraded => Exchanged::Upgraded,
         }
@@ -484,8 +518,11 @@ impl Exchange<'_> {
             return Poll::Pending;
         }
         while self.client.buffer.len() < self.limits.head_bytes {
-            if !matches!(ready!(self.client.poll_more(cx)), Ok(1..)) {
-                return Poll::Ready(());
+            match ready!(self.client.poll_more(cx)) {
+                Ok(1..) => {}
+                // Nothing else comes.
+                Ok(0) if self.half_closes => return Poll::Pending,
+                Ok(_) | Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
