@@ -253,7 +253,7 @@ impl NetworkProxyBuilder {
         self
     }
 
-    /// Environment variables: those that have secrets which hooks name; `CODEX_CA_CERTIFICATE` and `SSL_CERT_FILE`, which say whom to trust of origins; and those
+    /// Environment variables: those that have secrets which hooks name; `CODEX_CA_CERTIFICATE` and `SSL_CERT_FILE`, which say whom to trust of origins and name servers; and those
     /// of which `HTTP_PROXY`, `HTTPS_PROXY`, `WS_PROXY`, `WSS_PROXY`, `ALL_PROXY` and `NO_PROXY` name proxies to go through, where the policy allows it and names
     /// none itself. None unless they are given: a library does not look at the environment by itself.
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
@@ -438,11 +438,13 @@ impl NetworkProxyBuilder {
             ..Asked::new(Arc::new(AtHome { decider, home: Arc::clone(&home) }))
         });
         let policy = PolicyHandle::asking(policy, self.limits, Arc::clone(&observer), asked.is_some(), self.mode);
+        let sources = Sources::read(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let trust = Arc::new(Trust::new(sources.clone(), Arc::clone(policy.own_authorities())));
         let resolver: Arc<dyn Resolve> = match (self.resolver, self.hosts) {
             (Some(resolver), _) => resolver,
-            (None, None) => Arc::new(PolicyResolver::new(policy.clone())),
+            (None, None) => Arc::new(PolicyResolver::new(policy.clone(), Arc::clone(&trust))),
             (None, Some(path)) => {
-                let resolver = PolicyResolver::new(policy.clone()).with_hosts(&path);
+                let resolver = PolicyResolver::new(policy.clone(), Arc::clone(&trust)).with_hosts(&path);
                 Arc::new(resolver.map_err(|what| StartError::Hosts { path, what })?)
             }
         };
@@ -450,10 +452,8 @@ impl NetworkProxyBuilder {
         #[cfg(unix)]
         let own = own.with_socket(access.settings().socket.as_deref());
         let open_listeners = addresses.proxies().filter(|address| !address.ip().is_loopback()).collect();
-        let sources = Sources::read(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let means = Means { overrides: self.audit, sources: sources.clone() };
+        let means = Means { overrides: self.audit, sources };
         hub.open(&policy.current().settings().audit, means, self.event_sinks).map_err(StartError::Audit)?;
-        let trust = Trust::new(sources, Arc::clone(policy.own_authorities()));
         let authorities = naming_authorities(&self.environment);
         let shared = Shared {
             decider: Arc::new(Decider::new(

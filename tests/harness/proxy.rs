@@ -189,6 +189,13 @@ impl Proxy {
         Self::run(NetworkProxy::builder().policy(compile(toml)).resolver(names.clone()).environment(variables), &[])
     }
 
+    /// The same, and names are looked up as the policy says.
+    #[must_use]
+    pub fn with_names_of_policy(toml: &str, variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::run(NetworkProxy::builder().policy(compile(toml)).environment(variables), &[])
+    }
+
     /// A proxy with a policy file.
     #[must_use]
     pub fn file(path: &Path, names: &Names) -> Self {

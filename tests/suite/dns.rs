@@ -1,6 +1,8 @@
 //! Names, against a name server on loopback that says right things, wrong things, and nothing.
 
 use harness::dns::{Manner, NameServer, Record, Zone, zone};
+use harness::http2::Http2Origin;
+use harness::tls::Authority;
 use harness::{Client, Origin, Proxy, client::get, policy};
 use netproxy::{Limits, NameServers};
 use std::net::SocketAddr;
@@ -243,6 +245,26 @@ fn what_the_first_server_knows_the_second_is_not_asked() {
     assert_eq!(verdict(&proxy, "a.test", origin.port()), "ok");
     assert_eq!(verdict(&proxy, "secret.test", origin.port()), "502 upstream-name-not-resolved");
     assert_eq!(outer.asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_server_that_is_asked_by_https_is_held_against_what_the_proxy_trusts() {
+    let authority = Authority::new();
+    // That it is asked at all says that it is trusted.
+    let server = Http2Origin::start(authority.server(&["localhost"], &["h2"]), 500, &[]);
+    let toml = policy(&format!("resolver = [\"https://localhost:{}/q\"]", server.port()), &[("a.test", "allow")]);
+    let file = authority.file();
+    let named: &[(&str, &str)] = &[("SSL_CERT_FILE", file.to_str().unwrap())];
+    for (variables, trusted) in [(&[][..], false), (named, true)] {
+        let proxy = Proxy::with_names_of_policy(&toml, variables);
+        if trusted {
+            // Once it listens, files may be out of reach.
+            std::fs::remove_file(&file).unwrap();
+        }
+        assert_eq!(verdict(&proxy, "a.test", 80), "502 upstream-name-server-failed");
+        let asked: Vec<String> = server.requests().into_iter().map(|request| request.first_line).collect();
+        assert_eq!(asked.iter().any(|line| line == "POST /q HTTP/2"), trusted, "{asked:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::resolve::{Answer, Ask, Failure, Found, each_once};
 use crate::parse::target::Target;
 use crate::tls::Alpn;
-use crate::tls::roots::{Roots, Sources};
+use crate::tls::roots::Trust;
 use hickory_net::NetError;
 use hickory_net::h2::HttpsClientStream;
 use hickory_net::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message, Query, ResponseCode};
@@ -19,12 +19,11 @@ use policy_format::{Host, NameServer};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::rustls::ClientConfig;
 
 /// How long a server that is not the last may take. One that is alive takes less; one that is not must leave time for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -65,8 +64,8 @@ enum Kind {
 /// A server that is asked by HTTPS, and the connection to it. It is made when it is needed; what it speaks is HTTP/2.
 struct Https {
     url: Url,
-    /// Whom to trust. Read when it is needed first, which takes milliseconds.
-    tls: Arc<OnceLock<Arc<ClientConfig>>>,
+    /// Whom to trust: the same as of origins. It is asked for each connection, as one of them may turn out to be ours.
+    trust: Arc<Trust>,
     connection: Mutex<Option<HttpsClientStream>>,
 }
 
@@ -106,16 +105,19 @@ enum Said {
 
 /// Whether all of these can be asked.
 pub(crate) fn check(servers: &[NameServer]) -> Result<(), String> {
-    servers.iter().try_for_each(|server| Kind::of(server).map(drop))
+    servers.iter().try_for_each(|server| match server {
+        NameServer::Dns(_) => Ok(()),
+        NameServer::Https(url) => Url::read(url).map(drop),
+    })
 }
 
 impl Dns {
-    /// Asks these servers, for `patience` in all.
-    pub(crate) fn new(servers: &[NameServer], patience: Duration) -> Result<Self, String> {
+    /// Asks these servers, for `patience` in all. Those that are asked by HTTPS are held against `trust`.
+    pub(crate) fn new(servers: &[NameServer], patience: Duration, trust: &Arc<Trust>) -> Result<Self, String> {
         if servers.is_empty() {
             return Err("there is no name server".into());
         }
-        let servers = servers.iter().map(|server| Ok(Server { kind: Kind::of(server)?, avoided: AtomicU64::new(0) }));
+        let servers = servers.iter().map(|server| Ok(Server { kind: Kind::of(server, trust)?, avoided: AtomicU64::new(0) }));
         let servers = servers.collect::<Result<_, String>>()?;
         Ok(Self { servers, patience, began: Instant::now() })
     }
@@ -300,14 +302,14 @@ impl Server {
 }
 
 impl Kind {
-    fn of(server: &NameServer) -> Result<Self, String> {
-        match server {
-            NameServer::Dns(address) => Ok(Self::Dns(*address)),
+    fn of(server: &NameServer, trust: &Arc<Trust>) -> Result<Self, String> {
+        Ok(match server {
+            NameServer::Dns(address) => Self::Dns(*address),
             NameServer::Https(url) => {
-                let url = Url::parse(url).map_err(|what| format!("`{}` is no name server: {what}", url.escape_debug()))?;
-                Ok(Self::Https(Box::new(Https { url, tls: Arc::default(), connection: Mutex::default() })))
+                let (url, trust) = (Url::read(url)?, Arc::clone(trust));
+                Self::Https(Box::new(Https { url, trust, connection: Mutex::default() }))
             }
-        }
+        })
     }
 
     async fn ask(&self, name: &Name, kind: RecordType, patience: Duration) -> Result<DnsResponse, NetError> {
@@ -374,20 +376,11 @@ impl Https {
         let Url { host, port, path } = &self.url;
         let name: Arc<str> = host.to_string().into();
         let target = (host.to_string(), *port);
-        let trusted = Arc::clone(&self.tls);
+        let roots = self.trust.roots().await.map_err(|error| NetError::from(error.to_string()))?;
+        let tls = roots.client_config(Alpn::None, None);
         // The server's own name is looked up by the system: nobody else is there to be asked.
-        let prepared = tokio::task::spawn_blocking(move || {
-            let addresses: Vec<SocketAddr> = target.to_socket_addrs()?.collect();
-            let tls = match trusted.get() {
-                Some(tls) => Arc::clone(tls),
-                None => {
-                    let read = tls()?;
-                    Arc::clone(trusted.get_or_init(|| read))
-                }
-            };
-            Ok::<_, NetError>((addresses, tls))
-        });
-        let (addresses, tls) = prepared.await.map_err(|error| NetError::from(error.to_string()))??;
+        let looked_up = tokio::task::spawn_blocking(move || target.to_socket_addrs());
+        let addresses = looked_up.await.map_err(|error| NetError::from(error.to_string()))??;
         let mut last = NetError::NoConnections;
         for address in addresses {
             let builder = HttpsClientStream::builder(Arc::clone(&tls), TokioRuntimeProvider::new());
@@ -400,13 +393,12 @@ impl Https {
     }
 }
 
-/// Whom all of this process trusts.
-fn tls() -> Result<Arc<ClientConfig>, NetError> {
-    let roots = Roots::load(&Sources::of_process(), &[]).map_err(|error| NetError::from(error.to_string()))?;
-    Ok(roots.client_config(Alpn::None, None))
-}
-
 impl Url {
+    /// Reads one, or says which is no name server and why.
+    fn read(url: &str) -> Result<Self, String> {
+        Self::parse(url).map_err(|what| format!("`{}` is no name server: {what}", url.escape_debug()))
+    }
+
     /// `https://host[:port][/path]`; without a path it is `/dns-query`.
     fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.strip_prefix("https://").ok_or("it has to begin with `https://`")?;
@@ -428,6 +420,8 @@ impl Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::pem;
+    use crate::tls::roots::{Own, Sources};
     use bytes::Bytes;
     use h2::RecvStream;
     use h2::server::SendResponse;
@@ -438,9 +432,9 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::crypto::ring;
-    use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
-    use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()
@@ -466,10 +460,11 @@ mod tests {
         message
     }
 
-    /// A server on loopback that speaks DNS over HTTPS, and whom to trust.
+    /// A server on loopback that speaks DNS over HTTPS, and its certificate.
+    #[derive(Clone)]
     struct OverHttps {
         address: SocketAddr,
-        trusted: Arc<ClientConfig>,
+        certificate: CertificateDer<'static>,
         /// TLS connections, and what was asked on them.
         connections: Arc<AtomicUsize>,
         asked: Arc<std::sync::Mutex<Vec<String>>>,
@@ -483,13 +478,9 @@ mod tests {
             let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
             let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
             let provider = Arc::new(ring::default_provider());
-            let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+            let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
             let mut server = server.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
             server.alpn_protocols = vec![b"h2".to_vec()];
-            let mut roots = RootCertStore::empty();
-            roots.add(certified.cert.der().clone()).unwrap();
-            let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-            let trusted = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
             let acceptor = TlsAcceptor::from(Arc::new(server));
             let (connections, asked) = (Arc::new(AtomicUsize::new(0)), Arc::default());
             let (counter, log) = (Arc::clone(&connections), Arc::clone(&asked));
@@ -509,17 +500,19 @@ mod tests {
                     });
                 }
             });
-            Self { address, trusted, connections, asked }
+            Self { address, certificate: certified.cert.der().clone(), connections, asked }
         }
 
-        /// Who asks it, and trusts it or not.
-        fn dns(&self, host: &str, trusts: bool) -> Dns {
+        /// Who asks it, and trusts it, but for those certificates that are our own. Its roots are read, and their file is gone before anything is asked.
+        async fn dns(&self, host: &str, own: &Arc<Own>) -> Dns {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("roots.pem");
+            std::fs::write(&file, pem::encode("CERTIFICATE", &self.certificate).as_bytes()).unwrap();
+            let trust = Arc::new(Trust::new(Sources::read([("SSL_CERT_FILE", file.to_str().unwrap())]), Arc::clone(own)));
+            trust.roots().await.unwrap();
+            drop(dir);
             let url = format!("https://{host}:{}/q", self.address.port());
-            let dns = Dns::new(&[NameServer::Https(url)], Duration::from_secs(20)).unwrap();
-            if let (true, Kind::Https(https)) = (trusts, &dns.servers[0].kind) {
-                https.tls.set(Arc::clone(&self.trusted)).unwrap();
-            }
-            dns
+            Dns::new(&[NameServer::Https(url)], Duration::from_secs(20), &trust).unwrap()
         }
     }
 
@@ -552,7 +545,7 @@ mod tests {
         let server = OverHttps::start(usize::MAX, 200).await;
         for host in ["127.0.0.1", "localhost"] {
             let before = server.connections.load(Ordering::Relaxed);
-            let dns = server.dns(host, true);
+            let dns = server.dns(host, &Arc::default()).await;
             for _ in 0..3 {
                 let expected = Found { answer: Ok([IpAddr::from([192, 0, 2, 1])].into()), keep: Duration::from_secs(60) };
                 assert_eq!(ask(&dns).await, expected, "{host}");
@@ -569,7 +562,7 @@ mod tests {
     async fn a_connection_that_was_closed_is_replaced() {
         // Both families at once, and no more.
         let server = OverHttps::start(2, 200).await;
-        let dns = server.dns("127.0.0.1", true);
+        let dns = server.dns("127.0.0.1", &Arc::default()).await;
         for _ in 0..3 {
             assert!(ask(&dns).await.answer.is_ok());
         }
@@ -580,10 +573,27 @@ mod tests {
     async fn who_is_not_trusted_or_does_not_know_gives_no_answer() {
         let nothing = Found { answer: Err(Failure::NoServer), keep: Duration::ZERO };
         let server = OverHttps::start(usize::MAX, 200).await;
-        assert_eq!(ask(&server.dns("127.0.0.1", false)).await, nothing);
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let unknown = OverHttps { certificate: other.cert.der().clone(), ..server.clone() };
+        let ours = Arc::<Own>::default();
+        ours.add(&server.certificate);
+        for dns in [unknown.dns("127.0.0.1", &Arc::default()).await, server.dns("127.0.0.1", &ours).await] {
+            assert_eq!(ask(&dns).await, nothing);
+        }
         assert_eq!(*server.asked.lock().unwrap(), Vec::<String>::new());
         let failing = OverHttps::start(usize::MAX, 500).await;
-        assert_eq!(ask(&failing.dns("127.0.0.1", true)).await, nothing);
+        assert_eq!(ask(&failing.dns("127.0.0.1", &Arc::default()).await).await, nothing);
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_certificate_becomes_ours_is_trusted_no_more() {
+        // A connection for each look-up.
+        let server = OverHttps::start(2, 200).await;
+        let own = Arc::<Own>::default();
+        let dns = server.dns("127.0.0.1", &own).await;
+        assert!(ask(&dns).await.answer.is_ok());
+        own.add(&server.certificate);
+        assert_eq!(ask(&dns).await.answer, Err(Failure::NoServer));
     }
 
     #[test]

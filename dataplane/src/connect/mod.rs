@@ -36,7 +36,7 @@ use upstream::Traffic;
 pub(crate) struct Connector {
     resolver: Arc<dyn Resolve>,
     /// Whom to trust of origins and proxies.
-    trust: Trust,
+    trust: Arc<Trust>,
 }
 
 /// A stream that may be used for what it was permitted for.
@@ -156,7 +156,7 @@ impl From<Box<Denial>> for ConnectError {
 }
 
 impl Connector {
-    pub(crate) fn new(resolver: Arc<dyn Resolve>, trust: Trust) -> Self {
+    pub(crate) fn new(resolver: Arc<dyn Resolve>, trust: Arc<Trust>) -> Self {
         Self { resolver, trust }
     }
 

@@ -6,6 +6,7 @@ use super::cache::Cache;
 use super::dns::Dns;
 use super::hosts::Hosts;
 use crate::policy::{PolicyHandle, Snapshot};
+use crate::tls::roots::Trust;
 use arc_swap::ArcSwap;
 use policy_format::{Limits, NameServer};
 use std::collections::HashSet;
@@ -150,12 +151,14 @@ pub struct NameServers {
 }
 
 impl NameServers {
-    /// Asks these servers. [`Limits::resolve_timeout`], [`Limits::lookups`] and [`Limits::cache_names`] hold.
+    /// Asks these servers. [`Limits::resolve_timeout`], [`Limits::lookups`] and [`Limits::cache_names`] hold. Those that are asked by HTTPS are held against the authorities that the
+    /// environment of this process names, or else the system's.
     ///
     /// # Errors
     /// Which server is written wrongly, and how.
     pub fn new(servers: &[NameServer], limits: &Limits) -> Result<Self, String> {
-        Ok(Self { hosts: Hosts::of_system(), cache: Cache::new(Dns::new(servers, limits.resolve_timeout)?, limits) })
+        let dns = Dns::new(servers, limits.resolve_timeout, &Arc::default())?;
+        Ok(Self { hosts: Hosts::of_system(), cache: Cache::new(dns, limits) })
     }
 }
 
@@ -171,6 +174,7 @@ impl Resolve for NameServers {
 /// The resolver that the policy in force asks for.
 pub(crate) struct PolicyResolver {
     policy: PolicyHandle,
+    trust: Arc<Trust>,
     hosts: Hosts,
     chosen: ArcSwap<Chosen>,
 }
@@ -202,11 +206,11 @@ impl Choice {
     }
 
     /// Nobody is asked when a server is written wrongly: the system's resolver might give other answers than those that were asked for.
-    fn resolver(&self, limits: &Limits) -> Arc<dyn Resolve> {
+    fn resolver(&self, limits: &Limits, trust: &Arc<Trust>) -> Arc<dyn Resolve> {
         if self.servers.is_empty() {
             return Arc::new(Cache::new(System, limits));
         }
-        match Dns::new(&self.servers, self.patience) {
+        match Dns::new(&self.servers, self.patience, trust) {
             Ok(dns) => Arc::new(Cache::new(dns, limits)),
             Err(_) => Arc::new(Nobody),
         }
@@ -214,13 +218,13 @@ impl Choice {
 }
 
 impl PolicyResolver {
-    /// Looks names up as the policy in force says, behind the system's hosts file.
-    pub(crate) fn new(policy: PolicyHandle) -> Self {
+    /// Looks names up as the policy in force says, behind the system's hosts file. Name servers that are asked by HTTPS are held against `trust`.
+    pub(crate) fn new(policy: PolicyHandle, trust: Arc<Trust>) -> Self {
         let snapshot = policy.current();
         let choice = Choice::of(&snapshot);
-        let resolver = choice.resolver(snapshot.limits());
+        let resolver = choice.resolver(snapshot.limits(), &trust);
         let chosen = ArcSwap::from_pointee(Chosen { generation: snapshot.generation(), choice, resolver });
-        Self { policy, hosts: Hosts::of_system(), chosen }
+        Self { policy, trust, hosts: Hosts::of_system(), chosen }
     }
 
     /// Puts the names of a file in hosts(5) format before all.
@@ -237,7 +241,7 @@ impl PolicyResolver {
             return chosen;
         }
         let choice = Choice::of(&snapshot);
-        let resolver = if choice == chosen.choice { Arc::clone(&chosen.resolver) } else { choice.resolver(snapshot.limits()) };
+        let resolver = if choice == chosen.choice { Arc::clone(&chosen.resolver) } else { choice.resolver(snapshot.limits(), &self.trust) };
         let next = Arc::new(Chosen { generation: snapshot.generation(), choice, resolver });
         // Where two do so at once, one of them makes it.
         let before = self.chosen.compare_and_swap(&chosen, Arc::clone(&next));
@@ -282,7 +286,7 @@ mod tests {
         let system = SystemResolver::new(1).with_hosts(&file).unwrap();
         assert_eq!(system.resolve("a.test").await.unwrap(), expected);
         let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(crate::audit::event::Silent));
-        let names = PolicyResolver::new(policy).with_hosts(&file).unwrap();
+        let names = PolicyResolver::new(policy, Arc::default()).with_hosts(&file).unwrap();
         assert_eq!(names.resolve("a.test").await.unwrap(), expected);
         std::fs::write(&file, "\nlocal a.test\n").unwrap();
         assert_eq!(SystemResolver::new(1).with_hosts(&file).err().unwrap(), "line 2: `local` is not an address");
@@ -290,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_written_wrongly_is_not_replaced_by_the_system() {
-        let nobody = choice(vec![NameServer::Https("http://dns.example/".into())]).resolver(&Limits::default());
+        let nobody = choice(vec![NameServer::Https("http://dns.example/".into())]).resolver(&Limits::default(), &Arc::default());
         // The system knows this one.
         let error = nobody.resolve("localhost").await.unwrap_err();
         assert_eq!(error.to_string(), Failure::NoServer.to_string());
@@ -299,7 +303,7 @@ mod tests {
     #[test]
     fn another_policy_has_its_own_servers_and_the_same_choice_keeps_what_is_known() {
         let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(crate::audit::event::Silent));
-        let names = PolicyResolver::new(policy.clone());
+        let names = PolicyResolver::new(policy.clone(), Arc::default());
         let first = names.chosen();
         assert!(Arc::ptr_eq(&first, &names.chosen()), "nothing changed");
         policy.swap(Policy::built_in().unwrap());
@@ -308,7 +312,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first.resolver, &second.resolver), "the new policy says the same");
         // What was in force said something else.
         let other = choice(vec![NameServer::Dns(([192, 0, 2, 53], 53).into())]);
-        let resolver = other.resolver(&Limits::default());
+        let resolver = other.resolver(&Limits::default(), &Arc::default());
         names.chosen.store(Arc::new(Chosen { generation: 2, choice: other, resolver: Arc::clone(&resolver) }));
         assert!(Arc::ptr_eq(&names.chosen().resolver, &resolver));
         policy.swap(Policy::built_in().unwrap());

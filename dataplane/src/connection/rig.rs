@@ -13,7 +13,6 @@ use crate::decide::own::Own;
 use crate::inside::secrets::Secrets;
 use crate::limits::Gate;
 use crate::policy::{Policy, PolicyHandle};
-use crate::tls::roots::Trust;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ pub(crate) fn shared(limits: &[&str]) -> (Arc<Shared>, PolicyHandle) {
     );
     let shared = Shared {
         decider: Arc::new(decider),
-        connector: Connector::new(Arc::new(SystemResolver::new(1)), Trust::default()),
+        connector: Connector::new(Arc::new(SystemResolver::new(1)), Arc::default()),
         gate: Gate::new(Arc::clone(&counters), observer),
         counters,
         pseudonym: "netproxy-test".to_owned(),
