@@ -187,16 +187,18 @@ fn many_clients_who_want_one_name_make_one_question() {
 }
 
 #[test]
-fn more_addresses_than_are_tried_are_cut_and_the_rest_is_not_dialled() {
+fn more_addresses_than_can_be_decided_on_are_no_answer() {
     // The answer goes by TCP. The first that is tried is the origin.
-    let ips: Vec<String> =
-        std::iter::once("127.0.0.1".into()).chain((0..2000).map(|n| format!("93.184.{}.{}", n / 250, n % 250))).collect();
-    let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
-    let server = NameServer::of(60, &[("huge.test", &ips)]);
-    let origin = Origin::start();
-    let proxy = proxy(&open(&origin), &[server.address()]);
-    assert_eq!(verdict(&proxy, "huge.test", origin.port()), "ok");
-    assert!(server.asked().contains(&"tcp A huge.test".to_owned()));
+    let ips = |count| std::iter::once("127.0.0.1".into()).chain((1..count).map(|n| format!("93.184.{}.{}", n / 250, n % 250)));
+    for (count, expected) in [(256, "ok"), (257, "502 upstream-name-server-failed"), (2000, "502 upstream-name-server-failed")] {
+        let ips: Vec<String> = ips(count).collect();
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        let server = NameServer::of(60, &[("huge.test", &ips)]);
+        let origin = Origin::start();
+        let proxy = proxy(&open(&origin), &[server.address()]);
+        assert_eq!(verdict(&proxy, "huge.test", origin.port()), expected, "{count}");
+        assert!(server.asked().contains(&"tcp A huge.test".to_owned()));
+    }
 }
 
 #[test]

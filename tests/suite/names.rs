@@ -65,6 +65,42 @@ fn addresses_are_decided_on_before_they_are_dialled() {
     assert_eq!(origin.connections(), 3, "only what was allowed was dialled");
 }
 
+/// So many addresses of loopback at which nobody listens, and then another one.
+fn many(count: usize, last: &str) -> Vec<String> {
+    (0..count).map(|n| format!("127.1.{}.{}", n / 250, n % 250 + 1)).chain([last.to_owned()]).collect()
+}
+
+#[test]
+fn every_address_is_decided_on_and_only_as_many_are_dialled_as_the_limit_says() {
+    let origin = Origin::start();
+    let lists = [many(16, "127.0.0.1"), many(16, "10.0.0.1"), many(255, "198.51.100.9"), many(255, "127.0.0.1"), many(256, "127.0.0.1")];
+    let lists: Vec<Vec<&str>> = lists.iter().map(|list| list.iter().map(String::as_str).collect()).collect();
+    let [last, private, denied, most, too_many] = &lists[..] else { panic!() };
+    let names = Names::new(&[
+        ("last.test", last),
+        ("private.test", private),
+        ("denied.test", denied),
+        ("most.test", most),
+        ("too-many.test", too_many),
+    ]);
+    let domains = [("**.test", "allow"), ("127.0.0.0/8", "allow"), ("198.51.100.0/24", "deny")];
+    let cases = [
+        ("last.test", "addresses=16", "502 upstream-refused"),
+        ("last.test", "addresses=17", "ok"),
+        ("private.test", "addresses=16", "not_allowed_local"),
+        ("private.test", "addresses=1", "not_allowed_local"),
+        ("denied.test", "addresses=1", "denied"),
+        ("most.test", "addresses=1", "502 upstream-refused"),
+        ("most.test", "addresses=256", "ok"),
+        ("too-many.test", "addresses=1", "502 upstream-name-server-failed"),
+        ("too-many.test", "addresses=256", "502 upstream-name-server-failed"),
+    ];
+    for (name, limit, expected) in cases {
+        let proxy = Proxy::with_limits(&policy("", &domains), &names, &[limit]);
+        assert_eq!(reason(&proxy, &format!("http://{name}:{}/", origin.port())), expected, "{name} {limit}");
+    }
+}
+
 #[test]
 fn localhost_is_loopback_and_nobody_is_asked() {
     let origin = Origin::start();

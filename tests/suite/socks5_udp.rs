@@ -290,9 +290,32 @@ fn a_swap_stops_what_is_no_longer_allowed_at_once() {
     assert_eq!(received, [b"one", &b"four"[..]]);
 }
 
+#[test]
+fn every_address_of_a_name_is_decided_on_under_a_policy_that_comes_meanwhile_too() {
+    let echo = Echo::start();
+    let ips = ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|ip| ip.parse().unwrap());
+    let slow = Slow { ips: ips.to_vec(), asked: Arc::default(), answers: Arc::new(Semaphore::new(0)) };
+    let open = policy(LOCAL, &[("**.test", "allow")]);
+    let denied = policy(LOCAL, &[("**.test", "allow"), ("127.0.0.3", "deny")]);
+    let proxy = Proxy::with_resolver(&open, slow.clone(), &["addresses=1"]);
+    let association = Association::open(proxy.socks5());
+    association.send("a.test", echo.port(), "x");
+    wait_until("it is looked up", || slow.asked.lock().unwrap().len() == 1);
+    proxy.swap(&denied);
+    slow.answers.add_permits(2);
+    assert_eq!(proxy.drops(1), Dropped::Denied);
+    association.send("b.test", echo.port(), "x");
+    assert_eq!(proxy.drops(2), Dropped::Denied);
+    proxy.swap(&open);
+    slow.answers.add_permits(1);
+    assert!(association.echo("c.test", echo.port(), "all are allowed"));
+    assert_eq!(echo.received().1, b"all are allowed");
+}
+
 /// A resolver that answers when it is told to.
 #[derive(Clone)]
 struct Slow {
+    ips: Vec<IpAddr>,
     asked: Arc<Mutex<Vec<String>>>,
     answers: Arc<Semaphore>,
 }
@@ -302,7 +325,7 @@ impl Resolve for Slow {
         self.asked.lock().unwrap().push(name.to_owned());
         Box::pin(async {
             self.answers.acquire().await.map_err(io::Error::other)?.forget();
-            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+            Ok(self.ips.clone())
         })
     }
 }
@@ -310,7 +333,7 @@ impl Resolve for Slow {
 #[test]
 fn names_that_are_slow_hold_up_a_few_datagrams_and_nobody_else() {
     let echo = Echo::start();
-    let slow = Slow { asked: Arc::default(), answers: Arc::new(Semaphore::new(0)) };
+    let slow = Slow { ips: vec![[127, 0, 0, 1].into()], asked: Arc::default(), answers: Arc::new(Semaphore::new(0)) };
     let proxy = Proxy::with_resolver(&policy(LOCAL, &[("**.test", "allow"), ("127.0.0.1", "allow")]), slow.clone(), &[]);
     let association = Association::open(proxy.socks5());
     for n in 0..17 {

@@ -204,6 +204,42 @@ fn replies_of_a_socks5_proxy_are_told_apart() {
 }
 
 #[test]
+fn a_socks5_proxy_is_asked_for_as_many_addresses_as_the_limit_says_and_all_are_decided_on() {
+    let upstream = Upstream::socks5(None, "93.184.216.3", 5);
+    let names = Names::new(&[
+        ("three.test", &["93.184.216.34", "93.184.216.35", "1.1.1.1"]),
+        ("mixed.test", &["93.184.216.34", "1.1.1.1", "10.0.0.1"]),
+        ("later.test", &["1.1.1.1", "93.184.216.35"]),
+        ("proxy.test", &["127.1.0.1", "127.0.0.1"]),
+    ]);
+    let toml = through(&url("socks5", &upstream), &["three.test", "mixed.test", "later.test"]);
+    let cases = [
+        ("three.test", "addresses=2", "upstream-refused", &["93.184.216.34 443", "93.184.216.35 443"][..]),
+        ("three.test", "addresses=3", "", &["93.184.216.34 443", "93.184.216.35 443", "1.1.1.1 443"]),
+        ("mixed.test", "addresses=2", "blocked-by-allowlist", &[]),
+    ];
+    for (name, limit, expected, asked) in cases {
+        let before = upstream.asked().len();
+        let proxy = Proxy::with_limits(&toml, &names, &[limit]);
+        let answer = Client::connect(proxy.http()).tunnel(&format!("{name}:443"));
+        assert_eq!(answer.header("x-proxy-error").unwrap_or_default(), expected, "{name} {limit}");
+        assert_eq!(upstream.asked()[before..], *asked, "{name} {limit}");
+    }
+    // All of them are decided on again under a new policy.
+    let proxy = Proxy::with_limits(&toml, &names, &["addresses=1"]);
+    let mut client = Client::connect(proxy.http());
+    assert_eq!(client.tunnel("later.test:443").status, 200);
+    proxy.swap(&format!("{toml}\"93.184.216.35\" = \"deny\"\n"));
+    assert_eq!(client.rest(), Vec::<u8>::new(), "closed by the proxy");
+    // Nobody listens at the first address of the proxy.
+    let toml = through(&format!("socks5h://proxy.test:{}", upstream.address().port()), &["three.test"]);
+    for (limit, expected) in [("addresses=1", Some("upstream-proxy-refused")), ("addresses=2", None)] {
+        let proxy = Proxy::with_limits(&toml, &names, &[limit]);
+        assert_eq!(Client::connect(proxy.http()).tunnel("three.test:443").header("x-proxy-error"), expected, "{limit}");
+    }
+}
+
+#[test]
 fn the_policy_decides_before_a_proxy_hears_of_anything() {
     let upstream = Upstream::http();
     let settings = format!("upstream = \"{}\"", url("http", &upstream));

@@ -265,7 +265,7 @@ impl Ask<'_> {
     /// Asks for the checked addresses in turn, each on a connection of its own, and takes the first that is reached.
     async fn socks5(&self, port: u16) -> Result<(Stream, BytesMut, Form), UpstreamError> {
         let mut last = UpstreamError::Unreachable;
-        for ip in self.route.asked() {
+        for ip in self.route.asking() {
             let mut stream = self.dial().await?;
             match socks5_ask(&mut stream, Command::Connect, &Asked::Address(*ip, port), self.proxy).await {
                 Ok(_) => return Ok((stream, BytesMut::new(), Form::Origin)),

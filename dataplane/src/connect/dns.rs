@@ -3,7 +3,7 @@
 //! Messages and how they travel are hickory's. Which server is asked, when the next one is, and what an answer means is decided here: servers are asked one after the
 //! other, in the policy's order, because the first may know names that the others must not hear of; and of an answer only what belongs to the question counts.
 
-use super::resolve::{Answer, Ask, Failure, Found, each_once};
+use super::resolve::{Ask, Failure, Found, distinct};
 use crate::parse::target::Target;
 use crate::tls::Alpn;
 use crate::tls::roots::Trust;
@@ -40,8 +40,6 @@ const NEGATIVE: Duration = Duration::from_secs(30);
 const HALF: Duration = Duration::from_secs(30);
 /// How long the other family is waited for once one has addresses: there are servers that answer for IPv4 alone, and say nothing otherwise.
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
-/// Addresses that are kept, at most.
-const ADDRESSES: usize = 256;
 
 /// Name servers in their order.
 pub(crate) struct Dns {
@@ -208,7 +206,7 @@ impl Ask for Dns {
 /// What both families come to. IPv6 comes first (RFC 8305, section 4).
 fn both(six: Family, four: Family) -> Found {
     use Family::{Addresses, Failed, None};
-    let (mut addresses, keep) = match (six, four) {
+    let (addresses, keep) = match (six, four) {
         (Addresses(mut six, a), Addresses(four, b)) => {
             six.extend(four);
             (six, a.min(b))
@@ -228,11 +226,13 @@ fn both(six: Family, four: Family) -> Found {
             return Found { answer: Err(Failure::NoServer), keep: Duration::ZERO };
         }
     };
-    each_once(&mut addresses);
-    super::dial::take_turns(&mut addresses);
-    addresses.truncate(ADDRESSES);
-    let answer: Answer = Ok(addresses.into());
-    Found { answer, keep }
+    match distinct(addresses) {
+        Ok(mut addresses) => {
+            super::dial::take_turns(&mut addresses);
+            Found { answer: Ok(addresses.into()), keep }
+        }
+        Err(failure) => Found { answer: Err(failure), keep: Duration::ZERO },
+    }
 }
 
 /// A time to live; one that is too large to be one is none (RFC 2181, section 8).
@@ -735,6 +735,10 @@ mod tests {
             let answer = expected.map(|lasts: Vec<u8>| lasts.into_iter().map(|last| IpAddr::from([192, 0, 2, last])).collect());
             assert_eq!(both(six, four), Found { answer, keep: second(keep) }, "{what}");
         }
+        // Of both together there may be so many.
+        let six = |count| Family::Addresses((0..count).map(|last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last])).collect(), second(9));
+        assert_eq!(both(six(255), found(1, 9)).answer.map(|all| all.len()), Ok(256));
+        assert_eq!(both(six(256), found(1, 9)), Found { answer: Err(Failure::NoServer), keep: Duration::ZERO });
     }
 
     #[test]

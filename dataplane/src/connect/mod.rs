@@ -212,7 +212,7 @@ impl Connector {
         chain::route(self, permit, proxy, limits).await
     }
 
-    /// The addresses of a host that was permitted, or of a proxy that is configured.
+    /// The addresses of a host that was permitted, or of a proxy that is configured: all of them, in the order in which they are tried.
     async fn addresses(&self, host: &Host, limits: &Limits) -> Result<Vec<IpAddr>, UpstreamError> {
         let addresses = match host {
             Host::Ip(ip) => vec![*ip],
@@ -221,8 +221,11 @@ impl Connector {
                 let _timing = counters::time(Timed::Resolve);
                 let looked_up = tokio::time::timeout(limits.resolve_timeout, self.resolver.resolve(name.as_str())).await;
                 let mut found = looked_up.map_err(|_| UpstreamError::ResolveTimeout)?.map_err(|error| resolve_error(&error))?;
+                // Whoever has found them: none goes by undecided.
+                if found.len() > resolve::ADDRESSES {
+                    return Err(UpstreamError::NameServerFailed);
+                }
                 dial::take_turns(&mut found);
-                found.truncate(limits.addresses);
                 found
             }
         };
@@ -287,7 +290,7 @@ impl Leads {
 }
 
 fn resolve_error(error: &io::Error) -> UpstreamError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+    match Failure::of(error) {
         Some(Failure::NoServer) => UpstreamError::NameServerFailed,
         _ if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ResolveTimeout,
         _ => UpstreamError::NameNotResolved,

@@ -25,12 +25,16 @@ pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAdd
 /// The system does not say how long its answers hold. Long enough for a client that opens many connections at once, and as short as a time to live can be.
 const SYSTEM_KEEPS: Duration = Duration::from_secs(1);
 
+/// Addresses of a name, at most. All of them are decided on, so that none is left out: a name that has more has no answer that can be used.
+pub(crate) const ADDRESSES: usize = 256;
+
 /// A lookup under way.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
 
 /// Looks names up. Asked only for names that the policy allows; what it answers is decided on before it is used.
 pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of `name`, which is normalised: lower case, A-labels, no trailing dot. They are tried in this order, but for the two families taking turns.
+    /// The addresses of `name`, which is normalised: lower case, A-labels, no trailing dot. They are tried in this order, but for the two families taking turns; as many as
+    /// [`Limits::addresses`] says. All of them are decided on, and more than 256 are as good as no answer.
     /// An error of the kind [`TimedOut`](io::ErrorKind::TimedOut) is told to the client as one.
     fn resolve<'a>(&'a self, name: &'a str) -> Lookup<'a>;
 }
@@ -44,6 +48,13 @@ pub(crate) enum Failure {
     NoServer,
     #[error("no name server answered in time")]
     TimedOut,
+}
+
+impl Failure {
+    /// The one that an error stands for, if it is one of these.
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref()).copied()
+    }
 }
 
 impl From<Failure> for io::Error {
@@ -113,12 +124,19 @@ struct System;
 
 impl Ask for System {
     async fn ask(&self, name: &str, permit: OwnedSemaphorePermit) -> Found {
-        match look_up(name, permit).await {
-            Ok(addresses) if !addresses.is_empty() => Found { answer: Ok(addresses.into()), keep: SYSTEM_KEEPS },
-            // It does not say whether there is no such name, or nobody who knows.
-            _ => Found { answer: Err(Failure::NotFound), keep: Duration::ZERO },
-        }
+        found(look_up(name, permit).await)
     }
+}
+
+/// What the system's answer comes to.
+fn found(looked_up: io::Result<Vec<IpAddr>>) -> Found {
+    let failure = match looked_up {
+        Ok(addresses) if !addresses.is_empty() => return Found { answer: Ok(addresses.into()), keep: SYSTEM_KEEPS },
+        Ok(_) => None,
+        Err(error) => Failure::of(&error),
+    };
+    // The system does not say whether there is no such name, or nobody who knows.
+    Found { answer: Err(failure.unwrap_or(Failure::NotFound)), keep: Duration::ZERO }
 }
 
 /// The system's own answer for exactly this name. A name with a dot is asked for with one at its end: a search list would make another name of it, which nobody decided
@@ -131,17 +149,16 @@ async fn look_up(name: &str, permit: OwnedSemaphorePermit) -> io::Result<Vec<IpA
         drop(permit);
         found
     });
-    let mut addresses: Vec<IpAddr> = looked_up.await.map_err(io::Error::other)??;
-    each_once(&mut addresses);
-    Ok(addresses)
+    Ok(distinct(looked_up.await.map_err(io::Error::other)??)?)
 }
 
-/// Leaves the first of what is there several times.
-pub(crate) fn each_once(addresses: &mut Vec<IpAddr>) {
+/// The addresses of an answer, without those that were there before; unless there are too many.
+pub(crate) fn distinct(mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
     if addresses.len() > 1 {
         let mut seen = HashSet::with_capacity(addresses.len());
         addresses.retain(|address| seen.insert(*address));
     }
+    if addresses.len() > ADDRESSES { Err(Failure::NoServer) } else { Ok(addresses) }
 }
 
 /// Name servers, asked in their order, behind names that files give and a cache that keeps answers for their time to live.
@@ -321,10 +338,20 @@ mod tests {
     }
 
     #[test]
-    fn each_address_is_there_once() {
+    fn each_address_is_there_once_and_not_too_many_are() {
         let ip = |last| IpAddr::from([192, 0, 2, last]);
-        let mut addresses = vec![ip(2), ip(1), ip(2), ip(1), ip(3)];
-        each_once(&mut addresses);
-        assert_eq!(addresses, [ip(2), ip(1), ip(3)]);
+        assert_eq!(distinct(vec![ip(2), ip(1), ip(2), ip(1), ip(3)]), Ok(vec![ip(2), ip(1), ip(3)]));
+        let all: Vec<IpAddr> = (0..=255).map(ip).collect();
+        assert_eq!(distinct([all.clone(), all.clone()].concat()), Ok(all.clone()));
+        assert_eq!(distinct([all, vec![LOOPBACK[0]]].concat()), Err(Failure::NoServer));
+    }
+
+    #[test]
+    fn what_the_system_says_is_an_answer_or_none() {
+        let nothing = |failure| Found { answer: Err(failure), keep: Duration::ZERO };
+        assert_eq!(found(Ok(LOOPBACK.to_vec())), Found { answer: Ok(LOOPBACK.into()), keep: SYSTEM_KEEPS });
+        assert_eq!(found(Ok(Vec::new())), nothing(Failure::NotFound));
+        assert_eq!(found(Err(io::ErrorKind::Other.into())), nothing(Failure::NotFound));
+        assert_eq!(found(Err(Failure::NoServer.into())), nothing(Failure::NoServer));
     }
 }

@@ -21,9 +21,11 @@ pub(crate) struct Flow {
     protocol: Protocol,
     host: Box<str>,
     port: u16,
+    /// How many of its addresses are tried.
+    tried: u16,
     /// The proxy that it leads through.
     proxy: Option<Arc<Proxy>>,
-    /// In their own family: an IPv4 address in IPv6 form is written as IPv4. None where the proxy looks the name up.
+    /// All that are decided on, in their own family: an IPv4 address in IPv6 form is written as IPv4. None where the proxy looks the name up.
     addresses: Vec<SocketAddr>,
     generation: u64,
     /// No rule allowed it, and somebody who was asked did.
@@ -43,14 +45,15 @@ impl From<Route<'_>> for Flow {
         };
         let addresses = ips.iter().map(|ip| SocketAddr::new(ip.to_canonical(), target.port)).collect();
         let host = target.host.to_string().into_boxed_str();
-        Self { client, protocol, host, port: target.port, proxy, addresses, generation: snapshot.generation(), granted, meter: None }
+        let tried = u16::try_from(snapshot.limits().addresses).unwrap_or(u16::MAX);
+        Self { client, protocol, host, port: target.port, tried, proxy, addresses, generation: snapshot.generation(), granted, meter: None }
     }
 }
 
 impl Flow {
     /// Where its datagrams may be sent, or what may be asked of its proxy. Of a proxy alone there may be none: it is asked for [`Self::target`], by its name.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        self.addresses.get(..usize::from(self.tried)).unwrap_or(&self.addresses)
     }
 
     /// The proxy that its datagrams are sent to instead.
@@ -87,6 +90,7 @@ impl Flow {
             protocol: Protocol::Socks5Udp,
             host,
             port: address.port(),
+            tried: 1,
             proxy: None,
             addresses: vec![address],
             generation: 1,

@@ -157,6 +157,7 @@ pub(crate) struct Route<'q> {
 pub(crate) struct Plan<'q> {
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
+    /// All that there are, of which no more are dialled than the limit says.
     addresses: Vec<SocketAddr>,
     read_only: bool,
     intercept: bool,
@@ -560,7 +561,7 @@ impl<'q> Permit<'q> {
         Arc::clone(self.snapshot.limits())
     }
 
-    /// Decides on every address that the name resolved to: one that is not allowed denies them all, so that a name cannot mix in a bad one.
+    /// Decides on every address that the name resolved to, however many are dialled: one that is not allowed denies them all, so that a name cannot mix in a bad one.
     pub(crate) fn addresses(self, found: &[IpAddr]) -> Result<Route<'q>, Box<Denial>> {
         let Self { decider, snapshot, question, .. } = self;
         let decision = decider.decide(&snapshot, &question, found);
@@ -639,7 +640,12 @@ impl<'q> Route<'q> {
 impl Plan<'_> {
     /// What may be dialled: the target, or the proxy on the way to it.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        self.tried(&self.addresses)
+    }
+
+    /// The first of the addresses of a name: on the others was decided, too.
+    fn tried<'a, T>(&self, addresses: &'a [T]) -> &'a [T] {
+        addresses.get(..self.snapshot.limits().addresses).unwrap_or(addresses)
     }
 
     /// Where to.
@@ -652,9 +658,14 @@ impl Plan<'_> {
         self.through.as_ref().map(|through| &through.proxy)
     }
 
-    /// The addresses that may be asked of the proxy; none where it is asked for the name.
+    /// The addresses that were decided on for the proxy to be asked for; none where it is asked for the name.
     pub(crate) fn asked(&self) -> &[IpAddr] {
         self.through.as_ref().map_or(&[], |through| &through.asked)
+    }
+
+    /// Those of them that it is asked for.
+    pub(crate) fn asking(&self) -> &[IpAddr] {
+        self.tried(self.asked())
     }
 
     /// Nothing that cannot be read may follow.
