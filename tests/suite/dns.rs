@@ -118,6 +118,27 @@ fn a_name_that_is_not_allowed_is_never_asked_for() {
 }
 
 #[test]
+fn what_an_alias_leads_to_is_never_asked_for() {
+    let alias = |owner: &str, target: &str| {
+        let record = Record::parse(&format!("{owner} 60 CNAME {target}"));
+        (owner.to_owned(), Zone { answers: vec![vec![record]], ..Zone::default() })
+    };
+    let target = ("open.test".to_owned(), zone("open.test", 60, &["127.0.0.1"]));
+    let server = NameServer::start([alias("a.test", "secret.attacker.example"), alias("b.test", "open.test"), target]);
+    let origin = Origin::start();
+    let proxy = proxy(&open(&origin), &[server.address()]);
+    for (name, expected) in
+        [("a.test", "502 upstream-name-not-resolved"), ("b.test", "502 upstream-name-not-resolved"), ("open.test", "ok")]
+    {
+        let before = server.asked().len();
+        assert_eq!(verdict(&proxy, name, origin.port()), expected, "{name}");
+        let mut asked = server.asked().split_off(before);
+        asked.sort_unstable();
+        assert_eq!(asked, [format!("udp A {name}"), format!("udp AAAA {name}")]);
+    }
+}
+
+#[test]
 fn a_name_that_moves_is_decided_on_by_what_it_is_now() {
     let records = |text: &str| vec![Record::parse(text)];
     let first = "rebind.test 0 A 127.0.0.1";

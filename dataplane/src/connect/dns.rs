@@ -31,9 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SEND_AGAIN: u64 = 500;
 /// How long a server that did not answer is asked after all others.
 const AVOIDED: Duration = Duration::from_secs(30);
-/// Aliases in an answer, and questions that aliases lead to.
+/// Aliases in an answer that are followed.
 const ALIASES: usize = 16;
-const QUESTIONS: usize = 8;
 /// How long it is kept in mind that there is no such name, at most.
 const NEGATIVE: Duration = Duration::from_secs(30);
 /// The same for addresses of one family when nobody could say whether there are some of the other.
@@ -90,8 +89,6 @@ enum Family {
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Addresses(Vec<IpAddr>, u32),
-    /// It is another name for this one, of which nothing is said.
-    Alias(Name, u32),
     /// Nothing, for so many seconds.
     Nothing {
         no_such_name: bool,
@@ -139,20 +136,15 @@ impl Dns {
 
     /// The addresses of one family.
     async fn family(&self, name: &Name, kind: RecordType) -> Family {
-        let (mut name, mut ttl) = (name.clone(), u32::MAX);
-        for _ in 0..QUESTIONS {
-            let response = match self.question(&name, kind).await {
-                Ok(response) => response,
-                Err(failure) => return Family::Failed(failure),
-            };
-            match said(&response, &name, kind) {
-                Said::Addresses(addresses, own) => return Family::Addresses(addresses, seconds(ttl.min(own))),
-                Said::Alias(target, own) => (name, ttl) = (target, ttl.min(own)),
-                Said::Nothing { no_such_name, keep } => return Family::None { no_such_name, keep: seconds(ttl.min(keep)).min(NEGATIVE) },
-                Said::Loop => break,
-            }
+        let response = match self.question(name, kind).await {
+            Ok(response) => response,
+            Err(failure) => return Family::Failed(failure),
+        };
+        match said(&response, name, kind) {
+            Said::Addresses(addresses, ttl) => Family::Addresses(addresses, seconds(ttl)),
+            Said::Nothing { no_such_name, keep } => Family::None { no_such_name, keep: seconds(keep).min(NEGATIVE) },
+            Said::Loop => Family::Failed(Failure::NoServer),
         }
-        Family::Failed(Failure::NoServer)
     }
 
     /// The first answer that can be used, in the servers' order; those that lately did not answer come last.
@@ -264,22 +256,19 @@ fn said(response: &Message, name: &Name, kind: RecordType) -> Said {
         });
         match alias {
             Some((target, own)) => (at, ttl) = (target, ttl.min(own)),
-            None => return end(response, no_such_name, at != name, at, ttl),
+            None => return end(response, no_such_name, at, ttl),
         }
     }
     Said::Loop
 }
 
-/// Where the records end without an address.
-fn end(response: &Message, no_such_name: bool, is_alias: bool, at: &Name, ttl: u32) -> Said {
+/// Where the records end without an address. Behind an alias, too, that is all there is (RFC 2308, section 2.2): its target is not asked for, as nobody has decided on that name.
+fn end(response: &Message, no_such_name: bool, at: &Name, ttl: u32) -> Said {
     let least = response.authorities.iter().find_map(|record| match &record.data {
         // RFC 2308, section 5. That of another zone says nothing.
         RData::SOA(soa) if record.name.zone_of(at) => Some(soa.minimum.min(record.ttl)),
         _ => None,
     });
-    if is_alias && !no_such_name && least.is_none() {
-        return Said::Alias(at.clone(), ttl);
-    }
     Said::Nothing { no_such_name, keep: ttl.min(least.unwrap_or(0)) }
 }
 
@@ -632,11 +621,7 @@ mod tests {
             ("nothing, for as long as the zone says", response(NoError, vec![], vec![soa("test.", 7, 9)]), nothing(false, 7)),
             ("but not another zone", response(NoError, vec![], vec![soa("example.", 7, 9)]), nothing(false, 0)),
             ("an alias of nothing", response(NoError, vec![alias("a.test.", 5, "b.test.")], vec![soa("test.", 7, 9)]), nothing(false, 5)),
-            (
-                "an alias of which nothing is said",
-                response(NoError, vec![alias("a.test.", 5, "b.test.")], vec![]),
-                Said::Alias(name("b.test."), 5),
-            ),
+            ("an alias of which nothing is said", response(NoError, vec![alias("a.test.", 5, "b.test.")], vec![]), nothing(false, 0)),
             ("an alias of itself", response(NoError, vec![alias("a.test.", 5, "a.test.")], vec![]), Said::Loop),
             (
                 "aliases in a ring",
@@ -673,7 +658,6 @@ mod tests {
                         prop_assert!(reached.contains(&ip.octets()[3]));
                     }
                 }
-                Said::Alias(target, _) => prop_assert!(reached.iter().any(|number| name(&owner(*number)) == target)),
                 Said::Nothing { no_such_name, keep } => prop_assert_eq!((no_such_name, keep), (false, 0)),
                 Said::Loop => prop_assert!(records.iter().filter(|(_, to, _)| to.is_some()).count() > 0),
             }
