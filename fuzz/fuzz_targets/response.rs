@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let [how, head @ ..] = data else { return };
     let forwarded = Forwarded::ALL[usize::from(how >> 1) % Forwarded::ALL.len()].1;
     let forwarding = Forwarding { via: (how & 1 == 0).then_some("netproxy-0"), forwarded, client: [192, 0, 2, 1].into() };
-    for method in ["GET", "HEAD"] {
+    for method in ["GET", "HEAD", "CONNECT"] {
         let Ok(response) = parse_response(head, method, MAX_FIELDS) else { continue };
         let chunked = response.body == Body::Chunked;
         let mut out = Vec::new();

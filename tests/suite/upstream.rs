@@ -77,6 +77,24 @@ fn tunnels_and_upgrades_go_through_an_http_proxy_by_connect() {
 }
 
 #[test]
+fn a_tunnel_stands_whatever_the_answer_says_of_a_body() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ];
+    for answer in answers {
+        let upstream = Upstream::answering(answer.as_bytes(), b"");
+        let proxy = Proxy::start(&through(&url("http", &upstream), &["a.test"]), &names());
+        let mut client = Client::connect(proxy.http());
+        assert_eq!(client.tunnel("a.test:443").status, 200, "{answer}");
+        assert_eq!(client.send("ping").bytes(4), b"ping", "{answer}");
+    }
+}
+
+#[test]
 fn what_a_proxy_says_no_with_is_said_and_nothing_of_its_page() {
     for (connect, error, words) in [
         (
@@ -91,6 +109,7 @@ fn what_a_proxy_says_no_with_is_said_and_nothing_of_its_page() {
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "upstream-proxy-bad-answer", "protocol"),
         ("SSH-2.0-secret\r\n\r\n", "upstream-proxy-bad-answer", "protocol"),
         ("HTTP/1.1 200 OK\r\nX: \0\r\n\r\n", "upstream-proxy-bad-answer", "protocol"),
+        ("HTTP/1.1 503 Down\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\nsecret", "upstream-proxy-bad-answer", "protocol"),
     ] {
         let upstream = Upstream::answering(connect.as_bytes(), b"");
         let proxy = Proxy::start(&through(&url("http", &upstream).replace("//", "//hunter:hunter2@"), &["a.test"]), &names());

@@ -371,12 +371,15 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         return Err("the status code is not 100 to 599");
     }
     let is_1_1 = version == 1;
-    let scan = Scan::new(response.headers, Message::Response).map_err(|bad| bad.message)?;
+    let opens_tunnel = method == "CONNECT" && (200..=299).contains(&status);
+    let of = if opens_tunnel { Message::Tunnel } else { Message::Response };
+    let scan = Scan::new(response.headers, of).map_err(|bad| bad.message)?;
     if scan.coding != Coding::None && scan.length.is_some() {
         return Err("both a length and a transfer coding");
     }
     let body = match (method, status) {
         ("HEAD", _) | (_, 100..=199 | 204 | 304) => Body::None,
+        _ if opens_tunnel => Body::None,
         _ => match (scan.coding, scan.length) {
             (Coding::None, None) => Body::UntilClose,
             (Coding::None, Some(length)) => Body::Length(length),
@@ -385,7 +388,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
             (Coding::Other | Coding::Endless, _) => return Err("an unknown transfer coding"),
         },
     };
-    let no_content = matches!(status, 100..=199 | 204);
+    let no_content = opens_tunnel || matches!(status, 100..=199 | 204);
     // A body where none can be is not read, and may yet come: what follows on that connection is nobody's answer.
     let announced = no_content && (scan.coding != Coding::None || scan.length.is_some_and(|length| length > 0));
     Ok(ResponseHead {
@@ -925,6 +928,39 @@ mod tests {
         }
         // Without the blank, which is forgiven.
         assert!(parse_response(b"HTTP/1.1 200\r\n\r\n", "GET", 10).unwrap().reason.is_empty());
+    }
+
+    #[test]
+    fn what_opens_a_tunnel_has_no_body_whatever_its_fields_say() {
+        let read = |method: &str, status: u16, fields: &str| {
+            let head = format!("HTTP/1.1 {status} Fine\r\n{fields}X-A: b\r\n\r\n");
+            parse_response(head.as_bytes(), method, 16).map(|response| (response.body, String::from_utf8(response.fields.0).unwrap()))
+        };
+        let bad = [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ];
+        for fields in bad.into_iter().chain(["", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"]) {
+            for status in [200, 201, 204, 299] {
+                assert_eq!(read("CONNECT", status, fields), Ok((Body::None, "X-A: b\r\n".to_owned())), "{status} {fields}");
+            }
+        }
+        // Nothing else is read so.
+        for fields in bad {
+            for (method, status) in [("CONNECT", 199), ("CONNECT", 300), ("CONNECT", 407), ("GET", 200), ("connect", 200), ("HEAD", 200)] {
+                // Of what has no body, a coding is not looked at.
+                let expected =
+                    fields.starts_with("Transfer-Encoding") && fields.lines().count() == 1 && (method == "HEAD" || status == 199);
+                assert_eq!(read(method, status, fields).is_ok(), expected, "{method} {status} {fields}");
+            }
+        }
+        assert_eq!(read("CONNECT", 407, "Content-Length: 5\r\n").unwrap().0, Body::Length(5));
+        assert!(read("CONNECT", 200, "Connection: content-length\r\n").is_err(), "what is wrong otherwise is wrong still");
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub(super) enum Direction {
 pub(super) enum Message {
     Request,
     Response,
+    /// A response behind which a tunnel begins, and no body.
+    Tunnel,
 }
 
 /// What the fields say about the message itself.
@@ -174,6 +176,8 @@ impl<'h> Scan<'h> {
                 *known = kind;
             }
             match kind {
+                // Whatever they say, there is nothing that they could be about (RFC 9110, section 9.3.6).
+                Kind::Length | Kind::Coding if of == Message::Tunnel => {}
                 Kind::Host => {
                     scan.host = Some(value);
                     scan.hosts += 1;
