@@ -241,6 +241,16 @@ fn a_silent_server_is_a_time_out() {
 }
 
 #[test]
+fn an_upstream_proxy_that_no_server_knows_is_not_resolved() {
+    let failing = |name: &str, code| (name.to_owned(), Zone { code, ..Zone::default() });
+    let server = NameServer::start([failing("servfail.test", 2), failing("missing.test", 3)]);
+    for name in ["servfail.test", "missing.test"] {
+        let toml = policy(&format!("upstream = \"http://{name}:3128\""), &[("a.test", "allow")]);
+        assert_eq!(verdict(&proxy(&toml, &[server.address()]), "a.test", 80), "502 upstream-proxy-not-resolved", "{name}");
+    }
+}
+
+#[test]
 fn the_next_server_is_asked_when_one_does_not_answer_or_does_not_know() {
     let origin = Origin::start();
     let good = NameServer::of(0, &[("a.test", &["127.0.0.1"])]);

@@ -200,7 +200,7 @@ fn replies_of_a_socks5_proxy_are_told_apart() {
     for (reply, error, code) in [
         (1, "502 upstream-proxy-failed", 1),
         (2, "502 upstream-proxy-not-allowed", 1),
-        (3, "502 upstream-unreachable", 4),
+        (3, "502 upstream-unreachable", 3),
         (4, "502 upstream-unreachable", 4),
         (5, "502 upstream-refused", 5),
         (6, "504 upstream-connect-timeout", 6),
@@ -215,11 +215,13 @@ fn replies_of_a_socks5_proxy_are_told_apart() {
         assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", 443), Some(code), "{reply}");
     }
     // The next address is asked for where one cannot be reached.
-    let upstream = Upstream::socks5(None, ":", 8);
     let names = Names::new(&[("two.test", &["2606:4700::1", "93.184.216.34"])]);
-    let proxy = Proxy::start(&through(&url("socks5", &upstream), &["two.test"]), &names);
-    assert_eq!(Client::connect(proxy.http()).tunnel("two.test:443").status, 200);
-    assert_eq!(upstream.asked(), ["2606:4700::1 443", "93.184.216.34 443"]);
+    for reply in [1, 3, 4, 5, 8] {
+        let upstream = Upstream::socks5(None, ":", reply);
+        let proxy = Proxy::start(&through(&url("socks5", &upstream), &["two.test"]), &names);
+        assert_eq!(Client::connect(proxy.http()).tunnel("two.test:443").status, 200, "{reply}");
+        assert_eq!(upstream.asked(), ["2606:4700::1 443", "93.184.216.34 443"]);
+    }
 }
 
 #[test]

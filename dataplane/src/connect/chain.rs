@@ -224,7 +224,7 @@ fn at_proxy(error: UpstreamError) -> UpstreamError {
     UpstreamError::Proxy(match error {
         // Not the proxy's fault either.
         UpstreamError::NoDescriptor => return error,
-        UpstreamError::NameNotResolved => ProxyError::NotResolved,
+        UpstreamError::NameNotResolved | UpstreamError::NameServerFailed => ProxyError::NotResolved,
         UpstreamError::Refused => ProxyError::Refused,
         UpstreamError::ResolveTimeout | UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout => ProxyError::Timeout,
         UpstreamError::Proxy(error) => error,
@@ -269,9 +269,12 @@ impl Ask<'_> {
             let mut stream = self.dial().await?;
             match socks5_ask(&mut stream, Command::Connect, &Asked::Address(*ip, port), self.proxy).await {
                 Ok(_) => return Ok((stream, BytesMut::new(), Form::Origin)),
-                Err(error @ (UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::Proxy(ProxyError::Failed))) => {
-                    last = error
-                }
+                Err(
+                    error @ (UpstreamError::Refused
+                    | UpstreamError::Unreachable
+                    | UpstreamError::NetworkUnreachable
+                    | UpstreamError::Proxy(ProxyError::Failed)),
+                ) => last = error,
                 Err(error) => return Err(error),
             }
         }
@@ -446,7 +449,8 @@ async fn socks5_ask(
     match greeted.await? {
         0 => Ok(bound),
         2 => Err(ProxyError::NotAllowed.into()),
-        3 | 4 => Err(UpstreamError::Unreachable),
+        3 => Err(UpstreamError::NetworkUnreachable),
+        4 => Err(UpstreamError::Unreachable),
         5 => Err(UpstreamError::Refused),
         6 => Err(UpstreamError::ConnectTimeout),
         _ => Err(ProxyError::Failed.into()),
