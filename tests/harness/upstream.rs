@@ -89,10 +89,16 @@ impl Upstream {
     /// A SOCKS5 proxy that wants credentials or none, gives that reply to addresses and names that hold `refused`, and whose tunnels echo.
     #[must_use]
     pub fn socks5(credentials: Option<(&'static str, &'static str)>, refused: &'static str, reply: u8) -> Self {
+        Self::replying(credentials, move |host| Some(if !refused.is_empty() && host.contains(refused) { reply } else { 0 }))
+    }
+
+    /// The same with a reply for each address or name; without one, nothing is said.
+    #[must_use]
+    pub fn replying(credentials: Option<(&'static str, &'static str)>, reply: impl Fn(&str) -> Option<u8> + Send + Sync + 'static) -> Self {
         let asked = Asked::default();
         let seen = Arc::clone(&asked);
         let origin = Origin::raw(move |mut stream| {
-            let _ = serve_socks5(&mut stream, &seen, credentials, refused, reply);
+            let _ = serve_socks5(&mut stream, &seen, credentials, &reply);
         });
         Self { origin, asked }
     }
@@ -131,8 +137,7 @@ fn serve_socks5(
     stream: &mut (impl Read + Write),
     asked: &Asked,
     credentials: Option<(&str, &str)>,
-    refused: &str,
-    reply: u8,
+    reply: &dyn Fn(&str) -> Option<u8>,
 ) -> std::io::Result<()> {
     let counted = |stream: &mut dyn Read| {
         let mut length = [0];
@@ -174,10 +179,10 @@ fn serve_socks5(
     };
     let mut port = [0; 2];
     stream.read_exact(&mut port)?;
-    let is_refused = !refused.is_empty() && host.contains(refused);
     asked.lock().unwrap().push(format!("{host} {}", u16::from_be_bytes(port)));
+    // Until whoever has asked is gone.
+    let Some(reply) = reply(&host) else { return std::io::copy(stream, &mut std::io::sink()).map(drop) };
     // Bound to a name, which is as good as an address.
-    let reply = if is_refused { reply } else { 0 };
     stream.write_all(&[&[5, reply, 0, 3, 4], b"here".as_slice(), &[0, 80]].concat())?;
     if reply == 0 {
         echo(stream);

@@ -3,8 +3,9 @@
 //!
 //! The policy has decided before: the [`Route`] says which proxy, at which addresses, and what may be asked of it.
 
+use super::dial::{self, Told};
 use super::upstream::{Credentials, Proxy, Scheme, Traffic};
-use super::{ConnectError, Connector, UpstreamError, dial, while_allowed};
+use super::{ConnectError, Connector, UpstreamError, while_allowed};
 use crate::counters::{self, Timed};
 use crate::decide::{Permit, Route};
 use crate::limits::fits;
@@ -177,8 +178,16 @@ pub(crate) async fn open<'q>(
     let _timing = counters::time(Timed::Connect);
     let deadline = Instant::now() + limits.connect_timeout;
     let ask = Ask { trust: &connector.trust, route: &route, proxy, came, limits, deadline };
-    let opened = while_allowed(ear, timeout_at(deadline, ask.open(traffic)), || route.revoked(decider, None, false)).await;
-    match opened.map(|opened| opened.unwrap_or(Err(ProxyError::Timeout.into()))) {
+    let opening = async {
+        match proxy.scheme() {
+            // It ends then by itself, and knows what was told before.
+            Scheme::Socks5 => ask.open(traffic).await,
+            Scheme::Http | Scheme::Https | Scheme::Socks5h => {
+                timeout_at(deadline, ask.open(traffic)).await.unwrap_or(Err(ProxyError::Timeout.into()))
+            }
+        }
+    };
+    match while_allowed(ear, opening, || route.revoked(decider, None, false)).await {
         Ok(Ok((stream, early, form))) => Ok(Chained { stream, early, route, form }),
         Ok(Err(error)) => Err(ConnectError::Upstream(route.failed(error))),
         Err(denial) => Err(ConnectError::Denied(route.ended_by(denial))),
@@ -232,6 +241,9 @@ fn at_proxy(error: UpstreamError) -> UpstreamError {
     })
 }
 
+/// A stream to the destination, what came on it before it was asked, and how requests are written to it.
+type Opened = (Stream, BytesMut, Form);
+
 struct Ask<'a> {
     trust: &'a Trust,
     route: &'a Route<'a>,
@@ -242,7 +254,7 @@ struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    async fn open(&self, traffic: Traffic) -> Result<(Stream, BytesMut, Form), UpstreamError> {
+    async fn open(&self, traffic: Traffic) -> Result<Opened, UpstreamError> {
         let target = self.route.target();
         match (self.proxy.scheme(), self.route.proxy()) {
             (Scheme::Http | Scheme::Https, Some(proxy)) if traffic == Traffic::Http => {
@@ -262,23 +274,26 @@ impl Ask<'_> {
         }
     }
 
-    /// Asks for the checked addresses in turn, each on a connection of its own, and takes the first that is reached.
-    async fn socks5(&self, port: u16) -> Result<(Stream, BytesMut, Form), UpstreamError> {
-        let mut last = UpstreamError::Unreachable;
-        for ip in self.route.asking() {
-            let mut stream = self.dial().await?;
-            match socks5_ask(&mut stream, Command::Connect, &Asked::Address(*ip, port), self.proxy).await {
-                Ok(_) => return Ok((stream, BytesMut::new(), Form::Origin)),
-                Err(
-                    error @ (UpstreamError::Refused
-                    | UpstreamError::Unreachable
-                    | UpstreamError::NetworkUnreachable
-                    | UpstreamError::Proxy(ProxyError::Failed)),
-                ) => last = error,
-                Err(error) => return Err(error),
+    /// Asks for the checked addresses, each on a connection of its own, in the order and at the times in which they would be dialled; takes the first that is reached. What the proxy has to answer for
+    /// itself it would say of every address: that ends it.
+    async fn socks5(&self, port: u16) -> Result<Opened, UpstreamError> {
+        let attempt = |ip| async move {
+            let asked = async {
+                let mut stream = self.dial().await?;
+                socks5_ask(&mut stream, Command::Connect, &Asked::Address(ip, port), self.proxy).await?;
+                Ok(stream)
+            };
+            match asked.await {
+                Err(UpstreamError::Proxy(ProxyError::Failed)) => Err(Told::AtProxy),
+                Err(UpstreamError::NetworkUnreachable) => Err(Told::NoWay),
+                Err(UpstreamError::ConnectTimeout) => Err(Told::TimedOut),
+                Err(UpstreamError::Unreachable) => Err(Told::Unreachable),
+                Err(UpstreamError::Refused) => Err(Told::Refused),
+                ended => Ok(ended),
             }
-        }
-        Err(last)
+        };
+        let stream = dial::first(self.route.asking(), self.deadline, Told::ProxySilent, attempt).await??;
+        Ok((stream, BytesMut::new(), Form::Origin))
     }
 
     /// The request for a tunnel. What it has of the client's head is bounded as that was.

@@ -1,8 +1,10 @@
 //! Dials a checked address, never a name.
 //!
-//! Of several addresses, the next is tried when one has failed, or has not answered for a while, and the first that accepts is taken (RFC 8305, "happy eyeballs").
+//! Of several addresses, the next is tried when one has failed, or has not answered for a while, and the first that accepts is taken (RFC 8305, "happy eyeballs"). Addresses that a proxy is asked
+//! for take part in the same race.
 
 use super::UpstreamError;
+use super::chain::ProxyError;
 use crate::decide::Route;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -18,8 +20,11 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to one of the route's addresses, and says to which. Dropping the future drops every attempt.
 pub(crate) async fn dial(route: &Route<'_>, patience: Duration) -> Result<(TcpStream, SocketAddr), UpstreamError> {
-    let connect = |address| async move { Ok((TcpStream::connect(address).await?, address)) };
-    first(route.addresses(), Instant::now() + patience, connect).await
+    let connect = |address| async move {
+        let stream = TcpStream::connect(address).await.map_err(|error| Told::by(&error))?;
+        Ok((stream, address))
+    };
+    first(route.addresses(), Instant::now() + patience, Told::TimedOut, connect).await
 }
 
 /// The families take turns, beginning with that of the first address; within each, the order stays (RFC 8305, section 4).
@@ -39,11 +44,13 @@ pub(crate) fn take_turns(addresses: &mut Vec<IpAddr>) {
     }
 }
 
-/// What an attempt tells, the more the later: a family that the system has no way for, time-out, what the network said, what the host said; and that there was no attempt,
-/// for want of a descriptor, which is nothing that the destination has to do with.
+/// What an attempt tells, the more the later: that a proxy could not, which does not say why; a family that the system has no way for, a proxy's silence, time-out, what the network said, what
+/// the host said; and that there was no attempt, for want of a descriptor, which is nothing that the destination has to do with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
+pub(super) enum Told {
+    AtProxy,
     NoWay,
+    ProxySilent,
     TimedOut,
     Unreachable,
     Refused,
@@ -79,6 +86,8 @@ impl Told {
 impl From<Told> for UpstreamError {
     fn from(told: Told) -> Self {
         match told {
+            Told::AtProxy => Self::Proxy(ProxyError::Failed),
+            Told::ProxySilent => Self::Proxy(ProxyError::Timeout),
             Told::NoWay => Self::NetworkUnreachable,
             Told::Unreachable => Self::Unreachable,
             Told::TimedOut => Self::ConnectTimeout,
@@ -88,28 +97,28 @@ impl From<Told> for UpstreamError {
     }
 }
 
-/// The first that accepts.
-async fn first<S, F>(addresses: &[SocketAddr], deadline: Instant, connect: impl Fn(SocketAddr) -> F) -> Result<S, UpstreamError>
+/// What the first attempt comes to that does not fail, or what told most of those that have. `late` is what it tells that time is over.
+pub(super) async fn first<A: Copy, S, F>(addresses: &[A], deadline: Instant, late: Told, begin: impl Fn(A) -> F) -> Result<S, UpstreamError>
 where
-    F: Future<Output = io::Result<S>>,
+    F: Future<Output = Result<S, Told>>,
 {
-    let mut told = Told::NoWay;
+    let mut told = None;
     // One address, as most have, needs no race.
     let ended = match addresses {
-        [only] => timeout_at(deadline, connect(*only)).await.map(|done| done.map_err(|error| told = Told::by(&error))),
-        _ => timeout_at(deadline, race(addresses, connect, &mut told)).await,
+        [only] => timeout_at(deadline, begin(*only)).await.map(|done| done.map_err(|error| told = Some(error))),
+        _ => timeout_at(deadline, race(addresses, begin, &mut told)).await,
     };
     match ended {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(())) => Err(told.into()),
-        Err(_) => Err(told.max(Told::TimedOut).into()),
+        Ok(Ok(first)) => Ok(first),
+        Ok(Err(())) => Err(told.unwrap_or(Told::NoWay).into()),
+        Err(_) => Err(told.map_or(late, |told| told.max(late)).into()),
     }
 }
 
 /// Attempts in the order of the addresses, each begun when one has failed, or the last was begun a while ago.
-async fn race<S, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F, told: &mut Told) -> Result<S, ()>
+async fn race<A: Copy, S, F>(addresses: &[A], begin: impl Fn(A) -> F, told: &mut Option<Told>) -> Result<S, ()>
 where
-    F: Future<Output = io::Result<S>>,
+    F: Future<Output = Result<S, Told>>,
 {
     let mut waiting = addresses.iter();
     let mut running = Vec::new();
@@ -127,7 +136,7 @@ where
                             false
                         }
                         Poll::Ready(Err(error)) => {
-                            *told = Told::by(&error).max(*told);
+                            *told = Some(error).max(*told);
                             false
                         }
                     }
@@ -138,7 +147,7 @@ where
             let is_time = running.len() < before || running.is_empty() || delay.as_mut().poll(cx).is_ready();
             match if is_time { waiting.next() } else { None } {
                 Some(address) => {
-                    running.push(Box::pin(connect(*address)));
+                    running.push(Box::pin(begin(*address)));
                     delay.as_mut().reset(Instant::now() + ATTEMPT_DELAY);
                 }
                 None if running.is_empty() => return Poll::Ready(Err(())),
@@ -178,10 +187,10 @@ mod tests {
             let (outcome, after) = behaviours[index];
             async move {
                 sleep(Duration::from_millis(after)).await;
-                outcome.map(|()| index).map_err(io::Error::from)
+                outcome.map(|()| index).map_err(|kind| Told::by(&kind.into()))
             }
         };
-        let taken = first(&all, began + Duration::from_millis(patience), connect).await;
+        let taken = first(&all, began + Duration::from_millis(patience), Told::TimedOut, connect).await;
         let over = since(began);
         (taken, dialled.into_inner().unwrap(), over)
     }
@@ -237,9 +246,9 @@ mod tests {
             for count in [1, 3] {
                 let connect = |address: SocketAddr| {
                     let error = if address == all[0] { errno.into() } else { io::ErrorKind::ConnectionRefused.into() };
-                    async move { io::Result::<()>::Err(error) }
+                    async move { Result::<(), Told>::Err(Told::by(&error)) }
                 };
-                let taken = first(&all[..count], Instant::now() + Duration::from_secs(1), connect).await;
+                let taken = first(&all[..count], Instant::now() + Duration::from_secs(1), Told::TimedOut, connect).await;
                 assert_eq!(taken, Err(UpstreamError::NoDescriptor), "{errno} {count}");
             }
         }
