@@ -437,7 +437,8 @@ impl NetworkProxyBuilder {
             exec_policy_hint: self.exec_policy_hint,
             ..Asked::new(Arc::new(AtHome { decider, home: Arc::clone(&home) }))
         });
-        let policy = PolicyHandle::asking(policy, self.limits, Arc::clone(&observer), asked.is_some(), self.mode);
+        let workers = self.workers.map_or_else(cores, NonZero::get);
+        let policy = PolicyHandle::asking(policy, self.limits, workers, Arc::clone(&observer), asked.is_some(), self.mode);
         let sources = Sources::read(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let trust = Arc::new(Trust::new(sources.clone(), Arc::clone(policy.own_authorities())));
         let resolver: Arc<dyn Resolve> = match (self.resolver, self.hosts) {
@@ -510,7 +511,7 @@ impl NetworkProxyBuilder {
             health: serde_json::Map::new(),
             watch: Watch { file, asked },
             drain: self.drain,
-            workers: self.workers.map_or_else(cores, NonZero::get),
+            workers,
         })
     }
 }

@@ -47,6 +47,7 @@ mod reply;
 mod secret;
 mod shutdown;
 mod signal;
+mod spare;
 mod stream;
 #[doc(hidden)]
 pub mod tls;

@@ -3,12 +3,11 @@
 //! A connection stays on the thread that accepted it: nothing of it is locked or moved, and upstream connections that wait for a request belong to the thread too. All
 //! threads accept from the same listeners, so that whoever has time takes the next.
 
-use crate::connect::pool;
 use crate::connection::Shared;
-use crate::inside::http2;
 use crate::listen::{self, Service};
 use crate::patience::Ticker;
 use crate::shutdown::Shutdown;
+use crate::spare;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -60,12 +59,7 @@ impl Worker {
                     }
                 }
                 drop(accepting);
-                tokio::spawn(async {
-                    loop {
-                        http2::pool::sweep();
-                        tokio::time::sleep(pool::sweep()).await;
-                    }
-                });
+                tokio::spawn(spare::keep());
                 // An error is the sender dropped, which means the same.
                 let _ = ended.await;
             });

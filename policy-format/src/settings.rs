@@ -316,7 +316,7 @@ limits! {
     request_body_bytes: Bytes = 0, 0 => u64::MAX, "Bytes of a request's body. 0: no limit.";
     upload_bytes: Bytes = 0, 0 => u64::MAX, "Bytes that all clients together may send to one host within `upload_window`, in bodies, tunnels and datagrams. 0: no limit.";
     upload_window: Time = HOUR, SECOND => 30 * DAY, "Time over which `upload_bytes` are counted.";
-    pool_connections: Count = 512, 0 => MANY, "Upstream connections that each thread keeps open for later requests. 0: none.";
+    pool_connections: Count = 512, 0 => MANY, "Upstream connections that each thread keeps open for later requests, of each version of HTTP. Where it is the default, as far as there are descriptors. 0: none.";
     pool_connections_per_host: Count = 64, 0 => MANY, "The same for one host and port. 0: none.";
     pool_timeout: Time = MINUTE, 10 => DAY, "How long an upstream connection is kept open without a request.";
     lookups: Count = 64, 1 => 4096, "Lookups of names at once.";

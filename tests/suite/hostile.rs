@@ -2,15 +2,22 @@
 //!
 //! The proxy is a process of its own, so that its memory and its descriptors are its own.
 
-use harness::binaries::compile_to;
+use harness::binaries::{FREE_PORTS, compile_to, path, without_proxies};
 use harness::client::get;
 use harness::{Client, DataPlane, Origin, policy, wait_until};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
+/// Names for the origin, more than there are descriptors where they are few.
+const MANY: usize = 400;
+
+fn one_of_many(number: usize) -> String {
+    format!("n{number}.many.test")
+}
 
 struct Victim {
     proxy: DataPlane,
@@ -21,12 +28,24 @@ struct Victim {
 
 impl Victim {
     fn new(limits: &[&str]) -> Self {
+        Self::within("unlimited", limits)
+    }
+
+    /// One that may have so many descriptors, with two threads.
+    fn within(descriptors: &str, limits: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("policy.bin");
-        compile_to(&policy("allow_local_binding = true", &[("127.0.0.1", "allow")]), &file);
-        let mut args = vec!["--policy", file.to_str().unwrap()];
-        args.extend(limits.iter().flat_map(|limit| ["--limit", limit]));
-        let victim = Self { proxy: DataPlane::start(&args), origin: Origin::start(), memory: 0, _dir: dir };
+        let (file, hosts) = (dir.path().join("policy.bin"), dir.path().join("hosts"));
+        compile_to(&policy("allow_local_binding = true", &[("127.0.0.1", "allow"), ("*.many.test", "allow")]), &file);
+        std::fs::write(&hosts, (0..MANY).map(|number| format!("127.0.0.1 {}\n", one_of_many(number))).collect::<String>()).unwrap();
+        let mut command = Command::new("sh");
+        let limited = if descriptors == "unlimited" { String::new() } else { format!("ulimit -n {descriptors} && ") };
+        without_proxies(&mut command).args(["-c", &format!("{limited}exec \"$0\" \"$@\"")]).arg(path("netproxy-dp")).args(FREE_PORTS);
+        command.args(["--workers", "2", "--policy", file.to_str().unwrap(), "--hosts", hosts.to_str().unwrap()]);
+        command
+            .args(limits.iter().flat_map(|limit| ["--limit", limit]))
+            .env("NETPROXY_STATE_DIR", dir.path().join("state"))
+            .stdin(Stdio::null());
+        let victim = Self { proxy: DataPlane::spawn(command), origin: Origin::start(), memory: 0, _dir: dir };
         // What a first request needs is no growth.
         victim.serves_others();
         Self { memory: victim.resident(), ..victim }
@@ -37,6 +56,23 @@ impl Victim {
         assert_eq!(answer.status, 299, "{}", answer.text());
         let mut tunnel = Client::connect(self.proxy.socks5().unwrap());
         assert_eq!(tunnel.socks5(1, &[127, 0, 0, 1], self.origin.port()), Some(0));
+    }
+
+    /// Asks for something of one origin after the other, each by another name.
+    fn visits(&self, names: std::ops::Range<usize>) {
+        for number in names {
+            let answer = get(self.proxy.http(), &format!("http://{}:{}/", one_of_many(number), self.origin.port()));
+            assert_eq!(answer.status, 299, "{number}: {}", answer.text());
+        }
+    }
+
+    /// Upstream connections that wait for a request.
+    fn waiting(&self) -> u64 {
+        self.proxy.metrics().get("netproxy_pool_idle_connections{protocol=\"http/1.1\"}")
+    }
+
+    fn given_up(&self) -> u64 {
+        self.proxy.metrics().get("netproxy_pool_evictions_total{reason=\"descriptors\"}")
     }
 
     fn proc(&self, file: &str) -> String {
@@ -238,5 +274,53 @@ fn without_descriptors_clients_wait_and_none_is_lost() {
     let metrics = victim.proxy.metrics();
     assert!(metrics.get("netproxy_accept_pauses_total") > 0);
     assert!(metrics.get("netproxy_accept_errors_total") >= metrics.get("netproxy_accept_pauses_total"));
+    victim.recovers();
+}
+
+#[test]
+fn connections_that_wait_for_requests_leave_descriptors_for_others() {
+    // Of 104 beyond those that are reserved, twelve are for pipes, and a quarter of the others for the pools: five for each thread and protocol.
+    let victim = Victim::within("360", &[]);
+    victim.visits(0..MANY);
+    wait_until("all that may wait do", || victim.open() == 0);
+    assert!((1..=10).contains(&victim.waiting()), "{}", victim.waiting());
+    assert!(victim.descriptors() < 100, "{}", victim.descriptors());
+    assert_eq!(victim.given_up(), 0);
+    victim.recovers();
+}
+
+#[test]
+fn connections_that_wait_for_requests_are_given_up_for_one_that_is_wanted() {
+    // Somebody asked for more of them than there can be.
+    let victim = Victim::within("360", &["pool_connections=512", "pool_timeout=1d"]);
+    victim.visits(0..MANY);
+    let metrics = victim.proxy.metrics();
+    assert!(metrics.get("netproxy_pool_evictions_total{reason=\"descriptors\"}") > 0);
+    assert_eq!(metrics.get("netproxy_upstream_failures_total{error=\"no-descriptor\"}"), 0);
+    victim.recovers();
+}
+
+#[test]
+fn connections_that_wait_for_requests_are_given_up_for_clients_and_operators() {
+    let victim = Victim::within("unlimited", &["pool_timeout=1d"]);
+    let pid = Pid::from_raw(i32::try_from(victim.proxy.id()).unwrap());
+    for asks_first in ["a client", "an operator"] {
+        let before = victim.given_up();
+        victim.visits(0..20);
+        wait_until("the connections wait", || victim.open() == 0 && victim.waiting() >= 20);
+        let room = victim.descriptors();
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = prlimit(pid, Resource::Nofile, Rlimit { current: Some(room), maximum }).unwrap();
+        // One or two descriptors may have become free since.
+        let held = if asks_first == "a client" { victim.connect_many(8, b"GET / HT") } else { Vec::new() };
+        wait_until("all are accepted", || victim.open() == held.len() as u64);
+        let mut client = Client::connect(victim.proxy.http());
+        client.send(b"GET / HTTP/1.1\r\nHost: blocked.test\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.answer().status, 403);
+        assert!(victim.given_up() > before, "{asks_first}");
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+        drop(held);
+        wait_until("they are gone", || victim.open() == 0);
+    }
     victim.recovers();
 }

@@ -78,6 +78,11 @@ const ELSEWHERE: [(&str, &str, &str); 21] = [
     ("netproxy_policy_limited_mode", "tests/suite/metrics.rs", "set_mode(Some(Mode::Limited))"),
     ("netproxy_accept_errors_total", "tests/suite/hostile.rs", "netproxy_accept_errors_total"),
     ("netproxy_accept_pauses_total", "tests/suite/hostile.rs", "netproxy_accept_pauses_total"),
+    (
+        "netproxy_pool_evictions_total{reason=\"descriptors\"}",
+        "tests/suite/hostile.rs",
+        "netproxy_pool_evictions_total{reason=\\\"descriptors\\\"}",
+    ),
     ("netproxy_upstream_failures_total{error=\"no-descriptor\"}", "dataplane/src/counters/tests.rs", "UpstreamError::NoDescriptor"),
     ("netproxy_limited_total", "tests/suite/limits.rs", "every_limit_has_a_row"),
     ("netproxy_dns_cache_lookups_total{result=\"stale\"}", "dataplane/src/connect/cache.rs", "looked(\"stale\")"),

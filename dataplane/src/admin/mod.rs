@@ -23,6 +23,7 @@ pub(crate) mod views;
 
 use crate::audit::feed::RING;
 use crate::shutdown::Shutdown;
+use crate::spare;
 use access::throttle::Throttle;
 use access::{Peer, Refused, Scope, Scopes};
 use backend::{Backend, ReloadFailure};
@@ -78,6 +79,13 @@ pub(crate) struct Facts {
     pub(crate) policy_file: Option<String>,
     /// Threads that serve connections.
     pub(crate) workers: usize,
+}
+
+/// What a listener does that cannot accept.
+async fn pause(error: &std::io::Error) {
+    if !spare::make_room(error).await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The API.
@@ -138,7 +146,7 @@ impl Api {
                 Ok((stream, from)) => {
                     tokio::spawn(Arc::clone(&self).converse(stream, Peer::Address(from.ip()), permit, over.clone()));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => pause(&error).await,
             }
         }
         drop(listener);
@@ -160,7 +168,7 @@ impl Api {
                     tokio::spawn(Arc::clone(&self).converse(stream, Peer::Socket, permit, over.clone()));
                 }
                 Ok(_) => {}
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => pause(&error).await,
             }
         }
         drop(listener);

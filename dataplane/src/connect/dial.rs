@@ -6,6 +6,7 @@
 use super::UpstreamError;
 use super::chain::ProxyError;
 use crate::decide::Route;
+use crate::spare::{self, is_exhausted};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Connects to one of the route's addresses, and says to which. Dropping the future drops every attempt.
 pub(crate) async fn dial(route: &Route<'_>, patience: Duration) -> Result<(TcpStream, SocketAddr), UpstreamError> {
     let connect = |address| async move {
-        let stream = TcpStream::connect(address).await.map_err(|error| Told::by(&error))?;
+        let stream = spare::again(|| TcpStream::connect(address)).await.map_err(|error| Told::by(&error))?;
         Ok((stream, address))
     };
     first(route.addresses(), Instant::now() + patience, Told::TimedOut, connect).await
@@ -55,20 +56,6 @@ pub(super) enum Told {
     Unreachable,
     Refused,
     Exhausted,
-}
-
-/// Whether the process, or the system, has no descriptor left.
-pub(super) fn is_exhausted(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = error;
-        false
-    }
 }
 
 impl Told {

@@ -96,6 +96,17 @@ pub(crate) fn sweep() -> Duration {
     OFTEN
 }
 
+/// Closes all of them, for want of descriptors; gives how many.
+pub(crate) fn give_up() -> usize {
+    POOL.with_borrow_mut(|pool| {
+        pool.idle.clear();
+        let count = std::mem::take(&mut pool.connections);
+        evicted(Counter::PoolGivenUp, count);
+        pool.level.set(Counter::PoolIdle, 0);
+        count
+    })
+}
+
 /// So many were closed, or not kept.
 pub(crate) fn evicted(why: Counter, count: usize) {
     if count > 0 {

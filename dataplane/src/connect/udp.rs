@@ -6,6 +6,7 @@ use super::chain::Asked;
 use crate::connect::upstream::Proxy;
 use crate::counters::Reached;
 use crate::decide::datagram::Flow;
+use crate::spare;
 pub(crate) use chains::{Chains, NoChain};
 use std::future::poll_fn;
 use std::io;
@@ -190,7 +191,7 @@ impl Outward {
 
 /// A socket that can be sent to at once: a new one does not know it before it has waited for it.
 async fn open(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address).await?;
+    let socket = spare::again(|| UdpSocket::bind(address)).await?;
     socket.writable().await?;
     Ok(socket)
 }

@@ -4,11 +4,11 @@
 //! nobody who changes a link, a folder or the socket itself between the look and the connection leads it elsewhere. Elsewhere there is no such descriptor: the real path is worked out, decided on
 //! and connected to, and who may rename folders on that path could win the race between the two.
 
-use super::dial::is_exhausted;
 use super::{ConnectError, UpstreamError};
 use crate::counters::{self, Timed};
 use crate::decide::open::Open;
 use crate::decide::socket::{SocketPermit, SocketRoute};
+use crate::spare::{self, is_exhausted};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,13 +24,15 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
     let deadline = Instant::now() + permit.limits().connect_timeout;
     let named = permit.names(&path);
     // A path may lead to a file system that does not answer.
-    let opening = tokio::task::spawn_blocking(move || Found::open(&path));
+    let opening = spare::again(|| {
+        let path = path.clone();
+        async { tokio::task::spawn_blocking(move || Found::open(&path)).await? }
+    });
     let found = match timeout_at(deadline, opening).await {
-        Ok(Ok(Ok(found))) => found,
+        Ok(Ok(found)) => found,
         // What is there and what is not is nobody's business who may not reach it.
         _ if !named => return Err(ConnectError::Denied(permit.refuse())),
-        Ok(Ok(Err(error))) => return Err(ConnectError::Upstream(permit.failed(open_error(&error)))),
-        Ok(Err(_)) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::Unreachable))),
+        Ok(Err(error)) => return Err(ConnectError::Upstream(permit.failed(open_error(&error)))),
         Err(_) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::ConnectTimeout))),
     };
     let (route, open) = permit.opened(&found.real)?;
@@ -46,7 +48,7 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
     let _timing = counters::time(Timed::Connect);
     let connecting = async {
         loop {
-            match UnixStream::connect(found.address()).await {
+            match spare::again(|| UnixStream::connect(found.address())).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(FULL_QUEUE).await,
                 Err(error) => return Err(connect_error(&error)),

@@ -102,8 +102,8 @@ counters! {
     Counter "netproxy_bytes_total", "Bytes of bodies and tunnels, from clients (up) and to them (down)." { BytesUp = r#"direction="up""#, BytesDown = r#"direction="down""# }
     Gauge "netproxy_pool_idle_connections", "Upstream connections that wait for a request." { PoolIdle = r#"protocol="http/1.1""#, PoolIdleHttp2 = r#"protocol="h2""# }
     Counter "netproxy_pool_lookups_total", "Looks for an upstream connection that waits, and what was found." { PoolHits = r#"result="hit""#, PoolMisses = r#"result="miss""# }
-    Counter "netproxy_pool_evictions_total", "Upstream connections that waited, or would have: not kept for want of room, closed after `pool_timeout`, or by the origin." {
-        PoolFull = r#"reason="full""#, PoolExpired = r#"reason="expired""#, PoolClosed = r#"reason="closed""#
+    Counter "netproxy_pool_evictions_total", "Upstream connections that waited, or would have: not kept for want of room, closed after `pool_timeout`, by the origin, or for want of descriptors." {
+        PoolFull = r#"reason="full""#, PoolExpired = r#"reason="expired""#, PoolClosed = r#"reason="closed""#, PoolGivenUp = r#"reason="descriptors""#
     }
     Counter "netproxy_dns_cache_lookups_total", "Looks into the cache of names: there; there, but no longer to be relied on; being looked up for another; not there." {
         NameHits = r#"result="hit""#, NameStale = r#"result="stale""#, NameJoined = r#"result="joined""#, NameMisses = r#"result="miss""#

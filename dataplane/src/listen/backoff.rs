@@ -1,11 +1,12 @@
 //! What a listener does that cannot accept: descriptors or memory have run out, or a client was gone too soon.
 //!
-//! Clients wait in the kernel's queue meanwhile; none is lost. The listener tries again after a pause that doubles, and is short enough that nobody waits long once there
-//! is room.
+//! What is kept for later is given up first (`spare.rs`). Else clients wait in the kernel's queue; none is lost. The listener tries again after a pause that doubles, and is short
+//! enough that nobody waits long once there is room.
 
 use crate::counters::Counter;
 use crate::limits::Gate;
 use crate::listen::socket::Listener;
+use crate::spare;
 use crate::stream::Stream;
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +37,9 @@ impl Backoff {
                 }
                 Err(error) => {
                     gate.counters().count(Counter::AcceptErrors);
+                    if spare::make_room(&error).await {
+                        continue;
+                    }
                     if let Some(pause) = self.failed(&error) {
                         gate.paused(&error);
                         tokio::time::sleep(pause).await;

@@ -211,10 +211,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn new(policy: Policy, overrides: &[LimitOverride], mode: Option<Mode>, generation: u64) -> Self {
+    fn new(policy: Policy, overrides: &[LimitOverride], workers: usize, mode: Option<Mode>, generation: u64) -> Self {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
-        within_descriptors(&mut limits, overrides);
+        within_descriptors(&mut limits, overrides, workers);
         let Policy { blob, profile, mapped, upstreams, sockets, interception, certificates } = policy;
         let (blob, mapped, limits) = (Arc::new(blob), mapped.map(Arc::new), Arc::new(limits));
         Self { blob, profile, mapped, limits, upstreams, sockets, interception, certificates, mode, generation, loaded: SystemTime::now() }
@@ -434,6 +434,8 @@ struct Inner {
     authorities: Authorities,
     observer: Arc<dyn Observer>,
     overrides: Vec<LimitOverride>,
+    /// Threads that serve under it.
+    workers: usize,
     generation: watch::Sender<u64>,
     bell: Bell,
     last_error: Mutex<Option<String>>,
@@ -442,13 +444,14 @@ struct Inner {
 impl PolicyHandle {
     #[cfg(test)]
     pub(crate) fn new(policy: Policy, overrides: Vec<LimitOverride>, observer: Arc<dyn Observer>) -> Self {
-        Self::asking(policy, overrides, observer, false, None)
+        Self::asking(policy, overrides, 1, observer, false, None)
     }
 
     /// With its first policy. `open`: there is somebody who may let hosts on that no rule names. `wanted`: the mode that is set from the start.
     pub(crate) fn asking(
         mut policy: Policy,
         overrides: Vec<LimitOverride>,
+        workers: usize,
         observer: Arc<dyn Observer>,
         open: bool,
         wanted: Option<Mode>,
@@ -462,7 +465,7 @@ impl PolicyHandle {
             Some(Err(_)) | None => {}
         }
         policy.interception = policy.interception.map(|wanted| authorities.choose(wanted).0);
-        let snapshot = Arc::new(Snapshot::new(policy, &overrides, mode, 1));
+        let snapshot = Arc::new(Snapshot::new(policy, &overrides, workers, mode, 1));
         observer.in_force(&snapshot);
         Self(Arc::new(Inner {
             current: ArcSwap::new(snapshot),
@@ -471,6 +474,7 @@ impl PolicyHandle {
             authorities,
             observer,
             overrides,
+            workers,
             generation: watch::Sender::new(1),
             bell: Bell::default(),
             last_error: Mutex::new(None),
@@ -504,7 +508,7 @@ impl PolicyHandle {
             policy.interception = other.unwrap_or_default();
         }
         let wanted = policy.interception.take();
-        let put = self.put(Snapshot::new(policy, &self.0.overrides, mode, 0), wanted);
+        let put = self.put(Snapshot::new(policy, &self.0.overrides, self.0.workers, mode, 0), wanted);
         drop(set);
         self.is_put(put)
     }

@@ -354,6 +354,16 @@ impl Flow {
     }
 }
 
+/// Closes the pipes that this thread keeps and nobody has borrowed; gives how many.
+pub(crate) fn give_up_pipes() -> usize {
+    #[cfg(target_os = "linux")]
+    {
+        pipes::give_up()
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
 /// What a pipe was filled with.
 #[cfg(target_os = "linux")]
 enum Filled {
@@ -377,9 +387,6 @@ mod pipes {
     const SMALLEST: usize = 64 * 1024;
     /// Free ones that a thread keeps.
     const KEPT: usize = 8;
-    /// Pipes that all threads have together: they may be full, of what slow readers leave there.
-    const MOST: usize = 128;
-
     static THERE_ARE: AtomicUsize = AtomicUsize::new(0);
 
     thread_local! {
@@ -411,8 +418,14 @@ mod pipes {
         Some(Pipe { ends: Some(ends), filled: 0 })
     }
 
+    /// Closes those that are free; gives how many.
+    pub(super) fn give_up() -> usize {
+        let free = FREE.with_borrow_mut(std::mem::take);
+        free.len()
+    }
+
     fn open() -> Option<Ends> {
-        if THERE_ARE.fetch_add(1, Ordering::Relaxed) >= MOST {
+        if THERE_ARE.fetch_add(1, Ordering::Relaxed) >= crate::config::pipes() {
             THERE_ARE.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -471,6 +484,15 @@ mod tests {
 
     fn meter() -> Meter {
         Meter::down(&crate::counters::Counters::new())
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pipes_that_nobody_has_are_given_up() {
+        let (one, other) = (pipes::take().unwrap(), pipes::take().unwrap());
+        assert_eq!(give_up_pipes(), 0, "they are borrowed");
+        drop((one, other));
+        assert_eq!((give_up_pipes(), give_up_pipes()), (2, 0));
     }
 
     fn spare() -> Vec<usize> {

@@ -6,3 +6,5 @@ pub(crate) mod http;
 mod look;
 pub(crate) mod tunnel;
 pub(crate) mod udp;
+
+pub(crate) use flow::give_up_pipes;

@@ -93,6 +93,17 @@ pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
     });
 }
 
+/// Closes all of them, for want of descriptors, as soon as their tasks have their turn; gives how many.
+pub(crate) fn give_up() -> usize {
+    POOL.with_borrow_mut(|pool| {
+        pool.idle.clear();
+        let count = std::mem::take(&mut pool.connections);
+        evicted(Counter::PoolGivenUp, count);
+        pool.level.set(Counter::PoolIdleHttp2, 0);
+        count
+    })
+}
+
 /// Closes what has waited for too long, and what origins have ended.
 pub(crate) fn sweep() {
     POOL.with_borrow_mut(|pool| {

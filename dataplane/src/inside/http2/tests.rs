@@ -1004,6 +1004,28 @@ async fn an_origins_connection_serves_one_client_after_the_other() {
     assert_eq!((waiting(), counted("netproxy_pool_evictions_total{reason=\"closed\"}")), (0, 1));
 }
 
+/// Its task closes it by the time that a descriptor is tried for again.
+#[tokio::test]
+#[cfg(unix)]
+async fn a_connection_that_waits_is_given_up_for_want_of_a_descriptor() {
+    let mut rig = rig(Script::yes(), &[]).await;
+    let counters = Arc::clone(&rig.shared.counters);
+    let _serving = counters.serve();
+    let Rig { client, closed, relay, upstream, shared, .. } = rig;
+    drop(client);
+    closed.abort();
+    relay.await.unwrap();
+    let tls = config();
+    pool::put(&target(), Idle { upstream, leads: Leads::direct(), peer: None, tls: Arc::clone(&tls) }, &shared.decider.limits());
+    assert!(crate::spare::make_room(&rustix::io::Errno::MFILE.into()).await);
+    // Nothing is waited for that comes from elsewhere.
+    assert!(rig.origin.asked.recv().await.is_none());
+    assert!(pool::take(&target(), &tls).is_none());
+    let counted = |sample: &str| counters.sample(sample).unwrap();
+    assert_eq!(counted("netproxy_pool_idle_connections{protocol=\"h2\"}"), 0);
+    assert_eq!(counted("netproxy_pool_evictions_total{reason=\"descriptors\"}"), 1);
+}
+
 /// Where nothing was answered since it waited, the origin may have ended it before the request came.
 #[tokio::test]
 async fn what_can_be_asked_again_is_refused_where_the_connection_was_stale() {
