@@ -57,10 +57,11 @@ pub(crate) async fn make_room(error: &io::Error) -> bool {
     is_exhausted(error) && Box::pin(async { give_up().await || others_give_up().await }).await
 }
 
-/// Closes what has waited for too long, now and then, and all of it when descriptors are wanted. A task of each thread that serves.
+/// Closes what has waited for too long, or was not needed for a while, now and then, and all of it when descriptors are wanted. A task of each thread that serves.
 pub(crate) async fn keep() {
     loop {
         http2::pool::sweep();
+        relay::sweep_pipes();
         let next = pool::sweep();
         if timeout(next, WANTED.notified()).await.is_ok() && give_up().await {
             GIVEN.notify_waiters();

@@ -364,6 +364,12 @@ pub(crate) fn give_up_pipes() -> usize {
     0
 }
 
+/// Closes those of them that were not needed since this was last called.
+pub(crate) fn sweep_pipes() {
+    #[cfg(target_os = "linux")]
+    pipes::sweep();
+}
+
 /// What a pipe was filled with.
 #[cfg(target_os = "linux")]
 enum Filled {
@@ -390,7 +396,14 @@ mod pipes {
     static THERE_ARE: AtomicUsize = AtomicUsize::new(0);
 
     thread_local! {
-        static FREE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+        static FREE: RefCell<Free> = const { RefCell::new(Free { pipes: Vec::new(), unused: 0 }) };
+    }
+
+    /// Those that nobody has borrowed, the latest last.
+    struct Free {
+        pipes: Vec<Ends>,
+        /// So many of the first were not needed since this was last asked for.
+        unused: usize,
     }
 
     #[derive(Debug)]
@@ -414,14 +427,31 @@ mod pipes {
 
     /// A free pipe, or a new one; `None` when there are enough, or the system gives none.
     pub(super) fn take() -> Option<Pipe> {
-        let ends = FREE.with_borrow_mut(Vec::pop).or_else(open)?;
+        let ends = FREE.with_borrow_mut(Free::pop).or_else(open)?;
         Some(Pipe { ends: Some(ends), filled: 0 })
     }
 
     /// Closes those that are free; gives how many.
     pub(super) fn give_up() -> usize {
-        let free = FREE.with_borrow_mut(std::mem::take);
+        let free = FREE.with_borrow_mut(|free| std::mem::take(&mut free.pipes));
         free.len()
+    }
+
+    /// Closes those that were not needed since this was last called.
+    pub(super) fn sweep() {
+        FREE.with_borrow_mut(|free| {
+            let unused = free.unused.min(free.pipes.len());
+            drop(free.pipes.drain(..unused));
+            free.unused = free.pipes.len();
+        });
+    }
+
+    impl Free {
+        fn pop(&mut self) -> Option<Ends> {
+            let ends = self.pipes.pop();
+            self.unused = self.unused.min(self.pipes.len());
+            ends
+        }
     }
 
     fn open() -> Option<Ends> {
@@ -469,8 +499,8 @@ mod pipes {
                 // A thread that ends has no free pipes any more.
                 let _ = FREE.try_with(|free| {
                     let mut free = free.borrow_mut();
-                    if free.len() < KEPT {
-                        free.push(ends);
+                    if free.pipes.len() < KEPT {
+                        free.pipes.push(ends);
                     }
                 });
             }
@@ -493,6 +523,24 @@ mod tests {
         assert_eq!(give_up_pipes(), 0, "they are borrowed");
         drop((one, other));
         assert_eq!((give_up_pipes(), give_up_pipes()), (2, 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pipes_that_are_not_needed_for_a_while_are_closed() {
+        let many: Vec<_> = (0..5).map(|_| pipes::take().unwrap()).collect();
+        drop(many);
+        // Which they are is known from here on.
+        sweep_pipes();
+        let some: Vec<_> = (0..2).map(|_| pipes::take().unwrap()).collect();
+        drop(some);
+        // Two at once were needed, and three were not.
+        sweep_pipes();
+        assert_eq!(give_up_pipes(), 2);
+        drop(pipes::take().unwrap());
+        sweep_pipes();
+        sweep_pipes();
+        assert_eq!(give_up_pipes(), 0);
     }
 
     fn spare() -> Vec<usize> {

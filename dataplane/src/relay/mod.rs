@@ -7,4 +7,4 @@ mod look;
 pub(crate) mod tunnel;
 pub(crate) mod udp;
 
-pub(crate) use flow::give_up_pipes;
+pub(crate) use flow::{give_up_pipes, sweep_pipes};
