@@ -11,6 +11,7 @@ use crate::log;
 use crate::policy::Snapshot;
 use crate::policy::source::PolicySource;
 use crate::proxy::{Addresses, Bound, Facts, NetworkProxy, Watch};
+use crate::pulse::{self, Heart, Life, Pulse};
 use crate::secret::Broker;
 use crate::shutdown::{self, Trigger};
 use crate::tunnels::Row as Tunnel;
@@ -99,6 +100,8 @@ impl Control {
 pub struct Handle {
     facts: Arc<Facts>,
     ended: watch::Receiver<()>,
+    /// Of all its threads that have something to do for clients and operators.
+    pulses: Vec<Pulse>,
 }
 
 /// How a proxy is.
@@ -318,6 +321,40 @@ impl Handle {
         let _ = self.ended.clone().changed().await;
     }
 
+    /// Returns once each thread of the proxy, those that serve and the one for all else, has answered that it runs: an idle one does at once, a busy one when it has time. It never returns
+    /// while one of them hangs, or has ended by itself. Threads that are held up because there is no [room for events](crate::OnFull::Block), as their settings want it, do not hang. Where the
+    /// proxy ends, it returns.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let handle = netproxy::NetworkProxy::builder().free_ports().bind().await?.run().await?;
+    /// let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), handle.responds()).await;
+    /// assert!(in_time.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn responds(&self) {
+        let all = async {
+            for pulse in &self.pulses {
+                pulse.felt().await;
+            }
+        };
+        let held_up = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if self.facts.hub.holds_up() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = all => {}
+            () = held_up => {}
+        }
+    }
+
     /// Starts the threads.
     pub(crate) fn start(proxy: NetworkProxy) -> io::Result<Self> {
         let NetworkProxy { facts, bound, health, watch, drain, workers: wanted, .. } = proxy;
@@ -338,6 +375,8 @@ impl Handle {
         log::serving(&facts.addresses, workers.len(), &facts.policy.current());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let phases = facts.control.0.subscribe();
+        let (life, heart) = pulse::new();
+        let pulses = workers.iter().map(Worker::pulse).chain([life.pulse()]).collect();
         let (over, ended) = watch::channel(());
         let keeper = Keeper {
             facts: Arc::clone(&facts),
@@ -352,6 +391,8 @@ impl Handle {
             permits,
             connections,
             drain,
+            life,
+            heart,
         };
         let keep = move || {
             runtime.block_on(keeper.keep());
@@ -360,10 +401,12 @@ impl Handle {
             drop(over);
         };
         std::thread::Builder::new().name("keeper".to_owned()).spawn(keep)?;
-        Ok(Self { facts, ended })
+        Ok(Self { facts, ended, pulses })
     }
 }
 
+/// Between two looks whether threads are held up.
+const LOOK: Duration = Duration::from_millis(100);
 /// Time that events have to be written at the end, where none of the drain time is left.
 const AUDIT: Duration = Duration::from_secs(1);
 
@@ -383,12 +426,29 @@ struct Keeper {
     /// How many permits there are.
     connections: usize,
     drain: Duration,
+    life: Life,
+    heart: Heart,
 }
 
 impl Keeper {
     /// Until all is over.
     async fn keep(self) {
-        let Self { facts, api, audit, admin, watch, trigger, mut phases, workers, mut accept_ended, permits, connections, drain } = self;
+        let Self {
+            facts,
+            api,
+            audit,
+            admin,
+            watch,
+            trigger,
+            mut phases,
+            workers,
+            mut accept_ended,
+            permits,
+            connections,
+            drain,
+            life,
+            mut heart,
+        } = self;
         let mut tasks = JoinSet::new();
         let (admin_over, over) = shutdown::new(facts.policy.bell().clone());
         tasks.spawn(api.serve(admin, over));
@@ -405,6 +465,8 @@ impl Keeper {
         tokio::select! {
             () = reached(&mut phases, Phase::Draining) => {}
             () = watching => {}
+            // For as long as the life is kept.
+            () = heart.beat() => {}
         }
         trigger.start();
         let began = Instant::now();
@@ -424,7 +486,10 @@ impl Keeper {
         tokio::select! {
             () = finish => {}
             () = reached(&mut phases, Phase::Ending) => {}
+            () = heart.beat() => {}
         }
+        // What is waited for from here on has bounds of its own.
+        drop((life, heart));
         // A worker that waits for room in the queue of events waits no more.
         facts.hub.release();
         // What is still open ends because the proxy does.

@@ -42,6 +42,7 @@ mod patience;
 mod policy;
 mod private;
 mod proxy;
+mod pulse;
 mod relay;
 mod reply;
 mod secret;

@@ -246,13 +246,13 @@ async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
     let Started { proxy, notify, published, .. } = started;
     // Signals are caught before anything is announced, so that whoever reads the announcement can send one.
     let signals = Signals::new()?;
-    let handle = proxy.run().await?;
+    let handle = Arc::new(proxy.run().await?);
     #[cfg(target_os = "linux")]
     announce_sandbox(&started.sandbox, cli);
     announce(&handle, cli);
     notify.ready(&status(&handle.policy()));
-    let watchdog = Arc::clone(&notify);
-    tokio::spawn(async move { watchdog.watchdog().await });
+    let (watchdog, watched) = (Arc::clone(&notify), Arc::clone(&handle));
+    tokio::spawn(async move { watchdog.watchdog(&watched).await });
     #[cfg(unix)]
     let handed_over = {
         let (json, handle) = (cli.json, &handle);

@@ -6,18 +6,19 @@
 use crate::connection::Shared;
 use crate::listen::{self, Service};
 use crate::patience::Ticker;
+use crate::pulse::{self, Life, Pulse};
 use crate::shutdown::Shutdown;
 use crate::spare;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 /// A thread that serves.
 pub(crate) struct Worker {
     /// Dropping it ends the thread, with all connections that are still open.
-    end: oneshot::Sender<()>,
+    life: Life,
     thread: JoinHandle<()>,
 }
 
@@ -37,7 +38,7 @@ impl Worker {
         let listeners =
             work.listeners.iter().map(|(listener, service)| Ok((listener.try_clone()?, *service))).collect::<io::Result<Vec<_>>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = oneshot::channel();
+        let (life, mut heart) = pulse::new();
         let (shared, permits, shutdown) = (Arc::clone(&work.shared), Arc::clone(&work.permits), work.shutdown.clone());
         let accepting = work.accepting.clone();
         let serve = move || {
@@ -60,19 +61,23 @@ impl Worker {
                 }
                 drop(accepting);
                 tokio::spawn(spare::keep());
-                // An error is the sender dropped, which means the same.
-                let _ = ended.await;
+                heart.beat().await;
             });
             // Lookups that cannot be cancelled are not waited for.
             runtime.shutdown_background();
         };
         let thread = Builder::new().name(format!("worker {number}")).spawn(serve)?;
-        Ok(Self { end, thread })
+        Ok(Self { life, thread })
+    }
+
+    /// Whether it still serves.
+    pub(crate) fn pulse(&self) -> Pulse {
+        self.life.pulse()
     }
 
     /// Ends all of them, with what is still open.
     pub(crate) fn end(workers: Vec<Self>) {
-        let threads: Vec<_> = workers.into_iter().map(|worker| (drop(worker.end), worker.thread).1).collect();
+        let threads: Vec<_> = workers.into_iter().map(|worker| (drop(worker.life), worker.thread).1).collect();
         for thread in threads {
             // One that panicked has ended too.
             let _ = thread.join();

@@ -4,13 +4,14 @@ use harness::client::get;
 use harness::{Client, Names, Origin, compile, policy, wait_until};
 use netproxy::child::StateDir;
 use netproxy::{
-    Answer, BlockedRequest, Decided, Event, EventSink, Handle, LoadError, Mode, NetworkProxy, NetworkProxyBuilder, Observer, Policy,
-    PolicyError, PolicyRequest, Snapshot, StartError, Verdict,
+    Answer, AuditOverrides, BlockedRequest, Decided, Event, EventSink, Handle, LoadError, Mode, NetworkProxy, NetworkProxyBuilder,
+    Observer, OnFull, Policy, PolicyError, PolicyRequest, Snapshot, StartError, Verdict,
 };
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Layer, Selection, compile_profiles};
 use std::collections::HashMap;
 use std::future::{Future, pending, ready};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -347,6 +348,77 @@ impl Observer for InPlace {
     fn decided(&self, _event: &Decided<'_>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Does not come back while somebody else has the lock.
+#[derive(Clone, Default)]
+struct Hanging(Arc<Mutex<()>>);
+
+impl Observer for Hanging {
+    fn decided(&self, _event: &Decided<'_>) {
+        drop(self.0.lock().unwrap());
+    }
+}
+
+impl EventSink for Hanging {
+    fn name(&self) -> &'static str {
+        "hanging"
+    }
+
+    fn write(&mut self, _events: &[Event]) -> std::io::Result<()> {
+        drop(self.0.lock().unwrap());
+        Ok(())
+    }
+}
+
+/// Whether all threads answer, of which one that hangs needs longer than this.
+fn responds(runtime: &Runtime, handle: &Handle, within: Duration) -> bool {
+    runtime.block_on(async { tokio::time::timeout(within, handle.responds()).await.is_ok() })
+}
+
+/// Asks for something, and does not wait for an answer.
+fn ask_away(handle: &Handle) -> TcpStream {
+    let mut client = TcpStream::connect(handle.addrs().http).unwrap();
+    client.write_all(b"GET http://nowhere.test/ HTTP/1.1\r\nHost: nowhere.test\r\n\r\n").unwrap();
+    client
+}
+
+#[test]
+fn a_proxy_responds_while_none_of_its_threads_hangs() {
+    let runtime = runtime();
+    let hanging = Hanging::default();
+    let workers = std::num::NonZero::new(2).unwrap();
+    let handle = start(&runtime, NetworkProxy::builder().observer(hanging.clone()).workers(workers));
+    assert!(responds(&runtime, &handle, harness::PATIENCE), "idle ones");
+    let held = hanging.0.lock().unwrap();
+    let client = ask_away(&handle);
+    // The other thread and all else goes on.
+    wait_until("one hangs", || !responds(&runtime, &handle, Duration::from_millis(250)));
+    assert_eq!(handle.health().generation, 1);
+    drop(held);
+    assert!(responds(&runtime, &handle, harness::PATIENCE), "it has gone on");
+    drop(client);
+    runtime.block_on(handle.shutdown());
+    assert!(responds(&runtime, &handle, harness::PATIENCE), "it has ended");
+}
+
+#[test]
+fn a_proxy_that_is_held_up_by_its_audit_responds() {
+    let runtime = runtime();
+    let hanging = Hanging::default();
+    let audit = AuditOverrides { queue: Some(1), on_full: Some(OnFull::Block), ..AuditOverrides::default() };
+    let builder = NetworkProxy::builder().event_sink(hanging.clone()).audit(audit).workers(std::num::NonZero::<usize>::MIN);
+    let handle = start(&runtime, builder);
+    let held = hanging.0.lock().unwrap();
+    // One after the other, until one is not answered: there is no room for its event.
+    wait_until("requests wait", || {
+        let mut client = ask_away(&handle);
+        client.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+        client.read(&mut [0]).is_err()
+    });
+    assert!(responds(&runtime, &handle, harness::PATIENCE));
+    drop(held);
+    runtime.block_on(handle.shutdown());
 }
 
 /// Keeps what it is given.

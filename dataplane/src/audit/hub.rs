@@ -249,6 +249,11 @@ impl Hub {
         self.queue.release();
     }
 
+    /// Whether somebody waits for room in the queue.
+    pub(crate) fn holds_up(&self) -> bool {
+        self.queue.holds_up()
+    }
+
     /// Whether new requests are refused because the queue is full.
     pub(crate) fn is_full(&self) -> bool {
         self.queue.refuses()

@@ -201,6 +201,11 @@ impl Queue {
         }
     }
 
+    /// Whether somebody waits for room.
+    pub(super) fn holds_up(&self) -> bool {
+        *lock(&self.waiting) > 0
+    }
+
     /// Whether new requests are to be refused.
     pub(super) fn refuses(&self) -> bool {
         self.full.load(Ordering::Relaxed)
@@ -449,8 +454,12 @@ mod tests {
         queue.push(event(3));
         let other = Arc::clone(&queue);
         let waits = std::thread::spawn(move || other.push(event(4)));
+        while !queue.holds_up() {
+            std::thread::yield_now();
+        }
         queue.release();
         waits.join().unwrap();
+        assert!(!queue.holds_up());
         assert_eq!(take(&queue), (vec![3], Some((1, 4))));
     }
 

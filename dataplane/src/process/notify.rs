@@ -1,10 +1,12 @@
-//! What the service manager is told (sd_notify(3)): ready, reloading, stopping, a line of status, and that the runtime still runs.
+//! What the service manager is told (sd_notify(3)): ready, reloading, stopping, a line of status, and that all threads still run.
 //!
 //! Written here because it is this little: one datagram for each, on a socket that is connected before privileges are given up. Without `NOTIFY_SOCKET`, nothing is said.
 
+use netproxy::Handle;
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 
 /// The service manager's ear.
 pub(crate) struct Notify {
@@ -63,12 +65,16 @@ impl Notify {
         self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
     }
 
-    /// Says that the runtime runs, twice in the time that `WATCHDOG_USEC` gives, for as long as it does. A task of the runtime itself: one that hangs says nothing.
-    pub(crate) async fn watchdog(&self) {
+    /// Says that the proxy runs, twice in the time that `WATCHDOG_USEC` gives, each time after all its threads have said so. A task of the runtime that signals come to: where that
+    /// hangs, or one of those threads, nothing is said.
+    pub(crate) async fn watchdog(&self, handle: &Handle) {
         let Some(within) = watchdog() else { return std::future::pending().await };
         let mut beats = tokio::time::interval((within / 2).max(Duration::from_millis(1)));
+        // What was missed is not made up for.
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
+            handle.responds().await;
             self.send("WATCHDOG=1\n");
         }
     }
