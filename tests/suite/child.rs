@@ -70,6 +70,42 @@ fn events_do_not_get_into_what_a_command_prints() {
     assert_eq!((code, out.as_str(), err.contains("standard output is the command's")), (Some(2), "", true), "{err}");
 }
 
+/// The process ends with the command, and not before its audit does. What is written at the very end would be missing now and then: so it is tried several times.
+#[test]
+fn all_that_a_command_asked_for_is_written_down() {
+    let (place, origin) = (local(), Origin::start());
+    let denied = ("denied", vec!["http://denied.test/"; 5].join(" "), 5);
+    let allowed = ("allowed", format!("http://localhost:{}/", origin.port()), 1);
+    for (case, urls, asked) in [denied, allowed] {
+        for (on_full, run) in ["drop", "block", "deny"].into_iter().flat_map(|on_full| (0..3).map(move |run| (on_full, run))) {
+            let log = place.text(&format!("{case}-{on_full}-{run}.jsonl"));
+            let flags = ["exec", "--policy", &place.text("policy.bin"), "--audit-file", &log, "--audit-on-full", on_full];
+            let script = format!("curl -s -o /dev/null {}; exit 7", urls.replace(' ', " -o /dev/null "));
+            let (code, _, err) = place.run(&[&flags[..], &["--", "sh", "-c", &script]].concat());
+            assert_eq!((code, err.as_str()), (Some(7), ""));
+            let names = names_in(&log);
+            let count = |name: &str| names.iter().filter(|found| *found == name).count();
+            assert_eq!((count("policy_decision"), count("lost")), (asked, 0), "{log}: {names:?}");
+            assert_eq!((names.first().map(String::as_str), names.last().map(String::as_str)), (Some("start"), Some("stop")), "{log}");
+            assert_eq!(count("closed"), asked * usize::from(case == "allowed"), "{log}: {names:?}");
+        }
+    }
+    // Neither does one that there is no command for.
+    let log = place.text("none.jsonl");
+    assert_eq!(place.run(&["exec", "--audit-file", &log, "--", "/no/such/program"]).0, Some(127));
+    assert_eq!(names_in(&log), ["start", "stop"]);
+}
+
+/// The short names of the events in a log, without the lines of its chain.
+fn names_in(log: &str) -> Vec<String> {
+    let text = fs::read_to_string(log).unwrap();
+    let name = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event.name"].as_str().unwrap().trim_start_matches("codex.network_proxy.").to_owned()
+    };
+    text.lines().map(name).filter(|name| !["segment", "seal"].contains(&name.as_str())).collect()
+}
+
 #[test]
 fn a_command_gets_a_proxy_of_its_own_and_its_exit_code_comes_back() {
     let (place, origin) = (local(), Origin::start());

@@ -85,11 +85,14 @@ pub(crate) fn run(arguments: &Exec) -> Result<u8, Failure> {
         eprintln!("warning: {missing}");
     }
     let handle = start(proxy, arguments)?;
-    let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
-    let ended = runtime.block_on(signals.wait(&mut child)).map_err(unusable);
+    let ended = match command.spawn() {
+        Ok(mut child) => runtime.block_on(signals.wait(&mut child)).map_err(unusable),
+        Err(error) => Err(not_started(&command, &error)),
+    };
     // Its files go before the process does.
     drop(published);
-    drop(handle);
+    // The process does not go before what was decided, and how it ended, is written.
+    runtime.block_on(handle.shutdown());
     ended.map(exit_code)
 }
 
