@@ -407,8 +407,6 @@ impl Handle {
 
 /// Between two looks whether threads are held up.
 const LOOK: Duration = Duration::from_millis(100);
-/// Time that events have to be written at the end, where none of the drain time is left.
-const AUDIT: Duration = Duration::from_secs(1);
 
 /// What goes on beside the workers, on a thread of its own: the admin API, the watch on the policy file, the end.
 struct Keeper {
@@ -496,8 +494,7 @@ impl Keeper {
         facts.shared.decider.tunnels().stop();
         Worker::end(workers);
         // What is decided is written, whoever else was faster.
-        let left = if *phases.borrow() == Phase::Ending { Duration::ZERO } else { drain.saturating_sub(began.elapsed()) };
-        audit.end(left.max(AUDIT));
+        audit.end(drain.saturating_sub(began.elapsed()), || *phases.borrow() == Phase::Ending);
         log::stopped();
     }
 }

@@ -245,7 +245,7 @@ fn serve(started: Started, cli: &cli::Cli) -> ExitCode {
 async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
     let Started { proxy, notify, published, .. } = started;
     // Signals are caught before anything is announced, so that whoever reads the announcement can send one.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let handle = Arc::new(proxy.run().await?);
     #[cfg(target_os = "linux")]
     announce_sandbox(&started.sandbox, cli);
@@ -281,7 +281,14 @@ async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
     // Who starts children now looks elsewhere.
     drop(published);
     handle.drain();
-    handle.wait().await;
+    tokio::select! {
+        () = handle.wait() => {}
+        // What is open is broken off. What was decided is written all the same, which takes a few seconds at most; whoever cannot wait for that says so once more.
+        () = signals.told_to_stop() => tokio::select! {
+            () = handle.shutdown() => {}
+            () = signals.told_to_stop() => std::process::exit(0),
+        },
+    }
     say(cli.json, &serde_json::json!({ "event": "stopped" }), "stopped");
     Ok(())
 }
@@ -413,24 +420,9 @@ impl Signals {
         })
     }
 
-    /// Ends with SIGTERM or SIGINT; SIGHUP asks for a reload. The second signal to stop stops at once; so does the first after a hand-over.
-    async fn stop(self, handle: &Handle, notify: &Notify) {
-        let Self { mut hangup, mut terminate, mut interrupt } = self;
-        // Whoever drops this future, which a hand-over does, still has the signals caught.
-        let (first, stopped) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let mut first = Some(first);
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                // The first is for whoever waits for it.
-                if first.take().is_none_or(|first| first.send(()).is_err()) {
-                    std::process::exit(0);
-                }
-            }
-        });
+    /// Ends with SIGTERM or SIGINT; SIGHUP asks for a reload. Whoever drops this future, which a hand-over does, still has the signals caught.
+    async fn stop(&mut self, handle: &Handle, notify: &Notify) {
+        let Self { hangup, terminate, interrupt } = self;
         let reloads = async {
             while hangup.recv().await.is_some() {
                 notify.reloading();
@@ -442,8 +434,17 @@ impl Signals {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            _ = stopped => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
             () = reloads => {}
+        }
+    }
+
+    /// Ends with the next SIGTERM or SIGINT.
+    async fn told_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -457,7 +458,11 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn stop(self, _handle: &Handle, _notify: &Notify) {
+    async fn stop(&mut self, _handle: &Handle, _notify: &Notify) {
+        self.told_to_stop().await;
+    }
+
+    async fn told_to_stop(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
 }

@@ -65,6 +65,72 @@ fn a_signal_drains_and_a_second_one_stops_at_once() {
     assert_eq!(proxy.wait(), 0);
 }
 
+#[test]
+fn what_a_second_signal_breaks_off_is_written_down() {
+    let dir = folder();
+    let file = compiled(dir.path(), &policy(LOCAL, &[("127.0.0.1", "allow")]));
+    let origin = Origin::echo();
+    for run in 0..3 {
+        let log = dir.path().join(format!("audit-{run}.jsonl"));
+        let mut proxy = DataPlane::start(&["--policy", text(&file), "--drain", "600", "--audit-file", text(&log), "--audit-level", "all"]);
+        let mut tunnel = Client::connect(proxy.http());
+        assert_eq!(tunnel.tunnel(&origin.address().to_string()).status, 200);
+        assert_eq!(get(proxy.http(), "http://denied.test/").status, 403);
+        proxy.signal("TERM");
+        wait_until("it listens no more", || TcpStream::connect(proxy.http()).is_err());
+        proxy.signal("TERM");
+        assert_eq!(proxy.wait(), 0);
+        wait_until("it has said that it stopped", || proxy.said().ends_with("{\"event\":\"stopped\"}\n"));
+        let log = fs::read_to_string(&log).unwrap();
+        let events: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let names: Vec<&str> = events.iter().map(|event| event["event.name"].as_str().unwrap()).collect();
+        let names: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("codex.network_proxy.")).collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| !["segment", "seal"].contains(name)).collect();
+        assert_eq!(names, ["start", "policy_decision", "policy_decision", "closed", "stop"]);
+        let closed = events.iter().find(|event| event["outcome"] == "stopped").unwrap();
+        assert_eq!(closed["event.name"], "codex.network_proxy.closed");
+    }
+}
+
+/// A syslog server that is not there has the whole of the drain time: after one signal. After two it has a second, and after three none.
+#[test]
+fn audit_that_cannot_be_written_holds_up_a_second_signal_for_a_short_time_and_a_third_not_at_all() {
+    let dir = folder();
+    let file = compiled(dir.path(), &policy(LOCAL, &[("127.0.0.1", "allow")]));
+    let origin = Origin::echo();
+    let nobody = dir.path().join("log");
+    for (signals, open) in [(2, true), (2, false), (3, false)] {
+        let mut proxy = DataPlane::start(&["--policy", text(&file), "--drain", "600", "--audit-syslog", text(&nobody)]);
+        let mut tunnel = Some(Client::connect(proxy.http())).filter(|_| open);
+        if let Some(tunnel) = &mut tunnel {
+            assert_eq!(tunnel.tunnel(&origin.address().to_string()).status, 200);
+        }
+        proxy.signal("TERM");
+        let listener = if open { proxy.http() } else { proxy.admin() };
+        wait_until("it listens no more", || TcpStream::connect(listener).is_err());
+        assert!(proxy.is_alive());
+        proxy.signal("TERM");
+        if let Some(tunnel) = &mut tunnel {
+            assert_eq!(tunnel.rest(), b"");
+        }
+        if signals == 3 {
+            // Two that come before the process looks are one to it.
+            wait_until("it ends", || {
+                let lives = proxy.is_alive();
+                if lives {
+                    proxy.signal("TERM");
+                }
+                !lives
+            });
+        }
+        assert_eq!(proxy.wait(), 0);
+        if signals == 2 {
+            wait_until("it has said that it stopped", || proxy.said().contains("\"stopped\""));
+        }
+        assert_eq!((proxy.said().contains("not written"), proxy.said().contains("\"stopped\"")), (signals == 2, signals == 2));
+    }
+}
+
 /// Clients that connect, ask and read, one connection after the other, until told to stop: every one of them has to get its whole answer.
 struct Hammer {
     stop: AtomicBool,

@@ -24,6 +24,8 @@ use tokio::sync::oneshot;
 const LIMITS_A_SECOND: u32 = 10;
 /// Faults in a second; the rest is lost, and counted.
 const FAULTS_A_SECOND: u32 = 20;
+/// Time that events have to be written at the end, where there is no other.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// How much longer than it was given the thread may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 /// Modes that wait to be told. Who sets them is an operator.
@@ -344,10 +346,11 @@ impl LimitState {
 pub(crate) struct Running(Arc<Hub>);
 
 impl Running {
-    /// Writes what is left, until the deadline, and ends.
-    pub(crate) fn end(self, within: Duration) {
+    /// Writes what is left, within that time or the shortest that there is, and ends. Once all is to end `at_once`, it has no more than the shortest.
+    pub(crate) fn end(self, within: Duration, at_once: impl Fn() -> bool) {
         let state = std::mem::replace(&mut *self.0.state(), State::Ended);
-        let deadline = Instant::now() + within;
+        let mut hurries = at_once();
+        let mut deadline = Instant::now() + if hurries { SHORTEST } else { within.max(SHORTEST) };
         self.0.asked().end = Some(deadline);
         self.0.queue.wake();
         if let State::Running(thread) = state {
@@ -361,6 +364,11 @@ impl Running {
             // One that panicked has ended too.
             let _ = thread.join();
         }
+                if !hurries && at_once() {
+                    // A sink that waits for longer already does not hear of it, and is left behind.
+                    hurries = true;
+                    deadline = deadline.min(Instant::now() + SHORTEST);
+                }
     }
 }
 

@@ -112,7 +112,7 @@ fn names(events: &[Event]) -> Vec<&'static str> {
 }
 
 fn end(running: Running) {
-    running.end(Duration::from_secs(60));
+    running.end(Duration::from_secs(60), || false);
 }
 
 #[test]
