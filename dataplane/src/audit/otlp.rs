@@ -16,7 +16,7 @@ mod collector;
 mod encode;
 mod sender;
 
-use super::record::{Event, Gap, Kind};
+use super::record::{Event, Kind};
 use super::setup::OtlpSpec;
 use super::sink::Sink;
 use crate::tls::Alpn;
@@ -94,6 +94,8 @@ struct State {
     sending: usize,
     /// Events that were given up and not yet asked for.
     lost: u64,
+    /// Those that say how much is missing, and that the collector would not have: they go with the next batch, one for each sink.
+    rejected: Vec<Event>,
     /// Why the last batch did not arrive.
     failing: Option<String>,
     /// When nothing is sent any more.
@@ -216,9 +218,9 @@ impl Shared {
     fn put(&self, events: &[Event]) {
         let mut state = self.state();
         for event in events {
-            if let Kind::Lost(gap) = &event.kind {
+            if is_gap(event) {
                 // What says how much is missing is never missing: behind another of its kind it is added to that, so that a full queue stays as long as it is.
-                if !state.waiting.back_mut().is_some_and(|last| joined(last, gap)) {
+                if !state.waiting.back_mut().is_some_and(|last| joined(last, event)) {
                     state.waiting.push_back(event.clone());
                 }
             } else if !self.lossy || state.pending() < self.capacity {
@@ -241,7 +243,14 @@ impl Shared {
                 let is_due = due.is_some_and(|due| due <= Instant::now()) || state.waiting.len() >= BATCH || state.until.is_some();
                 if is_due && !state.waiting.is_empty() {
                     let count = state.waiting.len().min(BATCH);
-                    let batch: Vec<Event> = state.waiting.drain(..count).collect();
+                    let mut batch = std::mem::take(&mut state.rejected);
+                    let rejected = batch.len();
+                    for event in state.waiting.drain(..count) {
+                        // What is missing by now is said with what was missing before.
+                        if !batch.iter_mut().take(rejected).any(|before| joined(before, &event)) {
+                            batch.push(event);
+                        }
+                    }
                     state.sending = batch.len();
                     state.since = (!state.waiting.is_empty()).then(Instant::now);
                     return Some(batch);
@@ -270,8 +279,14 @@ impl Shared {
         }
     }
 
-    /// Notes what became of a batch, of which `events` may be lost: how long to wait before it is sent again, unless that is over.
-    fn settle(&self, outcome: Outcome, events: u64, complaint: Option<String>, back_off: &mut BackOff) -> Option<Duration> {
+    /// Notes what became of a request with so many events, or with `gap`: how long to wait before it is sent again, unless that is over.
+    fn settle(
+        &self,
+        outcome: Outcome,
+        (events, gap): (u64, Option<&Event>),
+        complaint: Option<String>,
+        back_off: &mut BackOff,
+    ) -> Option<Duration> {
         let mut state = self.state();
         let rejected = match outcome {
             Outcome::Accepted { rejected: 0, .. } => {
@@ -292,16 +307,33 @@ impl Shared {
                 events
             }
         };
-        // An event that says what was lost is not counted with what was: it would be told in another one.
-        state.lost += rejected.min(events);
+        match gap {
+            // What says how much is missing is not counted as missing, and said again: what it says would be forgotten.
+            Some(gap) => {
+                if !state.rejected.iter_mut().any(|before| joined(before, gap)) {
+                    state.rejected.push(gap.clone());
+                }
+            }
+            None => state.lost += rejected.min(events),
+        }
         None
     }
 }
 
+fn is_gap(event: &Event) -> bool {
+    matches!(event.kind, Kind::Lost(_))
+}
+
+/// The first events that may go together. One that says how much is missing goes by itself: so there is no doubt whether it was among those that were rejected.
+fn together(events: &[Event]) -> &[Event] {
+    let until = events.iter().position(is_gap).map_or(events.len(), |gap| gap.max(1));
+    events.get(..until).unwrap_or_default()
+}
+
 /// Adds what is missing to the event before it, if that says the same of the same sink.
-fn joined(last: &mut Event, gap: &Gap) -> bool {
-    match &mut last.kind {
-        Kind::Lost(before) if before.sink == gap.sink => {
+fn joined(last: &mut Event, event: &Event) -> bool {
+    match (&mut last.kind, &event.kind) {
+        (Kind::Lost(before), Kind::Lost(gap)) if before.sink == gap.sink => {
             before.count = before.count.saturating_add(gap.count);
             before.since = before.since.min(gap.since);
             true
@@ -314,17 +346,17 @@ fn joined(last: &mut Event, gap: &Gap) -> bool {
 async fn run(shared: &Shared, mut sender: Sender, mut encoder: Encoder) {
     while let Some(mut events) = shared.batch().await {
         while !events.is_empty() {
-            let (request, count) = encoder.request(&events);
+            let (request, count) = encoder.request(together(&events));
             let body = sender.pack(request);
-            // Only what waits for its turn is kept as events.
-            let losable = events.drain(..count).filter(|event| !matches!(event.kind, Kind::Lost(_))).count() as u64;
+            // Only what waits for its turn is kept as events, and what may have to be said again.
+            let gap = events.drain(..count).find(is_gap);
             let mut back_off = BackOff::default();
             loop {
                 let outcome = tokio::select! {
                     outcome = sender.send(&body) => outcome,
                     () = shared.out_of_time() => return,
                 };
-                let Some(wait) = shared.settle(outcome, losable, sender.complaint(), &mut back_off) else { break };
+                let Some(wait) = shared.settle(outcome, (count as u64, gap.as_ref()), sender.complaint(), &mut back_off) else { break };
                 tokio::select! {
                     () = sleep(wait) => {}
                     () = shared.out_of_time() => return,

@@ -1,7 +1,7 @@
 //! The sink against a collector that does as it is told.
 
 use super::*;
-use crate::audit::record::{Change, Ended, Exchange, Judged, Kind, Label, PolicyName, Reached, RuleName, Start, Text};
+use crate::audit::record::{Change, Ended, Exchange, Gap, Judged, Kind, Label, PolicyName, Reached, RuleName, Start, Text};
 use crate::audit::setup::Form;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -318,12 +318,11 @@ fn one_that_may_lose_nothing_says_when_it_is_full_and_takes_what_it_is_told() {
 fn what_a_collector_rejects_is_counted_and_not_sent_again() {
     let stub = Stub::start();
     let mut sink = stub.sink(100, true, false);
-    sink.write(&[fault(1), lost(2, 9, 9), fault(3)]).unwrap();
+    sink.write(&[fault(1), fault(2), fault(3)]).unwrap();
     stub.answer("400 Bad Request");
     assert_eq!(stub.next().0, [1, 2, 3]);
     until("they are settled", || sink.pending() == 0);
-    // Of three, one only says what was lost before.
-    assert_eq!(sink.take_lost(), 2);
+    assert_eq!(sink.take_lost(), 3);
     assert_eq!(sink.flush().unwrap_err().to_string(), format!("{}/v1/logs: it rejects events: it answered 400; 0 events wait", stub.url));
     sink.write(&[fault(4), fault(5), fault(6)]).unwrap_err();
     // `partial_success` with two that are rejected, and why.
@@ -338,6 +337,58 @@ fn what_a_collector_rejects_is_counted_and_not_sent_again() {
     assert_eq!(stub.next().0, [7]);
     until("it is well again", || sink.flush().is_ok());
     assert_eq!(sink.take_lost(), 0);
+}
+
+/// Whatever the collector makes of it, each number is told once, as soon as it takes events.
+#[test]
+fn what_says_how_much_is_missing_is_said_again_where_it_was_rejected() {
+    // `partial_success` with one that is rejected.
+    let partial = "200 OK\r\nContent-Length: 4\r\n\r\n\x0a\x02\x08\x01";
+    for rejects in ["400 Bad Request\r\nContent-Length: 0\r\n\r\n", partial] {
+        let stub = Stub::start();
+        let mut sink = stub.sink(100, true, false);
+        let reject = || stub.answers.send(format!("HTTP/1.1 {rejects}")).unwrap();
+        let gaps = |request: &ExportLogsServiceRequest| -> Vec<(i64, String)> {
+            let told = |record: &LogRecord| {
+                let fields = attributes(record);
+                Some((fields.get("event.lost.count")?.as_i64()?, fields["event.lost.since"].as_str()?.to_owned()))
+            };
+            records(request).iter().filter_map(told).collect()
+        };
+        let next = || {
+            let (_, request) = stub.requests.recv_timeout(SOON).unwrap();
+            (records(&request).iter().map(sequence).collect::<Vec<_>>(), gaps(&request))
+        };
+        let said = |count, since: &str| vec![(count, format!("1970-01-01T00:00:00.{since}Z"))];
+        let elsewhere = event(9, Kind::Lost(Gap { count: 5, since: 7, sink: None }));
+        let _ = sink.write(&[fault(1), lost(2, 9, 20), fault(3), elsewhere]);
+        for expected in [(vec![1], vec![]), (vec![2], said(9, "020")), (vec![3], vec![]), (vec![9], said(5, "007"))] {
+            reject();
+            assert_eq!(next(), expected);
+        }
+        until("they are settled", || sink.pending() == 0);
+        assert_eq!(sink.take_lost(), 2);
+        // What has come to be missing since is said with it.
+        let _ = sink.write(&[lost(10, 2, 10), fault(11)]);
+        reject();
+        assert_eq!(next(), (vec![2], said(11, "010")));
+        reject();
+        assert_eq!(next(), (vec![9], said(5, "007")));
+        stub.answer("200 OK");
+        assert_eq!(next(), (vec![11], vec![]));
+        until("they are settled", || sink.pending() == 0);
+        // Nothing but the next batch has it tried again, and then it is forgotten.
+        let _ = sink.write(&[fault(12)]);
+        for expected in [(vec![2], said(11, "010")), (vec![9], said(5, "007")), (vec![12], vec![])] {
+            stub.answer("200 OK");
+            assert_eq!(next(), expected);
+        }
+        let _ = sink.write(&[fault(13)]);
+        stub.answer("200 OK");
+        assert_eq!(next(), (vec![13], vec![]));
+        assert!(sink.close(Instant::now() + SOON).is_ok());
+        assert_eq!(sink.take_lost(), 0);
+    }
 }
 
 #[test]
