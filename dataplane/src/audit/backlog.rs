@@ -21,6 +21,19 @@ pub(super) trait Destination: Send {
     /// What is sent of an event.
     fn message(&mut self, event: &Event) -> Vec<u8>;
 
+    /// Looks whether what it was sending to is there still. Asked before messages are sent, and behind the last.
+    ///
+    /// # Errors
+    /// It is not there, and [`Self::take_lost`] says what that has cost.
+    fn look(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How many messages that were sent are known to be lost, since this was asked the last time.
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
     /// Sends a message, or what is left of it, and connects before if need be; says whether all of it is sent.
     ///
     /// # Errors
@@ -51,6 +64,11 @@ impl<D: Destination> Backlog<D> {
         self.paused = Some((Instant::now() + PAUSE, error.to_string()));
     }
 
+    #[cfg(test)]
+    pub(super) fn is_tried_again(&mut self) {
+        self.paused = None;
+    }
+
     fn send(&mut self, until: Instant) -> io::Result<()> {
         if let Some((until, why)) = &self.paused {
             if Instant::now() < *until {
@@ -67,6 +85,7 @@ impl<D: Destination> Backlog<D> {
     }
 
     fn send_all(&mut self, until: Instant) -> io::Result<()> {
+        self.to.look()?;
         while let Some(message) = self.waiting.front() {
             match self.to.send(message) {
                 Ok(true) => _ = self.waiting.pop_front(),
@@ -125,7 +144,7 @@ impl<D: Destination> Sink for Backlog<D> {
     }
 
     fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+        std::mem::take(&mut self.lost) + self.to.take_lost()
     }
 
     fn close(&mut self, deadline: Instant) -> io::Result<()> {
@@ -133,7 +152,10 @@ impl<D: Destination> Sink for Backlog<D> {
             self.paused = None;
             let done = self.send(deadline.max(Instant::now() + CALL));
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.waiting.is_empty() || left.is_zero() {
+            if self.waiting.is_empty() {
+                return done.and(self.to.look());
+            }
+            if left.is_zero() {
                 return done;
             }
             std::thread::sleep(left.min(Duration::from_millis(50)));

@@ -7,7 +7,7 @@ use super::json::{Encoder, PRODUCT, Stamp, is_bad};
 use super::record::{Change, Event, Kind};
 use super::setup::Form;
 use policy_format::SyslogTarget;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
@@ -19,6 +19,8 @@ const MAX_MESSAGE: usize = 60 * 1024;
 const CONNECT: Duration = Duration::from_millis(500);
 /// For a piece of a message to be taken.
 const WRITE: Duration = Duration::from_millis(500);
+/// Pieces of what a server says that are passed over before its end is found the next time.
+const LOOKS: usize = 16;
 /// local0, as `logger` writes it: facility 16.
 const FACILITY: u8 = 16;
 
@@ -34,6 +36,8 @@ pub(super) struct Syslog {
     host: String,
     /// Bytes of a message that a connection has taken.
     sent: usize,
+    /// Datagrams that were refused, and not asked for yet.
+    lost: u64,
 }
 
 enum Way {
@@ -52,7 +56,7 @@ impl SyslogSink {
         }
         let (encoder, stamp, host) = (Encoder::new(form), Stamp::default(), host_name());
         let way = connect(&target);
-        let mut sink = Self::new(Syslog { target, way: None, encoder, stamp, host, sent: 0 }, form.lossy);
+        let mut sink = Self::new(Syslog { target, way: None, encoder, stamp, host, sent: 0, lost: 0 }, form.lossy);
         match way {
             Ok(way) => sink.to.way = Some(way),
             Err(error) => sink.pause(&error),
@@ -84,6 +88,26 @@ impl Destination for Syslog {
         message
     }
 
+    fn look(&mut self) -> io::Result<()> {
+        match &mut self.way {
+            Some(Way::Udp(socket)) => match socket.take_error()? {
+                Some(error) => Err(self.refused(error)),
+                None => Ok(()),
+            },
+            Some(Way::Tcp(stream)) if has_ended(stream) => {
+                // What is written to it goes nowhere, and that is not said before the next time. In another connection, the message begins again.
+                self.way = None;
+                self.sent = 0;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
     fn send(&mut self, message: &[u8]) -> io::Result<bool> {
         if self.way.is_none() {
             self.way = Some(connect(&self.target)?);
@@ -92,9 +116,8 @@ impl Destination for Syslog {
             #[cfg(unix)]
             Some(Way::Socket(socket)) => socket.send(message)?,
             Some(Way::Udp(socket)) => match socket.send(message) {
-                // Nobody listened a moment ago; that is said of the next message, once.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message)?,
-                sent => sent?,
+                Ok(sent) => sent,
+                Err(error) => return Err(self.refused(error)),
             },
             Some(Way::Tcp(stream)) => match stream.write(message.get(self.sent..).unwrap_or_default()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -116,6 +139,29 @@ impl Destination for Syslog {
             self.sent = 0;
         }
     }
+}
+
+impl Syslog {
+    /// That nobody listens is said of the datagram before: this one was not sent.
+    fn refused(&mut self, error: io::Error) -> io::Error {
+        self.lost += u64::from(error.kind() == ErrorKind::ConnectionRefused);
+        error
+    }
+}
+
+/// Whether the server has closed a connection. What it says, which no server does, is not listened to.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    let mut said = [0; 512];
+    let mut looks = 0..LOOKS;
+    let mut ended = stream.set_nonblocking(true).is_err();
+    while !ended && looks.next().is_some() {
+        match stream.read(&mut said) {
+            Ok(read) => ended = read == 0,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => ended = error.kind() != ErrorKind::Interrupted,
+        }
+    }
+    ended || stream.set_nonblocking(false).is_err()
 }
 
 fn connect(target: &SyslogTarget) -> io::Result<Way> {

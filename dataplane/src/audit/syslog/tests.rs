@@ -149,6 +149,73 @@ fn a_server_gets_counted_frames_again_after_it_was_gone() {
     }
 }
 
+/// The system says of a datagram that nobody took it, and of no more than one: so many are counted, and what was not sent yet waits.
+#[test]
+fn datagrams_that_nobody_took_are_counted_and_said() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    drop(server);
+    let mut sink = SyslogSink::open(SyslogTarget::Udp(address), &form()).unwrap();
+    let (mut given, mut lost, mut failed) = (0, 0, 0);
+    for _ in 0..5 {
+        given += 2;
+        let told = sink.write(&[denied("a.example"), denied("a.example")]).and(sink.flush());
+        failed += usize::from(told.is_err());
+        sink.is_tried_again();
+        lost += sink.take_lost();
+    }
+    assert_eq!((failed, sink.pending() as u64 + lost), (5, given));
+    assert!(lost > 0);
+    // The last one is asked after, too.
+    let left = sink.pending() as u64;
+    assert!(sink.close(Instant::now() + Duration::from_secs(60)).is_err());
+    assert_eq!((sink.pending(), sink.take_lost()), (0, left));
+    // Who listens again gets what comes then.
+    let server = UdpSocket::bind(address).unwrap();
+    sink.is_tried_again();
+    sink.write(&[denied("a.example")]).and(sink.flush()).unwrap();
+    let mut message = [0; 4096];
+    let length = server.recv(&mut message).unwrap();
+    check(std::str::from_utf8(&message[..length]).unwrap());
+    assert_eq!(sink.take_lost(), 0);
+}
+
+#[test]
+fn a_connection_that_the_server_has_closed_is_written_to_no_more() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut sink = SyslogSink::open(SyslogTarget::Tcp(server.local_addr().unwrap()), &form()).unwrap();
+    for _ in 0..3 {
+        let (mut stream, _) = server.accept().unwrap();
+        sink.write(&[denied("a.example")]).unwrap();
+        let mut frame = [0; 4096];
+        assert!(stream.read(&mut frame).unwrap() > 0);
+        drop(stream);
+        // Its end is here.
+        let Some(Way::Tcp(closed)) = &sink.to.way else { panic!("there is a connection") };
+        assert_eq!(closed.peek(&mut frame).unwrap(), 0);
+        sink.write(&[denied("a.example")]).unwrap();
+        let (mut stream, _) = server.accept().unwrap();
+        let length = stream.read(&mut frame).unwrap();
+        check(std::str::from_utf8(&frame[..length]).unwrap().split_once(' ').unwrap().1);
+        sink.to.way = Some(connect(&sink.to.target).unwrap());
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_is_found_behind_what_the_server_says() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let (mut other, _) = server.accept().unwrap();
+    assert!(!has_ended(&mut stream));
+    other.write_all(&[b'x'; 100_000]).unwrap();
+    assert!(!has_ended(&mut stream));
+    drop(other);
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !has_ended(&mut stream) {
+        assert!(Instant::now() < patience);
+    }
+}
+
 #[test]
 fn what_would_end_a_parameter_is_escaped() {
     let mut message = Vec::new();
