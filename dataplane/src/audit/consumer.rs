@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(50);
 const SHORTEST: Duration = Duration::from_millis(2);
 /// Events that a look is to find: so many are still in the processor's cache when they are written.
 const AIM: u32 = 512;
-/// Looks that find nothing, after which it sleeps until it is woken.
+/// Looks that find nothing, after which it sleeps until it is woken, or a sink has something to do.
 const IDLE: u32 = 20;
 
 /// The thread.
@@ -64,7 +64,7 @@ impl Held {
     /// Gives it events, and has it go on with what it keeps. Both are one attempt: what only keeps events may take them all and write none.
     fn tell(&mut self, batch: &[Event]) -> Option<String> {
         // Where there is nothing to do, nothing says that it is well again.
-        if batch.is_empty() && self.stats.pending == 0 {
+        if batch.is_empty() && self.stats.pending == 0 && self.due().is_none_or(|due| Instant::now() < due) {
             return None;
         }
         self.stats.told += batch.len() as u64;
@@ -115,6 +115,11 @@ impl Held {
     fn has_room(&self) -> bool {
         self.broken || catch_unwind(AssertUnwindSafe(|| self.sink.has_room())).unwrap_or(true)
     }
+
+    /// When something is due that no event brings about. One that is not called any more has nothing.
+    fn due(&self) -> Option<Instant> {
+        if self.broken { None } else { catch_unwind(AssertUnwindSafe(|| self.sink.due())).unwrap_or_default() }
+    }
 }
 
 impl Consumer {
@@ -164,7 +169,10 @@ impl Consumer {
             if self.hub.queue.has_any() || self.hub.asked().is_any() {
                 self.hub.queue.awake();
             } else {
-                std::thread::park();
+                match self.sinks.iter().filter_map(Held::due).min() {
+                    Some(due) => std::thread::park_timeout(due.saturating_duration_since(Instant::now())),
+                    None => std::thread::park(),
+                }
                 self.hub.queue.awake();
             }
             idle = 0;

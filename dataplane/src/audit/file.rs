@@ -328,6 +328,8 @@ impl Sink for FileSink {
     }
 
     fn write(&mut self, events: &[Event]) -> io::Result<()> {
+        // What comes behind its time is not in it.
+        let rotated = if self.pending() == 0 && self.is_due() { self.rotate() } else { Ok(()) };
         let mut done = Ok(());
         for event in events {
             if self.spec.form.lossy && self.buffer.len() >= self.spec.backlog {
@@ -340,7 +342,7 @@ impl Sink for FileSink {
                 done = self.go_on();
             }
         }
-        done
+        rotated.and(done)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -349,6 +351,14 @@ impl Sink for FileSink {
 
     fn pending(&self) -> usize {
         self.events + self.count
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let open = self.open.as_ref().filter(|open| open.used && !self.spec.rotate_age.is_zero())?;
+        let age = u64::try_from(self.spec.rotate_age.as_millis()).unwrap_or(u64::MAX);
+        let left = open.began.saturating_add(age).saturating_sub(now());
+        let due = Instant::now().checked_add(Duration::from_millis(left))?;
+        Some(self.rotate_again.map_or(due, |again| due.max(again)))
     }
 
     fn has_room(&self) -> bool {

@@ -31,6 +31,11 @@ pub trait Sink: Send {
         0
     }
 
+    /// When it is to be flushed though there may be nothing left, because something else is due then. Asked each time that there is nothing to do.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
     /// Whether it can take more without giving any up. Where no event may be lost (`on_full` is not `drop`), nothing is taken out of the queue until it can.
     fn has_room(&self) -> bool {
         true

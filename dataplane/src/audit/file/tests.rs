@@ -157,10 +157,37 @@ fn a_file_that_is_too_old_is_rotated() {
     put(&mut sink, "young");
     assert_eq!(sink.rotated().len(), 0);
     sink.open.as_mut().unwrap().began -= 61_000;
-    put(&mut sink, "old");
+    // What comes then is not in it any more.
     put(&mut sink, "new");
+    put(&mut sink, "newer");
     assert_eq!(sink.rotated().len(), 1);
-    assert_eq!(text(&spec).lines().count(), 1);
+    assert_eq!(text(&spec).lines().count(), 2);
+    assert!(!text(&spec).contains("young"));
+}
+
+#[test]
+fn a_file_says_when_it_will_be_too_old_and_is_rotated_then_without_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { rotate_age: Duration::from_secs(60), ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    // One without events is never rotated.
+    sink.open.as_mut().unwrap().began -= 61_000;
+    assert_eq!(sink.due(), None);
+    sink.flush().unwrap();
+    assert_eq!(sink.rotated().len(), 0);
+    sink.open.as_mut().unwrap().began += 61_000;
+    put(&mut sink, "one");
+    let left = sink.due().unwrap().duration_since(Instant::now());
+    assert!(left > Duration::from_secs(30) && left <= Duration::from_secs(60), "{left:?}");
+    sink.open.as_mut().unwrap().began -= 61_000;
+    assert!(sink.due().unwrap() <= Instant::now());
+    sink.flush().unwrap();
+    assert_eq!((sink.rotated().len(), sink.due()), (1, None));
+    put(&mut sink, "two");
+    close(sink);
+    assert_eq!(read(&spec), (vec![], ["one", "two"].map(String::from).to_vec()));
+    let forever = FileSpec { rotate_age: Duration::ZERO, ..spec };
+    assert_eq!(FileSink::open(forever).unwrap().due(), None);
 }
 
 #[cfg(unix)]

@@ -16,6 +16,9 @@ struct Stand {
     next: Arc<Mutex<Act>>,
     lost: u64,
 }
+    /// When it is to be flushed, once.
+    due: Option<Instant>,
+    flushed: Option<Sender<Instant>>,
 
 #[derive(Default, PartialEq)]
 enum Act {
@@ -46,6 +49,18 @@ impl Sink for Stand {
     }
 
     fn take_lost(&mut self) -> u64 {
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(flushed) = self.flushed.take_if(|_| self.due.is_some_and(|due| due <= Instant::now())) {
+            self.due = None;
+            let _ = flushed.send(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
         std::mem::take(&mut self.lost)
     }
 
@@ -58,7 +73,7 @@ impl Sink for Stand {
 fn stand(name: &'static str) -> (Box<dyn Sink>, Receiver<Event>, Arc<Mutex<Act>>) {
     let (to, from) = channel();
     let next = Arc::<Mutex<Act>>::default();
-    (Box::new(Stand { name, to, next: Arc::clone(&next), lost: 0 }), from, next)
+    (Box::new(Stand { name, to, next: Arc::clone(&next), lost: 0, due: None, flushed: None }), from, next)
 }
 
 fn audit(queue: usize, on_full: OnFull) -> Audit {
@@ -140,6 +155,18 @@ fn what_happens_is_told_in_order_with_its_policy_and_rule() {
 }
 
 #[test]
+/// Nothing happens, so that the thread sleeps by then.
+#[test]
+fn what_is_due_in_a_sink_is_done_without_an_event() {
+    let ((to, _told), (flushed, flushes)) = (channel(), channel());
+    let due = Instant::now() + Duration::from_millis(1500);
+    let stand = Stand { name: "one", to, next: Arc::default(), lost: 0, due: Some(due), flushed: Some(flushed) };
+    let (hub, _policy) = hub(&audit(100, OnFull::Drop), vec![Box::new(stand)]);
+    let running = hub.start().unwrap();
+    assert!(flushes.recv_timeout(Duration::from_secs(20)).unwrap() >= due);
+    end(running);
+}
+
 fn a_sink_that_fails_is_said_once_and_others_go_on() {
     let ((bad, bads, act), (good, goods, _)) = (stand("bad"), stand("good"));
     let (hub, policy) = hub(&audit(100, OnFull::Drop), vec![bad, good]);
