@@ -314,7 +314,7 @@ models! {
         pub blocked: Vec<BlockedRequest>,
         /// `since` of the next question.
         pub next: u64,
-        /// How many after `since` were forgotten before they were asked for.
+        /// How many after `since`, and after the last drain, have made room for others.
         pub lost: u64,
     }
 

@@ -118,7 +118,12 @@ pub(super) const ROUTES: &[Route] = &[
         "/blocked",
         Does::Blocked,
         &[
-            number("since", 0, MAX_SAFE, "`next` of the answer before."),
+            number(
+                "since",
+                0,
+                MAX_SAFE,
+                "`next` of the answer before. One that is yet to come is of a process before this one, and stands for 0.",
+            ),
             number("limit", 1, RING as u64, "How many at most; all that are kept unless it is set."),
         ],
         "What was refused lately, the oldest first. Asking takes nothing away.",

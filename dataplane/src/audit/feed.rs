@@ -25,7 +25,7 @@ pub struct Blocked {
     pub events: Vec<Arc<Event>>,
     /// What to ask for the next time, as `since`.
     pub next: u64,
-    /// How many there were in between that are not kept any more.
+    /// How many there were in between, and since they were taken out the last time, that have made room for others.
     pub lost: u64,
 }
 
@@ -68,7 +68,7 @@ impl Subscription {
 }
 
 impl Feed {
-    /// Denials with a number above `since`, the oldest first, at most `limit` of them. Those that are on their way to the ring are not in it yet: see [`Self::settled`].
+    /// Denials with a number above `since`, the oldest first, at most `limit` of them. A number that is yet to come is of a process before this one, and stands for none. Those that are on their way to the ring are not in it yet: see [`Self::settled`].
     #[must_use]
     pub fn blocked(&self, since: u64, limit: usize) -> Blocked {
         self.0.board.ring().blocked(since, limit)
@@ -77,7 +77,7 @@ impl Feed {
     /// Takes all denials out of the ring.
     #[must_use]
     pub fn drain_blocked(&self) -> Vec<Arc<Event>> {
-        self.0.board.ring().events.drain(..).map(|(_, event)| event).collect()
+        self.0.board.ring().take()
     }
 
     /// Whether somebody may have seen an event of this number ([`Event::sequence`]). If not, it is of another process.
@@ -121,20 +121,31 @@ struct Subscriber {
 pub(super) struct Ring {
     events: VecDeque<(u64, Arc<Event>)>,
     last: u64,
+    /// The last that has made room for another, and the last that was taken out.
+    gone: u64,
+    taken: u64,
 }
 
 impl Ring {
     fn push(&mut self, event: Arc<Event>) {
-        if self.events.len() == RING {
-            self.events.pop_front();
+        if self.events.len() == RING
+            && let Some((number, _)) = self.events.pop_front()
+        {
+            self.gone = number;
         }
         self.last += 1;
         self.events.push_back((self.last, event));
     }
 
+    fn take(&mut self) -> Vec<Arc<Event>> {
+        self.taken = self.last;
+        self.events.drain(..).map(|(_, event)| event).collect()
+    }
+
     fn blocked(&self, since: u64, limit: usize) -> Blocked {
+        let since = if since > self.last { 0 } else { since };
         let first = self.events.front().map_or(self.last + 1, |(number, _)| *number);
-        let lost = first.saturating_sub(since.saturating_add(1));
+        let lost = self.gone.saturating_sub(since.max(self.taken));
         let found = self.events.iter().filter(|(number, _)| *number > since).take(limit);
         let mut next = since.max(first.saturating_sub(1)).min(self.last);
         let events = found.map(|(number, event)| (next = *number, Arc::clone(event)).1).collect();
@@ -231,7 +242,8 @@ mod tests {
         assert_eq!(seen(&ring(5), 3, 3), (2, 5, 0));
         assert_eq!(seen(&ring(5), 5, 3), (0, 5, 0));
         // Another proxy's number, or one of before it was started anew.
-        assert_eq!(seen(&ring(5), 99, 3), (0, 5, 0));
+        assert_eq!(seen(&ring(5), 99, 3), (3, 3, 0));
+        assert_eq!(seen(&ring(0), 99, 3), (0, 0, 0));
         let full = ring(RING as u64 + 10);
         assert_eq!(seen(&full, 0, 2), (2, 12, 10));
         assert_eq!(seen(&full, 10, 2), (2, 12, 0));
@@ -240,10 +252,23 @@ mod tests {
 
     #[test]
     fn what_was_taken_out_is_not_lost() {
+        let seen = |ring: &Ring, since| {
+            let Blocked { events, next, lost } = ring.blocked(since, usize::MAX);
+            (events.len(), next, lost)
+        };
         let mut ring = ring(3);
-        ring.events.clear();
-        let Blocked { events, next, lost } = ring.blocked(3, 9);
-        assert_eq!((events.len(), next, lost), (0, 3, 0));
+        assert_eq!(ring.take().len(), 3);
+        for since in [0, 2, 3, 99] {
+            assert_eq!(seen(&ring, since), (0, 3, 0), "{since}");
+        }
+        // What comes then is lost as ever: three were taken out, and ten of those behind them have made room.
+        let event = Arc::new(Event::now(Kind::Stop));
+        (0..RING + 10).for_each(|_| ring.push(Arc::clone(&event)));
+        for (since, lost) in [(0, 10), (3, 10), (8, 5), (13, 0)] {
+            assert_eq!(seen(&ring, since), (RING, RING as u64 + 13, lost), "{since}");
+        }
+        assert_eq!(ring.take().len(), RING);
+        assert_eq!(seen(&ring, 3), (0, RING as u64 + 13, 0));
     }
 
     #[tokio::test]
