@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What [`Origin::start`] answers.
 const ORIGIN: u16 = 299;
@@ -232,6 +234,43 @@ fn what_cannot_be_told_is_refused_where_the_policy_says_so() {
         while system.recv(&mut message).is_ok() {}
     });
     wait_until("requests go on", || get(proxy.http(), &url).status == ORIGIN);
+    assert_eq!((ready().status, &ready().json()["status"]), (200, &"ready".into()));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+}
+
+/// The same where requests wait for room: whoever asks which proxy to send them to is told of another.
+#[test]
+fn a_proxy_whose_requests_wait_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let audit = format!("{LOCAL}\naudit = {{ syslog = \"{}\", on_full = \"block\", queue = 64 }}", log.display());
+    let file = compiled(dir.path(), &audit, &[("127.0.0.1", "allow")]);
+    let mut proxy = DataPlane::start(&["--policy", text(&file), "--sandbox", "off"]);
+    let ready = || Client::connect(proxy.admin()).send("GET /v1/ready HTTP/1.1\r\nHost: localhost\r\n\r\n").answer();
+    let mut client = Client::connect(proxy.http());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let asks = std::thread::spawn(move || {
+        while !stopped.load(Ordering::SeqCst) {
+            assert_eq!(client.send("GET http://denied.test/ HTTP/1.1\r\nHost: denied.test\r\n\r\n").answer().status, 403);
+        }
+    });
+    let mut full = None;
+    wait_until("requests wait", || {
+        full = Some(ready()).filter(|full| full.status == 503);
+        full.is_some()
+    });
+    let said = full.unwrap().json();
+    assert_eq!((&said["ready"], &said["status"]), (&false.into(), &"waiting".into()));
+    assert!(said["reason"].as_str().unwrap().contains("requests wait: the queue of audit events is full"), "{said}");
+    let system = std::os::unix::net::UnixDatagram::bind(&log).unwrap();
+    std::thread::spawn(move || {
+        let mut message = vec![0; 65_536];
+        while system.recv(&mut message).is_ok() {}
+    });
+    stop.store(true, Ordering::SeqCst);
+    asks.join().unwrap();
     assert_eq!((ready().status, &ready().json()["status"]), (200, &"ready".into()));
     proxy.signal("TERM");
     assert_eq!(proxy.wait(), 0);

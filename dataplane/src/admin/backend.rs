@@ -1,7 +1,7 @@
 //! What the API asks of the proxy: everything that is not in a [`Snapshot`](crate::policy::Snapshot) of its policy.
 
 use super::access::Access;
-use super::model::{Audit, Blocked, Tunnel};
+use super::model::{Audit, Blocked, Readiness, Tunnel};
 use crate::policy::PolicyHandle;
 use policy_format::Mode;
 use std::future::Future;
@@ -40,8 +40,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Whether it does so already.
     fn is_draining(&self) -> bool;
 
-    /// Why every new request is refused, if it is.
-    fn refusing(&self) -> Option<&'static str>;
+    /// Why every new request is refused, or waits, if it does, and what that is called.
+    fn held_up(&self) -> Option<(Readiness, &'static str)>;
 
     /// The counters, and of which type that text is, as somebody who accepts this wants it.
     fn metrics(&self, accept: Option<&str>) -> (String, &'static str);

@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::backend::{Backend, Filter, Follow, Item, ReloadFailure, Wait};
-use super::model::{Audit, AuditSink, Blocked, BlockedRequest, Listeners, Tunnel};
+use super::model::{Audit, AuditSink, Blocked, BlockedRequest, Listeners, Readiness, Tunnel};
 use super::{Api, explain, views};
 use crate::audit::event::{Observer as _, Verdict};
 use crate::audit::feed::{self, Subscription};
@@ -69,13 +69,16 @@ impl Backend for Live {
         self.0.control.phase() != crate::handle::Phase::Serving
     }
 
-    fn refusing(&self) -> Option<&'static str> {
+    fn held_up(&self) -> Option<(Readiness, &'static str)> {
         let hub = &self.0.hub;
         // The queue is looked at first: it is what can be told more of.
         if hub.is_full() {
-            return Some("new requests are refused: the queue of audit events is full, and `on_full` is `deny`");
+            return Some((Readiness::Refusing, "new requests are refused: the queue of audit events is full, and `on_full` is `deny`"));
         }
-        hub.refuses().then_some("new requests are refused by the program that the proxy is part of")
+        if hub.holds_up() {
+            return Some((Readiness::Waiting, "requests wait: the queue of audit events is full, and `on_full` is `block`"));
+        }
+        hub.refuses().then_some((Readiness::Refusing, "new requests are refused by the program that the proxy is part of"))
     }
 
     fn metrics(&self, accept: Option<&str>) -> (String, &'static str) {

@@ -426,8 +426,8 @@ impl Api {
                 Readiness::Blocked,
                 Some(policy.last_error().unwrap_or_else(|| format!("the policy says that the network is {}", snapshot.meta().network))),
             )
-        } else if let Some(why) = self.backend.refusing() {
-            (Readiness::Refusing, Some(why.to_owned()))
+        } else if let Some((status, why)) = self.backend.held_up() {
+            (status, Some(why.to_owned()))
         } else {
             (Readiness::Ready, None)
         };

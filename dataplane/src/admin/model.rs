@@ -76,6 +76,8 @@ models! {
         Blocked,
         /// New requests are refused: the queue of audit events is full and the policy wants that then, or the embedding program does.
         Refusing,
+        /// Requests wait: the queue of audit events is full, and the policy wants that then.
+        Waiting,
     }
 
     /// `full`: every method. `limited`: GET, HEAD and OPTIONS.

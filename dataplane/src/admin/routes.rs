@@ -101,7 +101,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/ready",
         Does::Ready,
         &[],
-        "Whether new requests should be sent here. 503: it drains, its policy lets nothing through, or new requests are refused because the audit queue is full.",
+        "Whether new requests should be sent here. 503: it drains, its policy lets nothing through, or new requests are refused, or wait, because the audit queue is full.",
     ),
     get("/config", Does::Config, &[], "What is in force: listeners, mode, switches, limits. Never a secret."),
     get(

@@ -201,14 +201,14 @@ impl Queue {
         }
     }
 
-    /// Whether somebody waits for room.
-    pub(super) fn holds_up(&self) -> bool {
-        *lock(&self.waiting) > 0
-    }
-
     /// Whether new requests are to be refused.
     pub(super) fn refuses(&self) -> bool {
         self.full.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for room.
+    pub(super) fn holds_up(&self) -> bool {
+        *lock(&self.waiting) > 0
     }
 
     /// How many events there may be, and what becomes of others. Fewer than there are, if there are more.
@@ -453,6 +453,7 @@ mod tests {
         assert_eq!(all, [1, 2]);
         queue.push(event(3));
         let other = Arc::clone(&queue);
+        assert!(!queue.holds_up());
         let waits = std::thread::spawn(move || other.push(event(4)));
         while !queue.holds_up() {
             std::thread::yield_now();
