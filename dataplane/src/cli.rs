@@ -3,8 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netproxy::child::Shell;
 use netproxy::{
-    Audit as AuditSettings, AuditLevel, AuditNaming, AuditOverrides, Limit, LimitOverride, Limits, OnFull, Otlp, OtlpProtocol, PolicyMap,
-    SyslogTarget,
+    Audit as AuditSettings, AuditLevel, AuditNaming, AuditOverrides, Limit, LimitOverride, Limits, OnFull, Otlp, PolicyMap, SyslogTarget,
 };
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -292,8 +291,9 @@ pub(crate) struct Audit {
     audit_journald: bool,
 
     /// Send events to a collector of OpenTelemetry: `http://127.0.0.1:4318` or `https://…` for OTLP/HTTP, `grpc://127.0.0.1:4317` or `grpcs://…` for OTLP/gRPC
-    #[arg(long, value_name = "URL", value_parser = otlp)]
-    audit_otlp: Option<Otlp>,
+    // Read later: what says here that it is none shows it, with its password.
+    #[arg(long, value_name = "URL")]
+    audit_otlp: Option<String>,
 
     /// File with headers for that collector, `name: value`, a line each, which nobody else may read; read again when it changes
     #[arg(long, value_name = "FILE", requires = "audit_otlp")]
@@ -327,7 +327,8 @@ impl Audit {
         let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
         let headers_file = self.audit_otlp_headers_file.as_ref().map(absolute).transpose()?;
         let headers_file = headers_file.map(|path| path.to_string_lossy().into_owned());
-        let otlp = self.audit_otlp.clone().map(|otlp| Otlp { headers_file, ..otlp });
+        let otlp = self.audit_otlp.as_ref().map(|url| url.parse::<Otlp>().map_err(|error| format!("--audit-otlp: {error}"))).transpose()?;
+        let otlp = otlp.map(|otlp| Otlp { headers_file, ..otlp });
         Ok(AuditOverrides {
             file: self.audit_file.as_ref().map(absolute).transpose()?,
             stdout: self.audit_stdout,
@@ -348,17 +349,6 @@ impl Audit {
 fn named<T: Copy>(text: &str, all: &[(&'static str, T)]) -> Result<T, String> {
     let names = || all.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     all.iter().find(|(name, _)| *name == text).map(|(_, found)| *found).ok_or_else(|| format!("it is one of {}", names()))
-}
-
-/// The flag says with the scheme what is spoken.
-fn otlp(text: &str) -> Result<Otlp, String> {
-    let (protocol, endpoint) = match text.split_once("://") {
-        Some(("grpc", rest)) => (OtlpProtocol::Grpc, format!("http://{rest}")),
-        Some(("grpcs", rest)) => (OtlpProtocol::Grpc, format!("https://{rest}")),
-        _ => (OtlpProtocol::Http, text.to_owned()),
-    };
-    Otlp::check_endpoint_for(&endpoint, protocol).map_err(|error| error.to_string())?;
-    Ok(Otlp { endpoint, protocol, headers_file: None })
 }
 
 fn metadata(text: &str) -> Result<(String, String), String> {

@@ -377,15 +377,10 @@ fn hide_in(part: &str, is_url: bool, shown: &mut String) {
         }
         None => None,
     };
-    let (Some(start), Some(end)) = (start, part.rfind('@')) else { return shown.push_str(part) };
-    let (Some(before), Some(secret), Some(after)) = (part.get(..start), part.get(start..end), part.get(end..)) else {
-        return shown.push_str(part);
-    };
-    shown.push_str(before);
-    for c in secret.chars() {
-        if c == '\n' { shown.push(c) } else { shown.extend(std::iter::repeat_n('*', c.len_utf8())) }
+    match start {
+        Some(start) => shown.push_str(&policy_format::hide_user(part, start)),
+        None => shown.push_str(part),
     }
-    shown.push_str(after);
 }
 
 fn is_scheme(text: &str) -> bool {

@@ -5,6 +5,7 @@
 use crate::host::Host;
 use crate::pattern::parse_port;
 use crate::settings::{DAY, KIB, Limit, LimitKind, named};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -282,24 +283,10 @@ impl Otlp {
     /// # Errors
     /// [`AuditError`] that says what is wrong.
     pub fn check_endpoint(text: &str) -> Result<(), AuditError> {
-        let wrong = |why: &str| Err(AuditError(format!("`{}` is not the URL of a collector: {why}", shown(text))));
         let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
-            return wrong("it starts with `http://` or `https://`");
+            return Err(no_collector(text, "it starts with `http://` or `https://`"));
         };
-        if text.len() > MAX_URL || rest.contains(|c: char| !c.is_ascii_graphic() || "?#\\\"<>{}^`|".contains(c)) {
-            return wrong("it has a query, a fragment, or characters that no URL has");
-        }
-        let (authority, _) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
-        if authority.contains('@') {
-            return wrong("a user or a password has no place in it; `headers_file` names a file with headers");
-        }
-        let colon = authority.rfind(':').filter(|colon| authority.rfind(']').is_none_or(|bracket| bracket < *colon));
-        let (host, port) = colon.and_then(|colon| authority.split_at_checked(colon)).unwrap_or((authority, ""));
-        let has_port = port.is_empty() || port.strip_prefix(':').and_then(parse_port).is_some();
-        if !has_port || !matches!(Host::parse(host), Ok(Host::Name(_) | Host::Ip(_))) {
-            return wrong("its host or its port is none");
-        }
-        Ok(())
+        check_place(text, rest)
     }
 
     /// [`Self::check_endpoint`], and that the URL goes with how the collector is spoken to: gRPC has no path.
@@ -308,11 +295,55 @@ impl Otlp {
     /// [`AuditError`] that says what is wrong.
     pub fn check_endpoint_for(text: &str, protocol: OtlpProtocol) -> Result<(), AuditError> {
         Self::check_endpoint(text)?;
-        let path = text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
-        if protocol == OtlpProtocol::Grpc && !path.is_empty() {
-            return Err(AuditError(format!("`{}` is not the URL of a collector that is spoken to by gRPC: it has a path", shown(text))));
-        }
-        Ok(())
+        check_path(text, protocol)
+    }
+}
+
+fn no_collector(text: &str, why: &str) -> AuditError {
+    AuditError(format!("`{}` is not the URL of a collector: {why}", shown_url(text)))
+}
+
+/// Checks what is behind the scheme.
+fn check_place(text: &str, rest: &str) -> Result<(), AuditError> {
+    let wrong = |why: &str| Err(no_collector(text, why));
+    if text.len() > MAX_URL || rest.contains(|c: char| !c.is_ascii_graphic() || "?#\\\"<>{}^`|".contains(c)) {
+        return wrong("it has a query, a fragment, or characters that no URL has");
+    }
+    let (authority, _) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return wrong("a user or a password has no place in it; `headers_file` names a file with headers");
+    }
+    let colon = authority.rfind(':').filter(|colon| authority.rfind(']').is_none_or(|bracket| bracket < *colon));
+    let (host, port) = colon.and_then(|colon| authority.split_at_checked(colon)).unwrap_or((authority, ""));
+    let has_port = port.is_empty() || port.strip_prefix(':').and_then(parse_port).is_some();
+    if !has_port || !matches!(Host::parse(host), Ok(Host::Name(_) | Host::Ip(_))) {
+        return wrong("its host or its port is none");
+    }
+    Ok(())
+}
+
+fn check_path(text: &str, protocol: OtlpProtocol) -> Result<(), AuditError> {
+    let path = text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    if protocol == OtlpProtocol::Grpc && !path.is_empty() {
+        return Err(AuditError(format!("`{}` is not the URL of a collector that is spoken to by gRPC: it has a path", shown_url(text))));
+    }
+    Ok(())
+}
+
+impl FromStr for Otlp {
+    type Err = AuditError;
+
+    /// Reads a URL whose scheme says how the collector is spoken to: `http://` or `https://` for OTLP/HTTP, `grpc://` or `grpcs://` for OTLP/gRPC.
+    fn from_str(text: &str) -> Result<Self, AuditError> {
+        let (scheme, protocol, rest) = match text.split_once("://") {
+            Some((scheme @ ("http" | "https"), rest)) => (scheme, OtlpProtocol::Http, rest),
+            Some(("grpc", rest)) => ("http", OtlpProtocol::Grpc, rest),
+            Some(("grpcs", rest)) => ("https", OtlpProtocol::Grpc, rest),
+            _ => return Err(no_collector(text, "it starts with `http://`, `https://`, `grpc://` or `grpcs://`")),
+        };
+        check_place(text, rest)?;
+        check_path(text, protocol)?;
+        Ok(Self { endpoint: format!("{scheme}://{rest}"), protocol, headers_file: None })
     }
 }
 
@@ -321,7 +352,7 @@ impl FromStr for SyslogTarget {
 
     /// Reads `/dev/log`, `udp://10.0.0.1:514` or `tcp://10.0.0.1:601`.
     fn from_str(text: &str) -> Result<Self, AuditError> {
-        let wrong = |why: &str| AuditError(format!("`{}` is no syslog server: {why}", shown(text)));
+        let wrong = |why: &str| AuditError(format!("`{}` is no syslog server: {why}", shown_url(text)));
         if text.starts_with('/') {
             return if Audit::is_path(text) { Ok(Self::Socket(text.to_owned())) } else { Err(wrong("this is not the path of a socket")) };
         }
@@ -354,6 +385,21 @@ impl fmt::Display for SyslogTarget {
 /// Text for an error, which may be long or strange.
 fn shown(text: &str) -> String {
     text.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+/// The same of a URL, without its user and its password, or of a path.
+fn shown_url(text: &str) -> String {
+    let place = text.find("://").map_or(0, |scheme| scheme + "://".len());
+    if text.starts_with('/') { shown(text) } else { shown(&hide_user(text, place)) }
+}
+
+/// Text with what stands behind `start` and before its last `@` overwritten, byte for byte: in a URL, a user and a password. Line feeds stay.
+#[must_use]
+pub fn hide_user(text: &str, start: usize) -> Cow<'_, str> {
+    let parts = text.rfind('@').and_then(|end| Some((text.get(..start)?, text.get(start..end)?, text.get(end..)?)));
+    let Some((before, secret, after)) = parts else { return Cow::Borrowed(text) };
+    let hidden = secret.chars().map(|c| if c == '\n' { Cow::Borrowed("\n") } else { Cow::Owned("*".repeat(c.len_utf8())) });
+    Cow::Owned([before].into_iter().map(Cow::Borrowed).chain(hidden).chain([Cow::Borrowed(after)]).collect())
 }
 
 #[cfg(test)]
@@ -455,6 +501,47 @@ mod tests {
         ] {
             assert_eq!(Otlp::check_endpoint_for(text, protocol).is_ok(), holds, "{text} {protocol:?}");
         }
+        for (text, endpoint, protocol) in [
+            ("http://a.test:4318", "http://a.test:4318", http),
+            ("https://a.test/v1/logs", "https://a.test/v1/logs", http),
+            ("grpc://a.test:4317", "http://a.test:4317", grpc),
+            ("grpcs://a.test/", "https://a.test/", grpc),
+        ] {
+            let otlp = Otlp { endpoint: endpoint.to_owned(), protocol, headers_file: None };
+            assert_eq!(text.parse(), Ok(otlp), "{text}");
+        }
+        for (text, said) in [
+            ("a.test:4317", "`a.test:4317` is not the URL of a collector: it starts with `http://`, `https://`, `grpc://` or `grpcs://`"),
+            ("grpc://a.test/x", "`grpc://a.test/x` is not the URL of a collector that is spoken to by gRPC: it has a path"),
+            (
+                "grpcs://a.test?x",
+                "`grpcs://a.test?x` is not the URL of a collector: it has a query, a fragment, or characters that no URL has",
+            ),
+        ] {
+            assert_eq!(text.parse::<Otlp>().unwrap_err().to_string(), said);
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_are_not_said() {
+        for (text, shown) in [
+            ("http://user:pw@a.test:4318", "http://*******@a.test:4318"),
+            ("grpc://user:p@w@a.test", "grpc://********@a.test"),
+            ("user:pw@a.test:4318", "*******@a.test:4318"),
+            ("ftp://user:pw@127.0.0.1:1", "ftp://*******@127.0.0.1:1"),
+            ("http:/user:pw@a.test", "*************@a.test"),
+        ] {
+            let errors = [
+                text.parse::<Otlp>().unwrap_err(),
+                Otlp::check_endpoint(text).unwrap_err(),
+                Otlp::check_endpoint_for(text, OtlpProtocol::Grpc).unwrap_err(),
+                text.parse::<SyslogTarget>().unwrap_err(),
+            ];
+            for error in errors.map(|error| error.to_string()) {
+                assert!(error.starts_with(&format!("`{shown}` is ")), "{error}");
+            }
+        }
+        assert!("/dev/l@g/".parse::<SyslogTarget>().unwrap_err().to_string().starts_with("`/dev/l@g/` is no"));
     }
 
     #[test]

@@ -84,7 +84,7 @@ mod trie_check;
 #[cfg(feature = "build")]
 mod trie_writer;
 
-pub use audit::{Audit, AuditError, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol, SyslogTarget};
+pub use audit::{Audit, AuditError, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol, SyslogTarget, hide_user};
 pub use blob::{Blob, Closest, Intercepted, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};

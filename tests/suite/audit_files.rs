@@ -292,10 +292,20 @@ fn what_cannot_be_written_to_is_said_at_the_start() {
         ("--audit-metadata", "x", "it is not `KEY=VALUE`"),
         ("--audit-syslog", "ftp://127.0.0.1:1", "it is spoken to by `udp` or `tcp`"),
         ("--audit-level", "loud", "it is one of `off`, `denied`, `decisions`, `all`"),
-        ("--audit-otlp", "collector:4317", "it starts with `http://` or `https://`"),
+        (
+            "--audit-otlp",
+            "collector:4317",
+            "--audit-otlp: `collector:4317` is not the URL of a collector: it starts with `http://`, `https://`, `grpc://` or `grpcs://`",
+        ),
+        (
+            "--audit-otlp",
+            "http://user:s3cret@collector:4317",
+            "`http://***********@collector:4317` is not the URL of a collector: a user or a password",
+        ),
+        ("--audit-otlp", "grpc://user:s3cret@collector:4317", "`grpc://***********@collector:4317`"),
     ] {
         let (code, said) = start(&[flag, value]);
         assert_eq!(code, Some(2), "{flag} {value}");
-        assert!(said.contains(why), "{flag} {value}: {said}");
+        assert!(said.contains(why) && !said.contains("s3cret"), "{flag} {value}: {said}");
     }
 }
