@@ -131,7 +131,8 @@ pub struct SinkStats {
 struct LimitState {
     gate: PerSecond,
     count: u64,
-    last: Option<(u64, Box<Reached>)>,
+    /// The last, without its count.
+    last: Option<Event>,
 }
 
 impl Hub {
@@ -320,7 +321,7 @@ impl Hub {
     /// What was summed up of limits and is not of this second.
     pub(super) fn summed_up(&self, time: u64) -> Vec<Event> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = limits.iter_mut().filter(|state| state.last.as_ref().is_some_and(|(at, _)| at / 1000 != time / 1000));
+        let due = limits.iter_mut().filter(|state| state.last.as_ref().is_some_and(|event| event.time / 1000 != time / 1000));
         due.filter_map(LimitState::take).collect()
     }
 
@@ -336,9 +337,11 @@ impl Hub {
 
 impl LimitState {
     fn take(&mut self) -> Option<Event> {
-        let (time, mut reached) = self.last.take()?;
-        reached.count = std::mem::take(&mut self.count);
-        Some(Event { time, sequence: 0, label: None, kind: Kind::Limit(reached) })
+        let mut event = self.last.take()?;
+        if let Kind::Limit(reached) = &mut event.kind {
+            reached.count = std::mem::take(&mut self.count);
+        }
+        Some(event)
     }
 }
 
@@ -356,6 +359,11 @@ impl Running {
         if let State::Running(thread) = state {
             // A sink that takes longer than it may holds nobody up for ever.
             while !thread.is_finished() {
+                if !hurries && at_once() {
+                    // A sink that waits for longer already does not hear of it, and is left behind.
+                    hurries = true;
+                    deadline = deadline.min(Instant::now() + SHORTEST);
+                }
                 if Instant::now() >= deadline + GRACE {
                     return self.0.own_fault("audit: a sink does not end, and what it has not written is lost");
                 }
@@ -364,11 +372,6 @@ impl Running {
             // One that panicked has ended too.
             let _ = thread.join();
         }
-                if !hurries && at_once() {
-                    // A sink that waits for longer already does not hear of it, and is left behind.
-                    hurries = true;
-                    deadline = deadline.min(Instant::now() + SHORTEST);
-                }
     }
 }
 
@@ -459,12 +462,13 @@ impl Observer for Hub {
         }
         let place = Limits::ALL.iter().position(|limit| std::ptr::eq(limit, event.limit) || limit.name == event.limit.name);
         let reached = Reached { limit: event.limit.name, count: 0, client: event.client, host: event.host.map(Text::of), port: event.port };
-        let time = now();
+        let event = Event::now(Kind::Limit(Box::new(reached)));
+        let time = event.time;
         let told = {
             let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = place.and_then(|place| limits.get_mut(place)) else { return };
             state.count += 1;
-            state.last = Some((time, Box::new(reached)));
+            state.last = Some(event);
             if state.gate.passes(time, LIMITS_A_SECOND) { state.take() } else { None }
         };
         if let Some(event) = told {

@@ -1,8 +1,8 @@
 //! The journal of systemd, by its own protocol: a datagram for each event, with a field for each of its facts.
 
 use super::backlog::{Backlog, Destination};
-use super::json::{PRODUCT, number};
-use super::record::{Event, Kind};
+use super::json::{PRODUCT, Stamp, VERSION, number};
+use super::record::{Change, Event, Gap, Kind};
 use super::setup::Form;
 use std::io;
 #[cfg(unix)]
@@ -117,16 +117,12 @@ impl Destination for Journal {
             field(&mut out, "NETWORK_POLICY_OVERRIDE", if judged.is_override { "true" } else { "false" });
             field(&mut out, "HTTP_REQUEST_METHOD", judged.method.as_deref().unwrap_or("none"));
         }
-        if let Kind::Close(ended) = &event.kind {
-            number_field(&mut out, "NETWORK_IO_UP", ended.up);
-            number_field(&mut out, "NETWORK_IO_DOWN", ended.down);
-            number_field(&mut out, "DURATION_MS", super::json::millis(ended));
-            field(&mut out, "OUTCOME", ended.ending.as_str());
-            if let Some(detail) = ended.ending.detail() {
-                field(&mut out, "OUTCOME_DETAIL", detail);
-            }
-        }
+        facts(&mut out, &event.kind);
         if let Some(label) = &event.label {
+            // What is about a request has said it.
+            if event.kind.exchange().is_none() {
+                number_field(&mut out, "NETWORK_POLICY_GENERATION", label.policy.generation);
+            }
             field(&mut out, "NETWORK_POLICY_PROFILE", &label.policy.profile);
             field(&mut out, "NETWORK_POLICY_DIGEST", &label.policy.digest);
             if let Some(rule) = &label.rule {
@@ -138,6 +134,65 @@ impl Destination for Journal {
         }
         out.extend_from_slice(&self.metadata);
         out
+    }
+}
+
+/// What no other kind of event has.
+fn facts(out: &mut Vec<u8>, kind: &Kind) {
+    match kind {
+        Kind::Close(ended) => {
+            number_field(out, "NETWORK_IO_UP", ended.up);
+            number_field(out, "NETWORK_IO_DOWN", ended.down);
+            number_field(out, "DURATION_MS", super::json::millis(ended));
+            field(out, "OUTCOME", ended.ending.as_str());
+            if let Some(detail) = ended.ending.detail() {
+                field(out, "OUTCOME_DETAIL", detail);
+            }
+        }
+        Kind::Inner { closed, .. } => field(out, "OUTCOME", if *closed { "closed" } else { "passed" }),
+        Kind::Policy(Change::Swapped { rules, .. }) => {
+            field(out, "OUTCOME", "swapped");
+            number_field(out, "NETWORK_POLICY_RULES", (*rules).into());
+        }
+        Kind::Policy(Change::Refused(why)) => {
+            field(out, "OUTCOME", "refused");
+            field(out, "OUTCOME_DETAIL", why);
+        }
+        Kind::Policy(Change::Withdrawn(why)) => {
+            field(out, "OUTCOME", "withdrawn");
+            field(out, "OUTCOME_DETAIL", why);
+        }
+        Kind::Mode { mode, set, .. } => {
+            field(out, "NETWORK_POLICY_MODE", mode.as_str());
+            field(out, "OUTCOME", if *set { "set" } else { "policy" });
+        }
+        Kind::Limit(reached) => {
+            field(out, "NETWORK_LIMIT_NAME", reached.limit);
+            number_field(out, "NETWORK_LIMIT_COUNT", reached.count);
+            if let Some(host) = &reached.host {
+                field(out, "SERVER_ADDRESS", host.as_str());
+            }
+            if let Some(port) = reached.port {
+                number_field(out, "SERVER_PORT", port.into());
+            }
+            if let Some(client) = reached.client {
+                field(out, "CLIENT_ADDRESS", &client.to_string());
+            }
+        }
+        Kind::Fault(what) => field(out, "OUTCOME_DETAIL", what),
+        Kind::Lost(Gap { count, since, sink }) => {
+            number_field(out, "EVENT_LOST_COUNT", *count);
+            field(out, "EVENT_LOST_SINCE", &String::from_utf8_lossy(Stamp::default().of(*since)));
+            if let Some(sink) = sink {
+                field(out, "EVENT_LOST_SINK", sink);
+            }
+        }
+        Kind::Start(start) => {
+            field(out, "SERVICE_NAME", PRODUCT);
+            field(out, "SERVICE_VERSION", VERSION);
+            number_field(out, "PROCESS_PID", start.process.into());
+        }
+        Kind::Decision(_) | Kind::Revoked(_) | Kind::Stop => {}
     }
 }
 

@@ -439,4 +439,4 @@ pub(super) fn is_bad(kind: &Kind) -> bool {
 
 #[cfg(test)]
 #[path = "json/tests.rs"]
-mod tests;
+pub(super) mod tests;

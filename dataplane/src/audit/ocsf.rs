@@ -172,6 +172,9 @@ fn unmapped(out: &mut Vec<u8>, event: &Event, metadata: &[u8]) {
                 Change::Withdrawn(_) => "withdrawn",
             };
             member(&mut members, "outcome", outcome);
+            if let Change::Swapped { rules, .. } = change {
+                number_member(&mut members, b",\"network.policy.rules\":", (*rules).into());
+            }
         }
         Kind::Mode { mode, set, .. } => {
             member(&mut members, "network.policy.mode", mode.as_str());
@@ -183,6 +186,9 @@ fn unmapped(out: &mut Vec<u8>, event: &Event, metadata: &[u8]) {
             address(&mut members, reached.client);
             if let Some(host) = &reached.host {
                 member(&mut members, "server.address", host.as_str());
+            }
+            if let Some(port) = reached.port {
+                number_member(&mut members, b",\"server.port\":", port.into());
             }
         }
         Kind::Lost(Gap { count, since, sink }) => {

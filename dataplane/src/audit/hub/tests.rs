@@ -3,6 +3,7 @@
 use super::*;
 use crate::audit::event::{Ending, Silent};
 use crate::audit::feed::Item;
+use crate::audit::queue::Spare;
 use crate::audit::record::Gap;
 use crate::policy::{Policy, PolicyHandle};
 use policy_format::{Decision, Denied, Host, Limit, OnFull, Protocol, Reason, RuleId};
@@ -15,10 +16,10 @@ struct Stand {
     /// What the next call does instead.
     next: Arc<Mutex<Act>>,
     lost: u64,
-}
     /// When it is to be flushed, once.
     due: Option<Instant>,
     flushed: Option<Sender<Instant>>,
+}
 
 #[derive(Default, PartialEq)]
 enum Act {
@@ -48,7 +49,6 @@ impl Sink for Stand {
         Ok(())
     }
 
-    fn take_lost(&mut self) -> u64 {
     fn flush(&mut self) -> io::Result<()> {
         if let Some(flushed) = self.flushed.take_if(|_| self.due.is_some_and(|due| due <= Instant::now())) {
             self.due = None;
@@ -61,6 +61,7 @@ impl Sink for Stand {
         self.due
     }
 
+    fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
 
@@ -154,7 +155,6 @@ fn what_happens_is_told_in_order_with_its_policy_and_rule() {
     assert_eq!((stats.told, stats.lost, stats.sinks[0].told), (7, 0, 7));
 }
 
-#[test]
 /// Nothing happens, so that the thread sleeps by then.
 #[test]
 fn what_is_due_in_a_sink_is_done_without_an_event() {
@@ -167,6 +167,7 @@ fn what_is_due_in_a_sink_is_done_without_an_event() {
     end(running);
 }
 
+#[test]
 fn a_sink_that_fails_is_said_once_and_others_go_on() {
     let ((bad, bads, act), (good, goods, _)) = (stand("bad"), stand("good"));
     let (hub, policy) = hub(&audit(100, OnFull::Drop), vec![bad, good]);
@@ -345,6 +346,22 @@ fn a_limit_is_told_so_often_and_the_rest_is_summed_up() {
     assert_eq!(counts.iter().sum::<u64>(), 500);
     // A second may have ended in between.
     assert!(counts.len() <= 22, "{counts:?}");
+}
+
+/// Within a millisecond, too.
+#[test]
+fn a_limit_has_its_place_among_what_happens() {
+    let (sink, _told, _) = stand("one");
+    let (hub, policy) = hub(&audit(1000, OnFull::Drop), vec![sink]);
+    let limit = Limit::named("head_timeout").unwrap();
+    for id in 1..=u64::from(LIMITS_A_SECOND) {
+        deny(&hub, &policy, id);
+        hub.limited(&LimitReached { limit, client: Some(client()), host: None, port: None });
+    }
+    let mut events = Vec::new();
+    hub.queue.take(&mut events, &mut Spare::default());
+    assert_eq!(events.len(), 2 * LIMITS_A_SECOND as usize);
+    assert!(events.is_sorted_by_key(|event| (event.time, event.sequence)));
 }
 
 #[tokio::test]

@@ -30,6 +30,27 @@ fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
     fields
 }
 
+/// All that the line of JSON says, by the names that it has there.
+#[test]
+fn each_kind_of_event_has_a_field_for_each_of_its_facts() {
+    let form =
+        Form { naming: AuditNaming::Codex, metadata: BTreeMap::from([("conversation.id".to_owned(), "c-1".to_owned())]), lossy: true };
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = JournaldSink::at(folder.path().join("socket").to_str().unwrap(), &form).to;
+    let mut encoder = crate::audit::json::Encoder::new(&form);
+    for event in crate::audit::json::tests::all() {
+        let mut line = Vec::new();
+        encoder.line(&mut line, &event);
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let found = fields(&journal.message(&event));
+        for (name, value) in line.as_object().unwrap().iter().filter(|(name, _)| *name != "event.timestamp") {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert_eq!(found.get(&upper(name)), Some(&value), "{name} of {line}");
+        }
+        assert_eq!(found["EVENT_TIME_MS"], event.time.to_string());
+    }
+}
+
 #[test]
 fn the_journal_gets_a_field_for_each_fact() {
     let folder = tempfile::tempdir().unwrap();

@@ -39,7 +39,7 @@ fn ended(ending: Ending) -> Ended {
 }
 
 /// One of each kind.
-fn all() -> Vec<Event> {
+pub(in crate::audit) fn all() -> Vec<Event> {
     let reached = Reached {
         limit: "head_timeout",
         count: 3,
@@ -107,6 +107,23 @@ fn golden(name: &str, found: &str) {
 fn lines_are_as_they_always_were() {
     golden("codex.jsonl", &lines(AuditNaming::Codex));
     golden("ocsf.jsonl", &lines(AuditNaming::Ocsf));
+}
+
+/// What the schema has a place for is elsewhere than by the names of the others; what it has none for is there by those.
+#[test]
+fn what_is_about_no_request_has_the_same_facts_in_both_forms() {
+    for event in all().into_iter().filter(|event| event.kind.exchange().is_none()) {
+        let line = |naming| -> Value {
+            let mut out = Vec::new();
+            Encoder::new(&form(naming)).line(&mut out, &event);
+            serde_json::from_slice(&out).unwrap()
+        };
+        let (codex, ocsf) = (line(AuditNaming::Codex), line(AuditNaming::Ocsf));
+        let elsewhere = ["event.name", "event.timestamp", "service.name", "service.version", "outcome.detail", "event.lost.since"];
+        for (name, value) in codex.as_object().unwrap().iter().filter(|(name, _)| !elsewhere.contains(&name.as_str())) {
+            assert_eq!(&ocsf["unmapped"][name], value, "{name} of {ocsf}");
+        }
+    }
 }
 
 /// What is kept of the events before does not show.
