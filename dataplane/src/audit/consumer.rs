@@ -385,6 +385,10 @@ impl Consumer {
             if held.stats.pending > 0 {
                 not_written.push(format!("audit: {} events are not written to the sink `{}`", held.stats.pending, held.stats.name));
             }
+            // There is no event any more that could say so.
+            if let Some(gap) = held.gap.take() {
+                not_written.push(format!("audit: {} events are lost to the sink `{}`", gap.count, held.stats.name));
+            }
         }
         for what in not_written {
             say(&self.hub, &mut self.own, Some(what));
@@ -422,8 +426,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use super::*;
-    use crate::audit::event::Silent;
+    use crate::audit::event::{Observer, Silent};
     use policy_format::SyslogTarget;
+    use std::sync::Mutex;
 
     #[test]
     fn who_finds_much_looks_more_often() {
@@ -435,14 +440,42 @@ mod tests {
         assert_eq!(pause(SHORTEST, 1), TICK);
     }
 
+    fn consumer(to: SyslogTarget, program: Arc<dyn Observer>) -> Consumer {
+        let (audit, means) = (Audit { syslog: Some(to), ..Audit::default() }, Means::default());
+        let specs = setup::specs(&audit, &means.overrides);
+        let sinks = specs.into_iter().map(|spec| Held::new(Some(spec.clone()), spec.open(&means.sources).unwrap())).collect();
+        Consumer::new(Hub::new(program), Ready { sinks, audit, means }, Event::now(Kind::Stop))
+    }
+
+    #[derive(Default)]
+    struct Said(Mutex<Vec<String>>);
+
+    impl Observer for Said {
+        fn fault(&self, what: &str) {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+    }
+
+    #[test]
+    fn what_is_lost_at_the_very_end_is_said() {
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let said = Arc::<Said>::default();
+        let mut consumer = consumer(SyslogTarget::Udp(nobody), Arc::clone(&said) as Arc<dyn Observer>);
+        consumer.write(&[Event::now(Kind::Stop)]);
+        consumer.end(Instant::now() + Duration::from_secs(1));
+        let said = said.0.lock().unwrap();
+        let [fails, lost] = said.as_slice() else { panic!("{said:?}") };
+        assert!(
+            fails.starts_with("audit: the sink `syslog` fails: ") && lost == "audit: 1 events are lost to the sink `syslog`",
+            "{said:?}"
+        );
+    }
+
     #[test]
     fn what_goes_with_a_sink_that_new_settings_take_away_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let nobody = SyslogTarget::Socket(folder.path().join("log").to_str().unwrap().to_owned());
-        let (audit, means) = (Audit { syslog: Some(nobody), ..Audit::default() }, Means::default());
-        let specs = setup::specs(&audit, &means.overrides);
-        let sinks = specs.into_iter().map(|spec| Held::new(Some(spec.clone()), spec.open(&means.sources).unwrap())).collect();
-        let mut consumer = Consumer::new(Hub::new(Arc::new(Silent)), Ready { sinks, audit, means }, Event::now(Kind::Stop));
+        let mut consumer = consumer(nobody, Arc::new(Silent));
         consumer.write(&[Event::now(Kind::Stop), Event::now(Kind::Stop)]);
         consumer.follow(&Audit::default());
         assert!(consumer.sinks.is_empty());

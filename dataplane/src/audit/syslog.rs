@@ -150,7 +150,7 @@ impl Syslog {
 }
 
 /// Whether the server has closed a connection. What it says, which no server does, is not listened to.
-fn has_ended(stream: &mut TcpStream) -> bool {
+fn has_ended(mut stream: &TcpStream) -> bool {
     let mut said = [0; 512];
     let mut looks = 0..LOOKS;
     let mut ended = stream.set_nonblocking(true).is_err();
