@@ -104,6 +104,9 @@ mod tests {
     use std::cell::Cell;
     use tokio::net::{TcpListener, TcpStream};
 
+    /// The bells are the process's: one test at a time.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// Puts a connection into the pool of this thread; gives its other end.
     async fn one_waits() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -117,12 +120,18 @@ mod tests {
     }
 
     async fn is_closed(stream: &TcpStream) -> bool {
-        stream.readable().await.unwrap();
-        matches!(stream.try_read(&mut [0]), Ok(0))
+        loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                ended => return matches!(ended, Ok(0)),
+            }
+        }
     }
 
     #[tokio::test]
     async fn what_waits_is_given_up_for_want_of_a_descriptor_and_for_nothing_else() {
+        let _alone = ALONE.lock().await;
         let far = one_waits().await;
         // So often was it tried, and what came of it.
         let attempts = |error: fn() -> io::Error, failing: usize| async move {
@@ -151,6 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_keeps_nothing_asks_the_others() {
+        let _alone = ALONE.lock().await;
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let other = std::thread::spawn(move || {

@@ -74,7 +74,7 @@ fn events_do_not_get_into_what_a_command_prints() {
 #[test]
 fn all_that_a_command_asked_for_is_written_down() {
     let (place, origin) = (local(), Origin::start());
-    let denied = ("denied", vec!["http://denied.test/"; 5].join(" "), 5);
+    let denied = ("denied", ["http://denied.test/"; 5].join(" "), 5);
     let allowed = ("allowed", format!("http://localhost:{}/", origin.port()), 1);
     for (case, urls, asked) in [denied, allowed] {
         for (on_full, run) in ["drop", "block", "deny"].into_iter().flat_map(|on_full| (0..3).map(move |run| (on_full, run))) {

@@ -4,8 +4,8 @@ use harness::client::get;
 use harness::{Client, Names, Origin, compile, policy, wait_until};
 use netproxy::child::StateDir;
 use netproxy::{
-    Answer, AuditOverrides, BlockedRequest, Decided, Event, EventSink, Handle, LoadError, Mode, NetworkProxy, NetworkProxyBuilder,
-    Observer, OnFull, Policy, PolicyError, PolicyRequest, Snapshot, StartError, Verdict,
+    Answer, BlockedRequest, Decided, Event, EventSink, Handle, LoadError, Mode, NetworkProxy, NetworkProxyBuilder, Observer, Policy,
+    PolicyError, PolicyRequest, Snapshot, StartError, Verdict,
 };
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Layer, Selection, compile_profiles};
@@ -406,8 +406,8 @@ fn a_proxy_responds_while_none_of_its_threads_hangs() {
 fn a_proxy_that_is_held_up_by_its_audit_responds() {
     let runtime = runtime();
     let hanging = Hanging::default();
-    let audit = AuditOverrides { queue: Some(1), on_full: Some(OnFull::Block), ..AuditOverrides::default() };
-    let builder = NetworkProxy::builder().event_sink(hanging.clone()).audit(audit).workers(std::num::NonZero::<usize>::MIN);
+    let blocking = compile(&policy("audit = { queue = 16, on_full = \"block\" }", &[]));
+    let builder = NetworkProxy::builder().policy(blocking).event_sink(hanging.clone()).workers(std::num::NonZero::<usize>::MIN);
     let handle = start(&runtime, builder);
     let held = hanging.0.lock().unwrap();
     // One after the other, until one is not answered: there is no room for its event.

@@ -67,7 +67,7 @@ const TABLES: [&str; 6] = [
 ];
 
 /// Samples that other tests move: where, and what is to be found there.
-const ELSEWHERE: [(&str, &str, &str); 21] = [
+const ELSEWHERE: [(&str, &str, &str); 22] = [
     ("netproxy_admin_requests_total", "tests/suite/metrics.rs", "requests_of_the_admin_api_are_counted"),
     ("netproxy_audit_sink_pending_events", "dataplane/src/counters/audit.rs", "netproxy_audit_sink_pending_events"),
     ("netproxy_audit_sink_failures_total", "dataplane/src/counters/audit.rs", "netproxy_audit_sink_failures_total"),

@@ -193,7 +193,10 @@ fn a_connection_that_the_server_has_closed_is_written_to_no_more() {
         // Its end is here.
         let Some(Way::Tcp(closed)) = &sink.to.way else { panic!("there is a connection") };
         assert_eq!(closed.peek(&mut frame).unwrap(), 0);
+        let before = closed.local_addr().unwrap();
         sink.write(&[denied("a.example")]).unwrap();
+        let Some(Way::Tcp(fresh)) = &sink.to.way else { panic!("there is a connection") };
+        assert_ne!(fresh.local_addr().unwrap(), before);
         let (mut stream, _) = server.accept().unwrap();
         let length = stream.read(&mut frame).unwrap();
         check(std::str::from_utf8(&frame[..length]).unwrap().split_once(' ').unwrap().1);
