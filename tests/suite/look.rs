@@ -252,6 +252,62 @@ fn web() -> (Origin, Receiver<String>) {
     (origin, hear)
 }
 
+/// Stands for the way to port 80 as well, and tells of all bytes that came through a tunnel once it has ended.
+fn way() -> (Origin, Receiver<Vec<u8>>) {
+    let (heard, hear) = channel();
+    let origin = Origin::raw(move |mut stream| {
+        let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+        let mut is_open = false;
+        while let Ok(read @ 1..) = stream.read(&mut piece) {
+            all.extend_from_slice(&piece[..read]);
+            if !is_open && all.ends_with(b"\r\n\r\n") {
+                is_open = true;
+                all.clear();
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            }
+        }
+        // A test that has ended listens no more.
+        let _ = heard.send(all);
+    });
+    (origin, hear)
+}
+
+#[test]
+fn in_a_tunnel_to_port_80_no_byte_makes_a_request_something_else() {
+    let requests: [&[u8]; 8] = [
+        b"GET /\xc3\xa4 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"GET /\x01 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"GET /\x7f HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"BREW /\r\xa0HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"\r\n\n get\t/\x80\r\n\r\n",
+        b"BREW\x85/ FOO\r\nHost: evil.test\r\n\r\n",
+    ];
+    let others: [&[u8]; 3] = [b"SSH-2.0-x \xff\r\n", b"EHLO a.test\r\n", b"\x10\0name"];
+    let (way, hear) = way();
+    let proxies = ["enforce", "log"].map(|sni| (sni, proxy(&format!("sni = \"{sni}\"\nupstream = \"http://127.0.0.1:{}\"", way.port()))));
+    for (sni, proxy) in proxies {
+        let mut looked = 0;
+        for by_socks5 in [false, true] {
+            for (said, is_http) in requests.map(|said| (said, true)).into_iter().chain(others.map(|said| (said, false))) {
+                let passes = !is_http || sni == "log";
+                let what = format!("{}, {sni}", said.escape_ascii());
+                let mut client = open(&proxy, by_socks5, 80);
+                client.send(said);
+                if passes {
+                    client.finish();
+                }
+                assert_eq!(client.rest(), Vec::<u8>::new(), "{what}");
+                assert!(hear.recv_timeout(PATIENCE).unwrap() == if passes { said } else { b"" }, "{what}");
+                looked += u64::from(is_http);
+            }
+        }
+        let outcome = if sni == "log" { "passed" } else { "closed" };
+        assert_eq!(proxy.metrics().get(&format!("netproxy_tunnels_looked_total{{outcome=\"{outcome}\"}}")), looked, "{sni}: told of each");
+    }
+}
+
 #[test]
 fn in_a_tunnel_to_port_80_each_request_is_decided_and_not_only_the_first() {
     let (web, hear) = web();

@@ -43,9 +43,7 @@ pub fn look(bytes: &[u8], port: u16, max_fields: usize) -> Look {
 /// What the first bytes of a client are, if they are plain HTTP. The request is read as one to the proxy is: there is one meaning.
 #[must_use]
 pub fn http_host(bytes: &[u8], max_fields: usize) -> Look {
-    // Servers forgive empty lines of any kind before a request.
-    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    match first_line(bytes.get(blank..).unwrap_or_default()) {
+    match first_line(bytes) {
         Line::More => return Look::More,
         Line::Other => return Look::Opaque,
         Line::Request => {}
@@ -67,25 +65,35 @@ enum Line {
     Other,
 }
 
-/// Whether the line at the front is for a reader of HTTP, however forgiving: a token, white space, and then HTTP's name or a method that everybody knows.
+/// Methods that everybody knows.
+const KNOWN: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
+
+/// Whether the line at the front is for a reader of HTTP, however forgiving: a word, white space, and then HTTP's name or a path, or a method that everybody knows and anything.
+///
+/// A first word that is no text is of a protocol that has none, and nothing is waited for. Behind a word of text, the end of the line is, whatever stands there: servers take bytes that no URL
+/// has for a part of one.
 fn first_line(bytes: &[u8]) -> Line {
+    // Servers forgive empty lines and white space before a request.
+    let Some(start) = bytes.iter().position(|byte| !is_space(*byte) && *byte != b'\n') else { return Line::More };
+    let bytes = bytes.get(start..).unwrap_or_default();
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let end = memchr::memchr2(b'\r', b'\n', bytes);
-    let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-    // Servers forgive white space of any kind, before a method and between words.
-    let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t' | 0x0b | 0x0c);
-    if !line.iter().all(is_text) {
+    let method = bytes.get(..bytes.iter().take_while(|byte| is_token(byte)).count()).unwrap_or_default();
+    let is_known = KNOWN.iter().any(|known| method.eq_ignore_ascii_case(known));
+    let behind_word = bytes.iter().find(|byte| !byte.is_ascii_graphic());
+    if behind_word.is_some_and(|byte| !is_space(*byte) && *byte != b'\n') && !is_known {
         return Line::Other;
     }
-    let method = line.iter().take_while(|byte| is_token(byte)).count();
-    let (method, rest) = line.split_at_checked(method).unwrap_or_default();
-    if end.is_none() {
-        return Line::More;
-    }
-    let line = rest;
-    let named = line.windows(5).any(|window| window.eq_ignore_ascii_case(b"http/"));
-    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    if named || known.iter().any(|name| method.eq_ignore_ascii_case(name.as_bytes())) { Line::Request } else { Line::Other }
+    let Some(end) = memchr::memchr(b'\n', bytes) else { return Line::More };
+    let rest = bytes.get(method.len()..end).unwrap_or_default();
+    let words = rest.get(rest.iter().take_while(|byte| is_space(**byte)).count()..).unwrap_or_default();
+    let is_path = words.len() < rest.len() && words.starts_with(b"/");
+    let is_named = rest.windows(5).any(|window| window.eq_ignore_ascii_case(b"http/"));
+    if is_known || is_path || is_named { Line::Request } else { Line::Other }
+}
+
+/// What servers forgive between words: RFC 9112, section 3, has five bytes, of which a CR alone is one. Those that take bytes for characters of Latin-1 know more.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
 #[cfg(test)]
@@ -97,6 +105,15 @@ mod tests {
             Look::Http(target) => target.to_string(),
             Look::Malformed(what) => format!("malformed: {what}"),
             other => format!("{other:?}"),
+        }
+    }
+
+    /// However it arrives, nothing else is said before.
+    fn told(bytes: &[u8], expected: &str) {
+        assert_eq!(shown(&look(bytes, 80, 32)), expected, "{}", bytes.escape_ascii());
+        for end in 0..bytes.len() {
+            let early = look(&bytes[..end], 80, 32);
+            assert!(early == Look::More || shown(&early) == expected, "{} after {end}: {early:?}", bytes.escape_ascii());
         }
     }
 
@@ -132,13 +149,76 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a.test\r\n", "More"),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(shown(&look(bytes.as_bytes(), 80, 32)), expected, "{bytes:?}");
-            // However it arrives, nothing else is said before.
-            for end in 0..bytes.len() {
-                let early = look(&bytes.as_bytes()[..end], 80, 32);
-                assert!(early == Look::More || shown(&early) == expected, "{bytes:?} after {end}: {early:?}");
-            }
+            told(bytes.as_bytes(), expected);
         }
         assert_eq!(look(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", 8080, 32), Look::Opaque, "only on port 80");
+    }
+
+    /// Servers serve what no URL has, and what no method has is not HTTP to anybody.
+    #[test]
+    fn no_byte_in_a_request_line_makes_it_something_else() {
+        let every: Vec<u8> = (0..=255).collect();
+        let none = Vec::new();
+        // What is no text, and neither white space: of a first word, it makes a protocol that has no words.
+        let odd: Vec<u8> = [0..=8, 0x0e..=0x1b, 0x7f..=0x84, 0x86..=0x9f, 0xa1..=0xff].into_iter().flatten().collect();
+        let odd_or_end = [&odd[..], b"\n"].concat();
+        // At the front, there is one that begins TLS.
+        let odd_in_front: Vec<u8> = odd.iter().copied().filter(|byte| *byte != 22).collect();
+        let cases: [(&str, &str, &[u8]); 12] = [
+            ("GET /", " HTTP/1.1", &none),
+            ("GET /", "", &none),
+            ("get ", "/ HTTP/1.1", &none),
+            ("GET", "/ HTTP/1.1", &none),
+            ("GET", " / HTTP/1.1", &none),
+            ("GET / ", "HTTP/1.1", &none),
+            ("GET / HTTP/1.1", "", &none),
+            ("BREW /", " HTTP/1.1", &none),
+            ("BREW\t/", "\thttp/1.1", &none),
+            ("BREW\r/", "\rHTTP/1.1", &none),
+            ("BREW", "/ HTTP/1.1", &odd_or_end),
+            ("", "GET / HTTP/1.1", &odd_in_front),
+        ];
+        for (before, behind, opaque) in cases {
+            for byte in &every {
+                let bytes = [before.as_bytes(), &[*byte], behind.as_bytes(), b"\r\nHost: evil.test\r\n\r\n"].concat();
+                let said = shown(&look(&bytes, 80, 32));
+                let read = said == "evil.test:80" || said.starts_with("malformed: ");
+                assert!(if opaque.contains(byte) { said == "Opaque" } else { read }, "{}: {said}", bytes.escape_ascii());
+                told(&bytes, &said);
+            }
+        }
+        let no_target = "malformed: the request target has characters that no target has";
+        let no_line = "malformed: the request line or a header line is malformed";
+        let cases: [(&[u8], &str); 26] = [
+            (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_target),
+            (b"GET /\xe4 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"GET /\x01 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"GET /\x7f HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"GET /\0 HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: a NUL byte in the head"),
+            (b"GET /\r HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: a CR without LF in the head"),
+            (b"GET\0/ HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: a NUL byte in the head"),
+            (b"GET\xa0/\xa0HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"BREW\x85/\x1fHTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"BREW /\xc3\xa4\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"BREW / FOO/1.1\r\nHost: evil.test\r\n\r\n", "malformed: the request line is malformed"),
+            (b"get\t/\xff\n\n", "malformed: a line that ends with LF alone"),
+            (b" \r\n\tGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: a folded header line"),
+            (b"\n\r\n GET /\xff HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: the head is incomplete"),
+            (b"\xa0\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: evil.test", "More"),
+            (b"GET /\xc3\xa4 HTTP/1.1", "More"),
+            (b"BREW \xff\xff", "More"),
+            (b"BREW", "More"),
+            (b" \t\r\n", "More"),
+            (b"EHLO client.test\r\n", "Opaque"),
+            (b"SSH-2.0-\xc3\xa4 \xff\r\n", "Opaque"),
+            (b"SSH-2.0-PuTTY a b\r\n", "Opaque"),
+            (b"name \xff\xfe\0\n", "Opaque"),
+            (b"\x1f\x8b\x08", "Opaque"),
+            (b"name\x01", "Opaque"),
+        ];
+        for (bytes, expected) in cases {
+            told(bytes, expected);
+        }
     }
 }
