@@ -1,5 +1,6 @@
 //! The first look into tunnels: a client may speak only to servers that the policy allows, whichever it opened the tunnel for.
 
+use harness::tls::{Authority, Front, trusting};
 use harness::{Client, Names, Origin, PATIENCE, Proxy, policy};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -133,6 +134,164 @@ fn no_other_record_comes_before_a_hello() {
             check(&enforcing, &format!("{what} right before {name}"), &[&[record, &hello(name)].concat()], false);
         }
         check(&logging, &format!("{what}, logged"), &[record, &hello("c.test")], true);
+    }
+}
+
+/// A hello with one more extension.
+fn extended(mut hello: Vec<u8>, kind: u16, data: &[u8]) -> Vec<u8> {
+    // The version, random bytes, and three vectors come before the extensions.
+    let mut at = 5 + 4 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    at += 1 + usize::from(hello[at]);
+    let extension = [&kind.to_be_bytes()[..], &u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat();
+    // Of the record, of the message, and of the extensions.
+    for len in [3, 7, at] {
+        let sum = u16::from_be_bytes([hello[len], hello[len + 1]]) + u16::try_from(extension.len()).unwrap();
+        hello[len..len + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    hello.extend_from_slice(&extension);
+    hello
+}
+
+/// What comes first, between and then; whether that goes on by `enforce`, which is the default. What does not is told of by `log`.
+type Second<'c> = (&'c str, &'c [u8], &'c [&'c [u8]], Vec<u8>, bool);
+
+/// A server of TLS 1.3 may ask for another hello, and goes by the name in that one.
+#[test]
+fn a_second_hello_goes_on_if_the_policy_allows_its_server() {
+    const CHANGE: &[u8] = &[20, 3, 3, 0, 1, 1];
+    const ALERT: &[u8] = &[21, 3, 3, 0, 2, 1, 90];
+    const DATA: &[u8] = &[23, 3, 3, 0, 4, 9, 9, 9, 9];
+    const EARLY_DATA: u16 = 42;
+    let (first, early) = (hello("a.test"), extended(hello("a.test"), EARLY_DATA, &[]));
+    let later = [DATA, &hello("evil.test")].concat();
+    let unreadable = [22, 3, 3, 0, 4, 1, 0, 0, 0];
+    let in_two = |name| {
+        let hello = hello(name);
+        [&[22, 3, 3, 0, 1, 1, 22, 3, 3][..], &u16::try_from(hello.len() - 6).unwrap().to_be_bytes(), &hello[6..]].concat()
+    };
+    let cases: [Second<'_>; 14] = [
+        ("the same server", &first, &[], hello("a.test"), true),
+        ("the same server, behind a change of ciphers", &first, &[CHANGE], hello("a.test"), true),
+        ("another that is allowed", &first, &[CHANGE], hello("b.test"), true),
+        ("none", &first, &[CHANGE], hello("127.0.0.1"), true),
+        ("one that is denied", &first, &[], hello("evil.test"), false),
+        ("one that is denied, behind a change of ciphers", &first, &[CHANGE], hello("evil.test"), false),
+        ("one that is not allowed", &first, &[CHANGE, CHANGE, ALERT], hello("c.test"), false),
+        ("one that is denied, in two records", &first, &[CHANGE], in_two("evil.test"), false),
+        ("one that is denied, with early data", &early, &[CHANGE, DATA, DATA], hello("evil.test"), false),
+        ("the same server, with early data", &early, &[CHANGE, DATA, DATA], hello("a.test"), true),
+        ("what cannot be read", &first, &[CHANGE], unreadable.to_vec(), false),
+        ("one that is denied, where no server takes a hello", &first, &[CHANGE, DATA], hello("evil.test"), true),
+        ("what TLS 1.2 goes on with", &first, &[], [&[22, 3, 3, 0, 4, 16, 0, 0, 0][..], &hello("evil.test")].concat(), true),
+        ("what is not TLS", &first, &[], b"\0\x01".to_vec(), true),
+    ];
+    for settings in ["", "sni = \"log\"", "sni = \"off\""] {
+        let proxy = proxy(settings);
+        let mut looked = 0;
+        for (what, first, between, second, allowed) in &cases {
+            for (by_socks5, size) in [(false, second.len()), (true, second.len()), (false, 1)] {
+                let passes = *allowed || !settings.is_empty();
+                let (origin, hear) = listener();
+                let mut client = open(&proxy, by_socks5, origin.port());
+                for said in [&[*first], *between].concat() {
+                    client.send(said);
+                    assert!(client.bytes(said.len()) == said, "{what} with {settings:?}: what comes before goes on at once");
+                }
+                for piece in second.chunks(size) {
+                    client.send(piece);
+                }
+                let mut expected = [&[*first], *between].concat().concat();
+                if passes {
+                    assert!(client.bytes(second.len()) == *second, "{what} with {settings:?}");
+                    // It is a tunnel like any other from here on.
+                    client.send(&later).finish();
+                    assert!(client.bytes(later.len()) == later, "{what} with {settings:?}");
+                    expected.extend_from_slice(second);
+                    expected.extend_from_slice(&later);
+                }
+                assert_eq!(client.rest(), Vec::<u8>::new(), "{what} with {settings:?}");
+                assert!(hear.recv_timeout(PATIENCE).unwrap() == expected, "{what} with {settings:?}");
+                looked += u64::from(!allowed);
+            }
+        }
+        let counted = |outcome: &str| proxy.metrics().get(&format!("netproxy_tunnels_looked_total{{outcome=\"{outcome}\"}}"));
+        let expected = match settings {
+            "" => (looked, 0),
+            "sni = \"log\"" => (0, looked),
+            _ => (0, 0),
+        };
+        assert_eq!((counted("closed"), counted("passed")), expected, "{settings:?}");
+    }
+}
+
+#[test]
+fn a_tunnel_that_goes_on_by_log_is_told_of_once_for_a_name() {
+    let proxy = proxy("sni = \"log\"");
+    let (origin, _hear) = listener();
+    for (second, times) in [("c.test", 1), ("evil.test", 3)] {
+        let mut client = open(&proxy, false, origin.port());
+        for name in ["c.test", second] {
+            let hello = hello(name);
+            assert!(client.send(&hello).bytes(hello.len()) == hello);
+        }
+        assert_eq!(proxy.metrics().get("netproxy_tunnels_looked_total{outcome=\"passed\"}"), times, "{second}");
+    }
+}
+
+#[test]
+fn a_tunnel_waits_for_what_follows_a_hello_and_not_for_the_rest_of_it() {
+    let toml = policy(LOCAL, &[("a.test", "allow")]);
+    let proxy = Proxy::with_limits(&toml, &Names::new(&[("a.test", &["127.0.0.1"])]), &["look_timeout=10ms", "look_bytes=512"]);
+    let (origin, _hear) = listener();
+    let hello = hello("a.test");
+    let begin = || {
+        let mut client = open(&proxy, false, origin.port());
+        assert!(client.send(&hello).bytes(hello.len()) == hello);
+        client
+    };
+    let mut idle = begin();
+    for (said, times) in [(&hello[..50], 1), (&hello[..5], 2)] {
+        assert_eq!(begin().send(said).rest(), Vec::<u8>::new());
+        assert_eq!(proxy.metrics().limited("look_timeout"), times);
+    }
+    // More of one than is looked at.
+    let long = [&[22, 3, 3, 2, 200, 1, 0, 2, 196][..], &[3; 503]].concat();
+    assert_eq!(begin().send(long).rest(), Vec::<u8>::new());
+    assert_eq!(proxy.metrics().limited("look_bytes"), 1);
+    // All that time, nothing came here.
+    assert!(idle.send(&hello).bytes(hello.len()) == hello);
+}
+
+/// With a second hello, for another key; by TLS 1.2, whose second flight is in the clear, or, where a session is resumed, encrypted.
+#[test]
+fn handshakes_of_every_kind_come_to_an_end() {
+    use rustls::HandshakeKind::{Full, FullWithHelloRetryRequest, Resumed};
+    use rustls::crypto::ring::{default_provider, kx_group};
+    let (authority, proxy) = (Authority::new(), proxy(""));
+    let sent: Vec<u8> = (0..=255).cycle().take(32 * 1024).collect();
+    for (version, group, kinds) in [
+        (&rustls::version::TLS13, kx_group::SECP256R1, [FullWithHelloRetryRequest, Resumed]),
+        (&rustls::version::TLS13, kx_group::X25519, [Full, Resumed]),
+        (&rustls::version::TLS12, kx_group::X25519, [Full, Resumed]),
+    ] {
+        let provider = Arc::new(rustls::crypto::CryptoProvider { kx_groups: vec![group], ..default_provider() });
+        let (certificate, key) = authority.certificate(&["a.test"]);
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let origin = Origin::echo();
+        let front = Front::of(&origin, config);
+        let trust = trusting(&authority.pem, &[]);
+        for kind in kinds {
+            let mut stream = open(&proxy, false, front.port()).into_stream();
+            let mut session = rustls::ClientConnection::new(Arc::clone(&trust), "a.test".try_into().unwrap()).unwrap();
+            let mut secured = rustls::Stream::new(&mut session, &mut stream);
+            let mut back = vec![0; sent.len()];
+            secured.write_all(&sent).and_then(|()| secured.read_exact(&mut back)).unwrap();
+            assert!(back == sent, "{version:?}");
+            assert_eq!(session.handshake_kind(), Some(kind), "{version:?}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::http::{head_end, leading_blank, parse_request};
 use super::target::{HTTP_PORT, Target};
-use super::tls::client_hello;
+use super::tls::{Behind, client_hello};
 use policy_format::Host;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub enum Look {
         server_name: Option<Host>,
         /// It has an encrypted hello (`encrypted_client_hello`, or the older `encrypted_server_name`), or pretends to.
         encrypted: bool,
+        /// What a second hello is to be found with; `None` where there can be none.
+        behind: Option<Behind>,
     },
     /// A plain HTTP request, and where it goes: `Host` and the target agree.
     Http(Target),

@@ -1,22 +1,33 @@
 //! The server's name in a TLS ClientHello (RFC 8446, section 4.1.2; RFC 5246, section 7.4.1.2; RFC 6066, section 3).
 //!
-//! Only what leads to the name is read. The hello may be cut into records anywhere (RFC 8446, section 5.1). What a server could read in another way is malformed.
+//! Only what leads to the name is read. The hello may be cut into records anywhere (RFC 8446, section 5.1). What a server could read in another way is malformed. A server may ask for a second
+//! hello (section 4.1.4), and then takes the name in that one: [`Behind`] finds it.
 
 use super::look::Look;
 use policy_format::Host;
 
 /// Record type of handshake messages.
 const HANDSHAKE: u8 = 22;
+/// Record type of what an application sends.
+const DATA: u8 = 23;
 /// Bytes in the longest record (RFC 8446, section 5.1).
 const MAX_RECORD: usize = 1 << 14;
-/// Bytes in the longest hello that is read. With post-quantum keys, they have some 2,000.
-const MAX_HELLO: usize = 1 << 16;
+/// No server takes a longer hello: OpenSSL takes 131,396 bytes, and others fewer. With post-quantum keys, they have some 2,000.
+const MAX_HELLO: usize = 1 << 18;
+/// Bytes of early data behind a first hello that may come before a second one. Servers skip some 16 KiB.
+const MAX_EARLY: usize = 1 << 20;
 
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 /// What came before it, in drafts: the name of the server alone.
 const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
+const EARLY_DATA: u16 = 42;
+const SUPPORTED_VERSIONS: u16 = 43;
+
+const NO_HELLO: &str = "the first message of TLS is no ClientHello";
+const TOO_LONG: &str = "a ClientHello that is too long";
+const DATA_INSIDE: &str = "data inside of a ClientHello";
 
 /// What the first bytes of a client are, if they are TLS: [`Look::Opaque`] if they are not.
 #[must_use]
@@ -29,7 +40,7 @@ pub fn client_hello(bytes: &[u8]) -> Look {
         _ => return Look::Opaque,
     }
     match message(bytes) {
-        Ok(Some(hello)) => match read(&hello) {
+        Ok(Some((hello, len))) => match read(&hello, len) {
             Ok(look) => look,
             Err(Malformed(what)) => Look::Malformed(what),
         },
@@ -43,25 +54,25 @@ struct Malformed(&'static str);
 /// A record's content, and what is behind it.
 type Split<'a> = (&'a [u8], &'a [u8]);
 
-/// The body of the hello, out of its records; `None` while it is not whole.
-fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
-    let mut message = Vec::new();
+/// The body of the hello, out of its records, and how many bytes these have; `None` while it is not whole.
+fn message(all: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Malformed> {
+    let (mut message, mut bytes) = (Vec::new(), all);
     loop {
         let Some((fragment, rest)) = record(bytes)? else { return Ok(None) };
         message.extend_from_slice(fragment);
         bytes = rest;
         // A header that is wrong is said at once, however long the rest says that it will be.
         if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-            return Err(Malformed("the first message of TLS is no ClientHello"));
+            return Err(Malformed(NO_HELLO));
         }
         let [_, a, b, c, body @ ..] = message.as_slice() else { continue };
         let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         if len > MAX_HELLO {
-            return Err(Malformed("a ClientHello that is too long"));
+            return Err(Malformed(TOO_LONG));
         }
         match body.len() {
             have if have < len => {}
-            have if have == len => return Ok(Some(body.to_vec())),
+            have if have == len => return Ok(Some((body.to_vec(), all.len() - bytes.len()))),
             _ => return Err(Malformed("a ClientHello with something behind it")),
         }
     }
@@ -70,6 +81,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
 /// The record at the front, and what is behind it; `None` while it is not whole.
 fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, Malformed> {
     match bytes {
+        [DATA, ..] => return Err(Malformed(DATA_INSIDE)),
         [kind, ..] if *kind != HANDSHAKE => return Err(Malformed("another record inside of a ClientHello")),
         // RFC 8446 has servers ignore the version. All send 3.x, and a first byte that only looks like TLS has to be told from it.
         [_, version, ..] if *version != 3 => return Err(Malformed("a TLS record of an unknown version")),
@@ -104,8 +116,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads the body of a hello.
-fn read(body: &[u8]) -> Result<Look, Malformed> {
+/// Reads the body of a hello, whose records have so many bytes.
+fn read(body: &[u8], len: usize) -> Result<Look, Malformed> {
     let mut hello = Cursor(body);
     // The version, and 32 random bytes.
     hello.take(2 + 32)?;
@@ -116,6 +128,7 @@ fn read(body: &[u8]) -> Result<Look, Malformed> {
         return Err(Malformed("a ClientHello with fields of lengths that none has"));
     }
     let (mut server_name, mut encrypted) = (None, false);
+    let (mut has_versions, mut has_early) = (false, false);
     // Before TLS 1.2, a hello may end here.
     if !hello.0.is_empty() {
         let mut extensions = hello.vector(2)?;
@@ -133,11 +146,64 @@ fn read(body: &[u8]) -> Result<Look, Malformed> {
                     }
                 }
                 Ok(ENCRYPTED_CLIENT_HELLO | ENCRYPTED_SERVER_NAME) => encrypted = true,
+                Ok(EARLY_DATA) => has_early = true,
+                Ok(SUPPORTED_VERSIONS) => has_versions = true,
                 _ => {}
             }
         }
     }
-    Ok(Look::Hello { server_name, encrypted })
+    // Before TLS 1.3, which is offered in no other way, there is one hello.
+    let behind = has_versions.then_some(Behind { left: len, early: if has_early { MAX_EARLY } else { 0 } });
+    Ok(Look::Hello { server_name, encrypted, behind })
+}
+
+/// What a client sends from its first hello on, record by record, until it is known whether it sends a second one.
+///
+/// Servers that have asked for a second hello take it behind records of some other types, and behind early data, if the first one has announced any. Nothing of what is looked at here is
+/// encrypted in TLS 1.3; in TLS 1.2, it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// Bytes of a record, or of the first hello, that are still to come.
+    left: usize,
+    /// Bytes of early data that may come.
+    early: usize,
+}
+
+impl Behind {
+    /// How many of `bytes`, which begin behind those that went on before, may go on, and what the rest is: [`Look::Opaque`] if there is no second hello.
+    pub fn look(&mut self, bytes: &[u8]) -> (usize, Look) {
+        let mut on = 0;
+        loop {
+            let skipped = self.left.min(bytes.len() - on);
+            self.left -= skipped;
+            on += skipped;
+            let rest = bytes.get(on..).unwrap_or_default();
+            match rest {
+                [] => return (on, Look::More),
+                [HANDSHAKE, ..] => return (on, self.handshake(rest)),
+                [DATA, ..] if self.early == 0 => return (on, Look::Opaque),
+                // Their bodies say nothing, and go on as they come.
+                [20..=24, _, _, high, low, ..] => {
+                    self.left = 5 + usize::from(u16::from_be_bytes([*high, *low]));
+                    if rest.first() == Some(&DATA) {
+                        self.early = self.early.saturating_sub(self.left);
+                    }
+                }
+                [20..=24, ..] => return (on, Look::More),
+                _ => return (on, Look::Opaque),
+            }
+        }
+    }
+
+    fn handshake(&self, bytes: &[u8]) -> Look {
+        match client_hello(bytes) {
+            // A client of TLS 1.2 goes on with other messages, or, where it resumes a session, with one that is encrypted, and begins with any bytes.
+            Look::Malformed(NO_HELLO | TOO_LONG) => Look::Opaque,
+            // As long as this is no early data, it stands inside of no hello that anybody takes.
+            Look::Malformed(DATA_INSIDE) if self.early == 0 => Look::Opaque,
+            look => look,
+        }
+    }
 }
 
 /// The name in the extension: one, of the only kind that there is.
@@ -194,7 +260,7 @@ mod tests {
 
     fn shown(look: &Look) -> String {
         match look {
-            Look::Hello { server_name, encrypted } => {
+            Look::Hello { server_name, encrypted, .. } => {
                 let name = server_name.as_ref().map_or_else(|| "no name".to_owned(), ToString::to_string);
                 if *encrypted { format!("{name}, encrypted") } else { name }
             }
@@ -303,9 +369,10 @@ mod tests {
             (record(HANDSHAKE, 3, 0, &[]), "malformed: a TLS record of a length that none has"),
             (record(HANDSHAKE, 3, 0x4001, &[]), "malformed: a TLS record of a length that none has"),
             (records(&message_of(2, &body(&[])), 9), "malformed: the first message of TLS is no ClientHello"),
-            (records(&[1, 1, 0, 1], 9), "malformed: a ClientHello that is too long"),
+            (records(&[1, 4, 0, 1], 9), "malformed: a ClientHello that is too long"),
             (records(&[&good[..], &[1]].concat(), MAX_RECORD), "malformed: a ClientHello with something behind it"),
-            ([&first[..], &[23, 3, 3, 0, 1, 0]].concat(), "malformed: another record inside of a ClientHello"),
+            ([&first[..], &[23, 3, 3, 0, 1, 0]].concat(), "malformed: data inside of a ClientHello"),
+            ([&first[..], &[20, 3, 3, 0, 1, 1]].concat(), "malformed: another record inside of a ClientHello"),
             ([&first[..], b"GET / HTTP/1.1\r\n"].concat(), "malformed: another record inside of a ClientHello"),
             (records(&message_of(1, &[]), 9), "malformed: a ClientHello that ends too early"),
             (records(&message_of(1, &[3; 34]), 99), "malformed: a ClientHello that ends too early"),
@@ -337,6 +404,100 @@ mod tests {
                 told(&bytes, expected);
                 told(&records(&bytes[5..], 17), expected);
             }
+        }
+    }
+
+    /// How many bytes behind a hello with these extensions go on before what is there is known, and what that is, however it all arrives.
+    fn told_behind(extensions: &[Vec<u8>], next: &[u8], expected: (usize, &str)) {
+        let first = records(&hello(extensions), 50);
+        let all = [&first[..], next].concat();
+        for size in [1, 2, 5, 6, 50, all.len() - 1, all.len()] {
+            let Look::Hello { behind: Some(mut behind), .. } = client_hello(&first) else { panic!("a second hello may follow") };
+            let (mut held, mut went_on) = (Vec::new(), 0);
+            let mut said = "More".to_owned();
+            for piece in all.chunks(size) {
+                held.extend_from_slice(piece);
+                let (on, look) = behind.look(&held);
+                held.drain(..on);
+                went_on += on;
+                said = shown(&look);
+                if said != "More" {
+                    break;
+                }
+            }
+            assert_eq!((went_on.saturating_sub(first.len()), &*said), expected, "in pieces of {size}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_hello_is_found_behind_the_first() {
+        let versions = extension(SUPPORTED_VERSIONS, &[2, 3, 4]);
+        let once = [versions.clone(), sni(b"a.test")];
+        let early = [versions, extension(EARLY_DATA, &[]), sni(b"a.test")];
+        let record = |kind: u8, content: &[u8]| [&[kind, 3, 3][..], &with_length(2, content)].concat();
+        let (change, data) = (record(20, &[1]), record(DATA, &[9; 30]));
+        let again = |name: &[u8]| records(&hello(&[sni(name)]), MAX_RECORD);
+        let evil = again(b"evil.test");
+        let cut = records(&hello(&[sni(b"evil.test")]), 1);
+        let others = [change.clone(), change.clone(), record(21, &[1, 90]), record(24, &[1, 0, 0]), record(20, &[])].concat();
+        // The last message of a client that resumes a session of TLS 1.2 is encrypted: it may begin as a hello does.
+        let encrypted = |begins: &[u8]| record(HANDSHAKE, &[begins, &[7; 36]].concat());
+        let most = record(DATA, &[0; MAX_RECORD]).repeat(MAX_EARLY / MAX_RECORD);
+        let interrupted = |with: &[u8]| [&cut[..60], with, &cut[60..]].concat();
+        let no_length = "malformed: a TLS record of a length that none has";
+        let cases = [
+            (&once, vec![], (0, "More")),
+            (&once, again(b"a.test"), (0, "a.test")),
+            (&once, evil.clone(), (0, "evil.test")),
+            (&once, cut.clone(), (0, "evil.test")),
+            (&once, cut[..cut.len() - 1].to_vec(), (0, "More")),
+            (&once, [&change[..], &evil].concat(), (6, "evil.test")),
+            (&once, [&others[..], &evil].concat(), (others.len(), "evil.test")),
+            (&once, others.clone(), (others.len(), "More")),
+            (&once, change[..5].to_vec(), (5, "More")),
+            (&once, change[..4].to_vec(), (0, "More")),
+            (&once, records(&hello(&[]), 9), (0, "no name")),
+            (&once, again(b"a..test"), (0, "malformed: a server name that is no host name")),
+            (&once, interrupted(&change), (0, "malformed: another record inside of a ClientHello")),
+            (&once, record(HANDSHAKE, &[]), (0, no_length)),
+            (&once, [&record(HANDSHAKE, &[])[..], &evil].concat(), (0, no_length)),
+            (&once, vec![HANDSHAKE, 2], (0, "malformed: a TLS record of an unknown version")),
+            // No server takes these for a second hello, or for what may come before one.
+            (&once, data.clone(), (0, "Opaque")),
+            (&once, [&change[..], &data].concat(), (6, "Opaque")),
+            (&once, interrupted(&data), (0, "Opaque")),
+            (&once, b"GET / HTTP/1.1\r\n\r\n".to_vec(), (0, "Opaque")),
+            (&once, record(25, &[1]), (0, "Opaque")),
+            // TLS 1.2.
+            (&once, record(HANDSHAKE, &[16, 0, 0, 33]), (0, "Opaque")),
+            (&once, record(HANDSHAKE, &[11, 0, 0, 3, 0, 0, 0]), (0, "Opaque")),
+            (&once, [&change[..], &encrypted(&[0, 0, 0, 0])].concat(), (6, "Opaque")),
+            (&once, [&change[..], &encrypted(&[1, 4, 0, 1])].concat(), (6, "Opaque")),
+            (&once, [&change[..], &encrypted(&[1, 0, 9, 9])].concat(), (6, "More")),
+            (&once, [&change[..], &encrypted(&[1, 0, 9, 9]), &data].concat(), (6, "Opaque")),
+        ];
+        for (first, next, expected) in cases {
+            told_behind(first, &next, expected);
+        }
+        let cases = [
+            (evil.clone(), (0, "evil.test")),
+            ([&data[..], &evil].concat(), (data.len(), "evil.test")),
+            ([&change[..], &data, &data, &change, &evil].concat(), (2 * (change.len() + data.len()), "evil.test")),
+            (data[..7].to_vec(), (7, "More")),
+            (interrupted(&data), (0, "malformed: data inside of a ClientHello")),
+            (record(HANDSHAKE, &[16, 0, 0, 33]), (0, "Opaque")),
+            ([&most[..], &data].concat(), (most.len(), "Opaque")),
+        ];
+        for (next, expected) in cases {
+            told_behind(&early, &next, expected);
+        }
+    }
+
+    #[test]
+    fn before_tls_1_3_there_is_no_second_hello() {
+        for extensions in [vec![], vec![sni(b"a.test")], vec![extension(EARLY_DATA, &[])]] {
+            let look = client_hello(&records(&hello(&extensions), MAX_RECORD));
+            assert!(matches!(look, Look::Hello { behind: None, .. }), "{look:?}");
         }
     }
 }

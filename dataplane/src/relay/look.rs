@@ -1,14 +1,16 @@
 //! The first look into a tunnel: whom does the client want to speak to in there?
 //!
-//! What the client sends first is held back until that is known; what the server sends first is not, so that protocols in which the server speaks first lose no time.
+//! What the client sends first is held back until that is known; what the server sends first is not, so that protocols in which the server speaks first lose no time. A server of TLS 1.3 may
+//! ask for a second hello, and goes by that: what comes behind the first one goes on record by record, until it is known that it is no hello, or an allowed one too.
 
 use crate::counters::{Reached, reached};
 use crate::decide::guard::{Guard, Inner};
 use crate::parse::look::{Look, look};
 use crate::parse::target::Target;
+use crate::parse::tls::Behind;
 use crate::patience::Patience;
 use crate::stream::{Stream, poll_read_scratch};
-use policy_format::{Limits, Sni};
+use policy_format::{Host, Limits, Sni};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,8 +27,18 @@ pub(crate) struct Looking {
     most: usize,
     max_fields: usize,
     wait: Duration,
-    /// From the first byte on.
+    /// From the first byte on that is held back.
     patience: Option<Patience>,
+    /// A first hello was let on.
+    behind: Option<First>,
+}
+
+/// What is known of a first hello.
+#[derive(Debug)]
+struct First {
+    behind: Behind,
+    /// The server that it named, and that the policy was asked about.
+    name: Option<Box<str>>,
 }
 
 /// What came of it.
@@ -34,6 +46,8 @@ pub(crate) struct Looking {
 pub(crate) enum Looked {
     /// These bytes, and all that follows, may go on.
     Pass(Vec<u8>),
+    /// These bytes may, and what follows is looked at.
+    Part(Vec<u8>),
     /// They are the first of requests in the clear ([`Looking::into_bytes`]): each is decided on, and not only the first.
     Http,
     /// Nothing may; because of a limit, if there is one.
@@ -53,6 +67,7 @@ impl Looking {
             max_fields: limits.head_fields,
             wait: limits.look_timeout,
             patience: None,
+            behind: None,
         };
         (guard.sni() != Sni::Off).then(|| Box::new(look))
     }
@@ -65,16 +80,31 @@ impl Looking {
         loop {
             if self.bytes.len() > self.seen {
                 self.seen = self.bytes.len();
-                match look(&self.bytes, self.port, self.max_fields) {
+                let look = match &mut self.behind {
+                    None => look(&self.bytes, self.port, self.max_fields),
+                    Some(first) => match first.behind.look(&self.bytes) {
+                        (on @ 1.., Look::More) => return Poll::Ready(Looked::Part(self.take(on))),
+                        (_, look) => look,
+                    },
+                };
+                match look {
                     Look::More if self.seen < self.most => {}
-                    Look::Hello { server_name: Some(host), .. } => {
-                        return Poll::Ready(self.end(guard.inner(Inner::Server(&host, self.port)), None));
+                    Look::Hello { server_name, behind, .. } => {
+                        let may = self.may_hello(server_name.as_ref(), guard);
+                        match behind.filter(|_| may && self.behind.is_none()) {
+                            None => return Poll::Ready(self.end(may, None)),
+                            Some(behind) => {
+                                self.behind = Some(First { behind, name: server_name.map(|name| name.to_string().into()) });
+                                self.seen = 0;
+                                continue;
+                            }
+                        }
                     }
                     Look::Http(Target { host, port }) => {
                         let may = guard.inner(Inner::Server(&host, port));
                         return Poll::Ready(if may && guard.sni() == Sni::Enforce { Looked::Http } else { self.end(may, None) });
                     }
-                    Look::Hello { server_name: None, .. } | Look::Opaque => return Poll::Ready(self.end(true, None)),
+                    Look::Opaque => return Poll::Ready(self.end(true, None)),
                     // What could be a greeting, and goes on for too long, is not one that anybody sends.
                     Look::More => return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_bytes)))),
                     Look::Malformed(_) => return Poll::Ready(self.end(guard.inner(Inner::Unclear), None)),
@@ -105,6 +135,21 @@ impl Looking {
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// Bytes from the front that go on.
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let rest = self.bytes.split_off(len.min(self.bytes.len()));
+        self.seen = rest.len();
+        self.patience = None;
+        std::mem::replace(&mut self.bytes, rest)
+    }
+
+    /// Whether a hello may go on. A second one names the same server (RFC 8446, section 4.1.2), and then nobody is asked again; if it does not, it is one for that other server.
+    fn may_hello(&self, name: Option<&Host>, guard: &mut Guard) -> bool {
+        let Some(name) = name else { return true };
+        let asked = self.behind.as_ref().and_then(|first| first.name.as_deref());
+        asked.is_some_and(|asked| asked == name.to_string()) || guard.inner(Inner::Server(name, self.port))
     }
 
     fn end(&mut self, may: bool, reached: Option<Reached>) -> Looked {

@@ -30,7 +30,7 @@ pub(crate) struct Tunnel {
     down: Way,
     /// Nothing moves any more, because of this.
     ending: Option<Over>,
-    /// Until it is known whom the client wants to speak to in there.
+    /// Until it is known whom the client wants to speak to in there, and that it does not change its mind.
     look: Option<Box<Looking>>,
     guard: Guard,
     patience: Patience,
@@ -137,18 +137,24 @@ impl Tunnel {
         self.guard.target()
     }
 
-    /// What the client sends before anything of it goes on.
+    /// What the client sends before all of it goes on.
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
-        let Some(look) = &mut self.look else { return Poll::Ready(Ok(())) };
-        match ready!(look.poll(cx, &mut self.client, &mut self.guard)) {
-            Looked::Pass(bytes) => {
-                self.look = None;
-                Poll::Ready(self.up.flow.begin_with(&bytes).map_err(over))
-            }
-            Looked::Http => Poll::Ready(Err(Over::Http)),
-            Looked::Refuse(reached) => Poll::Ready(Err(Over::Looked(reached))),
-            Looked::Failed => Poll::Ready(Err(Over::Failed)),
+        while let Some(look) = &mut self.look {
+            // What was let on is gone before more is read: it is not heaped up here.
+            ready!(self.up.flow.poll_write(cx, &mut self.upstream)).map_err(over)?;
+            let bytes = match ready!(look.poll(cx, &mut self.client, &mut self.guard)) {
+                Looked::Part(bytes) => bytes,
+                Looked::Pass(bytes) => {
+                    self.look = None;
+                    bytes
+                }
+                Looked::Http => return Poll::Ready(Err(Over::Http)),
+                Looked::Refuse(reached) => return Poll::Ready(Err(Over::Looked(reached))),
+                Looked::Failed => return Poll::Ready(Err(Over::Failed)),
+            };
+            self.up.flow.begin_with(&bytes).map_err(over)?;
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_ways(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
