@@ -69,6 +69,20 @@ fn a_proxy_that_looks_names_up_is_asked_for_them() {
 }
 
 #[test]
+fn a_proxy_on_this_machine_is_not_asked_for_names_with_the_ports_of_our_own_sockets() {
+    let upstream = UdpProxy::start();
+    let proxy = Proxy::start(&through(&upstream.url("socks5h")), &names());
+    let (one, two) = (Association::open(proxy.socks5()), Association::open(proxy.socks5()));
+    for (count, port) in (1..).zip([one.relay.port(), two.relay.port(), proxy.socks5().port(), proxy.admin().port()]) {
+        one.send("a.test", port, "x");
+        assert_eq!(proxy.drops(count), Dropped::Denied, "{port}");
+        assert_eq!(proxy.decisions().last().unwrap().verdict, "policy_denied", "{port}");
+    }
+    one.send("a.test", 53, "x");
+    assert_eq!(upstream.received().1, wrapped("a.test", 53, "x"));
+}
+
+#[test]
 fn proxies_are_reached_by_ipv6_too() {
     let Ok(upstream) = UdpProxy::on("::1".parse().unwrap(), yes) else { return eprintln!("skipped: there is no IPv6") };
     let proxy = Proxy::start(&through(&upstream.url("socks5")), &names());

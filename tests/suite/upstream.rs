@@ -338,6 +338,27 @@ fn a_proxy_is_never_its_own_upstream() {
 }
 
 #[test]
+fn a_proxy_on_this_machine_leads_nobody_to_our_own_listeners_by_a_name() {
+    // Where it finds v4.test is not seen here: it may be this machine, and the admin API trusts who comes from there.
+    let upstream = Upstream::http();
+    let socks = Upstream::socks5(None, "refused", 5);
+    let proxy = Proxy::start(&through(&url("http", &upstream), &["v4.test"]), &names());
+    for toml in [through(&url("http", &upstream), &["v4.test"]), through(&url("socks5h", &socks), &["v4.test"])] {
+        proxy.swap(&toml);
+        for at in [proxy.http(), proxy.socks5(), proxy.admin()] {
+            let answer = Client::connect(proxy.http()).tunnel(&format!("v4.test:{}", at.port()));
+            assert_eq!((answer.status, answer.header("x-proxy-error")), (403, Some("blocked-by-policy")), "{toml} {at}");
+            let answer = get(proxy.http(), &format!("http://v4.test:{}/v1/policy", at.port()));
+            assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "policy_denied"), "{toml} {at}");
+            assert_eq!(Client::connect(proxy.socks5()).socks5_name("v4.test", at.port()), Some(2), "{toml} {at}");
+        }
+    }
+    assert_eq!((upstream.connections(), socks.connections()), (0, 0), "it is not even asked");
+    proxy.swap(&through(&url("http", &upstream), &["v4.test"]));
+    assert_eq!(Client::connect(proxy.http()).tunnel("v4.test:443").status, 200, "other ports are not ours");
+}
+
+#[test]
 fn a_proxy_that_is_asked_for_a_tunnel_is_told_the_way_of_the_request() {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     for (via, came) in [("via = true", true), ("via = false", false)] {

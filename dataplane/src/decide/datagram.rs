@@ -145,6 +145,11 @@ impl Relays {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.by_port.get(&address.port()).is_some_and(|relays| relays.iter().any(|own| leads_to(address, *own)))
     }
+
+    /// Whether one of them has that port.
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_port.contains_key(&port)
+    }
 }
 
 /// A place among the associations that there may be at once. Dropping it gives it back.

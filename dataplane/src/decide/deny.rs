@@ -159,7 +159,7 @@ impl Denial {
             Reason::PolicyDenied => {
                 write!(
                     text,
-                    "it would come back to this proxy; its own listeners are never opened, and none of them can be its upstream proxy"
+                    "it would come back to this proxy, or might where a proxy on this machine looks it up; its own listeners are never opened, and none of them can be its upstream proxy"
                 )
             }
         };

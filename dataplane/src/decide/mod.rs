@@ -494,6 +494,11 @@ impl Decider {
     fn is_own(&self, protocol: Protocol, address: SocketAddr) -> bool {
         self.own.holds(address) || (protocol == Protocol::Socks5Udp && self.relays.has(address))
     }
+
+    /// Whether a proxy that is dialled at one of these addresses could be led to one of our own listeners or, for datagrams, relays by a name that it looks up.
+    fn is_beside_own(&self, protocol: Protocol, at: &[IpAddr], port: u16) -> bool {
+        self.own.is_beside(at, port) || (protocol == Protocol::Socks5Udp && self.relays.has_port(port) && self.own.is_on_this_machine(at))
+    }
 }
 
 fn decided<'a>(snapshot: &'a Snapshot, question: &Question<'a>, decision: Decision) -> Decided<'a> {
@@ -576,7 +581,7 @@ impl<'q> Permit<'q> {
 
     /// Lets a proxy be dialled at its addresses `at`, and be asked for the target: by name where `found` is empty, since then the proxy looks it up; else for one of the addresses that
     /// were found here, on each of which is decided as in [`Self::addresses`]. The proxy's own address is the configuration's matter and not that of rules; but it is never one of our
-    /// own listeners.
+    /// own listeners. Nor does it look up a name for the port of one, if it is on this machine: it could find this machine, unseen.
     pub(crate) fn via(self, proxy: &Arc<Proxy>, at: &[IpAddr], found: Vec<IpAddr>) -> Result<Route<'q>, Box<Denial>> {
         let Self { decider, snapshot, question, .. } = self;
         let decision = decider.decide(&snapshot, &question, &found);
@@ -585,7 +590,10 @@ impl<'q> Permit<'q> {
             Host::Name(_) | Host::NumericLookalike(_) => None,
         };
         let mut reached = found.iter().chain(&literal).map(|ip| SocketAddr::new(*ip, question.target.port));
-        if matches!(decision, Decision::Allow(_)) && reached.any(|address| decider.is_own(question.protocol, address)) {
+        let is_own = reached.any(|address| decider.is_own(question.protocol, address));
+        let is_unseen = found.is_empty() && literal.is_none();
+        let comes_back = is_own || (is_unseen && decider.is_beside_own(question.protocol, at, question.target.port));
+        if comes_back && matches!(decision, Decision::Allow(_)) {
             return Err(decider.comes_back(snapshot, question));
         }
         let addresses = at.iter().map(|ip| SocketAddr::new(*ip, proxy.at().port)).collect();

@@ -33,6 +33,17 @@ impl Own {
         self.listeners.iter().any(|own| own.port() == address.port() && self.is_at(own.ip(), ip))
     }
 
+    /// Whether somebody at one of these addresses, who looks names up by himself, could be led to one of our listeners by a name and this port: he is on this machine, and what he
+    /// finds is not seen here.
+    pub(crate) fn is_beside(&self, at: &[IpAddr], port: u16) -> bool {
+        self.listeners.iter().any(|own| own.port() == port) && self.is_on_this_machine(at)
+    }
+
+    /// Whether one of these addresses is this machine's.
+    pub(crate) fn is_on_this_machine(&self, at: &[IpAddr]) -> bool {
+        at.iter().map(IpAddr::to_canonical).any(|ip| ip.is_unspecified() || ip.is_loopback() || (self.is_local)(ip))
+    }
+
     /// `ip` is canonical: an IPv4 address inside of an IPv6 one is that IPv4 address.
     fn is_at(&self, listener: IpAddr, ip: IpAddr) -> bool {
         // Connecting to "all addresses" is connecting to this machine; which of its addresses that is, is the system's choice.
@@ -109,6 +120,27 @@ mod tests {
         ] {
             assert_eq!(listening(on).holds(to.parse().unwrap()), own, "listening on {on}, connecting to {to}");
         }
+    }
+
+    #[test]
+    fn who_is_on_this_machine_could_be_led_to_a_listener_by_its_port() {
+        for (on, at, port, beside) in [
+            ("127.0.0.1:3128", "127.0.0.1", 3128, true),
+            ("127.0.0.1:3128", "127.0.0.1", 3129, false),
+            ("127.0.0.1:3128", "::1", 3128, true),
+            ("127.0.0.1:3128", "::ffff:127.0.0.1", 3128, true),
+            ("127.0.0.1:3128", "0.0.0.0", 3128, true),
+            ("127.0.0.1:3128", "192.0.2.7", 3128, true),
+            ("127.0.0.1:3128", "192.0.2.8", 3128, false),
+            ("192.0.2.7:3128", "127.0.0.1", 3128, true),
+            ("[::]:3128", "2001:db8::7", 3128, true),
+            ("[::]:3128", "2001:db8::8", 3128, false),
+        ] {
+            assert_eq!(listening(on).is_beside(&[at.parse().unwrap()], port), beside, "listening on {on}, asking {at} for port {port}");
+        }
+        let own = listening("127.0.0.1:3128");
+        assert!(own.is_beside(&["192.0.2.8".parse().unwrap(), "127.0.0.1".parse().unwrap()], 3128), "any of them may be dialled");
+        assert!(!own.is_beside(&[], 3128));
     }
 
     #[test]
