@@ -17,7 +17,8 @@
 //! allows it also says whether the request is read-only. A rule's methods and paths are part of its match; in a tunnel, which is not read yet, a deny that has
 //! them might match, and an allow that has them might not: both need the tunnel to be opened.
 //!
-//! Whoever asks may set the mode ([`Overrides::mode`]), or let on what it merely does not name ([`Overrides::granted`], which stands in for step 4 and for no other).
+//! Whoever asks may set the mode ([`Overrides::mode`]), or let on what it merely does not name ([`Overrides::granted`], which stands in for step 4 and for no other); or ask what a rule more would
+//! do ([`Overrides::with_rule`]).
 //!
 //! A tunnel that has to be opened, by somebody who can open it, is allowed under that very term ([`Allowed::intercept`]): the requests inside are decided one by one.
 
@@ -38,6 +39,9 @@ pub struct Overrides {
     pub mode: Option<Mode>,
     /// The host is allowed although no rule does it. Nothing else is: what a rule denies, addresses that are not public, and what limited mode asks for stay as they are.
     pub granted: bool,
+    /// As if a rule for this very host and port, which says no more than `allow`, were there: one that opens the host's own address too, where that takes a rule that names it. Nobody is
+    /// let on by this: it is for who looks for what would let a request pass.
+    pub with_rule: bool,
 }
 
 /// Decides `request` under `policy`.
@@ -63,7 +67,12 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
     if meta.network != Network::Proxied {
         return Err(deny(Reason::ProxyDisabled));
     }
-    let matched = match_host(policy, request);
+    let mut matched = match_host(policy, request);
+    // No rule can name a look-alike, and nobody else can either: programs do not agree on what it means.
+    let can_be_named = !matches!(request.host, Host::NumericLookalike(_));
+    if overrides.with_rule && can_be_named {
+        (matched.allow, matched.named) = (Some(TRIED), true);
+    }
     if let Some(best) = matched.deny {
         return Err(Denied { reason: Reason::Denied, rule: Some(best.rule) });
     }
@@ -75,8 +84,7 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
     if local && !meta.allow_local_binding && !matched.named {
         return Err(deny(Reason::NotAllowedLocal));
     }
-    // No rule can name a look-alike, and nobody else can either: programs do not agree on what it means.
-    let granted = (overrides.granted && !matches!(request.host, Host::NumericLookalike(_))).then_some(GRANTED);
+    let granted = (overrides.granted && can_be_named).then_some(GRANTED);
     let Some(best) = matched.allow.or(matched.unseen_allow).or(granted) else { return Err(deny(Reason::NotAllowed)) };
     let metadata_name = request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str()));
     if metadata_name && !matched.named {
@@ -111,8 +119,12 @@ fn verdict<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, overrides: O
         false => None,
     };
 
-    let opened =
-        Opened { local: meta.allow_local_binding, loopback: request.host.is_localhost() && matched.named, metadata: metadata_name };
+    let opened = Opened {
+        local: meta.allow_local_binding,
+        loopback: request.host.is_localhost() && matched.named,
+        metadata: metadata_name,
+        literal: literal.filter(|_| overrides.with_rule),
+    };
     let mut unconditional = !(hooked || read_only || matched.conditional);
     // A literal is what it is dialled as: once is enough.
     for ip in literal.iter().chain(request.addresses.iter().filter(|ip| Some(**ip) != literal)) {
@@ -183,6 +195,8 @@ struct Opened {
     loopback: bool,
     /// With `local`: metadata services, for a metadata name that is itself allowed.
     metadata: bool,
+    /// This very address.
+    literal: Option<IpAddr>,
 }
 
 /// Under which terms an address may be dialled.
@@ -205,7 +219,9 @@ fn check_address<B: AsRef<[u8]>>(
         return Err(Denied { reason: Reason::Denied, rule: Some(best.rule) });
     }
     let intercept = covering.unseen_deny.map_or(Ok(false), |best| sight.needed(Some(best.rule)))?;
-    let open = if net::is_metadata_address(ip) {
+    let open = if opened.literal == Some(ip) {
+        true
+    } else if net::is_metadata_address(ip) {
         covering.named_exactly || (opened.local && opened.metadata)
     } else {
         opened.local || covering.named || (opened.loopback && ip.is_loopback()) || net::non_public(ip).is_none()
@@ -225,6 +241,7 @@ pub fn decide_address<B: AsRef<[u8]>>(policy: &Blob<B>, request: &Request<'_>, i
         local: meta.allow_local_binding,
         loopback: request.host.is_localhost(),
         metadata: request.host.name().is_some_and(|name| net::is_metadata_name(name.as_str())),
+        literal: None,
     };
     check_address(policy, request, ip, opened, Sight::new(policy, request, meta.mode == Mode::Limited)).map(|_| ())
 }
@@ -256,6 +273,9 @@ struct Matched {
 
 /// What stands for a rule where somebody beside the policy allows the host.
 const GRANTED: Best = Best { rank: 0, rule: NO_RULE, access: Access::Allow };
+
+/// What stands for a rule that names the host itself, and is tried.
+const TRIED: Best = Best { rank: usize::MAX, ..GRANTED };
 
 /// A name that is fixed whole outranks every pattern that fixes a part.
 const EXACT: usize = 1 << 16;

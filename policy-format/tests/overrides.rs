@@ -16,8 +16,12 @@ const RULES: [(&str, Access); 5] = [
 ];
 
 fn build(meta: Meta) -> Blob<Vec<u8>> {
+    build_with(meta, &[])
+}
+
+fn build_with(meta: Meta, more: &[(&str, Access)]) -> Blob<Vec<u8>> {
     let mut builder = BlobBuilder::new(Meta { profile: "test".into(), ..meta });
-    for (pattern, access) in RULES {
+    for (pattern, access) in RULES.iter().chain(more).copied() {
         let source = Source { layer: Layer::User, label: "config.toml".into() };
         builder.rule(RuleInput::new(Pattern::parse(pattern).unwrap(), access, source, 1));
     }
@@ -28,7 +32,7 @@ fn asked<'a>(host: &'a Host, protocol: Protocol, method: Option<&'a str>) -> Req
     Request { protocol, method, path: method.map(|_| "/"), can_intercept: true, ..Request::connect(host, 443) }
 }
 
-const GRANTED: Overrides = Overrides { mode: None, granted: true };
+const GRANTED: Overrides = Overrides { mode: None, granted: true, with_rule: false };
 
 /// `allow` or the reason.
 fn said(decision: Decision) -> &'static str {
@@ -73,6 +77,55 @@ fn what_is_granted_stands_in_for_a_rule_that_is_missing_and_for_nothing_else() {
     }
 }
 
+/// What is said with a rule more is what a policy says that has it.
+#[test]
+fn as_if_a_rule_were_there_is_as_a_policy_that_has_it() {
+    for (local, mode) in [(false, Mode::Full), (true, Mode::Full), (false, Mode::Limited)] {
+        let meta = || Meta { allow_local_binding: local, mode, ..Meta::default() };
+        for host in [
+            "other.test",
+            "allowed.test",
+            "reads.test",
+            "denied.test",
+            "x.wide.test",
+            "198.51.101.9",
+            "203.0.113.7",
+            "10.0.0.1",
+            "127.0.0.1",
+            "::1",
+            "fd00::1",
+            "::ffff:203.0.113.7",
+            "169.254.169.254",
+            "localhost",
+            "x.localhost",
+            "metadata.google.internal",
+        ] {
+            let parsed = Host::parse(host).unwrap();
+            let with = build_with(meta(), &[(host, Access::Allow)]);
+            for (protocol, method) in [
+                (Protocol::Http, Some("GET")),
+                (Protocol::Http, Some("PUT")),
+                (Protocol::Connect, None),
+                (Protocol::Socks5Tcp, None),
+                (Protocol::Socks5Udp, None),
+            ] {
+                for ip in [None, Some("198.51.101.9"), Some("203.0.113.7"), Some("10.0.0.1"), Some("127.0.0.1"), Some("169.254.169.254")] {
+                    let addresses: Vec<_> = ip.into_iter().map(|ip| ip.parse().unwrap()).collect();
+                    let request = Request { addresses: &addresses, ..asked(&parsed, protocol, method) };
+                    let tried = decide_with(&build(meta()), &request, Overrides { with_rule: true, ..Overrides::default() });
+                    // A rule that only reads, and is as close, keeps its say.
+                    if host != "reads.test" {
+                        assert_eq!(said(tried), said(decide(&with, &request)), "{host} {protocol} {method:?} {ip:?} {local} {mode}");
+                    }
+                }
+            }
+        }
+    }
+    let lookalike = Host::parse("127.1").unwrap();
+    let tried = Overrides { with_rule: true, ..Overrides::default() };
+    assert_eq!(said(decide_with(&build(Meta::default()), &asked(&lookalike, Protocol::Connect, None), tried)), "not_allowed");
+}
+
 #[test]
 fn no_rule_is_named_for_what_none_allows() {
     let blob = build(Meta::default());
@@ -102,11 +155,11 @@ fn a_policy_whose_mode_is_set_decides_as_one_that_has_that_mode() {
                 for granted in [false, true] {
                     let request = Request { can_intercept, ..asked(&host, protocol, method) };
                     for (mode, other, same) in [(Mode::Limited, &full, &limited), (Mode::Full, &limited, &full)] {
-                        let held = decide_with(other, &request, Overrides { mode: Some(mode), granted });
-                        let own = decide_with(same, &request, Overrides { mode: None, granted });
+                        let held = decide_with(other, &request, Overrides { mode: Some(mode), granted, with_rule: false });
+                        let own = decide_with(same, &request, Overrides { mode: None, granted, with_rule: false });
                         assert_eq!(held, own, "{mode} {host} {protocol} {method:?} {can_intercept} {granted}");
                         // What it says itself can be set, too.
-                        assert_eq!(decide_with(same, &request, Overrides { mode: Some(mode), granted }), own);
+                        assert_eq!(decide_with(same, &request, Overrides { mode: Some(mode), granted, with_rule: false }), own);
                     }
                 }
             }

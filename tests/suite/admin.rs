@@ -181,7 +181,14 @@ fn what_is_offered_works_where_it_is_pasted() {
     const USER: &str = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n[permissions.w.network.domains]\n\"name.test\" = \"allow\"\n\"deny.test\" = \"deny\"\n\"paths.test\" = { access = \"allow\", paths = [\"/ok/\"] }\n\"ports.test\" = { access = \"allow\", ports = [443] }\n\"one.test:80\" = { access = \"allow\", methods = [\"GET\"] }\n";
     let limited = USER.replace("enabled = true", "enabled = true\nmode = \"limited\"");
     let only = "managed_allowed_domains_only = true";
+    const BOTH: &str = "add \"new.test\" = \"allow\" under [permissions.w.network.domains], and change mode = \"limited\" to mode = \"full\" under [permissions.w.network]";
     for (user, managed, required, request, more, line, owner, words) in [
+    let always = USER.replace("enabled = true", "enabled = true\nmitm = { mode = \"always\" }");
+    let reads = format!("{limited}\"read.test\" = \"read-only\"\n");
+    // Nothing is opened before there is a rule.
+    let nothing =
+        "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\nmode = \"limited\"\n[permissions.w.network.domains]\n"
+            .to_owned();
         // Of its own rule another key is taken, and where there is none the rule is named.
         (USER, "", "", "GET http://paths.test/x", "", "", "", "have \"paths.test\" in user config.toml:7"),
         (USER, "", "", "GET http://ports.test/", "", "\"ports.test:80\" = \"allow\"", "", "add"),
@@ -214,6 +221,41 @@ fn what_is_offered_works_where_it_is_pasted() {
         ),
         // An administrator who denies something does not say that nobody else allows.
         (
+        // A rule more is not all that it takes, where the mode is in the way; where it is not, it is.
+        (&limited, "", "", "POST http://new.test/", "", "", "", BOTH),
+        (&limited, "", "", "POST https://new.test/x", "", "", "", BOTH),
+        (&limited, "", "", "socks new.test:22", "", "", "", BOTH),
+        (&limited, "", "", "udp new.test:53", "", "", "", BOTH),
+        (&limited, "", "", "POST http://127.0.0.1:9/", "", "", "", "and change mode = \"limited\" to mode = \"full\""),
+        (&limited, "", "", "POST http://localhost:9/", "", "", "", "and change mode = \"limited\" to mode = \"full\""),
+        (&limited, "", "", "POST http://ports.test/", "", "", "", "add \"ports.test:80\" = \"allow\""),
+        (&limited, "", "", "GET http://new.test/", "", "\"new.test\" = \"allow\"", "", "add"),
+        (&limited, "", "", "OPTIONS http://new.test/", "", "\"new.test\" = \"allow\"", "", "add"),
+        (&limited, "", "", "CONNECT new.test:443", "", "\"new.test\" = \"allow\"", "", "add"),
+        (&limited, "", "", "GET https://new.test/x", "", "\"new.test\" = \"allow\"", "", "add"),
+        (&limited, "", "", "socks new.test:443", "", "\"new.test\" = \"allow\"", "", "add"),
+        (USER, "", "mode = \"limited\"", "GET http://new.test/", "", "\"new.test\" = \"allow\"", "", "add"),
+        (USER, "", "mode = \"limited\"", "POST http://new.test/", "", "", "managed", "it holds mode = \"limited\""),
+        (USER, "", "mode = \"limited\"", "udp new.test:53", "", "", "managed", "it holds mode = \"limited\""),
+        (&reads, "", "", "POST http://read.test/", "", "", "", "change the rule in user config.toml:11, and change mode"),
+        (&nothing, "", "", "CONNECT new.test:443", "", "\"new.test\" = \"allow\"", "", "add"),
+        // Nor where every tunnel is read.
+        (
+            &always,
+            "",
+            "",
+            "udp new.test:53",
+            "",
+            "",
+            "",
+            "and change mode = \"always\" to mode = \"auto\" under [permissions.w.network.mitm]",
+        ),
+        (&always, "", "", "udp name.test:53", "", "", "", "change mode = \"always\" to mode = \"auto\""),
+        (&always, "", "", "CONNECT new.test:443", "", "\"new.test\" = \"allow\"", "", "add"),
+        // Nor where the name leads to what is closed.
+        (USER, "", "", "GET http://new.test/", "10.0.0.1", "", "", "and set allow_local_binding = true"),
+        (USER, "", "", "GET http://name.test/", "10.0.0.1,10.0.0.2", "", "", "others of its addresses are refused, too"),
+        (USER, "", "", "GET http://metadata.google.internal/", "", "", "", "and set allow_local_binding = true"),
             USER,
             "\"bad.test\" = \"deny\"",
             "",
@@ -262,7 +304,15 @@ fn what_is_offered_works_where_it_is_pasted() {
         let help = change["help"].as_str().unwrap_or_default();
         assert!(help.contains(words), "{request} under {required}: {found}");
         // The client's message knows no address, and names the rule where one denies.
-        if change["place"].is_null() && found["rule"].is_null() && more.is_empty() {
+        // As many edits as `netpolicy explain` finds.
+        if owner.is_empty() && more.is_empty() && !request.contains("metadata") {
+            let theirs = netpolicy(world.folder.path(), &["explain", "--json", "--policy", "policy.bin", request]);
+            let theirs: Value = serde_json::from_slice(&theirs.stdout).unwrap();
+            let edits = theirs["change"]["edits"].as_array().map_or(0, Vec::len);
+            assert_eq!(edits == 1 && !line.is_empty(), !line.is_empty(), "{request}: {theirs}");
+            assert_eq!(edits > 1, help.contains(", and "), "{request}: {theirs}");
+        }
+        if change["place"].is_null() && found["rule"].is_null() && more.is_empty() && !request.contains("https://") {
             assert!(found["message"].as_str().unwrap().contains(help), "{found}");
         }
         if !line.is_empty() {
@@ -275,6 +325,7 @@ fn what_is_offered_works_where_it_is_pasted() {
                 args.extend((!managed.is_empty()).then_some(["--managed", "managed.toml"]).into_iter().flatten());
                 netpolicy(dir, &args)
             };
+                args.extend((!required.is_empty()).then_some(["--requirements", "requirements.toml"]).into_iter().flatten());
             let output = compile_again();
             assert!(output.status.success(), "{request}: {pasted}\n{}", String::from_utf8_lossy(&output.stderr));
             let world = World {

@@ -8,11 +8,10 @@ use super::reply::Refusal;
 use super::views::rule;
 use crate::connect::resolve::LOOPBACK;
 use crate::decide::deny::Denial;
-use crate::decide::remedy::{Refused, Remedy};
-use crate::parse::target::Target;
+use crate::decide::remedy::{By, Refused, Remedy};
 use crate::policy::Snapshot;
 use policy_format::asked::Asked;
-use policy_format::{Decision, Denied, Host, Reason, Request, Rule, named_by};
+use policy_format::{Decision, Denied, Host, Protocol, Reason, Request, Rule, named_by};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -78,12 +77,12 @@ fn explanation(snapshot: &Arc<Snapshot>, asked: &Asked, addresses: &[IpAddr], de
     let others = named_by(snapshot.blob(), &asked.request(&[])).into_iter().filter(|named| Some(named.rule) != winner);
     let others = others.take(OTHERS).filter_map(|named| snapshot.rule(named.rule)).map(|found| rule(&found)).collect();
     let message = match denied {
-        Some(denied) => {
-            let target = Target { host: asked.host.clone(), port: asked.port };
-            Denial::explained(Arc::clone(snapshot), asked.protocol, target, denied).message()
-        }
+        Some(denied) => Denial::explained(Arc::clone(snapshot), asked, denied).message(),
         None => allowed_message(asked, deciding_rule.as_ref(), allowed.is_some_and(|allowed| allowed.read_only)),
     };
+    // A line for one address leaves the others as they are.
+    let is_closed = |ip: &&IpAddr| matches!(asked.decide_by(&|request: &Request<'_>| snapshot.decide(request), &[**ip]), Decision::Deny(_));
+    let others_closed = deciding.is_some() && addresses.iter().filter(is_closed).any(|ip| Some(*ip) != deciding);
     Explanation {
         request: asked.to_string(),
         protocol: asked.protocol.as_str().to_owned(),
@@ -103,10 +102,9 @@ fn explanation(snapshot: &Arc<Snapshot>, asked: &Asked, addresses: &[IpAddr], de
         message,
         notes: notes(snapshot, asked, addresses, decision),
         change: denied.and_then(|denied| {
-            let rule = deciding_rule.as_ref().map(|rule| (rule.layer.as_str(), rule.place()));
-            let rule = rule.as_ref().map(|(layer, place)| (*layer, place.as_str()));
-            let host = deciding.map_or_else(|| asked.host.clone(), Host::Ip);
-            change(snapshot, &Refused { reason: denied.reason.as_str(), host: &host, port: asked.port, rule })
+            let (reason, rule) = (denied.reason.as_str(), deciding_rule.as_ref().map(By::from));
+            let refused = Refused { reason, asked: asked.clone(), addresses, address: deciding, socket: false, rule };
+            refused.remedy(snapshot).map(|remedy| change(if others_closed { remedy.of_several() } else { remedy }))
         }),
         rule: deciding_rule.as_ref().map(rule),
         generation: snapshot.generation(),
@@ -141,15 +139,20 @@ fn notes(snapshot: &Snapshot, asked: &Asked, addresses: &[IpAddr], decision: Dec
 pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option<Change> {
     // Of a unix socket no path is known, and port 0 is nobody's.
     let host = Host::parse(&request.host).ok().filter(|_| request.port != 0)?;
-    let rule = request.layer.as_deref().zip(request.place.as_deref());
-    change(snapshot, &Refused { reason: &request.reason, host: &host, port: request.port, rule })
+    let protocol = Protocol::named(&request.protocol)?;
+    let method = request.method.clone().filter(|_| protocol.is_read());
+    let (profile, can_intercept) = (snapshot.profile(), snapshot.can_intercept());
+    let asked = Asked { profile, protocol, host, port: request.port, method, path: None, inside: None, can_intercept };
+    let rule = request.layer.clone().zip(request.place.clone()).map(|(layer, place)| By { layer, place });
+    let refused = Refused { reason: &request.reason, asked, addresses: &[], address: None, socket: false, rule };
+    refused.remedy(snapshot).map(change)
 }
 
-fn change(snapshot: &Snapshot, refused: &Refused<'_>) -> Option<Change> {
-    let Remedy { table, toml, place, only, mut help, follows_to } = refused.remedy(snapshot)?;
-    if !follows_to && only.is_none() {
+fn change(remedy: Remedy) -> Change {
+    let Remedy { table, toml, place, only, mut help, by_operator, .. } = remedy;
+    if by_operator {
         // Which clients are not told.
         help.push_str(": POST /v1/mode with {\"mode\":null}");
     }
-    Some(Change { table, toml, place, only: only.map(|layer| layer.as_str().to_owned()), help })
+    Change { table, toml, place, only: only.map(|layer| layer.as_str().to_owned()), help }
 }

@@ -3,10 +3,11 @@
 //! Messages are short, say what to change, and never echo a path, a query or a header.
 
 use super::Question;
-use super::remedy::{Refused, Remedy};
+use super::remedy::{By, Refused, Remedy};
 use crate::audit::event::{Answer, Verdict};
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
+use policy_format::asked::Asked;
 use policy_format::{Access, DecisionSource, Denied, Host, Mode, Protocol, Reason, Rule, RuleId, net};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ pub(crate) struct Denial {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) protocol: Protocol,
     pub(super) target: Target,
+    /// Of a request that was read.
+    pub(super) method: Option<Box<str>>,
+    pub(super) path: Option<Box<str>>,
     /// It was for a unix socket.
     pub(super) socket: bool,
     pub(super) denied: Denied,
@@ -27,8 +31,10 @@ pub(crate) struct Denial {
 
 impl Denial {
     /// One that nobody has met, to say what it would say.
-    pub(crate) fn explained(snapshot: Arc<Snapshot>, protocol: Protocol, target: Target, denied: Denied) -> Self {
-        Self { snapshot, protocol, target, socket: false, denied, said: None, full: false }
+    pub(crate) fn explained(snapshot: Arc<Snapshot>, asked: &Asked, denied: Denied) -> Self {
+        let target = Target { host: asked.host.clone(), port: asked.port };
+        let [method, path] = [&asked.method, &asked.path].map(|text| text.as_deref().map(Box::from));
+        Self { snapshot, protocol: asked.protocol, target, method, path, socket: false, denied, said: None, full: false }
     }
 
     pub(super) fn new(snapshot: Arc<Snapshot>, question: &Question<'_>, denied: Denied) -> Self {
@@ -36,6 +42,8 @@ impl Denial {
             snapshot,
             protocol: question.protocol,
             target: question.target.clone(),
+            method: question.method.map(Box::from),
+            path: question.path.map(Box::from),
             socket: question.socket,
             denied,
             full: false,
@@ -88,10 +96,12 @@ impl Denial {
 
     /// What would let it pass.
     fn remedy(&self) -> Option<Remedy> {
-        let rule = self.rule().map(|rule| (rule.layer.as_str(), rule.place()));
-        let rule = rule.as_ref().map(|(layer, place)| (*layer, place.as_str()));
-        let Target { host, port } = &self.target;
-        Refused { reason: self.denied.reason.as_str(), host, port: *port, rule }.remedy(&self.snapshot)
+        let Target { host, port } = self.target.clone();
+        let [method, path] = [&self.method, &self.path].map(|text| text.as_deref().filter(|_| self.protocol.is_read()).map(str::to_owned));
+        let (profile, can_intercept) = (self.snapshot.profile(), self.snapshot.can_intercept());
+        let asked = Asked { profile, protocol: self.protocol, host, port, method, path, inside: None, can_intercept };
+        let (reason, rule) = (self.denied.reason.as_str(), self.rule().as_ref().map(By::from));
+        Refused { reason, asked, addresses: &[], address: None, socket: self.socket, rule }.remedy(&self.snapshot)
     }
 
     /// One line for people: what, why, and what to change.
@@ -142,7 +152,7 @@ impl Denial {
             }
             Reason::MethodNotAllowed => write!(text, "it is read-only by {by}: GET, HEAD and OPTIONS only"),
             Reason::MitmRequired if by.is_empty() && self.snapshot.mode() == Mode::Full => {
-                write!(text, "mitm.mode = \"always\" has every tunnel read, and this one cannot be")
+                write!(text, "mitm.mode = \"always\" has every tunnel read, and this one cannot be{}", remedy("allow it"))
             }
             Reason::MitmRequired if by.is_empty() => {
                 write!(
@@ -171,17 +181,15 @@ impl Denial {
 
     /// The same of a unix socket. Its path is a header's value: it is not echoed.
     fn socket_message(&self) -> String {
-        let table = super::remedy::table(&self.snapshot, ".unix_sockets");
+        let remedy = |purpose: &str| self.remedy().map(|remedy| remedy.after(purpose)).unwrap_or_default();
         match self.denied.reason {
             Reason::ProxyDisabled => "the unix socket is blocked: the network policy is switched off".to_owned(),
             Reason::MethodNotAllowed => {
-                let remedy = self.remedy().map(|remedy| remedy.after("allow other methods")).unwrap_or_default();
+                let remedy = remedy("allow other methods");
                 format!("the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only{remedy}")
             }
             Reason::PolicyDenied => "the unix socket is blocked: it is the proxy's own, or the client is on another machine".to_owned(),
-            _ => format!(
-                "the unix socket is blocked: its real path is not allowed; to allow it, add \"/REAL/PATH\" = \"allow\" under {table}"
-            ),
+            _ => format!("the unix socket is blocked: its real path is not allowed{}", remedy("allow it")),
         }
     }
 

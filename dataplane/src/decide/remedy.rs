@@ -1,16 +1,42 @@
 //! What would let a refused request pass, as far as the policy in force tells. A line that is offered works where it is pasted, or it is not offered.
 
+use super::socket;
 use crate::policy::Snapshot;
-use policy_format::{Access, Host, Layer, Mode, Pattern, Reason, Request, Rule, named_by, net};
+use policy_format::asked::Asked;
+use policy_format::{
+    Access, Allowed, Decision, Denied, Host, Layer, MitmMode, Mode, Overrides, Pattern, READING, Reason, Request, Rule, named_by, net,
+};
+use std::borrow::Cow;
+use std::net::IpAddr;
 
 /// A request that was refused.
 pub(crate) struct Refused<'a> {
     /// Why, as events have it.
     pub(crate) reason: &'a str,
-    pub(crate) host: &'a Host,
-    pub(crate) port: u16,
-    /// The layer and the place of the rule that refused it.
-    pub(crate) rule: Option<(&'a str, &'a str)>,
+    /// What was asked for, as far as it is known.
+    pub(crate) asked: Asked,
+    /// What the host resolves to, where that is known.
+    pub(crate) addresses: &'a [IpAddr],
+    /// The one of them that is refused, where the host itself is not.
+    pub(crate) address: Option<IpAddr>,
+    /// It was for a unix socket.
+    pub(crate) socket: bool,
+    /// The rule that refused it.
+    pub(crate) rule: Option<By>,
+}
+
+/// A rule that refuses something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct By {
+    pub(crate) layer: String,
+    /// Layer, file and line.
+    pub(crate) place: String,
+}
+
+impl From<&Rule> for By {
+    fn from(rule: &Rule) -> Self {
+        Self { layer: rule.layer.as_str().to_owned(), place: rule.place() }
+    }
 }
 
 /// What would let it pass.
@@ -28,11 +54,26 @@ pub(crate) struct Remedy {
     pub(crate) help: String,
     /// Whether the help reads on behind `to allow it, `.
     pub(crate) follows_to: bool,
+    /// Whoever runs the proxy has to do something, too, and nobody by an edit.
+    pub(crate) by_operator: bool,
+    /// What it comes to, as far as that can be tried.
+    change: Edit,
+}
+
+/// What a remedy comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edit {
+    /// A rule more for the host.
+    Rule,
+    /// The other mode.
+    Mode,
+    /// What nobody tries here.
+    Other,
 }
 
 impl Remedy {
     fn words(help: String) -> Self {
-        Self { table: None, toml: None, place: None, only: None, help, follows_to: true }
+        Self { table: None, toml: None, place: None, only: None, help, follows_to: true, by_operator: false, change: Edit::Other }
     }
 
     fn only(layer: Layer, help: String) -> Self {
@@ -43,6 +84,28 @@ impl Remedy {
         Self { table: Some(table), toml: Some(line), ..Self::words(help) }
     }
 
+    /// Nothing has to be done.
+    fn none_needed(help: &str) -> Self {
+        Self { follows_to: false, ..Self::words(help.to_owned()) }
+    }
+
+    /// Both have to be done: no line does it by itself.
+    fn and(self, next: Self) -> Self {
+        let help = match (next.follows_to, self.help.contains(';')) {
+            (true, false) => format!("{}, and {}", self.help, next.help),
+            (true, true) => format!("{}; and {}", self.help, next.help),
+            (false, _) => format!("{}; {}", self.help, next.help),
+        };
+        let (follows_to, by_operator) = (self.follows_to, self.by_operator || next.by_operator);
+        Self { place: self.place.or(next.place), follows_to, by_operator, change: next.change, ..Self::words(help) }
+    }
+
+    /// Of several addresses that are refused, it is for one.
+    pub(crate) fn of_several(self) -> Self {
+        let help = format!("{}; others of its addresses are refused, too", self.help);
+        Self { table: None, toml: None, help, ..self }
+    }
+
     /// The help behind what is wrong: `; to allow it, …`, or `; …` where somebody else has to do something.
     pub(crate) fn after(&self, purpose: &str) -> String {
         if self.follows_to { format!("; to {purpose}, {}", self.help) } else { format!("; {}", self.help) }
@@ -51,37 +114,133 @@ impl Remedy {
 
 /// The end of a help where it is not known what administrators hold.
 const UNLESS: &str = ", unless an administrator holds it";
+/// By nothing that has a number.
+const LET_ON: Allowed = Allowed { rule: socket::NO_RULE, read_only: false, intercept: false, hook: None, unconditional: false };
 
 impl Refused<'_> {
     /// What would let it pass under a policy; `None` where nothing can be said.
     pub(crate) fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
         let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == self.reason)?;
-        match (reason, self.host, self.rule) {
+        self.steps(snapshot, reason, self.rule.clone())
+    }
+
+    /// A rule by which it depends on the path, where that is not known.
+    fn rule_of_paths(&self, snapshot: &Snapshot) -> Option<Rule> {
+        if self.socket || !self.asked.protocol.is_read() || self.asked.path.is_some() {
+            return None;
+        }
+        let method = self.asked.method.as_deref();
+        let may_hold = |rule: &Rule| {
+            !rule.paths.is_empty()
+                && self.speaks_of_port(rule)
+                && (rule.methods.is_empty()
+                    || rule.methods.iter().any(|known| method.is_some_and(|method| known.eq_ignore_ascii_case(method))))
+        };
+        self.named(snapshot).map(|(rule, _)| rule).find(may_hold)
+    }
+
+    fn speaks_of_port(&self, rule: &Rule) -> bool {
+        rule.ports.is_empty() || rule.ports.iter().any(|range| (range.first..=range.last).contains(&self.asked.port))
+    }
+
+    /// All that has to be done, where the policy refuses it for that reason: after each edit it is decided again, as if that were made.
+    fn steps(&self, snapshot: &Snapshot, reason: Reason, rule: Option<By>) -> Option<Remedy> {
+        let mut tried = Overrides::default();
+        let mut remedy = self.step(snapshot, tried, reason, rule)?;
+        // The address alone stands in the way, or somebody who is not to be moved.
+        while self.address.is_none() && remedy.only.is_none() {
+            match remedy.change {
+                Edit::Rule if !tried.with_rule => tried.with_rule = true,
+                Edit::Mode if tried.mode.is_none() => tried.mode = Some(Mode::Full),
+                Edit::Other => break,
+                Edit::Rule | Edit::Mode => return None,
+            }
+            let Decision::Deny(denied) = self.decide_if(snapshot, tried) else { break };
+            let rule = denied.rule.and_then(|id| snapshot.rule(id));
+            let next = self.step(snapshot, tried, denied.reason, rule.as_ref().map(By::from))?;
+            if next.only.is_some() {
+                return Some(next);
+            }
+            remedy = remedy.and(next);
+        }
+        Some(remedy)
+    }
+
+    /// What the policy would say of it were things otherwise.
+    fn decide_if(&self, snapshot: &Snapshot, tried: Overrides) -> Decision {
+        let deny = |reason| Decision::Deny(Denied { reason, rule: None });
+        let mode = tried.mode.unwrap_or(snapshot.mode());
+        if self.socket {
+            return match socket::lets_ask(snapshot, mode, self.asked.method.as_deref(), tried.with_rule) {
+                Ok(()) => Decision::Allow(LET_ON),
+                Err(reason) => deny(reason),
+            };
+        }
+        // What limited mode and `always` have opened, a rule more has opened too, though there may be nothing to open without it.
+        let opens = mode == Mode::Limited || snapshot.meta().mitm.mode == MitmMode::Always;
+        let can_intercept = snapshot.can_intercept() || (opens && tried.with_rule);
+        let asked = Asked { profile: snapshot.profile(), can_intercept, ..self.asked.clone() };
+        // A metadata service's are closed in another way.
+        let addresses = if self.is_metadata_name() { &[] } else { self.addresses };
+        let decision = asked.decide_by(&|request: &Request<'_>| snapshot.decide_if(request, tried), addresses);
+        match decision {
+            // Only by a path that nobody knows: it was not that which refused it.
+            Decision::Deny(Denied { reason: Reason::Denied, .. }) if tried.with_rule && self.rule_of_paths(snapshot).is_some() => {
+                let reads = asked.method.as_deref().is_some_and(|method| READING.contains(&method));
+                if mode == Mode::Limited && !reads { deny(Reason::MethodNotAllowed) } else { Decision::Allow(LET_ON) }
+            }
+            decision => decision,
+        }
+    }
+
+    fn is_metadata_name(&self) -> bool {
+        self.asked.host.name().is_some_and(|name| net::is_metadata_name(name.as_str()))
+    }
+
+    /// What stands in the way: the host, or the one address.
+    fn host(&self) -> Cow<'_, Host> {
+        self.address.map_or(Cow::Borrowed(&self.asked.host), |ip| Cow::Owned(Host::Ip(ip)))
+    }
+
+    /// What has to be done about one reason, once what was tried is done.
+    fn step(&self, snapshot: &Snapshot, tried: Overrides, reason: Reason, rule: Option<By>) -> Option<Remedy> {
+        if self.socket {
+            return match reason {
+                Reason::NotAllowed => Some(sockets(snapshot)),
+                Reason::MethodNotAllowed => Some(mode(snapshot)),
+                _ => None,
+            };
+        }
+        let is_limited = tried.mode.unwrap_or(snapshot.mode()) == Mode::Limited;
+        match (reason, self.host().as_ref(), rule) {
             (Reason::NotAllowed | Reason::NotAllowedLocal, Host::NumericLookalike(_), _) => None,
+            (Reason::NotAllowed, ..) if self.is_metadata_name() => Some(self.metadata(snapshot)),
             (Reason::NotAllowed, ..) => Some(self.allow(snapshot)),
             (Reason::NotAllowedLocal, Host::Ip(_), _) => Some(self.allow(snapshot)),
             // Who names it opens loopback with it.
             (Reason::NotAllowedLocal, host, _) if host.is_localhost() => Some(self.allow(snapshot)),
-            (Reason::NotAllowedLocal, Host::Name(name), _) if net::is_metadata_name(name.as_str()) => Some(self.metadata(snapshot)),
+            (Reason::NotAllowedLocal, ..) if self.is_metadata_name() => Some(self.metadata(snapshot)),
             (Reason::NotAllowedLocal, ..) => Some(local(snapshot)),
-            (Reason::Denied | Reason::MethodNotAllowed | Reason::MitmRequired, _, Some((layer, place))) => {
-                Some(self.by_rule(snapshot, reason, layer, place))
-            }
+            (Reason::Denied | Reason::MethodNotAllowed | Reason::MitmRequired, _, Some(by)) => Some(self.by_rule(snapshot, reason, &by)),
             (Reason::MitmRequired, host, None) if snapshot.is_hooked(host) => None,
-            (Reason::MethodNotAllowed | Reason::MitmRequired, _, None) if snapshot.mode() == Mode::Limited => Some(mode(snapshot)),
+            (Reason::MethodNotAllowed | Reason::MitmRequired, _, None) if is_limited => Some(mode(snapshot)),
+            (Reason::MitmRequired, host, None) if !snapshot.blob().is_credentialed(snapshot.profile(), host, self.asked.port) => {
+                always(snapshot)
+            }
             _ => None,
         }
     }
 
     /// The rules for this very host, which a line with the same key would meet.
     fn own_rules(&self, snapshot: &Snapshot) -> Vec<Rule> {
-        let own = Pattern::parse(&self.host.to_string()).map(|pattern| pattern.hosts.to_string()).unwrap_or_default();
+        let own = Pattern::parse(&self.host().to_string()).map(|pattern| pattern.hosts.to_string()).unwrap_or_default();
         self.named(snapshot).filter(|(rule, _)| rule.hosts == own).map(|(rule, _)| rule).collect()
     }
 
     /// The rules that name the host, and whether they are for such requests.
     fn named(&self, snapshot: &Snapshot) -> impl Iterator<Item = (Rule, bool)> {
-        let request = Request { profile: snapshot.profile(), ..Request::connect(self.host, self.port) };
+        let host = self.host();
+        let request = Request { profile: snapshot.profile(), ..Request::connect(&host, self.asked.port) };
         named_by(snapshot.blob(), &request)
             .into_iter()
             .filter_map(|named| Some((snapshot.rule(named.rule)?, named.holds != Some(false))))
@@ -94,26 +253,24 @@ impl Refused<'_> {
         if let Some(layer) = managed_only(snapshot) {
             return Remedy::only(layer, format!("only the {layer} layer allows hosts in this policy: a line elsewhere is ignored"));
         }
-        let own = self.own_rules(snapshot);
-        let is_for_port = |rule: &Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (self.port, self.port));
+        let (own, host, port) = (self.own_rules(snapshot), self.host(), self.asked.port);
+        let is_for_port = |rule: &Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (port, port));
         // Who wrote which methods or paths may be asked for did not mean all of them.
-        let is_narrow = |rule: &Rule| {
-            let speaks = rule.ports.is_empty() || rule.ports.iter().any(|range| (range.first..=range.last).contains(&self.port));
-            speaks && rule.access != Access::Deny && !(rule.methods.is_empty() && rule.paths.is_empty())
-        };
+        let is_narrow =
+            |rule: &Rule| self.speaks_of_port(rule) && rule.access != Access::Deny && !(rule.methods.is_empty() && rule.paths.is_empty());
         if let Some(rule) = own.iter().find(|rule| is_for_port(rule) || is_narrow(rule)) {
             let (place, only) = (rule.place(), Some(rule.layer).filter(|layer| layer.is_managed()));
             let help = match only {
                 Some(layer) => format!("only the {layer} layer can change this: \"{rule}\" in {place} is not for this request"),
                 None => format!("have \"{rule}\" in {place} allow such requests too"),
             };
-            return Remedy { place: Some(place), follows_to: only.is_none(), only, ..Remedy::words(help) };
+            return Remedy { place: Some(place), follows_to: only.is_none(), only, change: Edit::Rule, ..Remedy::words(help) };
         }
         // Another key than that of the rule that there is.
-        let key = match (own.is_empty(), self.host) {
+        let key = match (own.is_empty(), host.as_ref()) {
             (true, host) => host.to_string(),
-            (false, Host::Ip(std::net::IpAddr::V6(ip))) => format!("[{ip}]:{}", self.port),
-            (false, host) => format!("{host}:{}", self.port),
+            (false, Host::Ip(std::net::IpAddr::V6(ip))) => format!("[{ip}]:{port}"),
+            (false, host) => format!("{host}:{port}"),
         };
         let (table, line) = (table(snapshot, ".domains"), format!("\"{key}\" = \"allow\""));
         let is_managed = snapshot.blob().sources().iter().any(|source| source.layer.is_managed());
@@ -122,7 +279,7 @@ impl Refused<'_> {
             _ => "",
         };
         let help = format!("add {line} under {table}{doubt}");
-        Remedy::line(table, line, help)
+        Remedy { change: Edit::Rule, ..Remedy::line(table, line, help) }
     }
 
     /// A metadata service by its name: it takes a rule for that very name, and local addresses opened.
@@ -133,7 +290,8 @@ impl Refused<'_> {
             (true, _) => local(snapshot),
             (false, false) => match (self.allow(snapshot), local(snapshot)) {
                 (allow, local) if allow.only.is_none() && local.only.is_none() => {
-                    Remedy::words(format!("{}, and set allow_local_binding = true", allow.help))
+                    let help = format!("{}, and set allow_local_binding = true", allow.help);
+                    Remedy { change: Edit::Rule, ..Remedy::words(help) }
                 }
                 (allow, local) => {
                     if allow.only.is_some() {
@@ -147,13 +305,16 @@ impl Refused<'_> {
     }
 
     /// The rule that refuses it.
-    fn by_rule(&self, snapshot: &Snapshot, reason: Reason, layer: &str, place: &str) -> Remedy {
-        let at = |remedy: Remedy| Remedy { place: Some(place.to_owned()), ..remedy };
+    fn by_rule(&self, snapshot: &Snapshot, reason: Reason, By { layer, place, .. }: &By) -> Remedy {
+        let at = |remedy: Remedy| Remedy { place: Some(place.clone()), ..remedy };
         if let Some(layer) = Layer::named(layer).filter(|layer| layer.is_managed()) {
             return at(Remedy::only(layer, format!("only the {layer} layer can change this: the rule is in {place}")));
         }
         if reason != Reason::Denied {
-            return at(Remedy::words(format!("change the rule in {place}")));
+            // It is changed to one that allows: what is refused besides is found out then.
+            let is_deny = self.named(snapshot).any(|(rule, _)| rule.access == Access::Deny && rule.place() == *place);
+            let change = if is_deny { Edit::Other } else { Edit::Rule };
+            return at(Remedy { change, ..Remedy::words(format!("change the rule in {place}")) });
         }
         match managed_only(snapshot) {
             Some(owner) if !self.named(snapshot).any(|(rule, fits)| fits && rule.access != Access::Deny && rule.layer <= owner) => {
@@ -183,11 +344,22 @@ fn managed_only(snapshot: &Snapshot) -> Option<Layer> {
     constraints(snapshot).and_then(|held| held.managed_allows_only)
 }
 
+/// A unix socket, of which no path is known here.
+fn sockets(snapshot: &Snapshot) -> Remedy {
+    let table = table(snapshot, ".unix_sockets");
+    let help = format!("add \"/REAL/PATH\" = \"allow\" under {table}");
+    Remedy { table: Some(table), change: Edit::Rule, ..Remedy::words(help) }
+}
+
 /// Addresses that are not public, all of them.
 fn local(snapshot: &Snapshot) -> Remedy {
     let (held, domains) = (constraints(snapshot), table(snapshot, ".domains"));
     let (table, line) = (table(snapshot, ""), "allow_local_binding = true".to_owned());
     let address = if managed_only(snapshot).is_none() { format!(", or name the address under {domains}") } else { String::new() };
+    if snapshot.meta().allow_local_binding {
+        // Metadata services stay closed.
+        return Remedy::words(format!("name the address under {domains}"));
+    }
     match held.map(|held| held.local_binding_required) {
         Some(Some(layer)) => {
             let help =
@@ -202,17 +374,24 @@ fn local(snapshot: &Snapshot) -> Remedy {
     }
 }
 
+/// What has every tunnel read, those too that cannot be.
+fn always(snapshot: &Snapshot) -> Option<Remedy> {
+    let help = || format!("change mode = \"always\" to mode = \"auto\" under {}{UNLESS}", table(snapshot, ".mitm"));
+    (snapshot.meta().mitm.mode == MitmMode::Always).then(|| Remedy::words(help()))
+}
+
 /// Another mode. Full is the default: where a policy is limited, some line says so, and one more would be one too many.
 fn mode(snapshot: &Snapshot) -> Remedy {
     if snapshot.meta().mode != Mode::Limited {
         let help = "an operator holds the policy to limited mode, and can take that back";
-        return Remedy { follows_to: false, ..Remedy::words(help.to_owned()) };
+        return Remedy { by_operator: true, change: Edit::Mode, ..Remedy::none_needed(help) };
     }
     match constraints(snapshot).map(|held| held.mode_required) {
         Some(Some(layer)) => Remedy::only(layer, format!("only the {layer} layer can change this: it holds mode = \"limited\"")),
         known => {
             let doubt = if known.is_none() { UNLESS } else { "" };
-            Remedy::words(format!("change mode = \"limited\" to mode = \"full\" under {}{doubt}", table(snapshot, "")))
+            let help = format!("change mode = \"limited\" to mode = \"full\" under {}{doubt}", table(snapshot, ""));
+            Remedy { change: Edit::Mode, ..Remedy::words(help) }
         }
     }
 }

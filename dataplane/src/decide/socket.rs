@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub(crate) const NAME: &str = "unix-socket";
 
 /// What the list of sockets stands for where rules are reported: no rule of any policy has this number.
-const NO_RULE: RuleId = RuleId(u32::MAX);
+pub(super) const NO_RULE: RuleId = RuleId(u32::MAX);
 
 /// A socket may be opened, to see what it is. Nothing may be connected to yet.
 pub(crate) struct SocketPermit<'q> {
@@ -53,18 +53,23 @@ impl Decider {
 
 /// What does not depend on the socket.
 fn may_ask(snapshot: &Snapshot, client: SocketAddr, method: Option<&str>) -> Result<(), Reason> {
+    match lets_ask(snapshot, snapshot.mode(), method, false) {
+        // A listener that other machines reach would be a bridge. There is none where a policy opens sockets; this is for one that was opened before.
+        Ok(()) | Err(Reason::MethodNotAllowed) if !client.ip().to_canonical().is_loopback() => Err(Reason::PolicyDenied),
+        said => said,
+    }
+}
+
+/// What depends on neither the socket nor the client: under that mode, and as if the policy opened one more, if it is to be so.
+pub(super) fn lets_ask(snapshot: &Snapshot, mode: Mode, method: Option<&str>, one_more: bool) -> Result<(), Reason> {
     let meta = snapshot.meta();
     if meta.network != Network::Proxied {
         return Err(Reason::ProxyDisabled);
     }
-    if !meta.unix_sockets.any() {
+    if !meta.unix_sockets.any() && !one_more {
         return Err(Reason::NotAllowed);
     }
-    // A listener that other machines reach would be a bridge. There is none where a policy opens sockets; this is for one that was opened before.
-    if !client.ip().to_canonical().is_loopback() {
-        return Err(Reason::PolicyDenied);
-    }
-    if snapshot.mode() == Mode::Limited && !method.is_some_and(|method| READING.contains(&method)) {
+    if mode == Mode::Limited && !method.is_some_and(|method| READING.contains(&method)) {
         return Err(Reason::MethodNotAllowed);
     }
     Ok(())

@@ -384,7 +384,12 @@ impl Snapshot {
 
     /// The same; `granted`: the program that embeds the proxy allows the host, where no rule does.
     pub(crate) fn decide_as(&self, request: &policy_format::Request<'_>, granted: bool) -> policy_format::Decision {
-        policy_format::decide_with(&self.blob, request, Overrides { mode: self.mode, granted })
+        policy_format::decide_with(&self.blob, request, Overrides { mode: self.mode, granted, with_rule: false })
+    }
+
+    /// What it would say were things otherwise: for who looks for what would let a request pass.
+    pub(crate) fn decide_if(&self, request: &policy_format::Request<'_>, tried: Overrides) -> policy_format::Decision {
+        policy_format::decide_with(&self.blob, request, Overrides { mode: tried.mode.or(self.mode), ..tried })
     }
 }
 
