@@ -27,7 +27,7 @@ impl World {
     fn start(toml: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let hosts = folder.path().join("hosts");
-        fs::write(&hosts, "127.0.0.1 a.test b.wide.test evil.test read.test\n").unwrap();
+        fs::write(&hosts, "127.0.0.1 a.test b.wide.test evil.test read.test registry.test\n").unwrap();
         let file = folder.path().join("policy.bin");
         compile_to(toml, &file);
         let mut args = vec!["--policy", file.to_str().unwrap(), "--hosts", hosts.to_str().unwrap()];
@@ -339,6 +339,73 @@ fn what_is_offered_works_where_it_is_pasted() {
 
 #[test]
 fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
+#[test]
+fn what_was_refused_is_held_against_the_policy_of_now() {
+    const NOW: &str = "the policy in force allows it by now";
+    let of = |settings: &str, rules: &str| policy(settings, &[]) + rules;
+    let plain = |host: &str| format!("GET http://{host}/path?q HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let post = "POST http://registry.test/ HTTP/1.1\r\nHost: registry.test\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let connect = "CONNECT registry.test:443 HTTP/1.1\r\nHost: registry.test\r\n\r\n".to_owned();
+    let get = plain("registry.test");
+    let allow = "\"registry.test\" = \"allow\"\n";
+    let line = "\"registry.test\" = \"allow\"";
+    let (limited, local) = ("mode = \"limited\"", "allow_local_binding = true");
+    for (request, then, now, toml, words) in [
+        (&get, of("", ""), of("", "\"other.test\" = \"allow\"\n"), line, "add"),
+        (&get, of("", ""), of("", allow), "", NOW),
+        (&get, of("", ""), of("", "\"**.test\" = \"allow\"\n"), "", NOW),
+        // An allow would not beat it.
+        (&get, of("", ""), of("", "\"registry.test\" = \"deny\"\n"), "", "change or remove the rule in user config.toml:6"),
+        (&get, of("", "\"registry.test\" = \"deny\"\n"), of("", ""), line, "add"),
+        (&get, of("", "\"registry.test\" = \"deny\"\n"), of("", allow), "", NOW),
+        // Of its method there is an answer, of its path there is none.
+        (&post, of("", ""), of(limited, allow), "", "change mode = \"limited\" to mode = \"full\""),
+        (&post, of("", ""), of(limited, ""), "", "and change mode = \"limited\" to mode = \"full\""),
+        (&post, of(limited, allow), of("", allow), "", NOW),
+        (&post, of("", ""), of("", "\"registry.test\" = \"read-only\"\n"), "", "change the rule in user config.toml:6"),
+        (
+            &get,
+            of("", ""),
+            of("", "\"registry.test\" = { access = \"allow\", paths = [\"/path\"] }\n"),
+            "",
+            "by now it depends on its path, which is not kept: \"registry.test\" is in user config.toml:6",
+        ),
+        (&get, of("", ""), of("", "\"registry.test\" = { access = \"allow\", methods = [\"GET\"] }\n"), "", NOW),
+        (&connect, of("", ""), of(limited, allow), "", "the policy in force allows it by now, where it can be read"),
+        (&connect, of("", ""), of("", allow), "", NOW),
+        // Nor of its addresses.
+        (
+            &get,
+            of("", allow),
+            of("", &format!("{allow}\"b.test\" = \"allow\"\n")),
+            "allow_local_binding = true",
+            "its addresses are not kept",
+        ),
+        (&get, of("", allow), of(local, allow), "", NOW),
+        (
+            &get,
+            of(local, &format!("{allow}\"127.0.0.0/8\" = \"deny\"\n")),
+            of(local, &format!("{allow}\n\"127.0.0.0/8\" = \"deny\"\n")),
+            "",
+            "config.toml:8",
+        ),
+        (&get, of(local, &format!("{allow}\"127.0.0.0/8\" = \"deny\"\n")), of(local, allow), "", NOW),
+        // Where the network is switched off, no line helps.
+        (&get, of("", ""), of("", "").replace("enabled = true", "enabled = false"), "", ""),
+    ] {
+        let world = World::start(&then, &[]);
+        let answer = Client::connect(world.proxy.http()).send(request).answer();
+        assert_eq!(answer.status, 403, "{request}{then}: {}", answer.text());
+        compile_to(&now, &world.path("policy.bin"));
+        assert_eq!(world.post("/v1/reload", "").1["generation"], 2, "{now}");
+        let change = world.get("/v1/blocked")["blocked"][0]["change"].clone();
+        assert_eq!(change["toml"].as_str().unwrap_or_default(), toml, "{request}{now}: {change}");
+        let help = change["help"].as_str().unwrap_or_default();
+        assert!(help.contains(words) && help.is_empty() == words.is_empty(), "{request}{now}: {change}");
+        assert_eq!(world.get("/v1/overview")["blocked"][0]["last"]["change"], change, "{request}{now}");
+    }
+}
+
     let world = World::start(&rules(), &[]);
     let explain = |request: &str, more: &str| world.get(&format!("/v1/explain?request={}{more}", query(request)));
     let allowed = explain("GET https://a.test/x", "");

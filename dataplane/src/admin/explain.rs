@@ -135,7 +135,7 @@ fn notes(snapshot: &Snapshot, asked: &Asked, addresses: &[IpAddr], decision: Dec
     notes
 }
 
-/// What would let a request pass that was refused, under the policy of now.
+/// What would let a request pass that was refused, under the policy of now; where that allows it, this is said.
 pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option<Change> {
     // Of a unix socket no path is known, and port 0 is nobody's.
     let host = Host::parse(&request.host).ok().filter(|_| request.port != 0)?;
@@ -143,9 +143,12 @@ pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option
     let method = request.method.clone().filter(|_| protocol.is_read());
     let (profile, can_intercept) = (snapshot.profile(), snapshot.can_intercept());
     let asked = Asked { profile, protocol, host, port: request.port, method, path: None, inside: None, can_intercept };
-    let rule = request.layer.clone().zip(request.place.clone()).map(|(layer, place)| By { layer, place });
+    let rule = match (&request.rule, &request.layer, &request.place) {
+        (Some(pattern), Some(layer), Some(place)) => Some(By { pattern: pattern.clone(), layer: layer.clone(), place: place.clone() }),
+        _ => None,
+    };
     let refused = Refused { reason: &request.reason, asked, addresses: &[], address: None, socket: false, rule };
-    refused.remedy(snapshot).map(change)
+    refused.remedy_by_now(snapshot, request.generation).map(change)
 }
 
 fn change(remedy: Remedy) -> Change {

@@ -4,7 +4,8 @@ use super::socket;
 use crate::policy::Snapshot;
 use policy_format::asked::Asked;
 use policy_format::{
-    Access, Allowed, Decision, Denied, Host, Layer, MitmMode, Mode, Overrides, Pattern, READING, Reason, Request, Rule, named_by, net,
+    Access, Allowed, Decision, Denied, Host, Hosts, Layer, MitmMode, Mode, Overrides, Pattern, READING, Reason, Request, Rule, named_by,
+    net,
 };
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -28,6 +29,8 @@ pub(crate) struct Refused<'a> {
 /// A rule that refuses something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct By {
+    /// As it is written.
+    pub(crate) pattern: String,
     pub(crate) layer: String,
     /// Layer, file and line.
     pub(crate) place: String,
@@ -35,7 +38,7 @@ pub(crate) struct By {
 
 impl From<&Rule> for By {
     fn from(rule: &Rule) -> Self {
-        Self { layer: rule.layer.as_str().to_owned(), place: rule.place() }
+        Self { pattern: rule.to_string(), layer: rule.layer.as_str().to_owned(), place: rule.place() }
     }
 }
 
@@ -116,12 +119,68 @@ impl Remedy {
 const UNLESS: &str = ", unless an administrator holds it";
 /// By nothing that has a number.
 const LET_ON: Allowed = Allowed { rule: socket::NO_RULE, read_only: false, intercept: false, hook: None, unconditional: false };
+/// Said of what another policy refused.
+const ALLOWED_NOW: &str = "the policy in force allows it by now";
 
 impl Refused<'_> {
-    /// What would let it pass under a policy; `None` where nothing can be said.
+    /// What would let it pass under the policy that refused it; `None` where nothing can be said.
     pub(crate) fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
         let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == self.reason)?;
         self.steps(snapshot, reason, self.rule.clone())
+    }
+
+    /// The same where the policy may be another one by now: what it says of the request comes first.
+    pub(crate) fn remedy_by_now(&self, snapshot: &Snapshot, generation: u64) -> Option<Remedy> {
+        if snapshot.generation() == generation {
+            return self.remedy(snapshot);
+        }
+        let decision = self.decide_if(snapshot, Overrides::default());
+        let (reason, rule) = match decision {
+            Decision::Deny(Denied { reason, rule }) => (Some(reason), rule.and_then(|id| snapshot.rule(id))),
+            Decision::Allow(_) => (None, None),
+        };
+        let is_certain = reason == Some(Reason::ProxyDisabled)
+            || (reason == Some(Reason::Denied) && rule.as_ref().is_none_or(|rule| rule.paths.is_empty()));
+        if let Some(rule) = self.rule_of_paths(snapshot).filter(|_| !is_certain) {
+            let help = format!("by now it depends on its path, which is not kept: \"{rule}\" is in {}", rule.place());
+            return Some(Remedy { place: Some(rule.place()), ..Remedy::none_needed(&help) });
+        }
+        match (decision, reason) {
+            (Decision::Allow(allowed), _) => self.allowed_by_now(snapshot, allowed),
+            (_, reason) => self.steps(snapshot, reason?, rule.as_ref().map(By::from)),
+        }
+    }
+
+    /// The request as it was made is allowed by now. What it led to is not known any more.
+    fn allowed_by_now(&self, snapshot: &Snapshot, allowed: Allowed) -> Option<Remedy> {
+        let is_name = matches!(self.asked.host, Host::Name(_)) && !self.asked.host.is_localhost();
+        match Reason::ALL.into_iter().find(|reason| reason.as_str() == self.reason) {
+            // It was none of the policy's.
+            Some(Reason::PolicyDenied) => None,
+            Some(Reason::NotAllowed) if self.socket => self.remedy(snapshot),
+            _ if self.socket => Some(Remedy::none_needed("by now it depends on its path, which is not kept")),
+            Some(Reason::NotAllowedLocal) if is_name && !snapshot.meta().allow_local_binding => {
+                let remedy = self.remedy(snapshot)?;
+                let help = format!("its addresses are not kept: where they are still closed, {}", remedy.help);
+                Some(Remedy { help, ..remedy })
+            }
+            Some(Reason::Denied) => match self.network_still_denied(snapshot) {
+                Some(rule) => self.steps(snapshot, Reason::Denied, Some(By::from(&rule))),
+                None => Some(Remedy::none_needed(ALLOWED_NOW)),
+            },
+            _ if allowed.intercept => Some(Remedy::none_needed(&format!("{ALLOWED_NOW}, where it can be read"))),
+            _ => Some(Remedy::none_needed(ALLOWED_NOW)),
+        }
+    }
+
+    /// The network that an address of the host was in, where it is denied still.
+    fn network_still_denied(&self, snapshot: &Snapshot) -> Option<Rule> {
+        let pattern = &self.rule.as_ref()?.pattern;
+        let Hosts::Network(network) = Pattern::parse(pattern).ok()?.hosts else { return None };
+        let host = Host::Ip(network.addr());
+        let request = Request { host: &host, ..self.asked.request(&[]) };
+        let named = named_by(snapshot.blob(), &request).into_iter().filter_map(|named| snapshot.rule(named.rule));
+        named.into_iter().find(|rule| rule.access == Access::Deny && rule.to_string() == *pattern)
     }
 
     /// A rule by which it depends on the path, where that is not known.
