@@ -1,6 +1,6 @@
 //! The admin API of the real binary: every answer as its document says, who may do what, and who may not.
 
-use harness::binaries::{compile_to, netpolicy};
+use harness::binaries::{self, compile_to, netpolicy};
 use harness::{Answer, Client, DataPlane, Origin, policy, wait_until};
 use serde_json::{Value, json};
 use std::fs;
@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A proxy with a policy file and a hosts file of its own.
 struct World {
@@ -1076,6 +1077,35 @@ fn what_is_in_force_is_shown_without_a_secret() {
     assert_eq!(shown["layers"][0]["files"], json!(["config.toml"]));
     let stats = world.get("/v1/stats");
     assert_eq!((stats["allowed"].as_u64(), stats["generation"].as_u64()), (Some(0), Some(1)));
+}
+
+#[test]
+fn a_layer_that_holds_something_is_shown_without_a_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    fs::write(dir.join("config.toml"), policy("", &[("a.test", "allow")])).unwrap();
+    fs::write(dir.join("requirements.toml"), "[experimental_network]\nmode = \"limited\"\n").unwrap();
+    let output = netpolicy(dir, &["compile", "--user", "config.toml", "--requirements", "requirements.toml", "-o", "policy.bin"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let inspected = String::from_utf8(netpolicy(dir, &["inspect", "policy.bin"]).stdout).unwrap();
+    assert!(inspected.contains("\nsources  1\n  user config.toml\n\nheld     1\n  managed mode = \"limited\"\n"), "{inspected}");
+    let proxy = DataPlane::start(&["--policy", dir.join("policy.bin").to_str().unwrap()]);
+    let world = World { folder, proxy };
+    let shown = world.get("/v1/policy");
+    assert_eq!(shown["mode"]["required_by"], "managed");
+    assert_eq!(
+        shown["layers"],
+        json!([
+            { "layer": "managed", "files": [], "holds": ["mode = \"limited\""] },
+            { "layer": "user", "files": ["config.toml"], "holds": [] },
+        ])
+    );
+    let page = world.request("GET", "/ui", "", "").text();
+    assert!(page.contains("<strong>managed</strong>, holds <code>mode = &quot;limited&quot;</code>"), "{page}");
+    let admin = format!("http://{}", world.proxy.admin());
+    let top = Command::new(binaries::path("netproxy-dp")).args(["top", "--once", "--admin", &admin]).output().unwrap();
+    let top = String::from_utf8(top.stdout).unwrap();
+    assert!(top.contains("managed: holds mode = \"limited\"\n"), "{top}");
 }
 
 #[test]

@@ -390,7 +390,7 @@ models! {
         pub hooks: u32,
         /// Its size in bytes.
         pub bytes: u64,
-        /// What it was made of, strongest first.
+        /// The layers that have rules in it, and those that hold something, strongest first. A layer that has settings alone is not told of.
         pub layers: Vec<Layer>,
         /// Where it is from.
         pub origin: Origin,
@@ -409,8 +409,11 @@ models! {
     pub struct Layer {
         /// `mdm`, `managed`, `cli`, `user` or `project`.
         pub layer: String,
-        /// Its files, without their folders, and built-in sets.
+        /// Its files that have rules, without their folders, and built-in sets.
         pub files: Vec<String>,
+        /// What it holds, whatever weaker layers say, as a requirement says it: `mode = "limited"`, `allow_local_binding = false`, `managed_allowed_domains_only = true`.
+        #[serde(default)]
+        pub holds: Vec<String>,
     }
 
     /// Where a policy is from.

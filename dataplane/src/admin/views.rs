@@ -7,7 +7,7 @@ use super::reply::Refusal;
 use crate::calendar::date;
 use crate::policy::Snapshot;
 use crate::policy::mode::Hold;
-use policy_format::{Limits, NameServer, PortRange, RuleId, Settings};
+use policy_format::{Constraints, Limits, NameServer, PortRange, RuleId, Settings};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
@@ -100,20 +100,29 @@ pub(super) fn mode(backend: &dyn Backend, snapshot: &Snapshot) -> ModeState {
     }
 }
 
-/// The layers of a policy with their files, strongest first.
+/// The layers that have rules, with their files, and those that hold something, strongest first: of others a policy does not tell.
 pub(super) fn layers(snapshot: &Snapshot) -> Vec<Layer> {
     let mut sources: Vec<_> = snapshot.blob().sources().to_vec();
-    // Layers are in this order, the strongest first.
     sources.sort_unstable();
     sources.dedup();
-    let mut layers: Vec<Layer> = Vec::new();
+    // Layers are in this order, the strongest first.
+    let mut layers: BTreeMap<policy_format::Layer, Layer> = BTreeMap::new();
+    let empty = |layer: policy_format::Layer| Layer { layer: layer.as_str().to_owned(), files: Vec::new(), holds: Vec::new() };
     for source in sources {
-        match layers.last_mut().filter(|layer| layer.layer == source.layer.as_str()) {
-            Some(layer) => layer.files.push(source.label),
-            None => layers.push(Layer { layer: source.layer.as_str().to_owned(), files: vec![source.label] }),
+        layers.entry(source.layer).or_insert_with(|| empty(source.layer)).files.push(source.label);
+    }
+    let held = snapshot.blob().constraints(snapshot.profile()).copied().unwrap_or_default();
+    let Constraints { mode_required, local_binding_required, managed_allows_only } = held;
+    for (layer, demand) in [
+        (mode_required, "mode = \"limited\""),
+        (local_binding_required, "allow_local_binding = false"),
+        (managed_allows_only, "managed_allowed_domains_only = true"),
+    ] {
+        if let Some(layer) = layer {
+            layers.entry(layer).or_insert_with(|| empty(layer)).holds.push(demand.to_owned());
         }
     }
-    layers
+    layers.into_values().collect()
 }
 
 pub(super) fn switches(snapshot: &Snapshot) -> Switches {

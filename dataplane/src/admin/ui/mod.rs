@@ -104,7 +104,7 @@ mod tests {
             rules: 1_234,
             hooks: 0,
             bytes: 4_096,
-            layers: vec![Layer { layer: "user".to_owned(), files: vec!["config.toml".to_owned()] }],
+            layers: vec![Layer { layer: "user".to_owned(), files: vec!["config.toml".to_owned()], holds: Vec::new() }],
             origin: Origin::File,
             file: Some("/etc/netproxy/policy.bin".to_owned()),
             loaded: "2027-01-15T07:58:00.000Z".to_owned(),

@@ -416,9 +416,13 @@ fn in_force(page: &Page<'_>) -> Markup {
             div { dt { "Rules" } dd { (Count(policy.rules.into())) @if policy.hooks > 0 { ", and " (policy.hooks) " hooks" } } }
             div { dt { "Size" } dd { (Bytes(policy.bytes)) ", format " (policy.format) } }
             @if let Some(file) = &policy.file { div { dt { "File" } dd { code { (file) } } } }
-            div { dt { "Layers, strongest first" } dd {
+            div { dt { "Layers that have rules or hold something, strongest first" } dd {
                 @if policy.layers.is_empty() { "none" } @else { ol {
-                    @for layer in &policy.layers { li { strong { (layer.layer) } @for file in &layer.files { " " code { (file) } } } }
+                    @for layer in &policy.layers { li {
+                        strong { (layer.layer) }
+                        @for file in &layer.files { " " code { (file) } }
+                        @for demand in &layer.holds { ", holds " code { (demand) } }
+                    } }
                 } }
             } }
         }

@@ -38,6 +38,7 @@ pub(super) struct Mode {
 pub(super) struct Layer {
     pub(super) layer: String,
     pub(super) files: Vec<String>,
+    pub(super) holds: Vec<String>,
 }
 
 /// `GET /v1/overview`.

@@ -1,7 +1,7 @@
 //! Draws the screen. Colour says nothing that a word does not say too.
 
 use super::app::{App, Pane, authority};
-use super::model::{Decision, Policy, Series, Times, TopBlocked, Tunnel};
+use super::model::{Decision, Layer, Policy, Series, Times, TopBlocked, Tunnel};
 use super::text::{Age, Bytes, Count, Micros, PROTOCOLS, clock, known, seconds};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -335,7 +335,11 @@ fn policy_rows(policy: &Policy, app: &App) -> Vec<Line<'static>> {
         row("rules", format!("{}, and {} hooks; format {}", count(policy.rules), policy.hooks, policy.format)),
     ];
     rows.extend(policy.file.clone().map(|file| row("file", file)));
-    rows.extend(policy.layers.iter().map(|layer| row("layer", format!("{}: {}", layer.layer, layer.files.join(", ")))));
+    let of_layer = |layer: &Layer| {
+        let held = layer.holds.iter().map(|demand| format!("holds {demand}"));
+        format!("{}: {}", layer.layer, layer.files.iter().cloned().chain(held).collect::<Vec<_>>().join(", "))
+    };
+    rows.extend(policy.layers.iter().map(|layer| row("layer", of_layer(layer))));
     rows.extend(policy.last_error.clone().map(|error| Line::styled(format!("the last reload was refused: {error}"), bold())));
     if policy.withdrawn {
         rows.push(Line::styled("everything is blocked: the policy's file was changed in place", bold()));
@@ -426,7 +430,7 @@ mod tests {
         });
         let policy = json!({
             "generation": 3, "digest": "0123456789abcdef", "format": "1.1", "profile": "dev", "network": "proxied", "rules": 1_234, "hooks": 2, "loaded": "2027-01-15T08:00:00.000Z",
-            "mode": { "mode": "limited", "policy_mode": "full", "wanted": "limited" }, "layers": [{ "layer": "managed", "files": ["requirements.toml"] }, { "layer": "user", "files": ["config.toml"] }],
+            "mode": { "mode": "limited", "policy_mode": "full", "wanted": "limited" }, "layers": [{ "layer": "mdm", "files": [], "holds": ["mode = \"limited\""] }, { "layer": "managed", "files": ["requirements.toml"] }, { "layer": "user", "files": ["config.toml"] }],
             "file": "/etc/netproxy/policy.bin", "last_error": "`policy.bin` is cut short", "unknown": [1],
         });
         let tunnels = json!({ "total": 2, "tunnels": [
