@@ -25,8 +25,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const FRAME: Duration = Duration::from_millis(100);
 /// What is on its way to the screen.
 const WAITING: usize = 1_024;
-/// Characters a line, where nobody says.
+/// Characters a line, of a terminal that does not say, and at least.
 const WIDTH: u16 = 120;
+const NARROWEST: u16 = 40;
 
 /// What changes the screen.
 enum Update {
@@ -87,8 +88,8 @@ async fn once(api: &Api, json: bool) -> Result<String, String> {
     }
     let mut app = App::default();
     app.polled(Ok(api.state().await?));
-    let columns = ratatui::crossterm::terminal::size().ok().filter(|_| std::io::stdout().is_terminal()).map(|(columns, _)| columns);
-    Ok(view::once(&app, columns.unwrap_or(WIDTH).max(40)))
+    let columns = || ratatui::crossterm::terminal::size().map_or(WIDTH, |(columns, _)| columns.max(NARROWEST));
+    Ok(view::once(&app, std::io::stdout().is_terminal().then(columns)))
 }
 
 async fn show(terminal: &mut DefaultTerminal, app: &mut App, api: &Api) -> std::io::Result<()> {

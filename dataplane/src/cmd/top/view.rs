@@ -31,8 +31,9 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(foot_line(app)).render(foot, buffer);
 }
 
-/// What is said once, for a pipe: all panes but the live one, one below the other.
-pub(super) fn once(app: &App, width: u16) -> String {
+/// What is said once: all panes but the live one, one below the other. Where there is a width, nothing is wider; where there is none, nothing is cut.
+pub(super) fn once(app: &App, width: Option<u16>) -> String {
+    let Some(width) = width else { return whole(app) };
     let blocked = u16::try_from(app.blocked().len()).unwrap_or(u16::MAX);
     let tunnels = u16::try_from(app.tunnels().len()).unwrap_or(u16::MAX);
     let policy = policy_rows(&app.state.policy, app).len();
@@ -45,11 +46,18 @@ pub(super) fn once(app: &App, width: u16) -> String {
     for (which, rows) in parts {
         out.push_str(&format!("\n{}\n", which.name()));
         out.push_str(&text_of(width, rows.min(200), |area, buffer| match which {
-            Pane::Blocked => remedies(app, area, buffer),
+            Pane::Blocked => table(app, remedies(app), area, buffer),
             which => pane(app, which, area, buffer),
         }));
     }
     out
+}
+
+/// All of it, for a pipe.
+fn whole(app: &App) -> String {
+    let policy: String = policy_rows(&app.state.policy, app).iter().map(|line| format!("{line}\n")).collect();
+    let parts = [(Pane::Blocked, remedies(app).text()), (Pane::Tunnels, tunnels(app).text()), (Pane::Policy, policy)];
+    parts.into_iter().fold(format!("{}\n", summary(app)), |out, (which, text)| format!("{out}\n{}\n{text}", which.name()))
 }
 
 fn text_of(width: u16, height: u16, draw: impl FnOnce(Rect, &mut Buffer)) -> String {
@@ -73,7 +81,7 @@ fn pane(app: &App, which: Pane, area: Rect, buffer: &mut Buffer) {
     match which {
         Pane::Live => live(app, area, buffer),
         Pane::Blocked => blocked(app, area, buffer),
-        Pane::Tunnels => tunnels(app, area, buffer),
+        Pane::Tunnels => table(app, tunnels(app), area, buffer),
         Pane::Policy => Paragraph::new(policy_rows(&app.state.policy, app)).wrap(Wrap { trim: false }).render(area, buffer),
         Pane::Charts => charts(app, area, buffer),
     }
@@ -157,7 +165,38 @@ const fn roomy(head: &'static str, width: Constraint) -> Column {
     Column(head, width, true)
 }
 
-fn table(app: &App, columns: &[Column], rows: Vec<Vec<Span<'static>>>, none: &'static str, area: Rect, buffer: &mut Buffer) {
+/// What a table has in it.
+struct Listing {
+    columns: Vec<Column>,
+    rows: Vec<Vec<Span<'static>>>,
+    /// Said where there are no rows.
+    none: &'static str,
+}
+
+impl Listing {
+    fn new<const N: usize>(columns: [Column; N], rows: impl Iterator<Item = Vec<Span<'static>>>, none: &'static str) -> Self {
+        Self { columns: columns.into(), rows: rows.collect(), none }
+    }
+
+    /// All of it as text, each column as wide as its widest cell: for who reads lines, and has no screen.
+    fn text(&self) -> String {
+        if self.rows.is_empty() {
+            return format!("{}\n", self.none);
+        }
+        let head = self.columns.iter().map(|column| Span::raw(column.0)).collect();
+        let all: Vec<&Vec<Span<'_>>> = std::iter::once(&head).chain(&self.rows).collect();
+        let widest = |at: usize| all.iter().filter_map(|row| row.get(at)).map(Span::width).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..self.columns.len()).map(widest).collect();
+        let line = |row: &&Vec<Span<'_>>| {
+            let cells =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{}{} ", cell.content, " ".repeat(width.saturating_sub(cell.width()))));
+            cells.collect::<String>().trim_end().to_owned() + "\n"
+        };
+        all.iter().map(line).collect()
+    }
+}
+
+fn table(app: &App, Listing { columns, rows, none }: Listing, area: Rect, buffer: &mut Buffer) {
     if rows.is_empty() {
         return Paragraph::new(Span::styled(none, quiet())).render(area, buffer);
     }
@@ -205,7 +244,7 @@ fn live(app: &App, area: Rect, buffer: &mut Buffer) {
         always("why", Constraint::Fill(2)),
     ];
     let none = "nothing yet: decisions are shown as they are made";
-    table(app, &columns, app.live().map(row).collect(), none, area, buffer);
+    table(app, Listing::new(columns, app.live().map(row), none), area, buffer);
 }
 
 fn blocked(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -227,7 +266,7 @@ fn blocked(app: &App, area: Rect, buffer: &mut Buffer) {
         roomy("last", Constraint::Length(8)),
         roomy("rule", Constraint::Fill(2)),
     ];
-    table(app, &columns, all.iter().map(row).collect(), "nothing was blocked", rows, buffer);
+    table(app, Listing::new(columns, all.iter().map(row), "nothing was blocked"), rows, buffer);
     if let Some(top) = all.get(app.chosen) {
         Paragraph::new(remedy(top)).wrap(Wrap { trim: false }).render(below, buffer);
     }
@@ -261,7 +300,7 @@ fn remedy(top: &TopBlocked) -> Vec<Line<'static>> {
 }
 
 /// The hosts with what would allow them in the same row: there is nothing to choose.
-fn remedies(app: &App, area: Rect, buffer: &mut Buffer) {
+fn remedies(app: &App) -> Listing {
     let row = |top: &&TopBlocked| {
         let change = top.last.change.as_ref();
         let remedy = change.map(|change| match (&change.only, &change.toml) {
@@ -283,10 +322,10 @@ fn remedies(app: &App, area: Rect, buffer: &mut Buffer) {
         always("reason", Constraint::Length(18)),
         always("to allow it", Constraint::Fill(3)),
     ];
-    table(app, &columns, app.blocked().iter().map(row).collect(), "nothing was blocked", area, buffer);
+    Listing::new(columns, app.blocked().iter().map(row), "nothing was blocked")
 }
 
-fn tunnels(app: &App, area: Rect, buffer: &mut Buffer) {
+fn tunnels(app: &App) -> Listing {
     let now = app.state.overview.series.end_ms;
     let row = |tunnel: &&Tunnel| {
         let texts = [
@@ -307,7 +346,7 @@ fn tunnels(app: &App, area: Rect, buffer: &mut Buffer) {
         always("      up", Constraint::Length(8)),
         always("    down", Constraint::Length(8)),
     ];
-    table(app, &columns, app.tunnels().iter().map(row).collect(), "no tunnel is open", area, buffer);
+    Listing::new(columns, app.tunnels().iter().map(row), "no tunnel is open")
 }
 
 fn policy_rows(policy: &Policy, app: &App) -> Vec<Line<'static>> {
@@ -489,7 +528,7 @@ mod tests {
 
     #[test]
     fn all_of_it_fits_on_a_page_for_a_pipe() {
-        let said = once(&app(""), 120);
+        let said = once(&app(""), None);
         for part in [
             "mode limited",
             "a.test:443",
@@ -502,6 +541,26 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        assert!(once(&app(""), Some(120)).contains("\"a.test\" = \"allow\""));
+    }
+
+    #[test]
+    fn nothing_is_cut_for_a_pipe() {
+        let host = format!("{}.test", vec!["a".repeat(60); 4].join("."));
+        let toml = format!("\"{host}\" = \"allow\"");
+        let mut app = app("");
+        app.state.overview.blocked[0].last.host.clone_from(&host);
+        app.state.overview.blocked[0].last.change.as_mut().unwrap().toml = Some(toml.clone());
+        app.state.tunnels.tunnels[0].host.clone_from(&host);
+        app.state.policy.last_error = Some(host.repeat(10));
+        let said = once(&app, None);
+        let blocked = said.lines().find(|line| line.contains(&toml)).unwrap();
+        assert!(blocked.contains(&format!("{host}:443 ")), "host and line are whole: {said}");
+        assert!(said.lines().any(|line| line.starts_with(&format!("{host}:443 ")) && line.contains("127.0.0.1:40000")), "{said}");
+        assert!(said.contains(&host.repeat(10)), "{said}");
+        assert!(said.lines().all(|line| line.trim_end() == line), "{said}");
+        // A terminal is as wide as it is.
+        assert!(once(&app, Some(120)).lines().all(|line| line.chars().count() <= 120));
     }
 
     #[test]
