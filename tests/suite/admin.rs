@@ -339,6 +339,38 @@ fn what_is_offered_works_where_it_is_pasted() {
 }
 
 #[test]
+fn a_unix_socket_that_was_refused_has_the_remedy_that_its_client_was_told() {
+    let limited = "mode = \"limited\"";
+    let open = "unix_sockets = { \"/run/other.sock\" = \"allow\" }";
+    let under = "add \"/REAL/PATH\" = \"allow\" under [permissions.workspace.network.unix_sockets]";
+    let change_mode = "change mode = \"limited\" to mode = \"full\" under [permissions.workspace.network]";
+    let both = format!("{under}, and {change_mode}");
+    for (method, settings, help) in [
+        ("GET", String::new(), under),
+        ("GET", open.to_owned(), under),
+        ("GET", limited.to_owned(), under),
+        ("POST", limited.to_owned(), &both),
+        ("POST", format!("{limited}\n{open}"), change_mode),
+    ] {
+        let world = World::start(&policy(&settings, &[]), &[]);
+        let request =
+            format!("{method} http://localhost/ HTTP/1.1\r\nHost: localhost\r\nx-unix-socket: /run/none.sock\r\nContent-Length: 0\r\n\r\n");
+        let answer = Client::connect(world.proxy.http()).send(request).answer();
+        assert_eq!(answer.status, 403, "{settings}");
+        assert!(answer.text().contains(&help.replace('"', "\\\"")), "{method} {settings}: {}", answer.text());
+        let found = world.get("/v1/blocked")["blocked"][0].clone();
+        assert_eq!(
+            (found["host"].as_str(), found["change"]["help"].as_str()),
+            (Some("unix-socket"), Some(help)),
+            "{method} {settings}: {found}"
+        );
+        assert!(found["change"]["toml"].is_null(), "its path is not known: {found}");
+        let page = world.request("GET", "/ui", "", "").text();
+        assert!(page.contains("/REAL/PATH") == help.contains("/REAL/PATH") && !page.contains("No single line"), "{method} {settings}");
+    }
+}
+
+#[test]
 fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
 #[test]
 fn what_was_refused_is_held_against_the_policy_of_now() {

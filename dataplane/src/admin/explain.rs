@@ -9,6 +9,7 @@ use super::views::rule;
 use crate::connect::resolve::LOOPBACK;
 use crate::decide::deny::Denial;
 use crate::decide::remedy::{By, Refused, Remedy};
+use crate::decide::socket;
 use crate::policy::Snapshot;
 use policy_format::asked::Asked;
 use policy_format::{Decision, Denied, Host, Protocol, Reason, Request, Rule, named_by};
@@ -137,8 +138,9 @@ fn notes(snapshot: &Snapshot, asked: &Asked, addresses: &[IpAddr], decision: Dec
 
 /// What would let a request pass that was refused, under the policy of now; where that allows it, this is said.
 pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option<Change> {
-    // Of a unix socket no path is known, and port 0 is nobody's.
-    let host = Host::parse(&request.host).ok().filter(|_| request.port != 0)?;
+    // Of a unix socket no path is known. Port 0 is nobody's else.
+    let socket = request.port == 0 && request.host == socket::NAME;
+    let host = Host::parse(&request.host).ok().filter(|_| socket || request.port != 0)?;
     let protocol = Protocol::named(&request.protocol)?;
     let method = request.method.clone().filter(|_| protocol.is_read());
     let (profile, can_intercept) = (snapshot.profile(), snapshot.can_intercept());
@@ -147,7 +149,7 @@ pub(super) fn change_of(snapshot: &Snapshot, request: &BlockedRequest) -> Option
         (Some(pattern), Some(layer), Some(place)) => Some(By { pattern: pattern.clone(), layer: layer.clone(), place: place.clone() }),
         _ => None,
     };
-    let refused = Refused { reason: &request.reason, asked, addresses: &[], address: None, socket: false, rule };
+    let refused = Refused { reason: &request.reason, asked, addresses: &[], address: None, socket, rule };
     refused.remedy_by_now(snapshot, request.generation).map(change)
 }
 
