@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 /// A proxy with a policy file and a hosts file of its own.
 struct World {
@@ -180,16 +181,16 @@ fn what_was_refused_is_told_with_what_would_allow_it_until_it_is_drained() {
 #[test]
 fn what_is_offered_works_where_it_is_pasted() {
     const USER: &str = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n[permissions.w.network.domains]\n\"name.test\" = \"allow\"\n\"deny.test\" = \"deny\"\n\"paths.test\" = { access = \"allow\", paths = [\"/ok/\"] }\n\"ports.test\" = { access = \"allow\", ports = [443] }\n\"one.test:80\" = { access = \"allow\", methods = [\"GET\"] }\n";
-    let limited = USER.replace("enabled = true", "enabled = true\nmode = \"limited\"");
-    let only = "managed_allowed_domains_only = true";
     const BOTH: &str = "add \"new.test\" = \"allow\" under [permissions.w.network.domains], and change mode = \"limited\" to mode = \"full\" under [permissions.w.network]";
-    for (user, managed, required, request, more, line, owner, words) in [
+    let limited = USER.replace("enabled = true", "enabled = true\nmode = \"limited\"");
     let always = USER.replace("enabled = true", "enabled = true\nmitm = { mode = \"always\" }");
     let reads = format!("{limited}\"read.test\" = \"read-only\"\n");
     // Nothing is opened before there is a rule.
     let nothing =
         "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\nmode = \"limited\"\n[permissions.w.network.domains]\n"
             .to_owned();
+    let only = "managed_allowed_domains_only = true";
+    for (user, managed, required, request, more, line, owner, words) in [
         // Of its own rule another key is taken, and where there is none the rule is named.
         (USER, "", "", "GET http://paths.test/x", "", "", "", "have \"paths.test\" in user config.toml:7"),
         (USER, "", "", "GET http://ports.test/", "", "\"ports.test:80\" = \"allow\"", "", "add"),
@@ -220,8 +221,6 @@ fn what_is_offered_works_where_it_is_pasted() {
             "managed",
             "only the managed layer can change this: it holds mode",
         ),
-        // An administrator who denies something does not say that nobody else allows.
-        (
         // A rule more is not all that it takes, where the mode is in the way; where it is not, it is.
         (&limited, "", "", "POST http://new.test/", "", "", "", BOTH),
         (&limited, "", "", "POST https://new.test/x", "", "", "", BOTH),
@@ -257,6 +256,8 @@ fn what_is_offered_works_where_it_is_pasted() {
         (USER, "", "", "GET http://new.test/", "10.0.0.1", "", "", "and set allow_local_binding = true"),
         (USER, "", "", "GET http://name.test/", "10.0.0.1,10.0.0.2", "", "", "others of its addresses are refused, too"),
         (USER, "", "", "GET http://metadata.google.internal/", "", "", "", "and set allow_local_binding = true"),
+        // An administrator who denies something does not say that nobody else allows.
+        (
             USER,
             "\"bad.test\" = \"deny\"",
             "",
@@ -303,8 +304,6 @@ fn what_is_offered_works_where_it_is_pasted() {
         assert_eq!(change["toml"].as_str().unwrap_or_default(), line, "{request} under {required}: {found}");
         assert_eq!(change["only"].as_str().unwrap_or_default(), owner, "{request} under {required}: {found}");
         let help = change["help"].as_str().unwrap_or_default();
-        assert!(help.contains(words), "{request} under {required}: {found}");
-        // The client's message knows no address, and names the rule where one denies.
         // As many edits as `netpolicy explain` finds.
         if owner.is_empty() && more.is_empty() && !request.contains("metadata") {
             let theirs = netpolicy(world.folder.path(), &["explain", "--json", "--policy", "policy.bin", request]);
@@ -313,6 +312,8 @@ fn what_is_offered_works_where_it_is_pasted() {
             assert_eq!(edits == 1 && !line.is_empty(), !line.is_empty(), "{request}: {theirs}");
             assert_eq!(edits > 1, help.contains(", and "), "{request}: {theirs}");
         }
+        assert!(help.contains(words), "{request} under {required}: {found}");
+        // The client's message knows no address, and names the rule where one denies.
         if change["place"].is_null() && found["rule"].is_null() && more.is_empty() && !request.contains("https://") {
             assert!(found["message"].as_str().unwrap().contains(help), "{found}");
         }
@@ -324,9 +325,9 @@ fn what_is_offered_works_where_it_is_pasted() {
                 fs::write(dir.join("config.toml"), &pasted).unwrap();
                 let mut args = vec!["compile", "--user", "config.toml", "-o", "policy.bin"];
                 args.extend((!managed.is_empty()).then_some(["--managed", "managed.toml"]).into_iter().flatten());
+                args.extend((!required.is_empty()).then_some(["--requirements", "requirements.toml"]).into_iter().flatten());
                 netpolicy(dir, &args)
             };
-                args.extend((!required.is_empty()).then_some(["--requirements", "requirements.toml"]).into_iter().flatten());
             let output = compile_again();
             assert!(output.status.success(), "{request}: {pasted}\n{}", String::from_utf8_lossy(&output.stderr));
             let world = World {
@@ -338,40 +339,6 @@ fn what_is_offered_works_where_it_is_pasted() {
     }
 }
 
-#[test]
-fn a_unix_socket_that_was_refused_has_the_remedy_that_its_client_was_told() {
-    let limited = "mode = \"limited\"";
-    let open = "unix_sockets = { \"/run/other.sock\" = \"allow\" }";
-    let under = "add \"/REAL/PATH\" = \"allow\" under [permissions.workspace.network.unix_sockets]";
-    let change_mode = "change mode = \"limited\" to mode = \"full\" under [permissions.workspace.network]";
-    let both = format!("{under}, and {change_mode}");
-    for (method, settings, help) in [
-        ("GET", String::new(), under),
-        ("GET", open.to_owned(), under),
-        ("GET", limited.to_owned(), under),
-        ("POST", limited.to_owned(), &both),
-        ("POST", format!("{limited}\n{open}"), change_mode),
-    ] {
-        let world = World::start(&policy(&settings, &[]), &[]);
-        let request =
-            format!("{method} http://localhost/ HTTP/1.1\r\nHost: localhost\r\nx-unix-socket: /run/none.sock\r\nContent-Length: 0\r\n\r\n");
-        let answer = Client::connect(world.proxy.http()).send(request).answer();
-        assert_eq!(answer.status, 403, "{settings}");
-        assert!(answer.text().contains(&help.replace('"', "\\\"")), "{method} {settings}: {}", answer.text());
-        let found = world.get("/v1/blocked")["blocked"][0].clone();
-        assert_eq!(
-            (found["host"].as_str(), found["change"]["help"].as_str()),
-            (Some("unix-socket"), Some(help)),
-            "{method} {settings}: {found}"
-        );
-        assert!(found["change"]["toml"].is_null(), "its path is not known: {found}");
-        let page = world.request("GET", "/ui", "", "").text();
-        assert!(page.contains("/REAL/PATH") == help.contains("/REAL/PATH") && !page.contains("No single line"), "{method} {settings}");
-    }
-}
-
-#[test]
-fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
 #[test]
 fn what_was_refused_is_held_against_the_policy_of_now() {
     const NOW: &str = "the policy in force allows it by now";
@@ -439,6 +406,40 @@ fn what_was_refused_is_held_against_the_policy_of_now() {
     }
 }
 
+#[test]
+fn a_unix_socket_that_was_refused_has_the_remedy_that_its_client_was_told() {
+    let limited = "mode = \"limited\"";
+    let open = "unix_sockets = { \"/run/other.sock\" = \"allow\" }";
+    let under = "add \"/REAL/PATH\" = \"allow\" under [permissions.workspace.network.unix_sockets]";
+    let change_mode = "change mode = \"limited\" to mode = \"full\" under [permissions.workspace.network]";
+    let both = format!("{under}, and {change_mode}");
+    for (method, settings, help) in [
+        ("GET", String::new(), under),
+        ("GET", open.to_owned(), under),
+        ("GET", limited.to_owned(), under),
+        ("POST", limited.to_owned(), &both),
+        ("POST", format!("{limited}\n{open}"), change_mode),
+    ] {
+        let world = World::start(&policy(&settings, &[]), &[]);
+        let request =
+            format!("{method} http://localhost/ HTTP/1.1\r\nHost: localhost\r\nx-unix-socket: /run/none.sock\r\nContent-Length: 0\r\n\r\n");
+        let answer = Client::connect(world.proxy.http()).send(request).answer();
+        assert_eq!(answer.status, 403, "{settings}");
+        assert!(answer.text().contains(&help.replace('"', "\\\"")), "{method} {settings}: {}", answer.text());
+        let found = world.get("/v1/blocked")["blocked"][0].clone();
+        assert_eq!(
+            (found["host"].as_str(), found["change"]["help"].as_str()),
+            (Some("unix-socket"), Some(help)),
+            "{method} {settings}: {found}"
+        );
+        assert!(found["change"]["toml"].is_null(), "its path is not known: {found}");
+        let page = world.request("GET", "/ui", "", "").text();
+        assert!(page.contains("/REAL/PATH") == help.contains("/REAL/PATH") && !page.contains("No single line"), "{method} {settings}");
+    }
+}
+
+#[test]
+fn explanations_name_the_rule_its_place_and_what_would_allow_it() {
     let world = World::start(&rules(), &[]);
     let explain = |request: &str, more: &str| world.get(&format!("/v1/explain?request={}{more}", query(request)));
     let allowed = explain("GET https://a.test/x", "");
@@ -1092,6 +1093,60 @@ fn the_unix_socket_needs_no_token_and_no_client_of_the_proxy_gets_to_it() {
         .output()
         .unwrap();
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("another process listens there"));
+}
+
+#[test]
+fn who_says_nothing_locks_nobody_out() {
+    let world = World::start(&rules(), &[]);
+    let mut silent: Vec<Client> = (0..64).map(|_| Client::connect(world.proxy.admin())).collect();
+    // Each of these has the place of one that came before it.
+    for _ in 0..80 {
+        assert_eq!(world.request("GET", "/v1/health", "", "").status, 200);
+    }
+    // Half a head is none.
+    silent.extend((0..64).map(|_| {
+        let mut client = Client::connect(world.proxy.admin());
+        client.send("GET /v1/health HTTP/1.1\r\nHost: localh");
+        client
+    }));
+    assert_eq!(world.request("GET", "/v1/health", "", "").status, 200);
+    drop(silent);
+    // The same through the unix socket, which has fewer places.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let proxy = DataPlane::start(&["--admin-socket", path.to_str().unwrap()]);
+    let silent: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert!(over_socket(&path, "GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n").starts_with("HTTP/1.1 200"));
+    drop((silent, proxy));
+}
+
+#[test]
+fn what_is_answered_to_nobody_in_particular_has_a_bound_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = secret_file(folder.path(), "tokens", "a-token-a-token-a-token-a-token\n");
+    let token = "Authorization: Bearer a-token-a-token-a-token-a-token\r\n";
+    for (args, path, status) in [
+        (vec![], "/v1/nothing", 404),
+        (vec![], "/v1/policy?x=1", 400),
+        (vec!["--admin-token-file", &tokens], "/v1/nothing", 404),
+        (vec!["--admin-token-file", &tokens], "/v1/policy", 401),
+        (vec!["--admin-token-file", &tokens], "/ui", 200),
+    ] {
+        let world = World::start(&rules(), &args);
+        let began = Instant::now();
+        let all: Vec<u16> = std::thread::scope(|scope| {
+            let ask = || (0..500).map(|_| world.request("GET", path, "", "").status).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let room = 1000 + 500 * (began.elapsed().as_secs() as usize + 1);
+        let answered = all.iter().filter(|said| **said == status).count();
+        assert!((1000..=room).contains(&answered), "{path}: {answered} of {} in {:?}", all.len(), began.elapsed());
+        assert!(all.iter().all(|said| *said == status || *said == 429), "{path}");
+        if !args.is_empty() {
+            assert_eq!(world.request("GET", "/v1/stats", token, "").status, 200, "who may has room of his own");
+        }
+    }
 }
 
 #[test]

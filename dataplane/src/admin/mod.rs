@@ -14,6 +14,7 @@ pub mod model;
 mod openapi;
 mod query;
 pub(crate) mod reply;
+mod room;
 mod routes;
 #[cfg(unix)]
 pub(crate) mod socket;
@@ -38,6 +39,7 @@ use model::{AdminAccess, AuthKind, HealthPolicy, Listeners, Origin, Readiness, R
 use policy_format::Network;
 use query::Query;
 use reply::{Answer, Body, Refusal};
+use room::{Place, Room};
 use routes::{Does, Found, Route};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Admin connections at once.
 const CONNECTIONS: usize = 64;
@@ -93,9 +95,11 @@ pub(crate) struct Api {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) facts: Facts,
     started: SystemTime,
-    /// Through the listener, and through the unix socket.
+    /// Of those who may, through the listener, and through the unix socket.
     requests: Throttle,
     socket_requests: Throttle,
+    /// Of those who have shown nothing, by their address.
+    strangers: Throttle,
     streams: Arc<Semaphore>,
     ui: ui::Ui,
 }
@@ -115,6 +119,7 @@ impl Api {
             started: SystemTime::now(),
             requests: Throttle::requests(),
             socket_requests: Throttle::requests(),
+            strangers: Throttle::requests(),
             streams: Arc::new(Semaphore::new(events::STREAMS)),
             ui: ui::Ui::default(),
         })
@@ -136,28 +141,30 @@ impl Api {
     }
 
     async fn serve_listener(self: Arc<Self>, listener: TcpListener, over: Shutdown) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        while let Some(permit) = one_more(&permits, &over).await {
+        let room = Room::new(CONNECTIONS);
+        loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = over.started() => break,
             };
             match accepted {
                 Ok((stream, from)) => {
-                    tokio::spawn(Arc::clone(&self).converse(stream, Peer::Address(from.ip()), permit, over.clone()));
+                    let peer = Peer::Address(from.ip());
+                    let Some(place) = one_more(&room, peer, &over).await else { break };
+                    tokio::spawn(Arc::clone(&self).converse(stream, peer, place, over.clone()));
                 }
                 Err(error) => pause(&error).await,
             }
         }
         drop(listener);
         // Who was accepted is answered; each of them ends a while after the shutdown began.
-        let _ = permits.acquire_many(u32::try_from(CONNECTIONS).unwrap_or(u32::MAX)).await;
+        room.empty().await;
     }
 
     #[cfg(unix)]
     async fn serve_socket(self: Arc<Self>, listener: tokio::net::UnixListener, user: Option<u32>, over: Shutdown) {
-        let permits = Arc::new(Semaphore::new(SOCKET_CONNECTIONS));
-        while let Some(permit) = one_more(&permits, &over).await {
+        let room = Room::new(SOCKET_CONNECTIONS);
+        loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = over.started() => break,
@@ -165,14 +172,15 @@ impl Api {
             match accepted {
                 // Who may not is not spoken to.
                 Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| socket::may(peer, user)) => {
-                    tokio::spawn(Arc::clone(&self).converse(stream, Peer::Socket, permit, over.clone()));
+                    let Some(place) = one_more(&room, Peer::Socket, &over).await else { break };
+                    tokio::spawn(Arc::clone(&self).converse(stream, Peer::Socket, place, over.clone()));
                 }
                 Ok(_) => {}
                 Err(error) => pause(&error).await,
             }
         }
         drop(listener);
-        let _ = permits.acquire_many(u32::try_from(SOCKET_CONNECTIONS).unwrap_or(u32::MAX)).await;
+        room.empty().await;
     }
 
     /// One request and its answer.
@@ -180,11 +188,12 @@ impl Api {
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         over: Shutdown,
     ) {
         let streams = Arc::new(AtomicBool::new(false));
         let service = service_fn(|request| {
+            place.heard();
             let (api, streams) = (Arc::clone(&self), Arc::clone(&streams));
             async move {
                 let answer = api.answer(request, peer).await;
@@ -208,9 +217,9 @@ impl Api {
             // A client that went away is no news.
             _ = &mut connection => {}
             () = patience => {}
+            () = place.lost() => {}
             () = over.started_a_while_ago() => {}
         }
-        drop(permit);
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answer {
@@ -218,7 +227,11 @@ impl Api {
         let found = routes::find(head.uri.path());
         let route = found.as_ref().and_then(|found| found.route(head.method.as_str()));
         let name = route.map_or("other", |route| route.path);
-        let answer = match self.checked(&head, found.as_ref(), route, peer) {
+        let mut counted = false;
+        let checked = self.checked(&head, found.as_ref(), route, peer, &mut counted);
+        // What is answered before it is known who asks counts, too.
+        let checked = if counted { checked } else { self.count_stranger(peer).and(checked) };
+        let answer = match checked {
             Ok(Checked::Answered(answer)) => Ok(answer),
             Ok(Checked::Page { may_write }) => Ok(self.page(head.uri.query(), may_write).await),
             Ok(Checked::Does { route, query }) => self.act(&head, peer, found.and_then(|found| found.id), route, &query, body).await,
@@ -239,6 +252,7 @@ impl Api {
         found: Option<&Found>,
         route: Option<&'static Route>,
         peer: Peer,
+        counted: &mut bool,
     ) -> Result<Checked, Refusal> {
         let (uri, headers) = (&head.uri, &head.headers);
         if uri.path_and_query().is_some_and(|path| path.as_str().len() > MAX_URI) {
@@ -253,7 +267,7 @@ impl Api {
         let writes = !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let hosts = if self.backend.access().settings().needs_token() { self.backend.access().settings().hosts.as_slice() } else { &[] };
         door::check(uri, headers, hosts, writes)?;
-        if let Some(answer) = self.dashboard(head, peer) {
+        if let Some(answer) = self.dashboard(head, peer, counted) {
             return answer;
         }
         let Some(found) = found else {
@@ -263,7 +277,12 @@ impl Api {
             return Ok(Checked::Answered(reply::options(&found.allow())));
         }
         let route = route.ok_or_else(|| Refusal::method(&found.allow()))?;
-        self.authorize(headers, peer, route.scope)?;
+        if let Err(refusal) = self.authorize(headers, peer, route.scope) {
+            // A token that does not hold has a bound of its own.
+            *counted = refusal.is_throttled();
+            return Err(refusal);
+        }
+        *counted = true;
         // Who asks whether we live is always told.
         if !matches!(route.does, Does::Health | Does::Ready) {
             self.count(peer)?;
@@ -279,13 +298,21 @@ impl Api {
         self.backend.access().check(headers, peer, &|what| self.backend.fault(what))
     }
 
-    /// Counts a request of somebody who may; who may not takes no room from those who do.
+    /// Counts a request of somebody who may. Who shows nothing is counted by himself, and takes no room from those who do.
     pub(crate) fn count(&self, peer: Peer) -> Result<(), Refusal> {
         let requests = match peer {
             Peer::Address(_) => &self.requests,
             Peer::Socket => &self.socket_requests,
         };
-        requests.take_any().map_err(|wait| Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "there are too many requests"))
+        requests.take_any().map_err(too_many)
+    }
+
+    /// Counts a request of which it is not known whether he may who asks. Where everybody may, it is one like others.
+    fn count_stranger(&self, peer: Peer) -> Result<(), Refusal> {
+        match peer {
+            Peer::Address(address) if self.backend.access().settings().needs_token() => self.strangers.take(address).map_err(too_many),
+            Peer::Address(_) | Peer::Socket => self.count(peer),
+        }
     }
 
     fn authorize(&self, headers: &HeaderMap, peer: Peer, scope: Scope) -> Result<(), Refusal> {
@@ -554,9 +581,13 @@ enum Checked {
 }
 
 /// Room for a connection; `None` once it is over.
-async fn one_more(permits: &Arc<Semaphore>, over: &Shutdown) -> Option<OwnedSemaphorePermit> {
+async fn one_more(room: &Arc<Room>, peer: Peer, over: &Shutdown) -> Option<Place> {
+fn too_many(wait: Duration) -> Refusal {
+    Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "there are too many requests")
+}
+
     tokio::select! {
-        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+        place = room.place(peer) => Some(place),
         () = over.started() => None,
     }
 }

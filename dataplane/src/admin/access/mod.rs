@@ -120,7 +120,7 @@ impl Scope {
 }
 
 /// Where a request comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Peer {
     /// Through the listener.
     Address(IpAddr),

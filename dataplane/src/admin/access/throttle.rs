@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Addresses whose buckets are kept; those of others share one.
 const ADDRESSES: usize = 1024;
-/// Requests at once, and in a second, through one door, from everybody together who may; `/health` and `/ready` are not counted.
+/// Requests at once, and in a second: through one door, from everybody together who may, but for `/health` and `/ready`; and from one address, of those who have shown nothing.
 const REQUESTS: Rate = Rate { burst: 1000, each: Duration::from_millis(2) };
 /// Tokens that do not hold, from one address.
 const FAILURES: Rate = Rate { burst: 10, each: Duration::from_secs(1) };
@@ -65,7 +65,7 @@ impl Throttle {
         Self { rate: FAILURES, buckets: Mutex::default() }
     }
 
-    /// For all requests through one door together.
+    /// For all requests through one door together, or for those of each address.
     pub(crate) fn requests() -> Self {
         Self { rate: REQUESTS, buckets: Mutex::default() }
     }

@@ -49,7 +49,12 @@ impl Api {
     }
 
     /// The page and its files; `None` for any other path. A page is for everybody, but without a token that is asked for there is nothing in it but the question.
-    pub(in crate::admin) fn dashboard(&self, head: &hyper::http::request::Parts, peer: Peer) -> Option<Result<Checked, Refusal>> {
+    pub(in crate::admin) fn dashboard(
+        &self,
+        head: &hyper::http::request::Parts,
+        peer: Peer,
+        counted: &mut bool,
+    ) -> Option<Result<Checked, Refusal>> {
         let path = head.uri.path();
         let file = asset(path);
         // As everything else has it.
@@ -72,10 +77,10 @@ impl Api {
             return Some(Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, file.body, file.kind)))));
         }
         Some(match self.scopes(&head.headers, peer) {
-            Ok(scopes) if scopes.has(Scope::Read) => match self.count(peer) {
-                Ok(()) => Ok(Checked::Page { may_write: scopes.has(Scope::Write) }),
-                Err(refusal) => Err(refusal),
-            },
+            Ok(scopes) if scopes.has(Scope::Read) => {
+                *counted = true;
+                self.count(peer).map(|()| Checked::Page { may_write: scopes.has(Scope::Write) })
+            }
             Ok(_) | Err(Refused::Missing) => Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, locked(), HTML)))),
             // The script says so, and asks again.
             Err(Refused::Invalid(what)) => {
@@ -83,6 +88,7 @@ impl Api {
                 Err(Refusal::token(StatusCode::UNAUTHORIZED, challenge, what))
             }
             Err(Refused::TooMany(wait)) => {
+                *counted = true;
                 Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there did not hold"))
             }
         })
