@@ -51,7 +51,9 @@ pub(crate) struct Env {
 }
 
 /// Run a command whose clients go through a proxy of its own, on ports that the system chooses; ends with the command, and with its exit code
+// What is always refused is not listed.
 #[derive(Debug, Args)]
+#[command(mut_arg("audit_stdout", |flag| flag.hide(true)))]
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) source: Source,
@@ -76,8 +78,8 @@ pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) state: State,
 
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    /// The command and its arguments; `--` stands before one that begins with `-`
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -399,7 +401,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
 
-    /// What to give up once it listens: capabilities, new privileges, files (landlock) and system calls (seccomp)
+    /// What to give up once it listens: capabilities, new privileges, files (landlock) and system calls (seccomp). `--user` is held with `off`, too
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(crate) sandbox: crate::process::sandbox::Sandbox,
@@ -448,6 +450,42 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
     use clap::error::ErrorKind;
+
+    #[test]
+    fn what_stands_before_a_command_is_a_flag_that_there_is() {
+        let command = |words: &[&'static str]| {
+            let words = ["netproxy-dp", "exec"].into_iter().chain(words.iter().copied());
+            match Arguments::try_parse_from(words).map_err(|error| error.kind())?.command {
+                Some(Command::Exec(exec)) => Ok(exec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()),
+                _ => Err(ErrorKind::InvalidSubcommand),
+            }
+        };
+        for (words, expected) in [
+            (&["--polcy", "p.bin", "--", "true"][..], Err(ErrorKind::UnknownArgument)),
+            (&["--polcy", "p.bin", "true"], Err(ErrorKind::UnknownArgument)),
+            (&["-x", "true"], Err(ErrorKind::UnknownArgument)),
+            (&[], Err(ErrorKind::MissingRequiredArgument)),
+            (&["true"], Ok(vec!["true"])),
+            (&["--", "true"], Ok(vec!["true"])),
+            (
+                &["--verbose", "cargo", "build", "--release", "-p", "x", "--verbose"],
+                Ok(vec!["cargo", "build", "--release", "-p", "x", "--verbose"]),
+            ),
+            (&["sh", "-c", "exit 1", "--", "x", "--policy"], Ok(vec!["sh", "-c", "exit 1", "--", "x", "--policy"])),
+            (&["--", "--odd", "-x"], Ok(vec!["--odd", "-x"])),
+        ] {
+            let expected = expected.map(|words: Vec<&str>| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(command(words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn help_lists_what_can_be_used() {
+        let mut command = Arguments::command();
+        let exec = command.find_subcommand_mut("exec").unwrap().render_long_help().to_string();
+        assert!(exec.contains("--audit-file") && !exec.contains("--audit-stdout") && !exec.contains("--user"), "{exec}");
+        assert!(command.render_long_help().to_string().contains("--audit-stdout"));
+    }
 
     #[test]
     fn what_is_for_a_proxy_of_its_own_is_refused_with_one_that_runs() {

@@ -121,6 +121,7 @@ fn a_command_gets_a_proxy_of_its_own_and_its_exit_code_comes_back() {
     assert_eq!(place.run(&["exec", "--", "/no/such/program"]).0, Some(127));
     assert_eq!(place.run(&["exec", "--", "/etc/passwd"]).0, Some(126));
     assert_eq!(place.run(&["exec"]).0, Some(2));
+    assert_eq!(place.run(&["exec", "--polcy", "p.bin", "--", "true"]).0, Some(2));
     assert_eq!(place.run(&["exec", "--policy", "/no/such/policy", "--", "true"]).0, Some(2));
     // Nothing is to be trusted, so that there is nothing to write.
     assert!(!place.path("state").exists());

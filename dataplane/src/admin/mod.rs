@@ -233,7 +233,7 @@ impl Api {
         let checked = if counted { checked } else { self.count_stranger(peer).and(checked) };
         let answer = match checked {
             Ok(Checked::Answered(answer)) => Ok(answer),
-            Ok(Checked::Page { may_write }) => Ok(self.page(head.uri.query(), may_write).await),
+            Ok(Checked::Page { refresh, may_write }) => Ok(self.page(refresh, may_write).await),
             Ok(Checked::Does { route, query }) => self.act(&head, peer, found.and_then(|found| found.id), route, &query, body).await,
             Err(refusal) => {
                 leave(body);
@@ -572,6 +572,8 @@ enum Checked {
     Answered(Answer),
     /// With the dashboard's page.
     Page {
+        /// Seconds after which it is to be asked for again.
+        refresh: Option<u64>,
         may_write: bool,
     },
     Does {
@@ -580,12 +582,12 @@ enum Checked {
     },
 }
 
-/// Room for a connection; `None` once it is over.
-async fn one_more(room: &Arc<Room>, peer: Peer, over: &Shutdown) -> Option<Place> {
 fn too_many(wait: Duration) -> Refusal {
     Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "there are too many requests")
 }
 
+/// Room for a connection; `None` once it is over.
+async fn one_more(room: &Arc<Room>, peer: Peer, over: &Shutdown) -> Option<Place> {
     tokio::select! {
         place = room.place(peer) => Some(place),
         () = over.started() => None,

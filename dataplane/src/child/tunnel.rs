@@ -1,6 +1,6 @@
 //! The client's side: opens a tunnel through the proxy, and joins it to two streams, as programs ask for that speak neither HTTP nor SOCKS. Blocking: it is a process' only work.
 
-use crate::connect::upstream::{Proxy, Scheme};
+use crate::connect::upstream::{NO_SCHEME, Proxy, Scheme};
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
 use policy_format::Host;
@@ -64,7 +64,10 @@ impl Tunnel {
     /// # Errors
     /// [`TunnelError`].
     pub fn open(proxy: &str, host: &str, port: u16) -> Result<Self, TunnelError> {
-        let proxy = Proxy::parse(proxy).map_err(TunnelError::Url)?;
+        let proxy = Proxy::parse(proxy).map_err(|why| {
+            // TLS is not spoken here.
+            TunnelError::Url(if why == NO_SCHEME { "its scheme is none of `http`, `socks5` and `socks5h`" } else { why })
+        })?;
         let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let target = Target::parse(&bracketed, None).map_err(|_| TunnelError::Target(bracketed))?;
         if proxy.scheme() == Scheme::Https {
@@ -296,6 +299,17 @@ mod tests {
         for url in ["gopher://user:secret@127.0.0.1:1", "https://user:secret@127.0.0.1:1", "http://user:secret@127.0.0.1:1"] {
             let error = Tunnel::open(url, "host.test", 22).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn schemes_that_cannot_be_used_are_not_said_to_be_usable() {
+        for (url, said) in [
+            ("ftp://127.0.0.1:1", "its scheme is none of `http`, `socks5` and `socks5h`"),
+            ("https://127.0.0.1:1", "TLS is not spoken to the proxy here: write `http://` or `socks5h://`"),
+        ] {
+            let error = Tunnel::open(url, "host.test", 22).unwrap_err().to_string();
+            assert_eq!(error, format!("the proxy's URL cannot be used: {said}"), "{url}");
         }
     }
 

@@ -24,6 +24,9 @@ pub(crate) enum Scheme {
     Socks5h,
 }
 
+/// Why a URL names no proxy whose scheme is not known.
+pub(crate) const NO_SCHEME: &str = "its scheme is none of `http`, `https`, `socks5` and `socks5h`";
+
 impl Scheme {
     const ALL: [(&'static str, Self, u16); 4] =
         [("http", Self::Http, 80), ("https", Self::Https, 443), ("socks5", Self::Socks5, 1080), ("socks5h", Self::Socks5h, 1080)];
@@ -69,7 +72,7 @@ impl Proxy {
     pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = url.trim().split_once("://").ok_or("it has no scheme")?;
         let known = Scheme::ALL.iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
-        let (_, scheme, default_port) = *known.ok_or("its scheme is none of `http`, `https`, `socks5` and `socks5h`")?;
+        let (_, scheme, default_port) = *known.ok_or(NO_SCHEME)?;
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let (credentials, host) = match authority.rsplit_once('@') {
             Some((userinfo, host)) => (Credentials::parse(userinfo, scheme)?, host),

@@ -16,7 +16,7 @@ pub(crate) enum Sandbox {
     Strict,
     /// What the system has, and says what is missing
     Auto,
-    /// Nothing but `--user`
+    /// None of it
     Off,
 }
 

@@ -41,12 +41,6 @@ pub(crate) fn asset(path: &str) -> Option<Asset> {
     Some(Asset { kind, body })
 }
 
-/// Seconds that `?refresh=` asks for, where it does: no fewer than five.
-pub(crate) fn refresh(query: Option<&str>) -> Option<u32> {
-    let wanted = query?.split('&').find_map(|field| field.strip_prefix("refresh="))?;
-    wanted.parse().ok().map(|seconds: u32| seconds.clamp(5, 3_600))
-}
-
 /// What the dashboard remembers, for all who look at it.
 #[derive(Debug, Default)]
 pub(crate) struct Ui {
@@ -282,13 +276,5 @@ mod tests {
         let page = locked();
         assert!(page.contains("data-access=\"locked\"") && page.contains("type=\"password\""));
         assert!(!page.contains("data-part"));
-    }
-
-    #[test]
-    fn refreshes_are_bounded() {
-        assert_eq!(
-            [None, Some("refresh=10"), Some("a=b&refresh=0"), Some("refresh=x"), Some("refresh=99999")].map(refresh),
-            [None, Some(10), Some(5), None, Some(3_600)]
-        );
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Page<'a> {
     /// Whether the page was asked for with a token, which it can forget.
     pub(crate) has_token: bool,
     /// Seconds after which the page is asked for again, for those who have no JavaScript.
-    pub(crate) refresh: Option<u32>,
+    pub(crate) refresh: Option<u64>,
     /// Milliseconds since 1970.
     pub(crate) now_ms: u64,
 }
@@ -130,7 +130,7 @@ pub(crate) fn locked() -> String {
     document("locked", None, &body)
 }
 
-fn document(access: &str, refresh: Option<u32>, body: &Markup) -> String {
+fn document(access: &str, refresh: Option<u64>, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

@@ -1,9 +1,10 @@
 //! What the API has for the dashboard: its page, its files, and the seconds that it remembers.
 
 use super::overview::{INTERVAL, Overview};
-use super::{HTML, POLICY, Page, asset, locked, page, refresh};
+use super::{HTML, POLICY, Page, asset, locked, page};
 use crate::admin::access::{Peer, Refused, Scope};
 use crate::admin::model::Tunnels;
+use crate::admin::query::Query;
 use crate::admin::reply::{self, Answer, Refusal};
 use crate::admin::{Api, Checked, explain, views};
 use crate::audit::feed::RING;
@@ -14,6 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::MissedTickBehavior;
 
+/// Seconds after which a browser is to ask again, where it is asked for: no fewer than five.
+const REFRESH: &str = "refresh";
+const LEAST: u64 = 5;
+const MOST: u64 = 3_600;
 /// Tunnels that the page shows.
 const TUNNELS: usize = 100;
 /// For all that has happened to be in the ring: a sink that hangs keeps nobody from the rest.
@@ -69,6 +74,12 @@ impl Api {
                 Err(Refusal::method("GET, HEAD, OPTIONS"))
             });
         }
+        let names: &[&str] = if file.is_some() { &[] } else { &[REFRESH] };
+        let query = Query::read(head.uri.query().unwrap_or_default(), names);
+        let refresh = match query.and_then(|query| query.number(REFRESH, LEAST, MOST)) {
+            Ok(refresh) => refresh,
+            Err(refusal) => return Some(Err(refusal)),
+        };
         if is_versioned {
             let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             return Some(Ok(Checked::Answered(reply::moved(&format!("/ui{query}")))));
@@ -79,7 +90,7 @@ impl Api {
         Some(match self.scopes(&head.headers, peer) {
             Ok(scopes) if scopes.has(Scope::Read) => {
                 *counted = true;
-                self.count(peer).map(|()| Checked::Page { may_write: scopes.has(Scope::Write) })
+                self.count(peer).map(|()| Checked::Page { refresh, may_write: scopes.has(Scope::Write) })
             }
             Ok(_) | Err(Refused::Missing) => Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, locked(), HTML)))),
             // The script says so, and asks again.
@@ -95,7 +106,7 @@ impl Api {
     }
 
     /// The page as it is now, for somebody who may see it.
-    pub(in crate::admin) async fn page(&self, query: Option<&str>, may_write: bool) -> Answer {
+    pub(in crate::admin) async fn page(&self, refresh: Option<u64>, may_write: bool) -> Answer {
         let overview = self.overview().await;
         let tunnels = Tunnels { tunnels: self.backend.tunnels(0, TUNNELS), next: None, total: self.backend.tunnel_count() };
         let text = page(&Page {
@@ -106,7 +117,7 @@ impl Api {
             connections: self.ui.connections(),
             may_write,
             has_token: self.backend.access().settings().needs_token(),
-            refresh: refresh(query),
+            refresh,
             now_ms: views::millis(SystemTime::now()),
         });
         with_policy(reply::full(StatusCode::OK, text, HTML))
