@@ -1139,7 +1139,7 @@ fn what_is_answered_to_nobody_in_particular_has_a_bound_too() {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        let room = 1000 + 500 * (began.elapsed().as_secs() as usize + 1);
+        let room = 1000 + 500 * (usize::try_from(began.elapsed().as_secs()).unwrap() + 1);
         let answered = all.iter().filter(|said| **said == status).count();
         assert!((1000..=room).contains(&answered), "{path}: {answered} of {} in {:?}", all.len(), began.elapsed());
         assert!(all.iter().all(|said| *said == status || *said == 429), "{path}");

@@ -150,7 +150,8 @@ impl Api {
             match accepted {
                 Ok((stream, from)) => {
                     let peer = Peer::Address(from.ip());
-                    let Some(place) = one_more(&room, peer, &over).await else { break };
+                    // Whoever was accepted is answered, also once it is over: somebody leaves before long.
+                    let place = room.place(peer).await;
                     tokio::spawn(Arc::clone(&self).converse(stream, peer, place, over.clone()));
                 }
                 Err(error) => pause(&error).await,
@@ -172,7 +173,7 @@ impl Api {
             match accepted {
                 // Who may not is not spoken to.
                 Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| socket::may(peer, user)) => {
-                    let Some(place) = one_more(&room, Peer::Socket, &over).await else { break };
+                    let place = room.place(Peer::Socket).await;
                     tokio::spawn(Arc::clone(&self).converse(stream, Peer::Socket, place, over.clone()));
                 }
                 Ok(_) => {}
@@ -584,14 +585,6 @@ enum Checked {
 
 fn too_many(wait: Duration) -> Refusal {
     Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "there are too many requests")
-}
-
-/// Room for a connection; `None` once it is over.
-async fn one_more(room: &Arc<Room>, peer: Peer, over: &Shutdown) -> Option<Place> {
-    tokio::select! {
-        place = room.place(peer) => Some(place),
-        () = over.started() => None,
-    }
 }
 
 /// Whether the client takes what the route answers (RFC 9110, section 12.5.1). Problems are told whatever it takes.
