@@ -12,6 +12,7 @@ use crate::source::quote;
 use policy_format::{
     Access, Audit, Blob, BrokerFallback, ClientCertificate, Constraints, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader,
     JsonValue, Layer, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
+    UnixSockets,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -168,10 +169,11 @@ fn settings(text: &mut String, meta: &Meta, settings: &Settings, table: &str) {
         }
     }
     upstream(text, meta, settings, table);
-    if !meta.unix_sockets.allow.is_empty() {
+    let UnixSockets { allow, deny, .. } = &meta.unix_sockets;
+    if !allow.is_empty() || !deny.is_empty() {
         line(text, format_args!("\n[{table}.unix_sockets]"));
-        for path in &meta.unix_sockets.allow {
-            line(text, format_args!("{} = \"allow\"", quote(path)));
+        for (path, access) in allow.iter().map(|path| (path, "allow")).chain(deny.iter().map(|path| (path, "deny"))) {
+            line(text, format_args!("{} = \"{access}\"", quote(path)));
         }
     }
     let mitm = &meta.mitm;

@@ -244,6 +244,7 @@ fn facts(blob: &Blob<Vec<u8>>) -> BTreeMap<&'static str, String> {
         ("upstream", meta.upstream.as_ref().map_or_else(|| "none".into(), |upstream| upstream.url.clone())),
         ("no_proxy", meta.upstream.as_ref().map(|upstream| upstream.no_proxy.join(" ")).unwrap_or_default()),
         ("sockets", if meta.unix_sockets.dangerously_allow_all { "all".into() } else { meta.unix_sockets.allow.join(" ") }),
+        ("denied_sockets", meta.unix_sockets.deny.join(" ")),
         ("mitm", meta.mitm.mode.as_str().to_owned()),
         ("bypass", meta.mitm.bypass.join(" ")),
         ("ca_cert", text(&meta.mitm.ca_cert_path)),

@@ -8,10 +8,11 @@ use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options, compile};
 use policy_format::{
     Access, Blob, BlobBuilder, Decision, Host, Layer, Listeners, Meta, Mode, Network, Pattern, PortRange, Protocol, Request, RuleInput,
-    Source, decide,
+    Source, UnixSockets, decide,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::collections::BTreeSet;
 
 const PATTERNS: [&str; 16] = [
     "*",
@@ -80,7 +81,14 @@ fn meta() -> impl Strategy<Value = Meta> {
     let network = select(vec![Network::Proxied, Network::Proxied, Network::Proxied, Network::Blocked, Network::Direct]);
     let mode = select(vec![Mode::Full, Mode::Full, Mode::Limited]);
     let socks = select(vec![None, Some("127.0.0.1:8081"), Some("127.0.0.1:1080"), Some("[::1]:1080")]);
-    (profile, network, mode, any::<bool>(), socks, any::<bool>()).prop_map(|(profile, network, mode, local, socks, ports)| Meta {
+    let unix_sockets = (unix_paths(), unix_paths()).prop_map(|(allow, deny)| UnixSockets {
+        // Of one path a policy says one thing.
+        allow: allow.difference(&deny).cloned().collect(),
+        deny: deny.into_iter().collect(),
+        dangerously_allow_all: false,
+    });
+    let parts = (profile, network, mode, any::<bool>(), socks, any::<bool>(), unix_sockets);
+    parts.prop_map(|(profile, network, mode, local, socks, ports, unix_sockets)| Meta {
         profile: profile.to_owned(),
         network,
         mode,
@@ -90,8 +98,13 @@ fn meta() -> impl Strategy<Value = Meta> {
             http: if ports { "127.0.0.1:99" } else { "127.0.0.1:3128" }.parse().unwrap(),
             ..Listeners::default()
         },
+        unix_sockets,
         ..Meta::default()
     })
+}
+
+fn unix_paths() -> impl Strategy<Value = BTreeSet<String>> {
+    prop::collection::btree_set(select(vec!["/run/a.sock", "/run/b \"q\".sock", "/c", "/run/\u{fc}"]).prop_map(str::to_owned), 0..3)
 }
 
 fn blob(meta: &Meta, rules: &[RuleInput]) -> Blob<Vec<u8>> {
@@ -239,7 +252,7 @@ fn every_setting_comes_back() {
         credential_broker = true
         dangerously_allow_plaintext_credential_injection = true
         dangerously_pass_credentials_without_broker = true
-        unix_sockets = { "/run/a b.sock" = "allow", "/run/\"q\".sock" = "allow" }
+        unix_sockets = { "/run/a b.sock" = "allow", "/run/\"q\".sock" = "allow", "/run/no \"q\".sock" = "deny", "/a.sock" = "deny" }
         upstream = { url = "socks5h://10.0.0.1:1080", no_proxy = [".example.com", "10.0.0.0/8"] }
         [permissions.w.network.audit]
         file = "/var/log/a \"b\".jsonl"

@@ -90,6 +90,7 @@ fn a_change_of_every_setting_shows_in_the_difference() {
         ("", "limits.upload_window = \"2h\"", "limits.upload_window", "1h", "2h", Tighter, Looser),
         ("", "limits.look_bytes = \"8KiB\"", "limits.look_bytes", "16KiB", "8KiB", Looser, Looser),
         ("", "limits.cache_names = 0", "limits.cache_names", "4096", "0", Neutral, Neutral),
+        ("", "unix_sockets = { \"/a\" = \"deny\" }", "denied_unix_sockets", "", "/a", Tighter, Looser),
         ("", "audit.file = \"/a\"", "audit.file", "", "/a", Tighter, Looser),
         ("audit.file = \"/a\"", "audit.file = \"/b\"", "audit.file", "/a", "/b", Looser, Looser),
         ("", "audit.syslog = \"/dev/log\"", "audit.syslog", "", "/dev/log", Tighter, Looser),
@@ -204,6 +205,25 @@ fn inspect_shows_settings_without_passwords() {
     );
     assert_eq!(json["sections"].as_array().unwrap().len(), 17);
     assert!(!json.to_string().contains("secret"));
+}
+
+#[test]
+fn inspect_shows_denied_sockets() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v1.2/sockets.bin");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_netpolicy")).arg("inspect").args(arguments).arg(golden).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run(&["--profile", "both"]);
+    for part in ["format   1.2\n", "\nsocket denies ", "\n  denied_unix_sockets = [\"/run/docker.sock\",\"/run/\u{fc}nix.sock\"]\n"] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    assert_eq!(json["profiles"][1]["settings"]["denied_unix_sockets"], serde_json::json!(["/run/docker.sock"]));
+    assert_eq!(json["profiles"][3]["settings"]["denied_unix_sockets"], serde_json::json!([]));
+    let toml = run(&["--toml", "--profile", "both"]);
+    assert!(toml.contains("\"/tmp/link.sock\" = \"allow\"\n\"/run/docker.sock\" = \"deny\"\n"), "{toml}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::request::{Protocol, Request};
 use crate::rules::{Access, PortRange, RULE_LEN, RuleId, RuleKind, RuleRecord, TERMS_LEN, TermsRecord};
 use crate::settings::{Constraints, Settings};
 use crate::settings_record;
+use crate::socket_denies;
 use crate::trie::{self, Node, Trie};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -177,7 +178,7 @@ impl<B: AsRef<[u8]>> Blob<B> {
         if header::digest(bytes) != layout.digest {
             return Err(FormatError::Digest);
         }
-        let profiles: Vec<Meta> = decode(bytes, &layout, SectionKind::Meta)?;
+        let mut profiles: Vec<Meta> = decode(bytes, &layout, SectionKind::Meta)?;
         if profiles.is_empty() || profiles.len() > MAX_PROFILES {
             return Err(FormatError::Section { section: SectionKind::Meta, offset: 0, what: "no profile, or too many" });
         }
@@ -189,6 +190,14 @@ impl<B: AsRef<[u8]>> Blob<B> {
             true => settings_record::read(bytes.get(layout.range(SectionKind::Settings)).unwrap_or_default(), profiles.len())?,
             false => vec![Settings::default(); profiles.len()],
         };
+        if layout.has(SectionKind::SocketDenies) {
+            let denied = decode(bytes, &layout, SectionKind::SocketDenies)?;
+            socket_denies::put(denied, &mut profiles).map_err(|what| FormatError::Section {
+                section: SectionKind::SocketDenies,
+                offset: 0,
+                what,
+            })?;
+        }
         let matchers = Hooks::prepare(&hooks, &profiles, &settings).map_err(|what| FormatError::Section {
             section: SectionKind::Hooks,
             offset: 0,

@@ -7,7 +7,7 @@ use crate::addresses;
 use crate::automaton;
 use crate::conditions;
 use crate::glob::{self, Glob, OWNER_LEN};
-use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MAX_SECTIONS, MINOR, REQUIRED, SectionKind};
+use crate::header::{self, ALIGN, DIGEST_AT, Digest, ENTRY_LEN, HEADER_LEN, MAGIC, MAJOR, MAX_SECTIONS, REQUIRED, SectionKind};
 use crate::hooks::Hooks;
 use crate::net::Network;
 use crate::pattern::{Hosts, Pattern};
@@ -16,6 +16,7 @@ use crate::rules::{Access, PortRange, RULE_LEN, RuleKind, RuleRecord, TermsRecor
 use crate::ruleset::{Other, RuleSet, Terms, Unnamed};
 use crate::settings::Settings;
 use crate::settings_record;
+use crate::socket_denies;
 use crate::trie_writer::{self, TermsInfo};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -228,7 +229,8 @@ impl Sections {
             (SectionKind::Hooks, records(hooks)?),
         ];
         let settings = settings_record::write(settings)?.map(|content| (SectionKind::Settings, content));
-        Ok(Self { contents: contents.into_iter().chain(settings).map(|(kind, content)| (kind as u32, content)).collect() })
+        let denies = socket_denies::write(profiles)?.map(|content| (SectionKind::SocketDenies, content));
+        Ok(Self { contents: contents.into_iter().chain(settings).chain(denies).map(|(kind, content)| (kind as u32, content)).collect() })
     }
 
     fn write(self) -> Result<Vec<u8>, BuildError> {
@@ -237,8 +239,9 @@ impl Sections {
         let mut out = vec![0; HEADER_LEN];
         for (kind, content) in &self.contents {
             offset = offset.next_multiple_of(ALIGN);
+            let is_required = SectionKind::from_number(*kind).is_none_or(SectionKind::is_required);
             out.extend(kind.to_le_bytes());
-            out.extend(REQUIRED.to_le_bytes());
+            out.extend(if is_required { REQUIRED } else { 0 }.to_le_bytes());
             out.extend((offset as u64).to_le_bytes());
             out.extend((content.len() as u64).to_le_bytes());
             out.extend(0_u64.to_le_bytes());
@@ -246,7 +249,7 @@ impl Sections {
         }
         out.reserve_exact(offset - out.len());
         // A reader of 1.0 reads what has nothing newer, and such a policy keeps its digest.
-        let minor = if self.contents.contains_key(&(SectionKind::Settings as u32)) { MINOR } else { 0 };
+        let minor = self.contents.keys().filter_map(|kind| SectionKind::from_number(*kind)).map(SectionKind::since).max().unwrap_or(0);
         let sections = count(self.contents.len(), "sections", MAX_SECTIONS as usize)?;
         // Each is given back as soon as it is copied: they may be large.
         for content in self.contents.into_values() {
@@ -396,8 +399,8 @@ fn write_globs(globs: &[(u32, &Glob)]) -> Result<Vec<u8>, BuildError> {
 }
 
 /// A section in postcard.
-fn records<T: serde::Serialize + ?Sized>(records: &T) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn records<T: serde::Serialize + ?Sized>(records: &T) -> Result<Vec<u8>, BuildError> {
     let section = postcard::to_allocvec(records).map_err(|error| BuildError::Encode(error.to_string()))?;
-    count(section.len(), "bytes of settings, sources or hooks", MAX_RECORDS)?;
+    count(section.len(), "bytes of settings, sources, hooks or sockets", MAX_RECORDS)?;
     Ok(section)
 }

@@ -9,7 +9,7 @@ pub const MAGIC: [u8; 8] = *b"\x89NPB\r\n\x1a\n";
 /// Major version: a reader reads its own only.
 pub const MAJOR: u16 = 1;
 /// Newest minor version that this crate writes; a blob that needs nothing newer says 0. A reader accepts every minor version of its major.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;
 
 /// Bytes in the header.
 pub const HEADER_LEN: usize = 64;
@@ -67,11 +67,13 @@ pub enum SectionKind {
     Hooks = 16,
     /// What profiles say beyond their rules, as postcard. Only where one says anything; since 1.1.
     Settings = 17,
+    /// Unix sockets that profiles deny, as postcard. Only where one denies any; since 1.2.
+    SocketDenies = 18,
 }
 
 impl SectionKind {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Meta,
         Self::Trie,
         Self::Records,
@@ -89,6 +91,7 @@ impl SectionKind {
         Self::Conditions,
         Self::Hooks,
         Self::Settings,
+        Self::SocketDenies,
     ];
 
     /// Position in [`Self::ALL`].
@@ -100,10 +103,26 @@ impl SectionKind {
     /// Whether a blob may be without it.
     #[must_use]
     pub fn may_be_missing(self) -> bool {
-        self == Self::Settings
+        matches!(self, Self::Settings | Self::SocketDenies)
     }
 
-    fn from_number(number: u32) -> Option<Self> {
+    /// Whether a reader that does not know it refuses the blob. Who does not know of denied sockets goes by the list of those that are open, as it always did.
+    #[cfg(feature = "build")]
+    pub(crate) fn is_required(self) -> bool {
+        self != Self::SocketDenies
+    }
+
+    /// The minor version that has it first.
+    #[cfg(feature = "build")]
+    pub(crate) fn since(self) -> u16 {
+        match self {
+            Self::SocketDenies => 2,
+            Self::Settings => 1,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u32 == number)
     }
 }
@@ -128,6 +147,7 @@ impl std::fmt::Display for SectionKind {
             Self::Conditions => "conditions",
             Self::Hooks => "hooks",
             Self::Settings => "settings",
+            Self::SocketDenies => "socket denies",
         })
     }
 }

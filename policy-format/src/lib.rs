@@ -3,7 +3,7 @@
 //! One file holds one compiled policy. [`Blob::open`] validates it over any bytes (a vector, a static, a memory map) and [`decide()`] answers
 //! [`Request`]s from it in place. There is no I/O, no clock and no `unsafe` here, and reading never panics, whatever the bytes are.
 //!
-//! # Layout, format 1.1
+//! # Layout, format 1.2
 //!
 //! Everything is little-endian, and nothing depends on where the blob lies in memory.
 //!
@@ -37,12 +37,13 @@
 //! | 15 | conditions | methods, paths and reasons of rules | `conditions.rs`, `prefixes.rs` |
 //! | 16 | hooks | postcard, in the order in which they are tried | [`Hook`] |
 //! | 17 | settings | postcard: what profiles say that is not the default; missing where none does | [`Settings`] |
+//! | 18 | socket denies | postcard: the unix sockets that profiles deny; missing where none does | [`UnixSockets::deny`] |
 //!
 //! `docs/format.md` has every byte of it.
 //!
 //! # Versions
 //!
-//! Format 1.1 has section 17 more; a policy that does not need it is written as 1.0. A reader accepts its own major version. A section that it does not know is skipped if optional and refused if required. The same policy gives the
+//! Format 1.1 has section 17 more, and 1.2 section 18, which is optional; a policy is written as the oldest that can say it. A reader accepts its own major version. A section that it does not know is skipped if optional and refused if required. The same policy gives the
 //! same bytes on every machine: there are no times, paths or map order inside. Signatures are room that is kept: nothing writes or checks them yet.
 #![cfg_attr(not(test), warn(missing_docs))]
 
@@ -78,6 +79,7 @@ mod rules;
 mod ruleset;
 mod settings;
 mod settings_record;
+mod socket_denies;
 mod threads;
 mod trie;
 mod trie_check;

@@ -134,6 +134,10 @@ pub struct UnixSockets {
     pub allow: Vec<String>,
     /// All of them.
     pub dangerously_allow_all: bool,
+    /// Absolute paths, sorted, each once: what they lead to stays closed, by whatever path it is asked for. They are in a section of their own, since the record of 1.0
+    /// has no place for them.
+    #[serde(skip)]
+    pub deny: Vec<String>,
 }
 
 impl UnixSockets {

@@ -12,9 +12,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders whose blobs are what the writer writes today: 1.1 for what 1.0 cannot say. A writer that writes other bytes on purpose gets a new one, and the old ones
+/// The folders whose blobs are what the writer writes today: 1.1 and 1.2 for what older ones cannot say. A writer that writes other bytes on purpose gets a new one, and the old ones
 /// stay as they are.
-const WRITTEN: [&str; 2] = ["v1.0", "v1.1"];
+const WRITTEN: [&str; 3] = ["v1.0", "v1.1", "v1.2"];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
@@ -87,7 +87,7 @@ fn meta(name: &str, keys: &Keys<'_>) -> Meta {
         enable_socks5_udp: keys.is("udp"),
         allow_upstream_proxy: keys.get("upstream") != Some("false"),
         upstream: keys.text("proxy").map(|url| Upstream { url, no_proxy: keys.list("no_proxy") }),
-        unix_sockets: UnixSockets { allow: keys.list("unix"), dangerously_allow_all: keys.is("unix_all") },
+        unix_sockets: UnixSockets { allow: keys.list("unix"), dangerously_allow_all: keys.is("unix_all"), deny: keys.list("unix_deny") },
         mitm: Mitm {
             mode: if keys.get("mitm") == Some("always") { MitmMode::Always } else { MitmMode::Auto },
             bypass: keys.list("bypass"),
@@ -358,10 +358,10 @@ fn the_writer_writes_what_it_wrote() {
     }
 }
 
-/// The fuzzers begin with a blob that has something in every section of 1.0, and one with settings.
+/// The fuzzers begin with a blob that has something in every section of 1.0, one with settings, and one with denied sockets.
 #[test]
 fn the_seeds_of_the_fuzzers_are_blobs_of_today() {
-    for (seed, blob) in [("sample", "v1.0/everything.bin"), ("settings", "v1.1/settings.bin")] {
+    for (seed, blob) in [("sample", "v1.0/everything.bin"), ("settings", "v1.1/settings.bin"), ("sockets", "v1.2/sockets.bin")] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/blob").join(seed);
         let blob = golden().join(blob);
         assert!(

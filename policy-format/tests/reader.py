@@ -2,6 +2,7 @@
 
     reader.py policy.bin < questions        a question is a line: profile, port, host (normalised)
     reader.py policy.bin settings           what each profile says that is not the default: profile, key and value (as JSON), tabs between them
+    reader.py policy.bin sockets            the unix sockets that each profile denies: profile and path (as JSON), a tab between them
 
 Answers each with access, pattern and place of the closest deny or else the closest allow, tabs between them, and whether that has conditions; or with `none`.
 It decides by hosts, ports and profiles. It checks neither the structure nor the digest: BLAKE3 is not in the standard library.
@@ -42,7 +43,7 @@ class Blob:
             raise ValueError(f"no policy blob, or cut, or of format {major}.{minor}")
         sections, floor = {}, 64 + 32 * count
         for kind, flags, start, size, zero in struct.iter_unpack("<IIQQQ", data[64:floor]):
-            if start % 64 or start < floor or start + size > length - signatures or zero or flags > 1 or kind in sections or flags and kind > 17:
+            if start % 64 or start < floor or start + size > length - signatures or zero or flags > 1 or kind in sections or flags and kind > 18:
                 raise ValueError(f"section {kind}: its entry, or a required one of format {major}.{minor}")
             sections[kind], floor = data[start : start + size], start + size
         contents, settings = [sections[kind] for kind in range(1, 17)], sections.get(17)
@@ -63,6 +64,16 @@ class Blob:
         for _ in range(count):
             pairs, at = self.pairs(settings, at)
             self.settings.append(pairs)
+
+        denies = sections.get(18, b"\0")
+        (count, at), self.denies = varint(denies, 0), []
+        for _ in range(count):
+            (paths, at), own = varint(denies, at), []
+            for _ in range(paths):
+                size, start = varint(denies, at)
+                at = start + size
+                own.append(denies[start:at].decode())
+            self.denies.append(own)
 
     def pairs(self, data, at):
         (count, at), pairs = varint(data, at), {}
@@ -172,6 +183,9 @@ if __name__ == "__main__":
     if sys.argv[2:] == ["settings"]:
         said = [(profile, *pair) for profile, pairs in enumerate(blob.settings) for pair in pairs.items()]
         print("".join(f"{profile}\t{key}\t{json.dumps(value)}\n" for profile, key, value in said), end="")
+        sys.exit()
+    if sys.argv[2:] == ["sockets"]:
+        print("".join(f"{profile}\t{json.dumps(path)}\n" for profile, own in enumerate(blob.denies) for path in own), end="")
         sys.exit()
     for profile, port, host in map(str.split, sys.stdin):
         print(blob.closest(int(profile), int(port), host))

@@ -335,3 +335,20 @@ fn that_reader_reads_settings_as_this_one_does() {
         assert!(read.len() >= at_least, "{read:?}");
     }
 }
+
+#[test]
+fn that_reader_reads_denied_sockets_as_this_one_does() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/");
+    for (file, paths) in [("v1.2/sockets.bin", 3), ("v1.1/settings.bin", 0), ("v1.0/everything.bin", 0)] {
+        let file = format!("{golden}{file}");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader.py");
+        let output = Command::new("python3").args(["-B", script, &file, "sockets"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let read: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        let blob = Blob::open(fs::read(&file).unwrap()).unwrap();
+        let denied = |(id, meta): (usize, &Meta)| meta.unix_sockets.deny.iter().map(|path| format!("{id}\t\"{path}\"")).collect::<Vec<_>>();
+        let said: Vec<String> = blob.profiles().iter().enumerate().flat_map(denied).collect();
+        assert_eq!(read.iter().map(|line| line.replace("\\u00fc", "\u{fc}")).collect::<Vec<_>>(), said, "{file}");
+        assert_eq!(read.len(), paths, "{read:?}");
+    }
+}

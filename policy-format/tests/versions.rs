@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_format::{
-    Blob, BlobBuilder, FormatError, Host, Meta, ProfileId, Protocol, Request, SectionKind, Settings, Sni, decide, named_by, reseal,
+    Blob, BlobBuilder, FormatError, Host, Meta, ProfileId, Protocol, Request, SectionKind, Settings, Sni, UnixSockets, decide, named_by,
+    reseal,
 };
 
 /// Something in every section but the index of IPv4 ranges (`tests/golden/README.md`).
@@ -106,7 +107,7 @@ fn a_section_that_is_missing_is_named() {
 
 #[test]
 fn newer_minor_versions_are_read_and_other_majors_refused() {
-    for minor in [1, 2, 0xff] {
+    for minor in [1, 2, 3, 0xff] {
         let mut blob = EVERYTHING.to_vec();
         blob[10] = minor;
         assert_eq!(refused(blob.clone()), FormatError::Digest.to_string(), "versions are digested");
@@ -119,7 +120,7 @@ fn newer_minor_versions_are_read_and_other_majors_refused() {
         let mut blob = EVERYTHING.to_vec();
         blob[8] = major;
         let words = format!(
-            "blob format {major}.0 cannot be read by this program, which reads 1.0 to 1.1: compile the policy again with the matching netpolicy"
+            "blob format {major}.0 cannot be read by this program, which reads 1.0 to 1.2: compile the policy again with the matching netpolicy"
         );
         // Whether or not its digest, or anything else, is right.
         assert_eq!(refused(blob.clone()), words);
@@ -201,6 +202,106 @@ fn behind_the_digest_every_changed_byte_of_settings_is_refused_or_another_value(
         blob[at] = good;
     }
     assert!(opened > 20, "texts and numbers may be others: {opened}");
+}
+
+/// Denied sockets of four profiles, the third of which says a setting (`tests/golden/v1.2/sockets.rules`).
+const SOCKETS: &[u8] = include_bytes!("../../tests/golden/v1.2/sockets.bin");
+
+fn denied<B: AsRef<[u8]>>(blob: &Blob<B>) -> Vec<Vec<&str>> {
+    blob.profiles().iter().map(|meta| meta.unix_sockets.deny.iter().map(String::as_str).collect()).collect()
+}
+
+#[test]
+fn only_a_policy_that_denies_a_socket_is_of_1_2_and_others_keep_their_bytes() {
+    let built = |deny: &[&str], settings: Settings| {
+        let sockets = |deny: &[&str]| UnixSockets { deny: deny.iter().map(|path| (*path).to_owned()).collect(), ..UnixSockets::default() };
+        let mut builder = BlobBuilder::new(Meta::default());
+        let other = builder.profile(Meta { profile: "other".into(), unix_sockets: sockets(deny), ..Meta::default() });
+        builder.settings(other, settings);
+        Blob::open(builder.build().unwrap()).unwrap()
+    };
+    let (said, silent) = (Settings { sni: Sni::Off, ..Settings::default() }, Settings::default());
+    let kinds = |blob: &Blob<Vec<u8>>| sections(blob.as_bytes()).into_iter().map(|(kind, _)| kind).skip(16).collect::<Vec<_>>();
+    for (deny, settings, minor, more) in [
+        (&[] as &[&str], &silent, 0, &[] as &[u32]),
+        (&[], &said, 1, &[17]),
+        (&["/run/a.sock"], &silent, 2, &[18]),
+        (&["/a", "/b"], &said, 2, &[17, 18]),
+    ] {
+        let blob = built(deny, settings.clone());
+        assert_eq!((blob.version(), kinds(&blob)), ((1, minor), more.to_vec()), "{deny:?}");
+        assert_eq!((denied(&blob), blob.settings(ProfileId(1))), (vec![vec![], deny.to_vec()], Some(settings)));
+        // Beside the sections of 1.0, and in the same order.
+        let flags = |n: usize| blob.as_bytes()[TABLE + ENTRY * n + 4];
+        let required: Vec<u8> = (16..16 + more.len()).map(flags).collect();
+        assert_eq!(required, more.iter().map(|kind| u8::from(*kind == 17)).collect::<Vec<_>>(), "required");
+    }
+    // Where they are is all that differs in the record that every reader knows.
+    assert_eq!(built(&["/a"], silent.clone()).section(SectionKind::Meta), built(&[], silent).section(SectionKind::Meta));
+    for deny in [&["relative"] as &[&str], &["/b", "/a"]] {
+        let unix_sockets = UnixSockets { deny: deny.iter().map(|path| (*path).to_owned()).collect(), ..UnixSockets::default() };
+        let error = BlobBuilder::new(Meta { unix_sockets, ..Meta::default() }).build().unwrap_err().to_string();
+        assert!(error.contains("denied sockets: "), "{error}");
+    }
+}
+
+#[test]
+fn a_section_of_denied_sockets_is_read_whatever_the_minor_version_and_must_be_right() {
+    let plain = Blob::open(SOCKETS).unwrap();
+    assert_eq!(denied(&plain), [vec!["/run/docker.sock", "/run/\u{fc}nix.sock"], vec!["/run/docker.sock"], vec![], vec![]]);
+    let mut older = SOCKETS.to_vec();
+    older[10] = 0;
+    reseal(&mut older);
+    assert_eq!(denied(&Blob::open(older).unwrap()), denied(&plain));
+    // To a reader that does not know its kind it is one of another time.
+    let mut unknown = SOCKETS.to_vec();
+    unknown[TABLE + ENTRY * 17] = 0xff;
+    reseal(&mut unknown);
+    let unknown = Blob::open(unknown).unwrap();
+    assert_eq!((denied(&unknown), rules(&unknown)), (vec![vec![]; 4], rules(&plain)));
+    let wrong = |what: &str| format!("section `socket denies` is wrong at byte 0 ({what}): the file is damaged; compile it again");
+    // Sixteen bytes of text, and one more.
+    assert_eq!(refused(with_section(18, 0)), wrong("not the record that belongs here"));
+    // Without content it does not say that nothing is denied.
+    let mut empty = SOCKETS.to_vec();
+    set(&mut empty, TABLE + ENTRY * 17 + 16, 0);
+    reseal(&mut empty);
+    assert_eq!(refused(empty), wrong("not the record that belongs here"));
+    let mut twice = SOCKETS.to_vec();
+    twice[TABLE + ENTRY * 16] = 18;
+    reseal(&mut twice);
+    assert_eq!(refused(twice), FormatError::SectionCount(SectionKind::SocketDenies).to_string());
+    let (_, range) = sections(SOCKETS).pop().unwrap();
+    for (from, to, what) in [
+        ("/run/docker.sock", "/run/../er.sock", "a path that is not absolute, or leads up"),
+        ("/run/docker.sock", "/zzz/docker.sock", "paths that are out of order"),
+    ] {
+        let (mut changed, bytes) = (SOCKETS.to_vec(), from.as_bytes());
+        let at = range.start + changed[range.clone()].windows(bytes.len()).position(|window| window == bytes).unwrap();
+        changed[at..at + to.len()].copy_from_slice(to.as_bytes());
+        reseal(&mut changed);
+        assert_eq!(refused(changed), wrong(what));
+    }
+}
+
+#[test]
+fn behind_the_digest_every_changed_byte_of_denied_sockets_is_refused_or_another_path() {
+    let plain = Blob::open(SOCKETS).unwrap();
+    let (_, range) = sections(SOCKETS).pop().unwrap();
+    let (mut blob, mut opened) = (SOCKETS.to_vec(), 0);
+    for at in range {
+        let good = blob[at];
+        for bad in [0, 0xff, good.wrapping_add(1), good ^ 0x10, good ^ 0x80] {
+            blob[at] = bad;
+            reseal(&mut blob);
+            if let Ok(changed) = Blob::open(blob.as_slice()) {
+                assert!(bad == good || denied(&changed) != denied(&plain), "byte {at} is {bad:#x}");
+                opened += usize::from(bad != good);
+            }
+        }
+        blob[at] = good;
+    }
+    assert!(opened > 20, "paths may be others: {opened}");
 }
 
 #[test]
@@ -329,7 +430,7 @@ fn every_changed_byte_is_refused() {
 #[test]
 fn behind_the_digest_every_changed_byte_is_refused_or_harmless() {
     let (mut blob, hosts) = (EVERYTHING.to_vec(), hosts());
-    let mut opened = [0; 18];
+    let mut opened = [0; SectionKind::ALL.len() + 1];
     for (kind, range) in std::iter::once((0, 0..TABLE + ENTRY * 16)).chain(sections(EVERYTHING)) {
         let (start, small) = (range.start, range.len() < 100);
         for at in range {

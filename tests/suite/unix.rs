@@ -193,6 +193,88 @@ fn links_lead_where_they_led_when_the_policy_was_loaded() {
     }
 }
 
+/// A policy that says of paths what they are.
+fn said(paths: &[(&Path, &str)]) -> String {
+    let sockets: Vec<String> = paths.iter().map(|(path, access)| format!("\"{}\" = \"{access}\"", path.display())).collect();
+    policy(&format!("unix_sockets = {{ {} }}", sockets.join(", ")), &[])
+}
+
+#[test]
+fn a_denied_socket_is_closed_to_every_path_that_leads_to_it() {
+    let place = Place::new();
+    let (run, engine, other) = (place.path("run"), place.path("run/engine.sock"), place.path("run/other.sock"));
+    std::fs::create_dir(&run).unwrap();
+    let (heads, _other) = (origin(&engine, "engine"), origin(&other, "other"));
+    let (link, folder, own) = (place.path("link.sock"), place.path("folder"), place.path("own.sock"));
+    symlink(&engine, &link).unwrap();
+    symlink(&run, &folder).unwrap();
+    symlink(&engine, &own).unwrap();
+    let through = folder.join("engine.sock");
+    let (gone, hard) = (place.path("gone.sock"), place.path("hard.sock"));
+    std::fs::hard_link(&engine, &hard).unwrap();
+    let paths = [&engine, &link, &through, &hard, &own, &other];
+    // What is denied beside what is allowed, and the verdicts for the paths above.
+    type Case<'a> = (&'a Path, &'a [&'a Path], [&'a str; 6]);
+    let cases: [Case<'_>; 5] = [
+        // The socket itself, whatever is a link to it.
+        (&engine, &[&link, &through, &hard, &other], ["denied", "denied", "denied", "denied", "not_allowed", "other"]),
+        // By a link to it, by a link to its folder, and by another name of it.
+        (&link, &[&engine, &through, &other], ["denied", "denied", "denied", "not_allowed", "not_allowed", "other"]),
+        (&through, &[&engine, &link, &other], ["denied", "denied", "denied", "not_allowed", "not_allowed", "other"]),
+        (&hard, &[&engine, &link, &other], ["denied", "denied", "not_allowed", "denied", "not_allowed", "other"]),
+        // A folder is no socket, and what is not there says nothing of others.
+        (&run, &[&engine, &link, &other], ["engine", "engine", "engine", "not_allowed", "engine", "other"]),
+    ];
+    let proxy = Proxy::start(&said(&[(&gone, "deny")]), &Names::new(&[]));
+    for (denied, allowed, expected) in cases {
+        let entries: Vec<(&Path, &str)> = allowed.iter().map(|path| (*path, "allow")).chain([(denied, "deny"), (&gone, "deny")]).collect();
+        proxy.swap(&said(&entries));
+        let verdicts = paths.map(|path| verdict(&proxy, path));
+        assert_eq!(verdicts, expected, "{} is denied", denied.display());
+        // Whether something is there or not.
+        assert_eq!(verdict(&proxy, &gone), "denied");
+    }
+    let asked = heads.try_iter().count();
+    assert_eq!(asked, 4, "only where it was not denied");
+    proxy.swap(&said(&[(&engine, "deny"), (&link, "allow")]));
+    let answer = ask(&proxy, "GET", link.to_str().unwrap());
+    assert_eq!(answer.header("x-proxy-error"), Some("blocked-by-denylist"));
+    let text = answer.text();
+    assert!(text.contains("denied under [") && !text.contains("to allow it") && !text.contains("engine.sock"), "{text}");
+}
+
+/// Links that lead elsewhere by now than when the policy was loaded, to a denied socket or from a denied path.
+#[test]
+fn what_is_denied_is_looked_up_with_each_request() {
+    let place = Place::new();
+    let (first, second, denied) = (place.path("first.sock"), place.path("second.sock"), place.path("denied.sock"));
+    let (_first, _second) = (origin(&first, "first"), origin(&second, "second"));
+    symlink(&first, &denied).unwrap();
+    let proxy = Proxy::start(&said(&[(&first, "allow"), (&second, "allow"), (&denied, "deny")]), &Names::new(&[]));
+    assert_eq!([&first, &second].map(|path| verdict(&proxy, path)), ["denied", "second"]);
+    std::fs::remove_file(&denied).unwrap();
+    symlink(&second, &denied).unwrap();
+    // Where it led when the policy was loaded stays closed too.
+    assert_eq!([&first, &second, &denied].map(|path| verdict(&proxy, path)), ["denied", "denied", "denied"]);
+}
+
+#[test]
+fn a_policy_that_denies_the_socket_ends_what_was_opened() {
+    let place = Place::new();
+    let (socket, link) = (place.path("engine.sock"), place.path("link.sock"));
+    let _heads = origin(&socket, "engine");
+    symlink(&socket, &link).unwrap();
+    let proxy = Proxy::start(&said(&[(&link, "allow")]), &Names::new(&[]));
+    let mut client = Client::connect(proxy.http());
+    let path = link.display();
+    client.send(format!("POST /attach HTTP/1.1\r\nHost: d\r\nX-Unix-Socket: {path}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"));
+    assert_eq!(client.answer().status, 101);
+    assert_eq!(client.send("ping").bytes(4), b"ping");
+    proxy.swap(&said(&[(&link, "allow"), (&socket, "deny")]));
+    assert_eq!(client.rest(), Vec::<u8>::new());
+    assert_eq!(verdict(&proxy, &link), "denied");
+}
+
 /// While a link goes back and forth between an allowed socket and another, no request gets to the other.
 #[test]
 fn no_swap_of_links_wins_a_race() {

@@ -243,6 +243,8 @@ models! {
         pub allow: Vec<String>,
         /// All of them.
         pub dangerously_allow_all: bool,
+        /// Paths of those that stay closed, by whatever path they are asked for.
+        pub deny: Vec<String>,
     }
 
     /// The proxies that connections go through. URLs are without user and password.

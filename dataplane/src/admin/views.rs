@@ -161,7 +161,7 @@ pub(super) fn hooks(snapshot: &Snapshot) -> u32 {
 
 pub(super) fn unix_sockets(snapshot: &Snapshot) -> UnixSockets {
     let sockets = &snapshot.meta().unix_sockets;
-    UnixSockets { allow: sockets.allow.clone(), dangerously_allow_all: sockets.dangerously_allow_all }
+    UnixSockets { allow: sockets.allow.clone(), dangerously_allow_all: sockets.dangerously_allow_all, deny: sockets.deny.clone() }
 }
 
 pub(super) fn limits(limits: &Limits) -> BTreeMap<String, u64> {

@@ -9,8 +9,11 @@ use crate::counters::{self, Timed};
 use crate::decide::open::Open;
 use crate::decide::socket::{SocketPermit, SocketRoute};
 use crate::spare::{self, is_exhausted};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
@@ -20,22 +23,23 @@ const FULL_QUEUE: Duration = Duration::from_millis(10);
 
 /// Connects to the socket that `path` leads to.
 pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<(UnixStream, SocketRoute, Option<Open<'q>>), ConnectError> {
-    let path = PathBuf::from(path);
+    let path = Arc::new(PathBuf::from(path));
     let deadline = Instant::now() + permit.limits().connect_timeout;
     let named = permit.names(&path);
+    let (asked, denied) = (Arc::clone(&path), permit.denied());
     // A path may lead to a file system that does not answer.
     let opening = spare::again(|| {
-        let path = path.clone();
-        async { tokio::task::spawn_blocking(move || Found::open(&path)).await? }
+        let (asked, denied) = (Arc::clone(&asked), denied.clone());
+        async { tokio::task::spawn_blocking(move || Found::open(&asked, &denied)).await? }
     });
     let found = match timeout_at(deadline, opening).await {
         Ok(Ok(found)) => found,
         // What is there and what is not is nobody's business who may not reach it.
-        _ if !named => return Err(ConnectError::Denied(permit.refuse())),
+        _ if !named => return Err(ConnectError::Denied(permit.refuse(&path))),
         Ok(Err(error)) => return Err(ConnectError::Upstream(permit.failed(open_error(&error)))),
         Err(_) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::ConnectTimeout))),
     };
-    let (route, open) = permit.opened(&found.real)?;
+    let (route, open) = permit.opened(&path, &found.real, found.is_denied)?;
     let failed = |open: Option<Open<'_>>, error: UpstreamError| {
         if let Some(mut open) = open {
             open.end(error.into());
@@ -84,24 +88,35 @@ struct Found {
     /// Its path without links.
     real: PathBuf,
     is_socket: bool,
+    /// One of the paths that are denied leads here.
+    is_denied: bool,
     #[cfg(target_os = "linux")]
     descriptor: std::os::fd::OwnedFd,
 }
 
 #[cfg(target_os = "linux")]
 impl Found {
-    fn open(path: &Path) -> io::Result<Self> {
-        use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-        let descriptor = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let is_socket = FileType::from_raw_mode(fstat(&descriptor)?.st_mode) == FileType::Socket;
+    fn open(path: &Path, denied: &[PathBuf]) -> io::Result<Self> {
+        use rustix::fs::{Mode, OFlags, open};
+        let file = std::fs::File::from(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+        let there = file.metadata()?;
+        let descriptor = file.into();
+        let (is_socket, is_denied) = (there.file_type().is_socket(), leads_here(denied, &there));
         let real = std::fs::read_link(magic_link(&descriptor))?;
-        Ok(Self { real, is_socket, descriptor })
+        Ok(Self { real, is_socket, is_denied, descriptor })
     }
 
     /// Leads to that very object, whatever has its name by now.
     fn address(&self) -> PathBuf {
         magic_link(&self.descriptor)
     }
+}
+
+/// Whether one of these paths leads to that very object: through links that are others than when the policy was loaded, another name of the same socket, or another mount of
+/// its folder.
+fn leads_here(paths: &[PathBuf], here: &Metadata) -> bool {
+    let object = |there: Metadata| (there.dev(), there.ino()) == (here.dev(), here.ino());
+    paths.iter().any(|path| std::fs::metadata(path).is_ok_and(object))
 }
 
 #[cfg(target_os = "linux")]
@@ -112,11 +127,11 @@ fn magic_link(descriptor: &std::os::fd::OwnedFd) -> PathBuf {
 
 #[cfg(not(target_os = "linux"))]
 impl Found {
-    fn open(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::FileTypeExt;
+    fn open(path: &Path, denied: &[PathBuf]) -> io::Result<Self> {
         let real = path.canonicalize()?;
-        let is_socket = real.symlink_metadata()?.file_type().is_socket();
-        Ok(Self { real, is_socket })
+        let there = real.symlink_metadata()?;
+        let is_denied = leads_here(denied, &there);
+        Ok(Self { real, is_socket: there.file_type().is_socket(), is_denied })
     }
 
     fn address(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Unix sockets: a request and the real path of what was opened, to a permit or a denial.
 //!
 //! As with names there are two steps: [`Decider::socket`] decides whether the request may ask for a socket at all, and [`SocketPermit::opened`] on the one that its path led to. The path
-//! that the client wrote decides nothing.
+//! that the client wrote decides nothing but what it is told.
 
 use super::deny::Denial;
 use super::open::Open;
@@ -10,7 +10,7 @@ use crate::connect::UpstreamError;
 use crate::policy::Snapshot;
 use policy_format::{Allowed, Decision, Denied, Limits, Mode, Network, OnRevoke, READING, Reason, RuleId};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -85,6 +85,11 @@ impl<'q> SocketPermit<'q> {
         self.snapshot.allows_socket(path)
     }
 
+    /// The paths that the policy denies, which may lead by now to what was opened.
+    pub(crate) fn denied(&self) -> Arc<[PathBuf]> {
+        self.snapshot.denied_sockets()
+    }
+
     /// The path is allowed, and nothing can be opened there.
     pub(crate) fn failed(self, error: UpstreamError) -> UpstreamError {
         if let Some(mut open) = self.open() {
@@ -101,14 +106,16 @@ impl<'q> SocketPermit<'q> {
         Open::new(self.decider, &self.question, self.snapshot.generation(), Some(Instant::now()))
     }
 
-    /// Decides on the real path of what was opened.
-    pub(crate) fn opened(self, real: &Path) -> Result<(SocketRoute, Option<Open<'q>>), Box<Denial>> {
+    /// Decides on the real path of what was opened for `path`. `is_denied` says that a path that the policy denies leads to the same.
+    pub(crate) fn opened(self, path: &Path, real: &Path, is_denied: bool) -> Result<(SocketRoute, Option<Open<'q>>), Box<Denial>> {
         if self.decider.is_own_socket(real) {
             let Self { decider, snapshot, question } = self;
             return Err(decider.deny(snapshot, question, Denied { reason: Reason::PolicyDenied, rule: None }));
         }
-        if !self.snapshot.allows_socket(real) {
-            return Err(self.refuse());
+        if is_denied || !self.snapshot.allows_socket(real) {
+            // That a denied socket is where an allowed path leads is told; where any other path leads, nobody is told.
+            let is_told = self.names(path) && (is_denied || self.snapshot.denies_socket(real));
+            return Err(if is_told { self.refuse_for(Reason::Denied) } else { self.refuse(path) });
         }
         let open = self.open();
         let Self { snapshot, question, .. } = self;
@@ -118,9 +125,14 @@ impl<'q> SocketPermit<'q> {
         Ok((SocketRoute { generation, real: real.into(), method, client, read_only, limits }, open))
     }
 
-    /// Nothing could be opened, and the path is not one that the policy allows.
-    pub(crate) fn refuse(self) -> Box<Denial> {
-        self.decider.deny(self.snapshot, self.question, Denied { reason: Reason::NotAllowed, rule: None })
+    /// Nothing could be opened, or nothing that is allowed, and the path is not one that the policy allows. The answer is the same whether something is there or not.
+    pub(crate) fn refuse(self, path: &Path) -> Box<Denial> {
+        let reason = if self.snapshot.denies_socket(path) { Reason::Denied } else { Reason::NotAllowed };
+        self.refuse_for(reason)
+    }
+
+    fn refuse_for(self, reason: Reason) -> Box<Denial> {
+        self.decider.deny(self.snapshot, self.question, Denied { reason, rule: None })
     }
 }
 
@@ -149,6 +161,7 @@ impl SocketRoute {
         }
         let reason = match may_ask(&current, self.client, self.method.as_deref()) {
             Err(reason) => reason,
+            Ok(()) if current.denies_socket(&self.real) => Reason::Denied,
             Ok(()) if !current.allows_socket(&self.real) => Reason::NotAllowed,
             Ok(()) => return None,
         };

@@ -172,24 +172,35 @@ impl Policy {
     }
 }
 
-/// The unix sockets that a policy opens: each path as it is written, and where it led when the policy was loaded. Who puts a link in the place of a socket, or of a folder, later,
-/// leads nobody to another socket.
+/// The unix sockets that a policy opens, and those that it denies: each path as it is written, and where it led when the policy was loaded. Who puts a link in the place of a
+/// socket, or of a folder, later, leads nobody to another socket.
 #[derive(Debug)]
-struct Sockets(Vec<PathBuf>);
+struct Sockets {
+    allow: Vec<PathBuf>,
+    deny: Vec<PathBuf>,
+    /// Those that are denied, as they are written: where they lead by now is looked up with each request.
+    denied: Arc<[PathBuf]>,
+}
 
 impl Sockets {
     fn pin(sockets: &UnixSockets) -> Self {
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for path in sockets.allow.iter().map(Path::new) {
-            // A socket that is not there yet will be in a folder that is.
-            let in_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-            paths.push(path.to_owned());
-            paths.extend(path.canonicalize().ok().or_else(in_folder));
-        }
-        paths.sort_unstable();
-        paths.dedup();
-        Self(paths)
+        let denied = sockets.deny.iter().map(PathBuf::from).collect();
+        Self { allow: pinned(&sockets.allow), deny: pinned(&sockets.deny), denied }
     }
+}
+
+/// Paths as they are written, and where they lead.
+fn pinned(written: &[String]) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for path in written.iter().map(Path::new) {
+        // A socket that is not there yet will be in a folder that is.
+        let in_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+        paths.push(path.to_owned());
+        paths.extend(path.canonicalize().ok().or_else(in_folder));
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// A policy in force, or that was.
@@ -348,9 +359,20 @@ impl Snapshot {
         &self.upstreams
     }
 
-    /// Whether the unix socket with this real path may be reached.
+    /// Whether the unix socket with this real path may be reached: one that is denied is not, whatever is allowed.
     pub(crate) fn allows_socket(&self, path: &Path) -> bool {
-        self.meta().unix_sockets.dangerously_allow_all || self.sockets.0.iter().any(|allowed| allowed == path)
+        let is_allowed = self.meta().unix_sockets.dangerously_allow_all || self.sockets.allow.iter().any(|allowed| allowed == path);
+        is_allowed && !self.denies_socket(path)
+    }
+
+    /// Whether the unix socket with this real path is one that the policy denies.
+    pub(crate) fn denies_socket(&self, path: &Path) -> bool {
+        self.sockets.deny.iter().any(|denied| denied == path)
+    }
+
+    /// The unix sockets that the policy denies, as it has them.
+    pub(crate) fn denied_sockets(&self) -> Arc<[PathBuf]> {
+        Arc::clone(&self.sockets.denied)
     }
 
     /// Its bytes, for whoever shows them.

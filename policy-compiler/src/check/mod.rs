@@ -116,7 +116,7 @@ fn goes_around(merged: &Merged, network: &NetworkDoc, sources: &[SourceFile], di
 }
 
 fn unix_sockets(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> UnixSockets {
-    // Of all sockets none can be left out: the list has only those that are open.
+    // What is denied stays closed by whatever path it is asked for; but of sockets that are all open, nobody can say which others lead to the same service.
     if let Some(all) = network.dangerously_allow_all_unix_sockets.as_ref().filter(|all| all.value) {
         for denied in network.unix_sockets.iter().filter(|entry| entry.allow == Some(false)) {
             let message = format!("all unix sockets are allowed here, although `{}` is denied", denied.path);
@@ -124,11 +124,15 @@ fn unix_sockets(network: &NetworkDoc, diagnostics: &mut Vec<Diagnostic>) -> Unix
             diagnostics.push(error.with_help("remove `dangerously_allow_all_unix_sockets`, and name the sockets"));
         }
     }
-    let mut allow: Vec<String> =
-        network.unix_sockets.iter().filter(|entry| entry.allow == Some(true)).map(|entry| entry.path.clone()).collect();
-    allow.sort_unstable();
-    allow.dedup();
-    UnixSockets { allow, dangerously_allow_all: or(&network.dangerously_allow_all_unix_sockets, false) }
+    let that = |allow: bool| {
+        let mut paths: Vec<String> =
+            network.unix_sockets.iter().filter(|entry| entry.allow == Some(allow)).map(|entry| entry.path.clone()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    };
+    let dangerously_allow_all = or(&network.dangerously_allow_all_unix_sockets, false);
+    UnixSockets { allow: that(true), dangerously_allow_all, deny: that(false) }
 }
 
 /// Whether the network is proxied, blocked or direct; rules under a switch that is off are worth a warning.

@@ -65,6 +65,7 @@ fn settings(meta: &Meta, settings: &Settings) -> Vec<(&'static str, Value)> {
         ("upstream", meta.upstream.as_ref().map_or(Value::Null, |upstream| upstream.shown().into())),
         ("no_proxy", meta.upstream.as_ref().map_or_else(Vec::new, |upstream| upstream.no_proxy.clone()).into()),
         ("unix_sockets", meta.unix_sockets.allow.clone().into()),
+        ("denied_unix_sockets", meta.unix_sockets.deny.clone().into()),
         ("dangerously_allow_all_unix_sockets", meta.unix_sockets.dangerously_allow_all.into()),
         ("mitm_mode", mitm.mode.as_str().into()),
         ("mitm_bypass", mitm.bypass.clone().into()),

@@ -146,6 +146,7 @@ fn compare_meta(old: &Meta, new: &Meta, changes: &mut Changes) {
     changes.plain("allow_upstream_proxy", old.allow_upstream_proxy, new.allow_upstream_proxy, Looser);
     upstream(old.upstream.as_ref(), new.upstream.as_ref(), changes);
     changes.entries("unix_sockets", &old.unix_sockets.allow, &new.unix_sockets.allow, Looser);
+    changes.entries("denied_unix_sockets", &old.unix_sockets.deny, &new.unix_sockets.deny, Tighter);
     let key = "dangerously_allow_all_unix_sockets";
     changes.switch(key, old.unix_sockets.dangerously_allow_all, new.unix_sockets.dangerously_allow_all, Looser);
     if old.mitm.mode != new.mitm.mode {
