@@ -53,6 +53,22 @@ enum Listen {
     Open(TcpListener),
 }
 
+impl Listen {
+    /// What is open already for the admin API, unless something else was asked for: then one of the two is a mistake.
+    fn or_open(self, open: TcpListener) -> Result<Self, StartError> {
+        let Self::At(address) = self else { return Ok(Self::Open(open)) };
+        match open.local_addr() {
+            Ok(found) if found == address => Ok(Self::Open(open)),
+            found => {
+                let found = found.map_or_else(|error| error.to_string(), |found| found.to_string());
+                let error =
+                    std::io::Error::other(format!("there is an open socket for it, {found}: take the flag away, or change the socket"));
+                Err(StartError::Bind { listener: "admin", address, flag: "--admin-listen", error })
+            }
+        }
+    }
+}
+
 /// Collects what a proxy needs; made by [`NetworkProxy::builder`]. What is not set is as [`NetworkProxy`] describes it.
 ///
 /// ```
@@ -84,6 +100,8 @@ pub struct NetworkProxyBuilder {
     socks5: Listen,
     admin: Option<Listen>,
     access: AdminAccess,
+    /// For SOCKS5 or, where the policy has it off, for the admin API.
+    second: Option<TcpListener>,
     inherited: Sockets,
     workers: Option<NonZero<usize>>,
     limits: Vec<LimitOverride>,
@@ -122,6 +140,7 @@ impl NetworkProxyBuilder {
             socks5: Listen::default(),
             admin: Some(Listen::default()),
             access: AdminAccess::default(),
+            second: None,
             inherited: Sockets::default(),
             workers: None,
             limits: Vec::new(),
@@ -202,6 +221,13 @@ impl NetworkProxyBuilder {
     /// A listener for the SOCKS5 proxy that is open already, as [`Self::http_listener`]. Where the policy has SOCKS5 off, it is closed.
     pub fn socks_listener(mut self, listener: TcpListener) -> Self {
         self.socks5 = Listen::Open(listener);
+        self
+    }
+
+    /// A listener that is open already, as [`Self::http_listener`], for the SOCKS5 proxy or, where the policy has SOCKS5 off, for the admin API: what comes second where
+    /// listeners come without names.
+    pub fn second_listener(mut self, listener: TcpListener) -> Self {
+        self.second = Some(listener);
         self
     }
 
@@ -402,12 +428,17 @@ impl NetworkProxyBuilder {
             #[cfg(unix)]
             admin_socket,
         } = self.inherited;
+        let (socks5_listen, admin_listen) = match (self.second, meta.listeners.socks) {
+            (None, _) => (self.socks5, self.admin),
+            (Some(second), Some(_)) => (Listen::Open(second), self.admin),
+            (Some(second), None) => (self.socks5, self.admin.map(|listen| listen.or_open(second)).transpose()?),
+        };
         let http = Wanted::new("http", "--http-listen", self.http, meta.listeners.http, http)?;
         let socks5 = match meta.listeners.socks {
-            Some(address) => Some(Wanted::new("socks5", "--socks-listen", self.socks5, address, socks5)?),
+            Some(address) => Some(Wanted::new("socks5", "--socks-listen", socks5_listen, address, socks5)?),
             None => None,
         };
-        let admin = match self.admin {
+        let admin = match admin_listen {
             Some(listen) => Some(Wanted::new("admin", "--admin-listen", listen, meta.listeners.admin, admin)?),
             None => None,
         };

@@ -13,6 +13,7 @@ use netproxy::child::{Published, STATE_DIR, StateDir, StateError};
 use netproxy::{
     Accepting, Addresses, AdminAccess, Handle, NetworkProxy, NetworkProxyBuilder, Observer, Reload, Snapshot, Sockets, StartError,
 };
+use process::Handed;
 use process::notify::Notify;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -79,7 +80,7 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
         (handed_down, taken.map(process::handover::Taken::split))
     };
     #[cfg(not(unix))]
-    let (handed_down, taken): (Option<Sockets>, Option<(Sockets, Option<netproxy::Mode>, ())>) = (None, None);
+    let (handed_down, taken): (Option<Handed>, Option<(Sockets, Option<netproxy::Mode>, ())>) = (None, None);
     let builder =
         cmd::builder(&cli.source).drain(Duration::from_secs(cli.drain)).observer(Announce { json: cli.json, notify: Arc::clone(&notify) });
     #[cfg(target_os = "linux")]
@@ -200,11 +201,15 @@ fn admin_access(admin: &cli::Admin) -> Result<AdminAccess, Failure> {
 }
 
 /// Sockets of a service manager are where it put them, whatever the policy says; a flag that says otherwise is a mistake.
-fn listeners(mut builder: NetworkProxyBuilder, cli: &cli::Cli, handed_down: Sockets) -> Result<NetworkProxyBuilder, Failure> {
-    let Sockets { http, socks5, admin, .. } = handed_down;
+fn listeners(mut builder: NetworkProxyBuilder, cli: &cli::Cli, handed_down: Handed) -> Result<NetworkProxyBuilder, Failure> {
+    let Handed { sockets: Sockets { http, socks5, admin, .. }, second } = handed_down;
+    let (socks5, on_socks5): (_, On) = match second {
+        Some(second) => (Some(second), NetworkProxyBuilder::second_listener),
+        None => (socks5, NetworkProxyBuilder::socks_listener),
+    };
     let listeners: [(_, _, _, At, On); 3] = [
         ("--http-listen", cli.http_listen, http, NetworkProxyBuilder::http_addr, NetworkProxyBuilder::http_listener),
-        ("--socks-listen", cli.socks_listen, socks5, NetworkProxyBuilder::socks_addr, NetworkProxyBuilder::socks_listener),
+        ("--socks-listen", cli.socks_listen, socks5, NetworkProxyBuilder::socks_addr, on_socks5),
         ("--admin-listen", cli.admin_listen, admin, NetworkProxyBuilder::admin_addr, NetworkProxyBuilder::admin_listener),
     ];
     for (flag, wanted, socket, at, on) in listeners {

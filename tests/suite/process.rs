@@ -360,7 +360,10 @@ fn activated(sockets: [&TcpListener; 2], names: &str, args: &[&str]) -> Command 
     let mut command = Command::new("sh");
     let script = "exec 3<&0 4<&2 0</dev/null 2>/dev/null; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$0\" \"$@\"";
     let [first, second] = sockets.map(|socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
-    command.args(["-c", script]).arg(binaries::path("netproxy-dp")).args(["--json", "--socks-listen", "127.0.0.1:0"]).args(args);
+    command.args(["-c", script]).arg(binaries::path("netproxy-dp")).arg("--json").args(args);
+    if ["http", "admin"].iter().any(|name| names.contains(name)) {
+        command.args(["--socks-listen", "127.0.0.1:0"]);
+    }
     command.env("LISTEN_FDNAMES", names).stdin(first).stderr(second);
     command
 }
@@ -397,6 +400,33 @@ fn sockets_of_a_service_manager_are_checked() {
     let mut command = Command::new(binaries::path("netproxy-dp"));
     command.args(FREE_PORTS).env("LISTEN_FDS", "2").env("LISTEN_PID", "1").stdin(Stdio::null());
     assert_eq!(health(&DataPlane::spawn(command))["status"], "ok");
+}
+
+/// As systemd names them where nobody does. The address of the admin API is that of its socket, which the manager holds, or another.
+#[test]
+fn of_two_sockets_without_names_the_second_is_for_whoever_listens() {
+    let dir = folder();
+    let names = "netproxy-dp.socket:netproxy-dp.socket";
+    let [http, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let found = [&http, &second].map(|socket| socket.local_addr().unwrap());
+    let start = |settings: &str, args: &[&str]| {
+        let file = compiled(dir.path(), &policy(settings, &[]));
+        activated([&http, &second], names, &[&["--policy", text(&file)], args].concat())
+    };
+    for settings in ["enable_socks5 = false".to_owned(), format!("enable_socks5 = false\nadmin_url = \"http://{}\"", found[1])] {
+        let mut proxy = DataPlane::spawn(start(&settings, &[]));
+        assert_eq!([proxy.http(), proxy.admin()], found, "{settings}");
+        assert_eq!(health(&proxy)["status"], "ok");
+        proxy.signal("TERM");
+        assert_eq!(proxy.wait(), 0);
+    }
+    let mut proxy = DataPlane::spawn(start("", &["--admin-listen", "127.0.0.1:0"]));
+    assert_eq!((proxy.http(), proxy.socks5()), (found[0], Some(found[1])));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait(), 0);
+    // Whoever asks for the admin API elsewhere has a socket that is for nothing.
+    let mut command = start("enable_socks5 = false", &["--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(command.stdout(Stdio::null()).status().unwrap().code(), Some(2));
 }
 
 #[test]

@@ -16,6 +16,14 @@ pub(crate) mod sandbox;
 #[cfg(target_os = "linux")]
 mod seccomp;
 
+/// What a service manager handed down.
+#[derive(Default)]
+pub(crate) struct Handed {
+    pub(crate) sockets: netproxy::Sockets,
+    /// For SOCKS5 or, where the policy has it off, for the admin API.
+    pub(crate) second: Option<std::net::TcpListener>,
+}
+
 /// A user by name or by number, as its number.
 ///
 /// # Errors
