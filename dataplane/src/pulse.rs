@@ -60,12 +60,17 @@ mod tests {
 
     use super::*;
     use std::future::poll_fn;
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::task::Poll;
     use tokio::runtime::Runtime;
 
     fn runtime() -> Runtime {
         tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    /// Whether `felt`, polled once, is not done.
+    async fn is_pending(mut felt: Pin<&mut impl Future<Output = ()>>) -> bool {
+        poll_fn(|cx| Poll::Ready(felt.as_mut().poll(cx).is_pending())).await
     }
 
     #[test]
@@ -93,7 +98,7 @@ mod tests {
             is_hung.recv().unwrap();
             let mut felt = pin!(pulse.felt());
             for _ in 0..1000 {
-                poll_fn(|cx| Poll::Ready(assert!(felt.as_mut().poll(cx).is_pending()))).await;
+                assert!(is_pending(felt.as_mut()).await);
                 std::thread::yield_now();
             }
             go_on.send(()).unwrap();
@@ -112,14 +117,14 @@ mod tests {
         drop(heart);
         runtime().block_on(async {
             let mut felt = pin!(pulse.felt());
-            poll_fn(|cx| Poll::Ready(assert!(felt.as_mut().poll(cx).is_pending()))).await;
+            assert!(is_pending(felt.as_mut()).await);
         });
         // One that is ended while it is asked is none that hangs.
         let (life, heart) = new();
         let pulse = life.pulse();
         runtime().block_on(async {
             let mut felt = pin!(pulse.felt());
-            poll_fn(|cx| Poll::Ready(assert!(felt.as_mut().poll(cx).is_pending()))).await;
+            assert!(is_pending(felt.as_mut()).await);
             drop((life, heart));
             felt.await;
         });

@@ -332,7 +332,7 @@ fn what_moved_much_keeps_no_descriptors() {
     let before = victim.descriptors();
     let large = Origin::http(|_, stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 32 * MIB);
-        stream.write_all(head.as_bytes()).is_ok() && (0..32).all(|_| stream.write_all(&[b'x'; MIB as usize]).is_ok())
+        stream.write_all(head.as_bytes()).is_ok() && (0..32).all(|_| stream.write_all(&[b'x'; 1 << 20]).is_ok())
     });
     let mut most = 0;
     let mut client = Client::connect(victim.proxy.http());
