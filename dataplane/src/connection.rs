@@ -1106,6 +1106,7 @@ impl<'s> Connection<'s> {
     /// Ends our way, and lets the client read to the end what it was answered although it had more to say: as long as it sends, it may not have seen the answer yet, and closing with unread
     /// bytes would reset the connection (RFC 9112, section 9.6).
     async fn linger(&mut self) {
+        self.give_back();
         let patience = self.limits.linger_timeout;
         let until = Instant::now() + self.limits.idle_timeout;
         let mut over = timeout(patience, self.client.stream.shutdown()).await.map(|ended| ended.is_err());
@@ -1121,6 +1122,8 @@ impl<'s> Connection<'s> {
 
     /// Says a last thing and lets the client read it: closing with unread bytes would reset the connection, and the client would never see why.
     async fn say_and_close(&mut self, bytes: &[u8]) {
+        // Nobody waits for this client's last word with it.
+        self.give_back();
         let goodbye = async {
             self.client.stream.write_all(bytes).await?;
             self.client.stream.shutdown().await?;

@@ -121,11 +121,11 @@ fn a_request_over_a_connection_that_is_kept_is_decided_by_itself_and_by_the_poli
                 // Each is told of as it was decided, whatever was decided before.
                 let told: Vec<_> = proxy.decisions().split_off(seen).into_iter().map(|seen| (seen.decision, seen.generation)).collect();
                 assert_eq!(told, [(if *expected == 299 { "allow" } else { "deny" }, generation)], "{what}");
+                assert_eq!(origin.connections(), 1, "one connection served them all: {what}");
             }
             proxy.handle().set_mode(None).unwrap();
         }
     }
-    assert_eq!(origin.connections(), 1, "one connection served them all");
 }
 
 /// An answer to HEAD has no body. What comes in its place would be the answer to the next request.
