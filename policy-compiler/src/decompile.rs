@@ -11,7 +11,7 @@ use crate::schema::limit_toml;
 use crate::source::quote;
 use policy_format::{
     Access, Audit, Blob, BrokerFallback, ClientCertificate, Constraints, Credential, CredentialAuth, Hook, HookBody, Hosts, InjectedHeader,
-    JsonValue, Layer, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
+    JsonValue, Limits, Listeners, Meta, MitmMode, Mode, Network, OnRevoke, Pattern, PortRange, ProfileId, Rule, Secret, Settings,
     UnixSockets,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +73,7 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
     let meta = profile.meta();
     let table = format!("permissions.{}.network", quote_key(&meta.profile));
     let mut text = format!("# policy {}\n", profile.blob().digest());
-    for (demand, layer) in constraints_toml(profile.settings().constraints.as_ref()) {
+    for (demand, layer) in profile.settings().constraints.iter().flat_map(Constraints::demands) {
         line(&mut text, format_args!("# held by the {layer} layer: {demand}"));
     }
     line(&mut text, format_args!("default_permissions = {}", quote(&meta.profile)));
@@ -85,18 +85,6 @@ pub fn decompile_profile<B: AsRef<[u8]>>(profile: Profile<'_, B>) -> Result<Stri
     domains(&mut text, profile, &table)?;
     hooks(&mut text, profile.hooks(), &profile.settings().hook_bodies, &table)?;
     Ok(text)
-}
-
-/// What administrators hold, as a requirement would say it, and the layer that does. The demand stands above what it makes of the policy, and is no setting of it.
-#[must_use]
-pub fn constraints_toml(constraints: Option<&Constraints>) -> Vec<(&'static str, Layer)> {
-    let Constraints { mode_required, local_binding_required, managed_allows_only } = constraints.copied().unwrap_or_default();
-    let all = [
-        ("mode = \"limited\"", mode_required),
-        ("allow_local_binding = false", local_binding_required),
-        ("managed_allowed_domains_only = true", managed_allows_only),
-    ];
-    all.into_iter().filter_map(|(demand, layer)| Some((demand, layer?))).collect()
 }
 
 fn line(text: &mut String, what: std::fmt::Arguments<'_>) {

@@ -71,16 +71,6 @@ pub struct Within {
     pub body: Option<String>,
 }
 
-impl Asked {
-    /// The method and the path that are asked for, also inside TLS; `None` of what has none.
-    #[must_use]
-    pub fn method_and_path(&self) -> Option<(&str, &str)> {
-        let inside = self.inside.as_deref();
-        let seen = self.method.as_deref().zip(self.path.as_deref());
-        seen.or_else(|| inside.map(|inside| (inside.method.as_str(), inside.path.as_str())))
-    }
-}
-
 impl fmt::Display for Within {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.path)
@@ -216,6 +206,14 @@ impl Asked {
     pub fn tunnel(text: &str) -> Result<Self, RequestError> {
         let part = Part { text, start: 0 };
         tunnel(Protocol::Connect, part).map_err(|wrong| RequestError::new(text, wrong))
+    }
+
+    /// The method and the path that are asked for, also inside TLS; `None` of what has none.
+    #[must_use]
+    pub fn method_and_path(&self) -> Option<(&str, &str)> {
+        let inside = self.inside.as_deref();
+        let seen = self.method.as_deref().zip(self.path.as_deref());
+        seen.or_else(|| inside.map(|inside| (inside.method.as_str(), inside.path.as_str())))
     }
 
     /// The question to a policy, as far as rules go: of a request inside TLS, what only hooks see is not in it.

@@ -5,7 +5,7 @@
 use crate::host::Host;
 use crate::pattern::parse_port;
 use crate::settings::{DAY, KIB, Limit, LimitKind, named};
-use std::borrow::Cow;
+use crate::url::hide_user;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -311,7 +311,7 @@ fn check_place(text: &str, rest: &str) -> Result<(), AuditError> {
     }
     let (authority, _) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
     if authority.contains('@') {
-        return wrong("a user or a password has no place in it; `headers_file` names a file with headers");
+        return wrong("a user or a password has no place in it: headers that authenticate are read from a file of their own");
     }
     let colon = authority.rfind(':').filter(|colon| authority.rfind(']').is_none_or(|bracket| bracket < *colon));
     let (host, port) = colon.and_then(|colon| authority.split_at_checked(colon)).unwrap_or((authority, ""));
@@ -391,15 +391,6 @@ fn shown(text: &str) -> String {
 fn shown_url(text: &str) -> String {
     let place = text.find("://").map_or(0, |scheme| scheme + "://".len());
     if text.starts_with('/') { shown(text) } else { shown(&hide_user(text, place)) }
-}
-
-/// Text with what stands behind `start` and before its last `@` overwritten, byte for byte: in a URL, a user and a password. Line feeds stay.
-#[must_use]
-pub fn hide_user(text: &str, start: usize) -> Cow<'_, str> {
-    let parts = text.rfind('@').and_then(|end| Some((text.get(..start)?, text.get(start..end)?, text.get(end..)?)));
-    let Some((before, secret, after)) = parts else { return Cow::Borrowed(text) };
-    let hidden = secret.chars().map(|c| if c == '\n' { Cow::Borrowed("\n") } else { Cow::Owned("*".repeat(c.len_utf8())) });
-    Cow::Owned([before].into_iter().map(Cow::Borrowed).chain(hidden).chain([Cow::Borrowed(after)]).collect())
 }
 
 #[cfg(test)]

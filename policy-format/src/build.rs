@@ -115,7 +115,7 @@ impl BlobBuilder {
         ProfileId(u8::try_from(self.profiles.len() - 1).unwrap_or(u8::MAX))
     }
 
-    /// Says what a profile says beyond its rules. Where nobody does, and where all is the default, the blob is one of format 1.0.
+    /// Says what a profile says beyond its rules. Where nobody does, and where all is the default, the blob has no section for it.
     pub fn settings(&mut self, profile: ProfileId, settings: Settings) -> &mut Self {
         self.settings.insert(profile, settings);
         self

@@ -39,8 +39,8 @@ pub struct Overrides {
     pub mode: Option<Mode>,
     /// The host is allowed although no rule does it. Nothing else is: what a rule denies, addresses that are not public, and what limited mode asks for stay as they are.
     pub granted: bool,
-    /// As if a rule for this very host and port, which says no more than `allow`, were there: one that opens the host's own address too, where that takes a rule that names it. Nobody is
-    /// let on by this: it is for who looks for what would let a request pass.
+    /// As if there were one more rule, `allow`, for exactly this host and port; it also opens the host's own address where that takes a rule naming it. For finding out what would let a
+    /// request pass; never for letting one pass.
     pub with_rule: bool,
 }
 

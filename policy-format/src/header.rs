@@ -8,7 +8,7 @@ use std::ops::Range;
 pub const MAGIC: [u8; 8] = *b"\x89NPB\r\n\x1a\n";
 /// Major version: a reader reads its own only.
 pub const MAJOR: u16 = 1;
-/// Newest minor version that this crate writes; a blob that needs nothing newer says 0. A reader accepts every minor version of its major.
+/// Newest minor version that this crate writes; a blob says the oldest that has all of its sections (`SectionKind::since`). A reader accepts every minor version of its major.
 pub const MINOR: u16 = 2;
 
 /// Bytes in the header.
@@ -273,4 +273,14 @@ pub(crate) fn digest(data: &[u8]) -> Digest {
     hasher.update(data.get(..LENGTHS_AT).unwrap_or(data));
     hasher.update(data.get(HEADER_LEN..content).unwrap_or_default());
     Digest(hasher.finalize().into())
+}
+
+#[cfg(all(test, feature = "build"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_is_that_of_the_newest_section() {
+        assert_eq!(SectionKind::ALL.into_iter().map(SectionKind::since).max(), Some(MINOR));
+    }
 }

@@ -85,8 +85,9 @@ mod trie;
 mod trie_check;
 #[cfg(feature = "build")]
 mod trie_writer;
+mod url;
 
-pub use audit::{Audit, AuditError, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol, SyslogTarget, hide_user};
+pub use audit::{Audit, AuditError, AuditLevel, AuditNaming, Fsync, OnFull, Otlp, OtlpProtocol, SyslogTarget};
 pub use blob::{Blob, Closest, Intercepted, Rule};
 #[cfg(feature = "build")]
 pub use build::{BlobBuilder, BuildError, MAX_GLOBS, RuleInput, reseal};
@@ -112,3 +113,4 @@ pub use settings::{
     BrokerFallback, Constraints, Forwarded, Limit, LimitError, LimitKind, LimitOverride, Limits, NameServer, OnRevoke, Settings, Sni,
     UpstreamRule,
 };
+pub use url::hide_user;

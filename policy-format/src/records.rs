@@ -114,10 +114,7 @@ impl Upstream {
     /// The URL without its user and password, for people and logs.
     #[must_use]
     pub fn shown(&self) -> String {
-        match self.url.split_once("://") {
-            Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
-            None => String::new(),
-        }
+        crate::url::without_user(&self.url)
     }
 }
 

@@ -57,6 +57,17 @@ pub struct Constraints {
 }
 
 impl Constraints {
+    /// What is held, as a requirement says it, and the layer that does.
+    pub fn demands(&self) -> impl Iterator<Item = (&'static str, Layer)> {
+        let Self { mode_required, local_binding_required, managed_allows_only } = *self;
+        let all = [
+            ("mode = \"limited\"", mode_required),
+            ("allow_local_binding = false", local_binding_required),
+            ("managed_allowed_domains_only = true", managed_allows_only),
+        ];
+        all.into_iter().filter_map(|(demand, layer)| Some((demand, layer?)))
+    }
+
     /// The layer of a name, if it is one that may hold something.
     pub(crate) fn holder(name: &str) -> Option<Layer> {
         Layer::named(name).filter(|layer| layer.is_managed())
@@ -311,12 +322,12 @@ limits! {
     response_timeout: Time = 15 * MINUTE, 10 => DAY, "From the end of a request, or the last piece of its body that was sent, to the head of its final response. Long, because long polls and model answers are.";
     idle_timeout: Time = 30 * MINUTE, 10 => DAY, "Without a byte in either direction, in a body or a tunnel.";
     tunnel_lifetime: Time = 7 * DAY, 10 => 365 * DAY, "Of a tunnel, however busy it is.";
-    linger_timeout: Time = 2 * SECOND, 10 => MINUTE, "For a client that is told of its mistake to read it; and, of one that was answered while it was still sending, between two pieces of that.";
+    linger_timeout: Time = 2 * SECOND, 10 => MINUTE, "For a client to read why it was refused; for one that was answered while it was still sending, between two pieces of that, and 15 times as long in all.";
     interim_responses: Count = 32, 0 => 1024, "Interim (1xx) responses before the final one.";
     request_body_bytes: Bytes = 0, 0 => u64::MAX, "Bytes of a request's body. 0: no limit.";
     upload_bytes: Bytes = 0, 0 => u64::MAX, "Bytes that all clients together may send to one host within `upload_window`, in bodies, tunnels and datagrams. 0: no limit.";
     upload_window: Time = HOUR, SECOND => 30 * DAY, "Time over which `upload_bytes` are counted.";
-    pool_connections: Count = 512, 0 => MANY, "Upstream connections that each thread keeps open for later requests, of each version of HTTP. Where it is the default, as far as there are descriptors. 0: none.";
+    pool_connections: Count = 512, 0 => MANY, "Upstream connections that each thread keeps open for later requests, of each version of HTTP. The default is lowered where there are few descriptors. 0: none.";
     pool_connections_per_host: Count = 64, 0 => MANY, "The same for one host and port. 0: none.";
     pool_timeout: Time = MINUTE, 10 => DAY, "How long an upstream connection is kept open without a request.";
     lookups: Count = 64, 1 => 4096, "Lookups of names at once.";

@@ -13,6 +13,7 @@
     reason = "tests that cannot go on panic"
 )]
 
+pub mod audit;
 pub mod binaries;
 pub mod client;
 pub mod collector;

@@ -1,5 +1,6 @@
 //! Audit files, as the real program writes them.
 
+use harness::audit::{events, names};
 use harness::client::get;
 use harness::{Client, DataPlane, Origin, binaries, policy, wait_until};
 use serde_json::Value;
@@ -22,21 +23,6 @@ fn compiled(dir: &Path, settings: &str, domains: &[(&str, &str)]) -> PathBuf {
     let file = dir.join("policy.bin");
     binaries::compile_to(&policy(settings, domains), &file);
     file
-}
-
-/// The events of a log, without the lines of its chain.
-fn events(log: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    // The last line may be on its way.
-    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
-    lines
-        .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|line: &Value| !line["chain.count"].is_u64() && !line["chain.format"].is_u64())
-        .collect()
-}
-
-fn names(events: &[Value]) -> Vec<String> {
-    events.iter().map(|event| event["event.name"].as_str().unwrap().trim_start_matches("codex.network_proxy.").to_owned()).collect()
 }
 
 fn waits_for(log: &Path, what: &str, count: usize) -> Vec<Value> {

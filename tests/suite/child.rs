@@ -1,6 +1,6 @@
 //! What children get: `netproxy-dp env`, `exec`, `connect`, `init` and `check`, as programs.
 
-use harness::{DataPlane, Origin, binaries, policy};
+use harness::{DataPlane, Origin, audit, binaries, policy};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -96,14 +96,8 @@ fn all_that_a_command_asked_for_is_written_down() {
     assert_eq!(names_in(&log), ["start", "stop"]);
 }
 
-/// The short names of the events in a log, without the lines of its chain.
 fn names_in(log: &str) -> Vec<String> {
-    let text = fs::read_to_string(log).unwrap();
-    let name = |line: &str| {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap();
-        event["event.name"].as_str().unwrap().trim_start_matches("codex.network_proxy.").to_owned()
-    };
-    text.lines().map(name).filter(|name| !["segment", "seal"].contains(&name.as_str())).collect()
+    audit::names(&audit::events(Path::new(log)))
 }
 
 #[test]

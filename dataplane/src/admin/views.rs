@@ -7,7 +7,7 @@ use super::reply::Refusal;
 use crate::calendar::date;
 use crate::policy::Snapshot;
 use crate::policy::mode::Hold;
-use policy_format::{Constraints, Limits, NameServer, PortRange, RuleId, Settings};
+use policy_format::{Limits, NameServer, PortRange, RuleId, Settings};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
@@ -112,15 +112,8 @@ pub(super) fn layers(snapshot: &Snapshot) -> Vec<Layer> {
         layers.entry(source.layer).or_insert_with(|| empty(source.layer)).files.push(source.label);
     }
     let held = snapshot.blob().constraints(snapshot.profile()).copied().unwrap_or_default();
-    let Constraints { mode_required, local_binding_required, managed_allows_only } = held;
-    for (layer, demand) in [
-        (mode_required, "mode = \"limited\""),
-        (local_binding_required, "allow_local_binding = false"),
-        (managed_allows_only, "managed_allowed_domains_only = true"),
-    ] {
-        if let Some(layer) = layer {
-            layers.entry(layer).or_insert_with(|| empty(layer)).holds.push(demand.to_owned());
-        }
+    for (demand, layer) in held.demands() {
+        layers.entry(layer).or_insert_with(|| empty(layer)).holds.push(demand.to_owned());
     }
     layers.into_values().collect()
 }

@@ -3,7 +3,7 @@
 use super::{fail, open_policy, rule_json, stream, stream_text};
 use crate::cli::Inspect;
 use policy_compiler::Layer;
-use policy_compiler::decompile::{constraints_toml, decompile, decompile_profile};
+use policy_compiler::decompile::{decompile, decompile_profile};
 use policy_compiler::explain::describe;
 use policy_compiler::keys::DIRECT;
 use policy_compiler::profiles::{Profile, choose, names};
@@ -12,7 +12,7 @@ use policy_format::{
     Profiles, Rule, SectionKind, Settings, Upstream, UpstreamRule,
 };
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -90,7 +90,7 @@ fn settings(meta: &Meta, settings: &Settings) -> Vec<(&'static str, Value)> {
 
 /// What administrators hold, and the layer that does; of a policy that does not tell, nothing is known.
 fn held(constraints: &Constraints) -> Value {
-    constraints_toml(Some(constraints)).into_iter().map(|(held, layer)| format!("{held} ({layer})")).collect::<Vec<_>>().into()
+    constraints.demands().map(|(held, layer)| format!("{held} ({layer})")).collect::<Vec<_>>().into()
 }
 
 fn fields_json(fields: &[(String, Vec<String>)]) -> Value {
@@ -250,12 +250,6 @@ impl Shown<'_> {
         SectionKind::ALL.into_iter().filter(|kind| !kind.may_be_missing() || !self.policy.section(*kind).is_empty())
     }
 
-    /// What layers of administrators hold of the profiles that are shown.
-    fn held(&self) -> BTreeSet<(Layer, &'static str)> {
-        let profiles = self.profiles().into_iter().flat_map(|id| constraints_toml(self.policy.constraints(id)));
-        profiles.map(|(demand, layer)| (layer, demand)).collect()
-    }
-
     fn summary_json(&self) -> Value {
         let policy = self.policy;
         let (major, minor) = policy.version();
@@ -267,7 +261,6 @@ impl Shown<'_> {
             .map(|((layer, access), rules)| json!({ "layer": layer.as_str(), "access": access, "rules": rules }))
             .collect();
         let sources = policy.sources().iter().map(|source| json!({ "layer": source.layer.as_str(), "file": source.label }));
-        let held = self.held().into_iter().map(|(layer, demand)| json!({ "layer": layer.as_str(), "holds": demand }));
         let hooks = self.hooks().map(|hook| {
             let value = json!({
                 "name": hook.name,
@@ -298,7 +291,6 @@ impl Shown<'_> {
             "rules": self.rule_count(),
             "rules_by_layer": rules,
             "sources": sources.collect::<Vec<_>>(),
-            "held": held.collect::<Vec<_>>(),
             "hooks": hooks.collect::<Vec<_>>(),
         })
     }
@@ -324,14 +316,6 @@ impl Shown<'_> {
         writeln!(out, "\nsources  {}", policy.sources().len())?;
         for source in policy.sources() {
             writeln!(out, "  {} {}", source.layer, source.label.escape_debug())?;
-        }
-        // A layer that holds something need not have a rule.
-        let held = self.held();
-        if !held.is_empty() {
-            writeln!(out, "\nheld     {}", held.len())?;
-        }
-        for (layer, demand) in held {
-            writeln!(out, "  {layer} {demand}")?;
         }
         writeln!(out, "\nhooks    {}", self.hooks().count())?;
         for hook in self.hooks() {

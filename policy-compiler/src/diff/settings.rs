@@ -1,11 +1,10 @@
 //! Settings that changed, and in which direction.
 
-use crate::decompile::constraints_toml;
 use crate::keys::DIRECT;
 use crate::profiles::Profile;
 use policy_format::{
-    Audit, BrokerFallback, Credential, CredentialAuth, Forwarded, Hook, HookBody, Hosts, InjectedHeader, Limit, LimitKind, Limits, Meta,
-    Network, OnFull, OnRevoke, Pattern, Settings, Sni, Upstream, UpstreamRule,
+    Audit, BrokerFallback, Constraints, Credential, CredentialAuth, Forwarded, Hook, HookBody, Hosts, InjectedHeader, Limit, LimitKind,
+    Limits, Meta, Network, OnFull, OnRevoke, Pattern, Settings, Sni, Upstream, UpstreamRule,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -223,7 +222,7 @@ fn compare_settings(old: &Settings, new: &Settings, changes: &mut Changes) {
     }
     compare_audits(&old.audit, &new.audit, changes);
     // What is no longer held, the next layer may loosen.
-    let held = |settings: &Settings| constraints_toml(settings.constraints.as_ref());
+    let held = |settings: &Settings| settings.constraints.iter().flat_map(Constraints::demands).collect::<Vec<_>>();
     let (was, is) = (held(old), held(new));
     for (demand, layer) in was.iter().filter(|one| !is.contains(one)) {
         changes.add("experimental_network", format_args!("{demand} ({layer})"), "", Looser);
