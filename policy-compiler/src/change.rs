@@ -3,11 +3,13 @@
 //! Nothing is proposed that was not tried: an edit is made to the layers in memory (or, without layers, to the rules of the blob), the result is compiled, and
 //! the same question is asked again.
 
+mod narrow;
+
 use crate::profiles::meta;
 use crate::source::{Role, SourceFile, is_layers_own, quote};
 use crate::{Options, compile, diagnostic::Severity, request::Asked};
+use narrow::Also;
 use policy_format::net::{is_metadata_address, non_public};
-use policy_format::path::check_prefix;
 use policy_format::{
     Access, Blob, BlobBuilder, Decision, Hook, Host, Hosts, Layer, Meta, MitmMode, Mode, Network, Pattern, PortRange, ProfileId, Profiles,
     Protocol, Reason, Request, Rule, RuleId, RuleInput, Settings, Source, named_by,
@@ -45,6 +47,8 @@ pub struct Edit {
     pub file: String,
     /// What is done.
     pub kind: EditKind,
+    /// What it opens beside the request, where its line does not show that: `POST /a`.
+    pub also_opens: Vec<String>,
 }
 
 /// What an edit does.
@@ -96,6 +100,10 @@ pub enum EditKind {
 }
 
 impl Edit {
+    fn new(layer: Layer, file: &str, kind: EditKind) -> Self {
+        Self { layer, file: file.to_owned(), kind, also_opens: Vec::new() }
+    }
+
     /// The line of the text that was tried: what is added stands below its table's head.
     fn line(&self) -> u32 {
         match &self.kind {
@@ -207,10 +215,30 @@ enum Candidate {
     Rule(Layer, Box<NewRule>),
     /// A rule that is there becomes another, or nothing.
     Entry(Box<Rule>, Option<Access>),
-    /// A rule that is there is for this method and this path too.
-    Widen(Box<Rule>, Option<String>, Option<String>),
+    /// A rule that is there is for more.
+    Widen(Box<Widened>),
     /// A key of a table that is named from the profile's network table, or from the root.
     Set(Layer, Setting),
+}
+
+impl Candidate {
+    /// What it opens beside the request.
+    fn also_opens(&self) -> &[String] {
+        match self {
+            Self::Rule(_, new) => &new.also.words,
+            Self::Widen(widened) => &widened.also.words,
+            Self::Entry(..) | Self::Set(..) => &[],
+        }
+    }
+}
+
+/// A rule that is there, and the method and the path that come to it.
+#[derive(Debug, Clone)]
+struct Widened {
+    rule: Rule,
+    method: Option<String>,
+    path: Option<String>,
+    also: Also,
 }
 
 /// A rule to add.
@@ -218,36 +246,47 @@ enum Candidate {
 struct NewRule {
     pattern: Pattern,
     access: Access,
+    /// Its port, where the key has none: the key that has it may be somebody else's.
+    listed_port: Option<u16>,
     /// What may be asked for, where not all may.
     methods: Vec<String>,
     paths: Vec<String>,
+    also: Also,
 }
 
 impl NewRule {
     fn new(pattern: Pattern, access: Access) -> Self {
-        Self { pattern, access, methods: Vec::new(), paths: Vec::new() }
+        Self { pattern, access, listed_port: None, methods: Vec::new(), paths: Vec::new(), also: Also::default() }
     }
 
     fn is_narrow(&self) -> bool {
         !(self.methods.is_empty() && self.paths.is_empty())
     }
 
+    /// Whether it is for all of what its key names.
+    fn is_whole(&self) -> bool {
+        !self.is_narrow() && self.listed_port.is_none()
+    }
+
     /// What stands behind its key.
     fn value(&self) -> String {
         let access = quote(self.access.as_str());
-        if !self.is_narrow() {
+        if self.is_whole() {
             return access;
         }
+        let ports = self.listed_port.map(|port| format!(", ports = [{port}]")).unwrap_or_default();
         let list = |name: &str, items: &[String]| {
             let items: Vec<String> = items.iter().map(|item| quote(item)).collect();
             if items.is_empty() { String::new() } else { format!(", {name} = [{}]", items.join(", ")) }
         };
-        format!("{{ access = {access}{}{} }}", list("methods", &self.methods), list("paths", &self.paths))
+        format!("{{ access = {access}{ports}{}{} }}", list("methods", &self.methods), list("paths", &self.paths))
     }
 
     fn input(&self, source: Source) -> RuleInput {
         let (methods, paths) = (self.methods.clone(), self.paths.clone());
-        RuleInput { methods, paths, ..RuleInput::new(self.pattern.clone(), self.access, source, 0) }
+        let new = RuleInput::new(self.pattern.clone(), self.access, source, 0);
+        let ports = self.listed_port.map_or(new.ports, |port| vec![PortRange { first: port, last: port }]);
+        RuleInput { methods, paths, ports, ..new }
     }
 }
 
@@ -302,7 +341,7 @@ pub fn propose<B: AsRef<[u8]>>(origin: &Origin, policy: &Blob<B>, asked: &Asked,
         Err(change) => return change,
     };
     while edits.len() < MAX_EDITS {
-        edits.push(step.edit);
+        edits.extend(step.edits);
         if allows(step.decision) != allows(first) {
             return Change::Edits(edits);
         }
@@ -319,7 +358,7 @@ fn allows(decision: Decision) -> bool {
 }
 
 struct Step {
-    edit: Edit,
+    edits: Vec<Edit>,
     origin: Origin,
     policy: Blob<Vec<u8>>,
     decision: Decision,
@@ -335,15 +374,18 @@ fn next<B: AsRef<[u8]>>(
 ) -> Result<Step, Change> {
     let (mut progress, mut obstacle): (Option<Step>, Option<Change>) = (None, None);
     for candidate in candidates(origin, policy, asked, addresses, decision) {
-        let (edit, changed, made) = match origin.apply(&candidate, &meta(policy, asked.profile).profile) {
+        let (edits, changed, made) = match origin.apply(&candidate, policy, asked, addresses) {
             Ok(made) => made,
             Err(in_the_way) => {
                 obstacle = obstacle.or(in_the_way);
                 continue;
             }
         };
+        if matches!(&candidate, Candidate::Rule(_, new) if new.access != Access::Deny && !narrow::keeps(policy, &made, asked, new)) {
+            continue;
+        }
         let now = asked.decide(&made, addresses);
-        let step = Step { edit, origin: changed, policy: made, decision: now };
+        let step = Step { edits, origin: changed, policy: made, decision: now };
         if allows(now) != allows(decision) {
             return Ok(step);
         }
@@ -369,6 +411,15 @@ fn stuck<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, decision: Decision) ->
         && !is_writable(rule.layer)
     {
         return Change::Only { layer: rule.layer, place: rule.place() };
+    }
+    let is_refused_for_it = match denied.reason {
+        Reason::NotAllowed => true,
+        Reason::MitmRequired => denied.rule.is_some(),
+        Reason::NotAllowedLocal => !allows(asked.decide(policy, &[])),
+        _ => false,
+    };
+    if let Some(why) = narrow::in_the_way(policy, asked, denied.reason).filter(|_| is_refused_for_it) {
+        return Change::None(why);
     }
     Change::None(match (&asked.host, denied.reason) {
         (Host::NumericLookalike(_), _) => {
@@ -406,40 +457,24 @@ fn candidates<B: AsRef<[u8]>>(
     let rules = |pattern: Option<Pattern>, access| add(pattern.map(|pattern| NewRule::new(pattern, access)));
     let settings = |setting| layers.iter().map(|layer| Candidate::Set(*layer, setting)).collect::<Vec<_>>();
     let (host, port) = (&asked.host, asked.port);
-    // Who wrote what may be asked for there did not mean all of it.
-    let narrow = |rule: &Rule| -> Vec<Candidate> {
-        let Some((method, path)) = asked.method_and_path() else { return Vec::new() };
-        if rule.access == Access::Deny || (rule.methods.is_empty() && rule.paths.is_empty()) || check_prefix(path).is_err() {
-            return Vec::new();
-        }
-        let one = |said: &[String], asked: &str| Some(asked.to_owned()).filter(|_| !said.is_empty());
-        let (method, path) = (one(&rule.methods, method), one(&rule.paths, path));
-        // A key stands once.
-        if rule.ports == [PortRange { first: port, last: port }] {
-            let more = |said: &[String], one: Option<String>| one.filter(|one| !said.contains(one));
-            let widen = Candidate::Widen(Box::new(rule.clone()), more(&rule.methods, method), more(&rule.paths, path));
-            return if is_writable(rule.layer) { vec![widen] } else { Vec::new() };
-        }
-        let new = |pattern| NewRule {
-            methods: method.into_iter().collect(),
-            paths: path.into_iter().collect(),
-            ..NewRule::new(pattern, Access::Allow)
-        };
-        add(pattern(host, Some(port)).map(new))
-    };
     let Decision::Deny(denied) = decision else {
         return [rules(pattern(host, None), Access::Deny), rules(pattern(host, Some(port)), Access::Deny)].concat();
     };
     let rule = denied.rule.and_then(|id| policy.rule(id));
     let writable = rule.clone().filter(|rule| is_writable(rule.layer)).map(Box::new);
-    let allow = || {
-        // A rule that is there keeps its ports, methods and paths; what is added speaks of the port that is missing.
-        let exact = host.to_string();
-        let named = named_by(policy, &asked.request(&[]));
-        let own: Vec<Rule> = named.iter().filter_map(|named| policy.rule(named.rule)).filter(|rule| rule.hosts == exact).collect();
-        let has_port = !own.is_empty() || !matches!(port, 80 | 443);
-        let all = rules(pattern(host, has_port.then_some(port)), Access::Allow);
-        own.iter().flat_map(narrow).chain(all).collect()
+    let narrow = narrow::rules(policy, asked);
+    // Whether nothing may be offered but what was asked for.
+    let is_narrow = !narrow.is_empty() && narrow::seen(asked).is_some();
+    let allow = |needs_port: bool| {
+        if is_narrow {
+            return narrow::candidates(policy, asked, &narrow, &layers);
+        }
+        // A rule that is there keeps its ports; what is added speaks of the port that is missing.
+        if !needs_port && matches!(port, 80 | 443) && !names_exactly(policy, asked) {
+            return rules(pattern(host, None), Access::Allow);
+        }
+        let listed = pattern(host, None).map(|pattern| NewRule { listed_port: Some(port), ..NewRule::new(pattern, Access::Allow) });
+        [rules(pattern(host, Some(port)), Access::Allow), add(listed)].concat()
     };
     match denied.reason {
         Reason::ProxyDisabled => [settings(Setting::Enabled), settings(Setting::Feature)].concat(),
@@ -455,17 +490,22 @@ fn candidates<B: AsRef<[u8]>>(
             });
             let named = match resolved {
                 Some(ip) if allows(asked.decide(policy, &[])) => rules(pattern(&Host::Ip(*ip), Some(port)), Access::Allow),
-                _ => rules(pattern(host, Some(port)), Access::Allow),
+                _ if is_narrow => return allow(true),
+                _ => allow(true),
             };
             [named, settings(Setting::LocalBinding)].concat()
         }
-        Reason::NotAllowed => allow(),
+        Reason::NotAllowed => allow(false),
         Reason::MethodNotAllowed | Reason::MitmRequired => {
             let change = match &rule {
                 None => settings(if meta(policy, asked.profile).mode == Mode::Limited { Setting::ModeFull } else { Setting::MitmAuto }),
                 Some(rule) => {
                     let to = (rule.access != Access::Deny).then_some(Access::Allow);
-                    writable.map(|rule| Candidate::Entry(rule, to)).into_iter().chain(allow()).collect()
+                    // What cannot be read no narrow rule lets pass.
+                    let is_read =
+                        denied.reason == Reason::MethodNotAllowed || !narrow.iter().any(|rule| narrow::speaks_of_port(rule, port));
+                    let others = if is_read { allow(false) } else { Vec::new() };
+                    writable.map(|rule| Candidate::Entry(rule, to)).into_iter().chain(others).collect()
                 }
             };
             let hooked = denied.reason == Reason::MitmRequired && policy.is_hooked(asked.profile, host);
@@ -473,6 +513,13 @@ fn candidates<B: AsRef<[u8]>>(
         }
         Reason::MitmHookDenied | Reason::PolicyDenied => Vec::new(),
     }
+}
+
+/// Whether a rule is for this very host.
+fn names_exactly<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked) -> bool {
+    let exact = asked.host.to_string();
+    let mut named = named_by(policy, &asked.request(&[])).into_iter().filter_map(|named| policy.rule(named.rule));
+    named.any(|rule| rule.hosts == exact)
 }
 
 fn pattern(host: &Host, port: Option<u16>) -> Option<Pattern> {
@@ -484,7 +531,9 @@ fn pattern(host: &Host, port: Option<u16>) -> Option<Pattern> {
     Some(Pattern { hosts, port })
 }
 
-type Made = (Edit, Origin, Blob<Vec<u8>>);
+type Made = (Vec<Edit>, Origin, Blob<Vec<u8>>);
+/// The edited layers, the edits, and the index of the source that has them.
+type Edited = (Vec<Edit>, Vec<SourceFile>, usize);
 
 impl Origin {
     /// The layers that an edit may go to, the stronger first; the command line is the last resort.
@@ -501,28 +550,46 @@ impl Origin {
         layers
     }
 
-    /// Makes the edit; `Err` when it cannot be made, with what is in the way if that is known.
-    fn apply(&self, candidate: &Candidate, profile: &str) -> Result<Made, Option<Change>> {
-        match self {
-            Self::Layers(sources, chosen) => {
-                let (edit, changed, at) = edit_layers(sources, candidate, profile).ok_or(None)?;
-                let made = recompile(changed.clone(), chosen.as_deref(), (at, edit.line()))?;
-                Ok((edit, Self::Layers(changed, chosen.clone()), made))
+    /// Makes the edits; `Err` when they cannot be made, with what is in the way if that is known.
+    fn apply<B: AsRef<[u8]>>(
+        &self,
+        candidate: &Candidate,
+        policy: &Blob<B>,
+        asked: &Asked,
+        addresses: &[IpAddr],
+    ) -> Result<Made, Option<Change>> {
+        let profile = &meta(policy, asked.profile).profile;
+        let say = |mut edits: Vec<Edit>| {
+            if let Some(last) = edits.last_mut() {
+                last.also_opens = candidate.also_opens().to_vec();
             }
-            Self::Policy(parts) => {
-                if let Some(only) = parts.held(candidate) {
-                    return Err(Some(only));
+            edits
+        };
+        let by_rule = |parts: &Parts| {
+            if let Some(only) = parts.held(candidate) {
+                return Err(Some(only));
+            }
+            let (edit, parts) = edit_parts(parts, candidate, profile).ok_or(None)?;
+            let made = parts.build().ok_or(None)?;
+            Ok((say(vec![edit]), Self::Policy(Box::new(parts)), made))
+        };
+        match (self, candidate) {
+            (Self::Policy(parts), _) => by_rule(parts),
+            (Self::Layers(sources, chosen), _) => match (edit_layers(sources, candidate, profile), candidate) {
+                (Some((edits, changed, at)), _) => {
+                    let made = recompile(changed.clone(), chosen.as_deref(), at, &edits)?;
+                    Ok((say(edits), Self::Layers(changed, chosen.clone()), made))
                 }
-                let (edit, parts) = edit_parts(parts, candidate, profile).ok_or(None)?;
-                let made = parts.build().ok_or(None)?;
-                Ok((edit, Self::Policy(Box::new(parts)), made))
-            }
+                // The rule stands where no line of its own can be shown.
+                (None, Candidate::Widen(_)) => by_rule(&Parts::new(policy, asked, addresses).ok_or(None)?),
+                (None, _) => Err(None),
+            },
         }
     }
 }
 
 /// Compiles edited layers. What a requirement refuses or ignores of the edit names that requirement.
-fn recompile(sources: Vec<SourceFile>, profile: Option<&str>, edited: (usize, u32)) -> Result<Blob<Vec<u8>>, Option<Change>> {
+fn recompile(sources: Vec<SourceFile>, profile: Option<&str>, edited: usize, edits: &[Edit]) -> Result<Blob<Vec<u8>>, Option<Change>> {
     let (sources, diagnostics, blob) = match compile(sources, Options { profile, strict: false }) {
         Ok(compiled) => (compiled.sources, compiled.diagnostics, Some(compiled.blob)),
         Err(failure) => (failure.sources, failure.diagnostics, None),
@@ -530,8 +597,9 @@ fn recompile(sources: Vec<SourceFile>, profile: Option<&str>, edited: (usize, u3
     let in_the_way =
         diagnostics.iter().filter(|diagnostic| blob.is_some() || diagnostic.severity == Severity::Error).find_map(|diagnostic| {
             let [(value, _), (demand, _), ..] = diagnostic.places.as_slice() else { return None };
-            let source = sources.get(demand.source.0).filter(|source| source.role == Role::Requirements && value.source.0 == edited.0)?;
-            let is_ours = line_of(sources.get(edited.0)?.text(), value.span.start) == edited.1;
+            let source = sources.get(demand.source.0).filter(|source| source.role == Role::Requirements && value.source.0 == edited)?;
+            let line = line_of(sources.get(edited)?.text(), value.span.start);
+            let is_ours = edits.iter().any(|edit| edit.line() == line);
             let line = Some(line_of(source.text(), demand.span.start)).filter(|_| is_ours)?;
             Some(Change::Only { layer: source.layer, place: format!("{} {}:{line}", source.layer, source.label()) })
         });
@@ -541,26 +609,31 @@ fn recompile(sources: Vec<SourceFile>, profile: Option<&str>, edited: (usize, u3
     }
 }
 
-/// The edited layers, the edit, and the index of the source that has it.
-fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> Option<(Edit, Vec<SourceFile>, usize)> {
+fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> Option<Edited> {
+    let one = |(edit, changed, at)| (vec![edit], changed, at);
     match candidate {
         Candidate::Rule(layer, new) => {
             let key = new.pattern.to_string();
-            let own = sources.iter().enumerate().filter(|(_, source)| source.layer == *layer && source.role == Role::Config);
-            for (at, source) in own {
-                if let Some(entry) = domain_entry(source.text(), profile, &key) {
-                    return if new.is_narrow() { None } else { replace(sources, at, &entry, Some(new.access)) };
+            let configs = sources.iter().enumerate().filter(|(_, source)| source.role == Role::Config);
+            let mut there = configs.filter_map(|(at, source)| Some((at, source.layer, domain_entry(source.text(), profile, &key)?)));
+            if new.is_whole() {
+                if let Some((at, _, entry)) = there.find(|(_, owner, _)| owner == layer) {
+                    return replace(sources, at, &entry, Some(new.access)).map(one);
                 }
+            } else if there.any(|(_, owner, _)| owner >= *layer) {
+                // It would take the place of what is there.
+                return None;
             }
-            Some(add(sources, *layer, &["permissions", profile, "network", "domains"], &quote(&key), &new.value()))
+            Some(one(add(sources, *layer, &["permissions", profile, "network", "domains"], &quote(&key), &new.value())))
         }
         Candidate::Entry(rule, to) => {
             let own = sources.iter().enumerate().filter(|(_, source)| source.layer == rule.layer && source.label() == rule.label);
             own.filter(|(_, source)| source.role == Role::Config)
                 .find_map(|(at, source)| Some((at, rule_entry(source.text(), rule)?)))
                 .and_then(|(at, entry)| replace(sources, at, &entry, *to))
+                .map(one)
         }
-        Candidate::Widen(rule, method, path) => widen(sources, rule, [("methods", method), ("paths", path)]),
+        Candidate::Widen(widened) => widen(sources, &widened.rule, [("methods", &widened.method), ("paths", &widened.path)]),
         Candidate::Set(layer, setting) => {
             let (below, key, value) = setting.toml();
             let mut path = vec!["permissions", profile, "network"];
@@ -569,31 +642,28 @@ fn edit_layers(sources: &[SourceFile], candidate: &Candidate, profile: &str) -> 
                 Below::Mitm => path.push("mitm"),
                 Below::Features => path = vec!["features"],
             }
-            Some(add(sources, *layer, &path, key, value))
+            Some(one(add(sources, *layer, &path, key, value)))
         }
     }
 }
 
-/// A rule that is there is for more: an item more in each of these lists, in one line of its file.
-fn widen(sources: &[SourceFile], rule: &Rule, items: [(&str, &Option<String>); 2]) -> Option<(Edit, Vec<SourceFile>, usize)> {
-    let (mut changed, mut done): (Vec<SourceFile>, Option<(Edit, usize)>) = (sources.to_vec(), None);
+/// A rule that is there is for more: an item behind the last in each of these lists, in one line of its file or in two.
+fn widen(sources: &[SourceFile], rule: &Rule, items: [(&str, &Option<String>); 2]) -> Option<Edited> {
+    let (mut changed, mut edits, mut place) = (sources.to_vec(), Vec::<Edit>::new(), None);
     for (name, item) in items.into_iter().filter_map(|(name, item)| Some((name, item.as_ref()?))) {
         let mut own = changed.iter().enumerate().filter(|(_, source)| source.layer == rule.layer && source.label() == rule.label);
-        let (at, end) = own.find_map(|(at, source)| {
-            Some((at, rule_entry(source.text(), rule)?.lists.into_iter().find(|(list, _)| *list == name)?.1.end - 1))
-        })?;
+        let (at, end) =
+            own.find_map(|(at, source)| Some((at, rule_entry(source.text(), rule)?.lists.into_iter().find(|(list, _)| *list == name)?.1)))?;
         let (edit, next, at) = rewrite(&changed, at, end..end, &format!(", {}", quote(item)))?;
-        changed = next;
-        done = match (done, edit) {
-            (None, edit) => Some((edit, at)),
-            (
-                Some((Edit { kind: EditKind::Replace { line, before, .. }, .. }, _)),
-                Edit { layer, file, kind: EditKind::Replace { line: same, after, .. } },
-            ) if line == same => Some((Edit { layer, file, kind: EditKind::Replace { line, before, after } }, at)),
-            _ => return None,
-        };
+        (changed, place) = (next, Some(at));
+        let same_line = edits.last_mut().filter(|last| last.line() == edit.line());
+        match (same_line.map(|last| &mut last.kind), edit.kind) {
+            (Some(EditKind::Replace { after, .. }), EditKind::Replace { after: now, .. }) => *after = now,
+            (_, kind) => edits.push(Edit { kind, ..edit }),
+        }
     }
-    done.map(|(edit, at)| (edit, changed, at))
+    edits.sort_by_key(Edit::line);
+    Some((edits, changed, place?))
 }
 
 /// A key in a table of a layer. What is there is replaced; a table in braces gets it between them; otherwise it goes below the table's head, which is tried as a
@@ -637,7 +707,7 @@ fn add(sources: &[SourceFile], layer: Layer, path: &[&str], key: &str, value: &s
     let toml = format!("{key} = {value}");
     let mut changed = sources.to_vec();
     changed.insert(at, SourceFile::from_text(layer, Role::Config, &label, format!("{table}\n{toml}\n")).shown_as(&file));
-    (Edit { layer, file, kind: EditKind::Add { table, toml } }, changed, at)
+    (Edit::new(layer, &file, EditKind::Add { table, toml }), changed, at)
 }
 
 fn walk<'t, 'i>(root: &'t DeTable<'i>, path: &[&str]) -> Option<&'t DeTable<'i>> {
@@ -653,7 +723,7 @@ fn rewrite(sources: &[SourceFile], at: usize, span: Range<usize>, with: &str) ->
     let (before, line) = (text.get(from..until)?.to_owned(), line_of(text, span.start));
     let after = format!("{}{with}{}", text.get(from..span.start)?, text.get(span.end..until)?);
     let kind = EditKind::Replace { line, before, after: after.clone() };
-    Some((Edit { layer: source.layer, file: source.shown().to_owned(), kind }, with_text(sources, at, from..until, &after)?, at))
+    Some((Edit::new(source.layer, source.shown(), kind), with_text(sources, at, from..until, &after)?, at))
 }
 
 fn with_text(sources: &[SourceFile], at: usize, span: Range<usize>, with: &str) -> Option<Vec<SourceFile>> {
@@ -670,14 +740,13 @@ struct Entry {
     access: Range<usize>,
     /// Its key.
     key: Range<usize>,
-    /// What it asks for, with the brackets.
-    lists: Vec<(&'static str, Range<usize>)>,
+    /// What it asks for: where the last item of each list ends.
+    lists: Vec<(&'static str, usize)>,
 }
 
 impl Entry {
     fn new(access: Range<usize>, key: Range<usize>, value: &DeValue<'_>) -> Self {
-        let list =
-            |name: &'static str| value.as_table()?.get(name).filter(|list| list.get_ref().is_array()).map(|list| (name, list.span()));
+        let list = |name: &'static str| Some((name, value.as_table()?.get(name)?.get_ref().as_array()?.iter().last()?.span().end));
         Self { access, key, lists: ["methods", "paths"].into_iter().filter_map(list).collect() }
     }
 }
@@ -749,7 +818,7 @@ fn replace(sources: &[SourceFile], at: usize, entry: &Entry, to: Option<Access>)
         });
     if to.is_none() && alone {
         let kind = EditKind::Remove { line, before: before.to_owned() };
-        return Some((Edit { layer: source.layer, file: source.shown().to_owned(), kind }, with_text(sources, at, from..until, "")?, at));
+        return Some((Edit::new(source.layer, source.shown(), kind), with_text(sources, at, from..until, "")?, at));
     }
     rewrite(sources, at, entry.access.clone(), &quote(to.map_or("none", Access::as_str)))
 }
@@ -766,7 +835,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
             let input = new.input(source.clone());
             // The stronger layer's word on the same pattern is the only one.
             let same = |rule: &RuleInput| rule.hosts == input.hosts && (rule.ports == input.ports || new.pattern.port.is_none());
-            if parts.rules.iter().any(|(rule, _)| same(rule) && (rule.source.layer < *layer || new.is_narrow())) {
+            if parts.rules.iter().any(|(rule, _)| same(rule) && (rule.source.layer < *layer || !new.is_whole())) {
                 return None;
             }
             parts.rules.retain(|(rule, _)| !same(rule));
@@ -780,7 +849,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
             parts.rules.push((RuleInput { profiles, ..input }, Rule { profiles, ..shown }));
             let table = format!("[permissions.{}.network.domains]", quote_key(profile));
             let toml = format!("{} = {}", quote(&new.pattern.to_string()), new.value());
-            Edit { layer: *layer, file: source.label, kind: EditKind::Add { table, toml } }
+            Edit::new(*layer, &source.label, EditKind::Add { table, toml })
         }
         Candidate::Entry(rule, to) => {
             let at = parts.rules.iter().position(|(_, known)| Rule { id: rule.id, ..known.clone() } == **rule)?;
@@ -794,16 +863,17 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                     EditKind::Access { line: rule.line, pattern: rule.to_string(), access: *access }
                 }
             };
-            Edit { layer: rule.layer, file: rule.label.clone(), kind }
+            Edit::new(rule.layer, &rule.label, kind)
         }
-        Candidate::Widen(rule, method, path) => {
-            let at = parts.rules.iter().position(|(_, known)| Rule { id: rule.id, ..known.clone() } == **rule)?;
+        Candidate::Widen(widened) => {
+            let Widened { rule, method, path, .. } = widened.as_ref();
+            let at = parts.rules.iter().position(|(_, known)| Rule { id: rule.id, ..known.clone() } == *rule)?;
             let (input, _) = parts.rules.get_mut(at)?;
             input.methods.extend(method.clone());
             input.paths.extend(path.clone());
             let (methods, paths) = (method.iter().cloned().collect(), path.iter().cloned().collect());
             let kind = EditKind::Widen { line: rule.line, pattern: rule.to_string(), methods, paths };
-            Edit { layer: rule.layer, file: rule.label.clone(), kind }
+            Edit::new(rule.layer, &rule.label, kind)
         }
         Candidate::Set(layer, setting) => {
             setting.apply(parts.profiles.get_mut(usize::from(parts.profile.0))?);
@@ -815,7 +885,7 @@ fn edit_parts(parts: &Parts, candidate: &Candidate, profile: &str) -> Option<(Ed
                 Below::Features => "[features]".to_owned(),
             };
             let line = format!("{key} = {value}");
-            Edit { layer: *layer, file: label(&parts, *layer), kind: EditKind::Add { table, toml: line } }
+            Edit::new(*layer, &label(&parts, *layer), EditKind::Add { table, toml: line })
         }
     };
     Some((edit, parts))

@@ -534,6 +534,10 @@ impl fmt::Display for Edit {
                 let items: Vec<String> = methods.iter().chain(paths).map(|item| format!("\"{}\"", printable(item))).collect();
                 write!(f, "edit {place}:{line}: add {} to what {pattern} is for", items.join(" and "))
             }
+        }?;
+        match self.also_opens.as_slice() {
+            [] => Ok(()),
+            words => write!(f, "\n  also opens: {}", words.iter().map(|word| printable(word)).collect::<Vec<_>>().join(", ")),
         }
     }
 }

@@ -87,8 +87,8 @@ impl Remedy {
         Self { table: Some(table), toml: Some(line), ..Self::words(help) }
     }
 
-    /// Nothing has to be done.
-    fn none_needed(help: &str) -> Self {
+    /// Words that do not read on behind `to allow it, `.
+    fn remark(help: &str) -> Self {
         Self { follows_to: false, ..Self::words(help.to_owned()) }
     }
 
@@ -117,7 +117,7 @@ impl Remedy {
 
 /// The end of a help where it is not known what administrators hold.
 const UNLESS: &str = ", unless an administrator holds it";
-/// By nothing that has a number.
+/// Allowed by no rule: what an answer needs that is only looked at for yes or no.
 const LET_ON: Allowed = Allowed { rule: socket::NO_RULE, read_only: false, intercept: false, hook: None, unconditional: false };
 /// Said of what another policy refused.
 const ALLOWED_NOW: &str = "the policy in force allows it by now";
@@ -143,7 +143,7 @@ impl Refused<'_> {
             || (reason == Some(Reason::Denied) && rule.as_ref().is_none_or(|rule| rule.paths.is_empty()));
         if let Some(rule) = self.rule_of_paths(snapshot).filter(|_| !is_certain) {
             let help = format!("by now it depends on its path, which is not kept: \"{rule}\" is in {}", rule.place());
-            return Some(Remedy { place: Some(rule.place()), ..Remedy::none_needed(&help) });
+            return Some(Remedy { place: Some(rule.place()), ..Remedy::remark(&help) });
         }
         match (decision, reason) {
             (Decision::Allow(allowed), _) => self.allowed_by_now(snapshot, allowed),
@@ -158,7 +158,7 @@ impl Refused<'_> {
             // It was none of the policy's.
             Some(Reason::PolicyDenied) => None,
             Some(Reason::NotAllowed) if self.socket => self.remedy(snapshot),
-            _ if self.socket => Some(Remedy::none_needed("by now it depends on its path, which is not kept")),
+            _ if self.socket => Some(Remedy::remark("by now it depends on its path, which is not kept")),
             Some(Reason::NotAllowedLocal) if is_name && !snapshot.meta().allow_local_binding => {
                 let remedy = self.remedy(snapshot)?;
                 let help = format!("its addresses are not kept: where they are still closed, {}", remedy.help);
@@ -166,10 +166,10 @@ impl Refused<'_> {
             }
             Some(Reason::Denied) => match self.network_still_denied(snapshot) {
                 Some(rule) => self.steps(snapshot, Reason::Denied, Some(By::from(&rule))),
-                None => Some(Remedy::none_needed(ALLOWED_NOW)),
+                None => Some(Remedy::remark(ALLOWED_NOW)),
             },
-            _ if allowed.intercept => Some(Remedy::none_needed(&format!("{ALLOWED_NOW}, where it can be read"))),
-            _ => Some(Remedy::none_needed(ALLOWED_NOW)),
+            _ if allowed.intercept => Some(Remedy::remark(&format!("{ALLOWED_NOW}, where it can be read"))),
+            _ => Some(Remedy::remark(ALLOWED_NOW)),
         }
     }
 
@@ -309,12 +309,12 @@ impl Refused<'_> {
 
     /// A rule more.
     fn allow(&self, snapshot: &Snapshot) -> Remedy {
-        if let Some(layer) = managed_only(snapshot) {
-            return Remedy::only(layer, format!("only the {layer} layer allows hosts in this policy: a line elsewhere is ignored"));
+        if let Some(only) = ignored_elsewhere(snapshot) {
+            return only;
         }
         let (own, host, port) = (self.own_rules(snapshot), self.host(), self.asked.port);
         let is_for_port = |rule: &Rule| matches!(rule.ports.as_slice(), [only] if (only.first, only.last) == (port, port));
-        // Who wrote which methods or paths may be asked for did not mean all of them.
+        // Who wrote which methods or paths may be asked for did not mean all of them, be it for this host or for many.
         let is_narrow =
             |rule: &Rule| self.speaks_of_port(rule) && rule.access != Access::Deny && !(rule.methods.is_empty() && rule.paths.is_empty());
         if let Some(rule) = own.iter().find(|rule| is_for_port(rule) || is_narrow(rule)) {
@@ -326,11 +326,17 @@ impl Refused<'_> {
             return Remedy { place: Some(place), follows_to: only.is_none(), only, change: Edit::Rule, ..Remedy::words(help) };
         }
         // Another key than that of the rule that there is.
-        let key = match (own.is_empty(), host.as_ref()) {
-            (true, host) => host.to_string(),
-            (false, Host::Ip(std::net::IpAddr::V6(ip))) => format!("[{ip}]:{port}"),
-            (false, host) => format!("{host}:{port}"),
+        let key_of_port = || match host.as_ref() {
+            Host::Ip(std::net::IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            host => format!("{host}:{port}"),
         };
+        if let Some((rule, _)) = self.named(snapshot).find(|(rule, _)| is_narrow(rule)) {
+            let (place, key, table) = (rule.place(), key_of_port(), table(snapshot, ".domains"));
+            let help =
+                format!("add a rule for \"{key}\" under {table} that is for such requests only: \"{rule}\" in {place} is not for all");
+            return Remedy { table: Some(table), change: Edit::Rule, ..Remedy::words(help) };
+        }
+        let key = if own.is_empty() { host.to_string() } else { key_of_port() };
         let (table, line) = (table(snapshot, ".domains"), format!("\"{key}\" = \"allow\""));
         let is_managed = snapshot.blob().sources().iter().any(|source| source.layer.is_managed());
         let doubt = match constraints(snapshot) {
@@ -387,7 +393,7 @@ impl Refused<'_> {
 }
 
 /// A table of the profile in force.
-pub(crate) fn table(snapshot: &Snapshot, below: &str) -> String {
+fn table(snapshot: &Snapshot, below: &str) -> String {
     let profile = &snapshot.meta().profile;
     let is_bare = !profile.is_empty() && profile.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     // A string of JSON is one of TOML.
@@ -403,6 +409,12 @@ fn managed_only(snapshot: &Snapshot) -> Option<Layer> {
     constraints(snapshot).and_then(|held| held.managed_allows_only)
 }
 
+/// What is said where only one layer allows hosts.
+fn ignored_elsewhere(snapshot: &Snapshot) -> Option<Remedy> {
+    let layer = managed_only(snapshot)?;
+    Some(Remedy::only(layer, format!("only the {layer} layer allows hosts in this policy: a line elsewhere is ignored")))
+}
+
 /// A unix socket, of which no path is known here.
 fn sockets(snapshot: &Snapshot) -> Remedy {
     let table = table(snapshot, ".unix_sockets");
@@ -412,14 +424,15 @@ fn sockets(snapshot: &Snapshot) -> Remedy {
 
 /// Addresses that are not public, all of them.
 fn local(snapshot: &Snapshot) -> Remedy {
-    let (held, domains) = (constraints(snapshot), table(snapshot, ".domains"));
-    let (table, line) = (table(snapshot, ""), "allow_local_binding = true".to_owned());
-    let address = if managed_only(snapshot).is_none() { format!(", or name the address under {domains}") } else { String::new() };
+    let ignored = ignored_elsewhere(snapshot);
+    let name_it = format!("name the address under {}", table(snapshot, ".domains"));
     if snapshot.meta().allow_local_binding {
         // Metadata services stay closed.
-        return Remedy::words(format!("name the address under {domains}"));
+        return ignored.unwrap_or_else(|| Remedy::words(name_it));
     }
-    match held.map(|held| held.local_binding_required) {
+    let (table, line) = (table(snapshot, ""), "allow_local_binding = true".to_owned());
+    let address = if ignored.is_none() { format!(", or {name_it}") } else { String::new() };
+    match constraints(snapshot).map(|held| held.local_binding_required) {
         Some(Some(layer)) => {
             let help =
                 format!("the {layer} layer holds allow_local_binding = false: only it can open addresses that are not public{address}");
@@ -443,7 +456,7 @@ fn always(snapshot: &Snapshot) -> Option<Remedy> {
 fn mode(snapshot: &Snapshot) -> Remedy {
     if snapshot.meta().mode != Mode::Limited {
         let help = "an operator holds the policy to limited mode, and can take that back";
-        return Remedy { by_operator: true, change: Edit::Mode, ..Remedy::none_needed(help) };
+        return Remedy { by_operator: true, change: Edit::Mode, ..Remedy::remark(help) };
     }
     match constraints(snapshot).map(|held| held.mode_required) {
         Some(Some(layer)) => Remedy::only(layer, format!("only the {layer} layer can change this: it holds mode = \"limited\"")),

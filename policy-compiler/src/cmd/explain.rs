@@ -111,6 +111,7 @@ fn edit_json(edit: &Edit) -> Value {
     if let Some(value) = value.as_object_mut() {
         value.insert("layer".into(), edit.layer.as_str().into());
         value.insert("file".into(), edit.file.as_str().into());
+        value.insert("also_opens".into(), edit.also_opens.as_slice().into());
     }
     value
 }
