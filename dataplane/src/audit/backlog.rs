@@ -34,6 +34,11 @@ pub(super) trait Destination: Send {
         0
     }
 
+    /// Whether somebody takes what is sent, as far as that is known. Where it is not, one message at a time is tried.
+    fn is_heard(&self) -> bool {
+        true
+    }
+
     /// Sends a message, or what is left of it, and connects before if need be; says whether all of it is sent.
     ///
     /// # Errors
@@ -88,7 +93,12 @@ impl<D: Destination> Backlog<D> {
         self.to.look()?;
         while let Some(message) = self.waiting.front() {
             match self.to.send(message) {
-                Ok(true) => _ = self.waiting.pop_front(),
+                Ok(true) => {
+                    self.waiting.pop_front();
+                    if !self.to.is_heard() {
+                        return Err(io::Error::other("nobody took what was sent before"));
+                    }
+                }
                 Ok(false) => {}
                 // It would never go, and neither would what is behind it.
                 Err(error) if is_too_long(&error) => {

@@ -51,6 +51,8 @@ pub(super) struct Held {
     stats: SinkStats,
     /// What it gave up and nobody was told of.
     gap: Option<Gap>,
+    /// It was told of something else since the last gap: what is known to be lost since then may be no more than the word of that gap, which would go on for ever.
+    news: bool,
     /// It panicked, and is not called any more.
     broken: bool,
 }
@@ -58,7 +60,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(spec: Option<Spec>, sink: Box<dyn Sink>) -> Self {
         let stats = SinkStats { name: sink.name(), ..SinkStats::default() };
-        Self { spec, sink, stats, gap: None, broken: false }
+        Self { spec, sink, stats, gap: None, news: true, broken: false }
     }
 
     /// Gives it events, and has it go on with what it keeps. Both are one attempt: what only keeps events may take them all and write none.
@@ -68,6 +70,7 @@ impl Held {
             return None;
         }
         self.stats.told += batch.len() as u64;
+        self.news |= batch.iter().any(|event| !matches!(event.kind, Kind::Lost(_)));
         self.call(|sink| {
             let written = if batch.is_empty() { Ok(()) } else { sink.write(batch) };
             let flushed = sink.flush();
@@ -114,6 +117,11 @@ impl Held {
     /// Whether it can take more. One that is not called any more holds up nobody.
     fn has_room(&self) -> bool {
         self.broken || catch_unwind(AssertUnwindSafe(|| self.sink.has_room())).unwrap_or(true)
+    }
+
+    /// Whether a gap is to be told of, where there is `news`, or was.
+    fn has_gap(&self, news: bool) -> bool {
+        self.gap.is_some() && (self.news || news)
     }
 
     /// When something is due that no event brings about. One that is not called any more has nothing.
@@ -181,7 +189,7 @@ impl Consumer {
 
     /// Whether something is left that nobody wakes it for.
     fn is_busy(&self) -> bool {
-        !self.own.is_empty() || self.missed.is_some() || self.sinks.iter().any(|held| held.stats.pending > 0 || held.gap.is_some())
+        !self.own.is_empty() || self.missed.is_some() || self.sinks.iter().any(|held| held.stats.pending > 0 || held.has_gap(false))
     }
 
     /// One look into the queue. Gives whether there was anything.
@@ -224,10 +232,10 @@ impl Consumer {
         if let Some((count, since)) = self.missed.take_if(|_| !waits) {
             batch.push(Event::now(Kind::Lost(Gap { count, since, sink: None })));
         }
-        for held in &mut self.sinks {
-            if !waits && held.gap.is_some() && held.has_room() {
-                batch.extend(held.gap.take().map(|gap| Event::now(Kind::Lost(gap))));
-            }
+        let news = at_end || !batch.is_empty();
+        for held in self.sinks.iter_mut().filter(|held| !waits && held.has_gap(news) && held.has_room()) {
+            batch.extend(held.gap.take().map(|gap| Event::now(Kind::Lost(gap))));
+            held.news = false;
         }
         if at_end {
             batch.push(Event::now(Kind::Stop));

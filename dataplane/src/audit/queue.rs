@@ -455,7 +455,9 @@ mod tests {
         let other = Arc::clone(&queue);
         assert!(!queue.holds_up());
         let waits = std::thread::spawn(move || other.push(event(4)));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !queue.holds_up() {
+            assert!(std::time::Instant::now() < deadline, "nobody waits");
             std::thread::yield_now();
         }
         queue.release();

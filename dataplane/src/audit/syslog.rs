@@ -38,6 +38,17 @@ pub(super) struct Syslog {
     sent: usize,
     /// Datagrams that were refused, and not asked for yet.
     lost: u64,
+    doubt: Doubt,
+}
+
+/// Whether somebody takes datagrams. That they can be sent says nothing: of the one before, nobody may have known yet that it was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// The last one was refused.
+    Refused,
+    /// One was sent since, of which nothing was heard yet.
+    Asked,
 }
 
 enum Way {
@@ -56,7 +67,7 @@ impl SyslogSink {
         }
         let (encoder, stamp, host) = (Encoder::new(form), Stamp::default(), host_name());
         let way = connect(&target);
-        let mut sink = Self::new(Syslog { target, way: None, encoder, stamp, host, sent: 0, lost: 0 }, form.lossy);
+        let mut sink = Self::new(Syslog { target, way: None, encoder, stamp, host, sent: 0, lost: 0, doubt: Doubt::None }, form.lossy);
         match way {
             Ok(way) => sink.to.way = Some(way),
             Err(error) => sink.pause(&error),
@@ -92,7 +103,12 @@ impl Destination for Syslog {
         match &mut self.way {
             Some(Way::Udp(socket)) => match socket.take_error()? {
                 Some(error) => Err(self.refused(error)),
-                None => Ok(()),
+                None => {
+                    if self.doubt == Doubt::Asked {
+                        self.doubt = Doubt::None;
+                    }
+                    Ok(())
+                }
             },
             Some(Way::Tcp(stream)) if has_ended(stream) => {
                 // What is written to it goes nowhere, and that is not said before the next time. In another connection, the message begins again.
@@ -108,6 +124,10 @@ impl Destination for Syslog {
         std::mem::take(&mut self.lost)
     }
 
+    fn is_heard(&self) -> bool {
+        self.doubt == Doubt::None
+    }
+
     fn send(&mut self, message: &[u8]) -> io::Result<bool> {
         if self.way.is_none() {
             self.way = Some(connect(&self.target)?);
@@ -116,7 +136,12 @@ impl Destination for Syslog {
             #[cfg(unix)]
             Some(Way::Socket(socket)) => socket.send(message)?,
             Some(Way::Udp(socket)) => match socket.send(message) {
-                Ok(sent) => sent,
+                Ok(sent) => {
+                    if self.doubt == Doubt::Refused {
+                        self.doubt = Doubt::Asked;
+                    }
+                    sent
+                }
                 Err(error) => return Err(self.refused(error)),
             },
             Some(Way::Tcp(stream)) => match stream.write(message.get(self.sent..).unwrap_or_default()) {
@@ -133,8 +158,14 @@ impl Destination for Syslog {
     }
 
     fn failed(&mut self, error: &io::Error) {
-        // A connection that is slow goes on in the middle of a message; in another one, the message begins again.
-        if !(error.kind() == ErrorKind::WouldBlock && matches!(self.way, Some(Way::Tcp(_)))) {
+        let keeps = match self.way {
+            // One that is slow goes on in the middle of a message; in another one, the message begins again.
+            Some(Way::Tcp(_)) => error.kind() == ErrorKind::WouldBlock,
+            // It is what hears of the last datagram.
+            Some(Way::Udp(_)) => self.doubt == Doubt::Asked,
+            _ => false,
+        };
+        if !keeps {
             self.way = None;
             self.sent = 0;
         }
@@ -144,7 +175,10 @@ impl Destination for Syslog {
 impl Syslog {
     /// That nobody listens is said of the datagram before: this one was not sent.
     fn refused(&mut self, error: io::Error) -> io::Error {
-        self.lost += u64::from(error.kind() == ErrorKind::ConnectionRefused);
+        if error.kind() == ErrorKind::ConnectionRefused {
+            self.lost += 1;
+            self.doubt = Doubt::Refused;
+        }
         error
     }
 }

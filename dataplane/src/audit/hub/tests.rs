@@ -204,6 +204,32 @@ fn a_sink_that_fails_is_said_once_and_others_go_on() {
     assert_eq!(bads.iter().count() as u64 + given_up, told.len() as u64);
 }
 
+/// What tells of a gap is lost with all the rest: it is not what the next gap is told of for.
+#[tokio::test]
+async fn a_sink_that_loses_everything_has_nothing_to_tell_where_nothing_happens() {
+    let ((bad, _bads, act), (good, goods, _)) = (stand("bad"), stand("good"));
+    let (hub, policy) = hub(&audit(100, OnFull::Drop), vec![bad, good]);
+    *act.lock().unwrap() = Act::Fail;
+    let running = hub.start().unwrap();
+    let gaps = |events: &[Event]| names(events).iter().filter(|name| **name == "lost").count();
+    for id in 1..3 {
+        deny(&hub, &policy, id);
+        let mut told = Vec::new();
+        // Each is another look, and whoever looks says what it has to say.
+        for _ in 0..8 {
+            hub.feed().settled().await;
+            told.extend(goods.try_iter());
+        }
+        assert!((1..=3).contains(&gaps(&told)), "{:?}", names(&told));
+        for _ in 0..8 {
+            hub.feed().settled().await;
+        }
+        assert_eq!(names(&goods.try_iter().collect::<Vec<_>>()), [""; 0]);
+    }
+    end(running);
+    assert!(gaps(&goods.iter().collect::<Vec<_>>()) <= 1);
+}
+
 #[test]
 fn a_sink_that_panics_is_told_nothing_more() {
     let ((bad, _bads, act), (good, goods, _)) = (stand("bad"), stand("good"));

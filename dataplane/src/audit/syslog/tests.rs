@@ -173,6 +173,8 @@ fn datagrams_that_nobody_took_are_counted_and_said() {
     // Who listens again gets what comes then.
     let server = UdpSocket::bind(address).unwrap();
     sink.is_tried_again();
+    assert!(sink.write(&[denied("a.example")]).is_err(), "nobody knows yet that it has come");
+    sink.is_tried_again();
     sink.write(&[denied("a.example")]).and(sink.flush()).unwrap();
     let mut message = [0; 4096];
     let length = server.recv(&mut message).unwrap();
