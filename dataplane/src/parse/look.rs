@@ -16,6 +16,8 @@ pub enum Look {
     More,
     /// Nothing that names a server here: SSH, a protocol of someone's own.
     Opaque,
+    /// The first word is no text. It need not be held back, but there are servers to which any word is a method: the rest of its line is for [`OddLine`].
+    Odd,
     /// A TLS ClientHello.
     Hello {
         /// The server that it names (RFC 6066, section 3). With an encrypted hello, that is the outer name, in front of which the client asks to be let in.
@@ -48,6 +50,7 @@ pub fn http_host(bytes: &[u8], max_fields: usize) -> Look {
     match first_line(bytes) {
         Line::More => return Look::More,
         Line::Other => return Look::Opaque,
+        Line::Odd => return Look::Odd,
         Line::Request => {}
     }
     let mut head = bytes;
@@ -65,6 +68,7 @@ enum Line {
     More,
     Request,
     Other,
+    Odd,
 }
 
 /// Methods that everybody knows.
@@ -72,8 +76,8 @@ const KNOWN: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNEC
 
 /// Whether the line at the front is for a reader of HTTP, however forgiving: a word, white space, and then HTTP's name or a path, or a method that everybody knows and anything.
 ///
-/// A first word that is no text is of a protocol that has none, and nothing is waited for. Behind a word of text, the end of the line is, whatever stands there: servers take bytes that no URL
-/// has for a part of one.
+/// Behind a word of text, the end of the line is waited for, whatever stands there: servers take bytes that no URL has for a part of one. A first word that is no text is of a protocol that
+/// has none, and nothing is held back; where HTTP's name stands in its line all the same, it is for a server that takes any word for a method.
 fn first_line(bytes: &[u8]) -> Line {
     // Servers forgive empty lines and white space before a request.
     let Some(start) = bytes.iter().position(|byte| !is_space(*byte) && *byte != b'\n') else { return Line::More };
@@ -83,14 +87,54 @@ fn first_line(bytes: &[u8]) -> Line {
     let is_known = KNOWN.iter().any(|known| method.eq_ignore_ascii_case(known));
     let behind_word = bytes.iter().find(|byte| !byte.is_ascii_graphic());
     if behind_word.is_some_and(|byte| !is_space(*byte) && *byte != b'\n') && !is_known {
-        return Line::Other;
+        return match OddLine::default().look(bytes) {
+            Look::More => Line::Odd,
+            Look::Malformed(_) => Line::Request,
+            _ => Line::Other,
+        };
     }
     let Some(end) = memchr::memchr(b'\n', bytes) else { return Line::More };
     let rest = bytes.get(method.len()..end).unwrap_or_default();
     let words = rest.get(rest.iter().take_while(|byte| is_space(**byte)).count()..).unwrap_or_default();
     let is_path = words.len() < rest.len() && words.starts_with(b"/");
-    let is_named = rest.windows(5).any(|window| window.eq_ignore_ascii_case(b"http/"));
+    let is_named = rest.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME));
     if is_known || is_path || is_named { Line::Request } else { Line::Other }
+}
+
+/// HTTP's name, in front of its version.
+const NAME: &[u8] = b"http/";
+/// Longer first lines are no server's to read: those that take the longest take half of this.
+const LONGEST_LINE: usize = 128 << 10;
+
+/// A first line that is let on as it comes ([`Look::Odd`]), of which the end is not: no server answers before that.
+#[derive(Debug, Default)]
+pub struct OddLine {
+    /// Bytes that were let on.
+    len: usize,
+    /// How much of HTTP's name they end in.
+    matched: usize,
+    is_named: bool,
+}
+
+impl OddLine {
+    /// Looks at more of it: [`Look::More`] lets the bytes on, and what follows is to be looked at too; [`Look::Opaque`] lets all on; [`Look::Malformed`] is a request to some servers.
+    pub fn look(&mut self, bytes: &[u8]) -> Look {
+        for byte in bytes {
+            if *byte == b'\n' && self.len > 0 {
+                return if self.is_named { Look::Malformed("the method is no text") } else { Look::Opaque };
+            }
+            // Servers forgive what is blank in front of a line.
+            if self.len == 0 && (*byte == b'\n' || is_space(*byte)) {
+                continue;
+            }
+            self.len += 1;
+            let byte = byte.to_ascii_lowercase();
+            // No part of the name but its first letter begins it anew.
+            self.matched = if NAME.get(self.matched) == Some(&byte) { self.matched + 1 } else { usize::from(NAME.first() == Some(&byte)) };
+            self.is_named |= self.matched == NAME.len();
+        }
+        if self.len > LONGEST_LINE { Look::Opaque } else { Look::More }
+    }
 }
 
 /// What servers forgive between words: RFC 9112, section 3, has five bytes, of which a CR alone is one. Those that take bytes for characters of Latin-1 know more.
@@ -115,7 +159,18 @@ mod tests {
         assert_eq!(shown(&look(bytes, 80, 32)), expected, "{}", bytes.escape_ascii());
         for end in 0..bytes.len() {
             let early = look(&bytes[..end], 80, 32);
-            assert!(early == Look::More || shown(&early) == expected, "{} after {end}: {early:?}", bytes.escape_ascii());
+            assert!(
+                matches!(early, Look::More | Look::Odd) || shown(&early) == expected,
+                "{} after {end}: {early:?}",
+                bytes.escape_ascii()
+            );
+        }
+        // Nor is it where it is let on piece by piece.
+        if let Some(at) = (0..bytes.len()).find(|end| look(&bytes[..*end], 80, 32) == Look::Odd) {
+            let mut line = OddLine::default();
+            let piecemeal =
+                [&bytes[..at]].into_iter().chain(bytes[at..].chunks(1)).map(|piece| line.look(piece)).find(|look| *look != Look::More);
+            assert_eq!(matches!(piecemeal, Some(Look::Malformed(_))), expected.starts_with("malformed"), "{}", bytes.escape_ascii());
         }
     }
 
@@ -140,7 +195,7 @@ mod tests {
             ("x y http/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line is malformed"),
             ("SSH-2.0-OpenSSH_9.9\r\n", "Opaque"),
             ("SSH-2.0-OpenSSH_9.9 Debian-1\r\n", "Opaque"),
-            ("\u{0}\u{1}", "Opaque"),
+            ("\u{0}\u{1}", "Odd"),
             (" GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
             ("GET\u{b}/\u{b}HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
             ("{\"json\": 1}\n", "Opaque"),
@@ -156,17 +211,12 @@ mod tests {
         assert_eq!(look(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", 8080, 32), Look::Opaque, "only on port 80");
     }
 
-    /// Servers serve what no URL has, and what no method has is not HTTP to anybody.
+    /// Servers serve what no URL has, and some of them what no method has.
     #[test]
     fn no_byte_in_a_request_line_makes_it_something_else() {
         let every: Vec<u8> = (0..=255).collect();
         let none = Vec::new();
-        // What is no text, and neither white space: of a first word, it makes a protocol that has no words.
-        let odd: Vec<u8> = [0..=8, 0x0e..=0x1b, 0x7f..=0x84, 0x86..=0x9f, 0xa1..=0xff].into_iter().flatten().collect();
-        let odd_or_end = [&odd[..], b"\n"].concat();
-        // At the front, there is one that begins TLS.
-        let odd_in_front: Vec<u8> = odd.iter().copied().filter(|byte| *byte != 22).collect();
-        let cases: [(&str, &str, &[u8]); 12] = [
+        let cases: [(&str, &str, &[u8]); 13] = [
             ("GET /", " HTTP/1.1", &none),
             ("GET /", "", &none),
             ("get ", "/ HTTP/1.1", &none),
@@ -177,21 +227,25 @@ mod tests {
             ("BREW /", " HTTP/1.1", &none),
             ("BREW\t/", "\thttp/1.1", &none),
             ("BREW\r/", "\rHTTP/1.1", &none),
-            ("BREW", "/ HTTP/1.1", &odd_or_end),
-            ("", "GET / HTTP/1.1", &odd_in_front),
+            // It ends a line that is none.
+            ("BREW", "/ HTTP/1.1", b"\n"),
+            ("", "GET / HTTP/1.1", &none),
+            ("BR", "W /x http/1.1", b"\n"),
         ];
         for (before, behind, opaque) in cases {
             for byte in &every {
                 let bytes = [before.as_bytes(), &[*byte], behind.as_bytes(), b"\r\nHost: evil.test\r\n\r\n"].concat();
                 let said = shown(&look(&bytes, 80, 32));
-                let read = said == "evil.test:80" || said.starts_with("malformed: ");
+                // There is one byte that begins TLS, too.
+                let read =
+                    said == "evil.test:80" || said.starts_with("malformed: ") || (before.is_empty() && *byte == 22 && said == "More");
                 assert!(if opaque.contains(byte) { said == "Opaque" } else { read }, "{}: {said}", bytes.escape_ascii());
                 told(&bytes, &said);
             }
         }
         let no_target = "malformed: the request target has characters that no target has";
         let no_line = "malformed: the request line or a header line is malformed";
-        let cases: [(&[u8], &str); 26] = [
+        let cases: [(&[u8], &str); 32] = [
             (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_target),
             (b"GET /\xe4 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
             (b"GET /\x01 HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
@@ -216,8 +270,14 @@ mod tests {
             (b"SSH-2.0-\xc3\xa4 \xff\r\n", "Opaque"),
             (b"SSH-2.0-PuTTY a b\r\n", "Opaque"),
             (b"name \xff\xfe\0\n", "Opaque"),
-            (b"\x1f\x8b\x08", "Opaque"),
-            (b"name\x01", "Opaque"),
+            (b"\x1f\x8b\x08", "Odd"),
+            (b"name\x01", "Odd"),
+            (b"\x80GET /evil HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"PO\xffST /evil HTTP/1.1\r\nHost: evil.test\r\n\r\n", no_line),
+            (b"\0 /evil HTTP/1.1\r\nHost: evil.test\r\n\r\n", "malformed: a NUL byte in the head"),
+            (b"\x13BitTorrent protocol hhttp\n", "Opaque"),
+            (b"\x01 /path\r\nHost: evil.test\r\n\r\n", "Opaque"),
+            (b"\x01 hhttp/1.1 /path\n\r\n", "malformed: a line that ends with LF alone"),
         ];
         for (bytes, expected) in cases {
             told(bytes, expected);

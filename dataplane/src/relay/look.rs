@@ -5,7 +5,7 @@
 
 use crate::counters::{Reached, reached};
 use crate::decide::guard::{Guard, Inner};
-use crate::parse::look::{Look, look};
+use crate::parse::look::{Look, OddLine, look};
 use crate::parse::target::Target;
 use crate::parse::tls::Behind;
 use crate::patience::Patience;
@@ -31,6 +31,8 @@ pub(crate) struct Looking {
     patience: Option<Patience>,
     /// A first hello was let on.
     behind: Option<First>,
+    /// The beginning of a line was.
+    odd: Option<OddLine>,
 }
 
 /// What is known of a first hello.
@@ -68,6 +70,7 @@ impl Looking {
             wait: limits.look_timeout,
             patience: None,
             behind: None,
+            odd: None,
         };
         (guard.sni() != Sni::Off).then(|| Box::new(look))
     }
@@ -80,9 +83,13 @@ impl Looking {
         loop {
             if self.bytes.len() > self.seen {
                 self.seen = self.bytes.len();
-                let look = match &mut self.behind {
-                    None => look(&self.bytes, self.port, self.max_fields),
-                    Some(first) => match first.behind.look(&self.bytes) {
+                let look = match (&mut self.behind, &mut self.odd) {
+                    (None, None) => look(&self.bytes, self.port, self.max_fields),
+                    (None, Some(line)) => match line.look(&self.bytes) {
+                        Look::More => return Poll::Ready(Looked::Part(self.take(usize::MAX))),
+                        look => look,
+                    },
+                    (Some(first), _) => match first.behind.look(&self.bytes) {
                         (on @ 1.., Look::More) => return Poll::Ready(Looked::Part(self.take(on))),
                         (_, look) => look,
                     },
@@ -105,6 +112,11 @@ impl Looking {
                         return Poll::Ready(if may && guard.sni() == Sni::Enforce { Looked::Http } else { self.end(may, None) });
                     }
                     Look::Opaque => return Poll::Ready(self.end(true, None)),
+                    Look::Odd => {
+                        self.odd = Some(OddLine::default());
+                        self.seen = 0;
+                        continue;
+                    }
                     // What could be a greeting, and goes on for too long, is not one that anybody sends.
                     Look::More => return Poll::Ready(self.end(guard.inner(Inner::Unclear), Some(reached!(look_bytes)))),
                     Look::Malformed(_) => return Poll::Ready(self.end(guard.inner(Inner::Unclear), None)),
