@@ -156,7 +156,7 @@ impl Ways for Decided<'_> {
                 Some(proxy) => self.shared.connector.route_through(permit, proxy, &limits).await,
             };
             let route = route.map_err(|error| match error {
-                ConnectError::Denied(_) => Dropped::Denied,
+                ConnectError::Denied(_) | ConnectError::Closed => Dropped::Denied,
                 ConnectError::Upstream(_) => Dropped::NotResolved,
             })?;
             let upload = self.shared.gate.stream(&target.host, &limits).map_err(|reached| {

@@ -11,11 +11,13 @@ use crate::audit::event::Ending;
 use crate::connect::chain::{Came, Form};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
-use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError};
+use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError, Watch};
 use crate::counters::{Counter, Counters, Reached, Timed, reached};
 use crate::decide::deny::Denial;
 use crate::decide::guard::{Cause, Guard};
 use crate::decide::open::Open;
+#[cfg(unix)]
+use crate::decide::socket::SocketRoute;
 use crate::decide::{Decider, No, Question, Route, Told};
 use crate::inside::judge::{Actions, Facts};
 use crate::inside::{Inside, Opening};
@@ -39,6 +41,7 @@ use slot::{Job, SetUp};
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncWriteExt;
@@ -585,7 +588,6 @@ impl<'s> Connection<'s> {
             if told {
                 actions.strip_request.push("expect".to_owned());
             }
-            let decider = &shared.decider;
             let mut unheard = None;
             let tunnel = self.tunnel.as_ref();
             let sides = Sides {
@@ -607,7 +609,7 @@ impl<'s> Connection<'s> {
                 if tunnel.is_some_and(|tunnel| tunnel.is_closing()) {
                     return Some(Cause::Closed);
                 }
-                denial = plan.revoked(decider, peer, heard);
+                denial = plan.revoked(peer, heard);
                 heard |= denial.is_some();
                 denial.as_ref().map(|_| Cause::Revoked)
             };
@@ -641,10 +643,8 @@ impl<'s> Connection<'s> {
                     if client_reusable {
                         return Next::Request;
                     }
-                    if unread || !self.client.buffer.is_empty() {
-                        Box::pin(self.linger()).await;
-                    } else if head.secure {
-                        self.end_of_tls().await;
+                    if let Some(goodbye) = self.goodbye(unread, head.secure) {
+                        goodbye.await;
                     }
                     return Next::Close;
                 }
@@ -732,7 +732,8 @@ impl<'s> Connection<'s> {
             end(open, reached.into());
             return Err(self.limited(head, &head.target, reached).await);
         }
-        match shared.connect(permit, traffic, secured.as_ref(), head, &mut self.ear).await {
+        let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
+        match shared.connect(permit, traffic, secured.as_ref(), head, &mut watch).await {
             Ok(connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 Ok(connected)
@@ -740,6 +741,11 @@ impl<'s> Connection<'s> {
             Err(ConnectError::Denied(denial)) => {
                 end(open, Ending::Revoked);
                 Err(self.deny(head, &denial).await)
+            }
+            Err(ConnectError::Closed) => {
+                end(open, Ending::Closed);
+                self.over = Ending::Closed;
+                Err(Next::Close)
             }
             Err(ConnectError::Upstream(error)) => {
                 end(open, error.into());
@@ -806,17 +812,25 @@ impl<'s> Connection<'s> {
         // What stands for a socket in replies and events: no host has this name and port.
         let target = Host::parse(crate::decide::socket::NAME).map_or_else(|_| Target::clone(&head.target), |host| Target { host, port: 0 });
         let question = Question { target: &target, socket: true, ..question };
-        let connected = match self.shared.decider.socket(question) {
-            Ok(permit) => crate::connect::unix::connect(permit, path).await,
+        let shared = self.shared;
+        let connected = match shared.decider.socket(question) {
+            Ok(permit) => {
+                let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
+                let revoked = |route: &SocketRoute| route.revoked(&shared.decider, &question, false);
+                crate::connect::unix::connect(permit, path, &mut watch, revoked).await
+            }
             Err(denial) => Err(ConnectError::Denied(denial)),
         };
         let (mut upstream, route, mut open) = match connected {
             Ok((stream, route, open)) => (Buffered::new(Stream::Unix(stream)), route, open),
             Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
+            Err(ConnectError::Closed) => {
+                self.over = Ending::Closed;
+                return Next::Close;
+            }
             Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &"the unix socket", error).await,
         };
         self.limits = Arc::clone(route.limits());
-        let shared = self.shared;
         let gate = &shared.gate;
         let room = match head.upgrade.as_ref().map(|_| self.room(&target, &self.limits)).transpose() {
             Ok(room) => room,
@@ -866,8 +880,8 @@ impl<'s> Connection<'s> {
                 if client_reusable {
                     return Next::Request;
                 }
-                if unread || !self.client.buffer.is_empty() {
-                    Box::pin(self.linger()).await;
+                if let Some(goodbye) = self.goodbye(unread, head.secure) {
+                    goodbye.await;
                 }
                 Next::Close
             }
@@ -957,7 +971,8 @@ impl<'s> Connection<'s> {
                 Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
             }
         }
-        match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head), &mut self.ear).await {
+        let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
+        match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head), &mut watch).await {
             Ok(mut connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
                 if kept.is_some() {
@@ -968,6 +983,10 @@ impl<'s> Connection<'s> {
             Err(ConnectError::Denied(denial)) => {
                 end(&mut kept, Ending::Revoked);
                 Err(NoTunnel::Denied(denial))
+            }
+            Err(ConnectError::Closed) => {
+                end(&mut kept, Ending::Closed);
+                Err(NoTunnel::Upstream(UpstreamError::Closed))
             }
             Err(ConnectError::Upstream(error)) => {
                 end(&mut kept, error.into());
@@ -1103,13 +1122,24 @@ impl<'s> Connection<'s> {
         }
     }
 
+    /// What is left to be done once the client has its answer, where that is more than to close. `unread`: its request has not ended.
+    fn goodbye(&mut self, unread: bool, is_secure: bool) -> Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> {
+        match () {
+            () if unread || !self.client.buffer.is_empty() => {
+                Some(Box::pin(self.linger(Instant::now() + self.limits.linger_timeout * LONGEST_LINGER)))
+            }
+            () if is_secure => Some(Box::pin(self.end_of_tls())),
+            () => None,
+        }
+    }
+
     /// Ends our way, and lets the client read to the end what it was answered although it had more to say: as long as it sends, it may not have seen the answer yet, and closing with unread
     /// bytes would reset the connection (RFC 9112, section 9.6).
-    async fn linger(&mut self) {
+    async fn linger(&mut self, until: Instant) {
+        // Nobody waits for this client's last word with it.
         self.give_back();
         let patience = self.limits.linger_timeout;
-        let until = Instant::now() + self.limits.idle_timeout;
-        let mut over = timeout(patience, self.client.stream.shutdown()).await.map(|ended| ended.is_err());
+        let mut over = timeout_at(until.min(Instant::now() + patience), self.client.stream.shutdown()).await.map(|ended| ended.is_err());
         while let Ok(false) = over {
             self.client.buffer.clear();
             let read = timeout_at(until.min(Instant::now() + patience), self.client.more()).await;
@@ -1120,25 +1150,19 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Says a last thing and lets the client read it: closing with unread bytes would reset the connection, and the client would never see why.
+    /// Says a last thing and lets the client read it: else it would never see why.
     async fn say_and_close(&mut self, bytes: &[u8]) {
-        // Nobody waits for this client's last word with it.
-        self.give_back();
-        let goodbye = async {
-            self.client.stream.write_all(bytes).await?;
-            self.client.stream.shutdown().await?;
-            loop {
-                self.client.buffer.clear();
-                if self.client.more().await? == 0 {
-                    return std::io::Result::Ok(());
-                }
-            }
-        };
-        if timeout(self.limits.linger_timeout, goodbye).await.is_err() {
-            self.reached(reached!(linger_timeout));
+        let until = Instant::now() + self.limits.linger_timeout;
+        match timeout_at(until, self.client.stream.write_all(bytes)).await {
+            Ok(Ok(())) => self.linger(until).await,
+            Ok(Err(_)) => {}
+            Err(_) => self.reached(reached!(linger_timeout)),
         }
     }
 }
+
+/// How many times as long as between two pieces a client that goes on sending is listened to in all.
+const LONGEST_LINGER: u32 = 15;
 
 /// A place among the tunnels to a host, and what this one may send.
 pub(crate) type Room = (Place, Upload);

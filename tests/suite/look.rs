@@ -1,7 +1,10 @@
 //! The first look into tunnels: a client may speak only to servers that the policy allows, whichever it opened the tunnel for.
 
+use harness::client::get;
 use harness::tls::{Authority, Front, trusting};
-use harness::{Client, Names, Origin, PATIENCE, Proxy, policy};
+use harness::upstream::Upstream;
+use harness::{Client, Names, Origin, PATIENCE, Proxy, policy, wait_until};
+use netproxy::Ending;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -368,8 +371,10 @@ fn in_a_tunnel_to_port_80_who_asks_may_have_nothing_more_to_say() {
     for by_socks5 in [false, true] {
         let mut client = open(&proxy, by_socks5, 80);
         client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").finish();
-        // Time enough for the proxy to take it for gone.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        // Its end came before these requests, and was seen before them.
+        for _ in 0..2 {
+            assert_eq!(get(proxy.http(), "http://blocked.test/").status, 403);
+        }
         answers.send(()).unwrap();
         assert_eq!(client.answer().status, 299);
         assert_eq!(client.rest(), Vec::<u8>::new());
@@ -433,7 +438,7 @@ fn way() -> (Origin, Receiver<Vec<u8>>) {
 
 #[test]
 fn in_a_tunnel_to_port_80_no_byte_makes_a_request_something_else() {
-    let requests: [&[u8]; 8] = [
+    let requests: [&[u8]; 10] = [
         b"GET /\xc3\xa4 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: evil.test\r\n\r\n",
         b"GET /\0 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
@@ -442,8 +447,10 @@ fn in_a_tunnel_to_port_80_no_byte_makes_a_request_something_else() {
         b"BREW /\r\xa0HTTP/1.1\r\nHost: evil.test\r\n\r\n",
         b"\r\n\n get\t/\x80\r\n\r\n",
         b"BREW\x85/ FOO\r\nHost: evil.test\r\n\r\n",
+        b"\x80GET /evil HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"\0 /evil HTTP/1.1\r\nHost: evil.test\r\n\r\n",
     ];
-    let others: [&[u8]; 3] = [b"SSH-2.0-x \xff\r\n", b"EHLO a.test\r\n", b"\x10\0name"];
+    let others: [&[u8]; 4] = [b"SSH-2.0-x \xff\r\n", b"EHLO a.test\r\n", b"\x10\0name", b"\x10\0name\n and more"];
     let (way, hear) = way();
     let proxies = ["enforce", "log"].map(|sni| (sni, proxy(&format!("sni = \"{sni}\"\nupstream = \"http://127.0.0.1:{}\"", way.port()))));
     for (sni, proxy) in proxies {
@@ -458,7 +465,8 @@ fn in_a_tunnel_to_port_80_no_byte_makes_a_request_something_else() {
                     client.finish();
                 }
                 assert_eq!(client.rest(), Vec::<u8>::new(), "{what}");
-                assert!(hear.recv_timeout(PATIENCE).unwrap() == if passes { said } else { b"" }, "{what}");
+                let came = hear.recv_timeout(PATIENCE).unwrap();
+                assert!(came == if passes { said } else { b"" }, "{what}: {}", came.escape_ascii());
                 looked += u64::from(is_http);
             }
         }
@@ -482,4 +490,57 @@ fn in_a_tunnel_to_port_80_each_request_is_decided_and_not_only_the_first() {
         assert_eq!(came.len(), 3, "{came:?}");
         assert!(came.iter().all(|head| !head.contains("evil") && !head.contains("unknown")), "{came:?}");
     }
+}
+
+#[test]
+fn a_tunnel_that_is_closed_ends_although_a_request_in_it_waits_for_its_way() {
+    // It gives a way to the first, and says nothing of the other.
+    let upstream = Upstream::replying(None, |host| (host == "a.test").then_some(0));
+    let proxy = proxy(&format!("upstream = \"socks5h://{}\"", upstream.address()));
+    let mut client = open(&proxy, false, 80);
+    client.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n");
+    wait_until("the way is asked for", || upstream.asked().iter().any(|asked| asked == "b.test 80"));
+    let tunnels = proxy.handle().tunnels(0, 10);
+    assert!(proxy.handle().close_tunnel(tunnels[0].id));
+    assert_eq!(client.rest(), Vec::<u8>::new());
+    let endings = || proxy.ended().iter().map(|ended| ended.ending).collect::<Vec<_>>();
+    wait_until("it is told", || endings().len() == 2);
+    assert_eq!(endings(), [Ending::Closed; 2]);
+}
+
+#[test]
+fn a_line_that_begins_oddly_is_held_back_at_its_end_and_not_before() {
+    for (end, passes) in [(" HTTP/1.1\r\n", false), ("\r\n", true)] {
+        let (origin, hear) = pieces();
+        let proxy = proxy(&format!("upstream = \"http://127.0.0.1:{}\"", origin.port()));
+        let mut client = open(&proxy, false, 80);
+        client.send(b"G\x01T /x");
+        assert_eq!(hear.recv_timeout(PATIENCE).unwrap(), b"G\x01T /x", "it waits for nothing");
+        client.send(end);
+        if passes {
+            assert_eq!(hear.recv_timeout(PATIENCE).unwrap(), end.as_bytes());
+        } else {
+            assert_eq!(client.rest(), Vec::<u8>::new());
+            assert_eq!(hear.recv_timeout(PATIENCE).unwrap(), b"", "its end");
+        }
+    }
+}
+
+/// A proxy that gives ways to anywhere and tells of every piece that comes along one, and of its end as of an empty one.
+fn pieces() -> (Origin, Receiver<Vec<u8>>) {
+    let (heard, hear) = channel();
+    let heard = std::sync::Mutex::new(heard);
+    let origin = Origin::raw(move |mut stream| {
+        let mut head = std::io::BufRead::lines(std::io::BufReader::with_capacity(1, stream.try_clone().unwrap()));
+        assert!(head.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).count() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut piece = vec![0; 4096];
+        loop {
+            let read = stream.read(&mut piece).unwrap_or_default();
+            if heard.lock().unwrap().send(piece[..read].to_vec()).is_err() || read == 0 {
+                return;
+            }
+        }
+    });
+    (origin, hear)
 }

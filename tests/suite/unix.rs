@@ -1,7 +1,7 @@
 //! Unix sockets: which may be reached, and that no link leads elsewhere.
 
 use harness::upstream::without_via;
-use harness::{Answer, Client, Names, Proxy, policy};
+use harness::{Answer, Client, Names, Proxy, policy, wait_until};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -240,7 +240,7 @@ fn a_denied_socket_is_closed_to_every_path_that_leads_to_it() {
     let answer = ask(&proxy, "GET", link.to_str().unwrap());
     assert_eq!(answer.header("x-proxy-error"), Some("blocked-by-denylist"));
     let text = answer.text();
-    assert!(text.contains("denied under [") && !text.contains("to allow it") && !text.contains("engine.sock"), "{text}");
+    assert!(text.contains("the policy denies its real path") && !text.contains("to allow it") && !text.contains("engine.sock"), "{text}");
 }
 
 /// Links that lead elsewhere by now than when the policy was loaded, to a denied socket or from a denied path.
@@ -318,4 +318,31 @@ fn a_policy_that_comes_before_the_answer_has_it_refused() {
     let answer = client.answer();
     assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "not_allowed"));
     assert_eq!((proxy.revoked().len(), proxy.decisions().len()), (1, 1));
+}
+
+#[test]
+fn nothing_is_said_to_a_socket_that_a_new_policy_denies_while_it_is_connected_to() {
+    let place = Place::new();
+    let socket = place.path("busy.sock");
+    // Whose queue has room for one.
+    let listener = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &rustix::net::SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let listener = UnixListener::from(listener);
+    let first = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let proxy = Proxy::start(&allow("", &[&socket]), &Names::new(&[]));
+    let mut client = Client::connect(proxy.http());
+    let path = socket.display();
+    client.send(format!("POST /secret HTTP/1.1\r\nHost: d\r\nX-Unix-Socket: {path}\r\nContent-Length: 5\r\n\r\nhello"));
+    wait_until("it is allowed, and waits", || proxy.decisions().len() == 1);
+    proxy.swap(&said(&[(&place.path("other.sock"), "allow"), (&socket, "deny")]));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "denied"));
+    assert_eq!(proxy.revoked().len(), 1);
+    drop(first);
+    let mut all = Vec::new();
+    std::io::Read::read_to_end(&mut listener.accept().unwrap().0, &mut all).unwrap();
+    assert_eq!(all, b"", "of the one that was there before");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "there is no other");
 }

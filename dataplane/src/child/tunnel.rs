@@ -1,6 +1,6 @@
 //! The client's side: opens a tunnel through the proxy, and joins it to two streams, as programs ask for that speak neither HTTP nor SOCKS. Blocking: it is a process' only work.
 
-use crate::connect::upstream::{NO_SCHEME, Proxy, Scheme};
+use crate::connect::upstream::{Proxy, Scheme};
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
 use policy_format::Host;
@@ -64,15 +64,16 @@ impl Tunnel {
     /// # Errors
     /// [`TunnelError`].
     pub fn open(proxy: &str, host: &str, port: u16) -> Result<Self, TunnelError> {
-        let proxy = Proxy::parse(proxy).map_err(|why| {
-            // TLS is not spoken here.
-            TunnelError::Url(if why == NO_SCHEME { "its scheme is none of `http`, `socks5` and `socks5h`" } else { why })
-        })?;
+        match proxy.trim().split_once("://").map(|(scheme, _)| Scheme::named(scheme)) {
+            Some(None) => return Err(TunnelError::Url("its scheme is none of `http`, `socks5` and `socks5h`")),
+            Some(Some(Scheme::Https)) => {
+                return Err(TunnelError::Url("TLS is not spoken to the proxy here: write `http://` or `socks5h://`"));
+            }
+            Some(Some(_)) | None => {}
+        }
+        let proxy = Proxy::parse(proxy).map_err(TunnelError::Url)?;
         let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let target = Target::parse(&bracketed, None).map_err(|_| TunnelError::Target(bracketed))?;
-        if proxy.scheme() == Scheme::Https {
-            return Err(TunnelError::Url("TLS is not spoken to the proxy here: write `http://` or `socks5h://`"));
-        }
         let at = proxy.at();
         let connected = match &at.host {
             Host::Ip(ip) => TcpStream::connect((*ip, at.port)),

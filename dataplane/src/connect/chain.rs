@@ -5,14 +5,13 @@
 
 use super::dial::{self, Told};
 use super::upstream::{Credentials, Proxy, Scheme, Traffic};
-use super::{ConnectError, Connector, UpstreamError, while_allowed};
+use super::{ConnectError, Connector, UpstreamError, Watch};
 use crate::counters::{self, Timed};
 use crate::decide::{Permit, Route};
 use crate::limits::fits;
 use crate::parse::http::{self, RequestHead};
 use crate::parse::socks5::VERSION;
 use crate::parse::target::Target;
-use crate::signal::Ear;
 use crate::stream::Stream;
 use crate::tls::Alpn;
 use crate::tls::roots::Trust;
@@ -171,9 +170,8 @@ pub(crate) async fn open<'q>(
     traffic: Traffic,
     came: Came<'_>,
     limits: &Limits,
-    ear: &mut Ear,
+    watch: &mut Watch<'_>,
 ) -> Result<Chained<'q>, ConnectError> {
-    let decider = permit.decider();
     let route = route(connector, permit, proxy, limits).await?;
     let _timing = counters::time(Timed::Connect);
     let deadline = Instant::now() + limits.connect_timeout;
@@ -187,10 +185,10 @@ pub(crate) async fn open<'q>(
             }
         }
     };
-    match while_allowed(ear, opening, || route.revoked(decider, None, false)).await {
+    match watch.while_allowed(opening, || route.revoked(None, false)).await {
         Ok(Ok((stream, early, form))) => Ok(Chained { stream, early, route, form }),
         Ok(Err(error)) => Err(ConnectError::Upstream(route.failed(error))),
-        Err(denial) => Err(ConnectError::Denied(route.ended_by(denial))),
+        Err(stop) => Err(route.stopped(stop)),
     }
 }
 

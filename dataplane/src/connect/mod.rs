@@ -20,6 +20,7 @@ use crate::signal::Ear;
 use crate::stream::{Buffered, Stream};
 use crate::tls::failure::TlsError;
 use crate::tls::roots::Trust;
+use crate::tunnels::Listed;
 use chain::{Came, Form, ProxyError};
 use policy_format::{Host, Limits};
 use resolve::{Failure, Resolve};
@@ -50,6 +51,8 @@ pub(crate) struct Connected<'q> {
 pub(crate) enum ConnectError {
     /// The policy does not allow the addresses.
     Denied(Box<Denial>),
+    /// Somebody who runs the proxy wants the tunnel closed that it was for.
+    Closed,
     /// The world does not give it.
     Upstream(UpstreamError),
 }
@@ -167,26 +170,26 @@ impl Connector {
 
     /// Resolves what the permit names, has every address decided on, and dials one of those very addresses; or goes through the proxy that there is for it.
     ///
-    /// What a new policy does not allow any more ends within moments, and nothing is said to whom it was going to: `ear` hears of one.
+    /// What a new policy does not allow any more ends within moments, and nothing is said to whom it was going to.
     pub(crate) async fn connect<'q>(
         &self,
         permit: Permit<'q>,
         traffic: Traffic,
         came: Came<'_>,
-        ear: &mut Ear,
+        watch: &mut Watch<'_>,
     ) -> Result<Connected<'q>, ConnectError> {
-        let (decider, limits) = (permit.decider(), permit.limits());
+        let limits = permit.limits();
         if let Some(proxy) = permit.proxy(traffic) {
-            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, came, &limits, ear).await?;
+            let chain::Chained { stream, early, route, form } = chain::open(self, permit, &proxy, traffic, came, &limits, watch).await?;
             return Ok(Connected { stream: Buffered::beginning_with(stream, early), route, form });
         }
         let route = self.route(permit, &limits).await?;
         let timing = counters::time(Timed::Connect);
-        let dialled = while_allowed(ear, dial::dial(&route, limits.connect_timeout), || route.revoked(decider, None, false)).await;
+        let dialled = watch.while_allowed(dial::dial(&route, limits.connect_timeout), || route.revoked(None, false)).await;
         let (stream, peer) = match dialled {
             Ok(Ok(dialled)) => dialled,
             Ok(Err(error)) => return Err(ConnectError::Upstream(route.failed(error))),
-            Err(denial) => return Err(ConnectError::Denied(route.ended_by(denial))),
+            Err(stop) => return Err(route.stopped(stop)),
         };
         drop(timing);
         // Without this, small writes wait for acknowledgements; a socket that refuses works all the same.
@@ -233,25 +236,45 @@ impl Connector {
     }
 }
 
-/// Waits for what leads to an upstream, as long as no new policy denies that, and asks once more when it is there.
-pub(crate) async fn while_allowed<T>(
-    ear: &mut Ear,
-    what: impl Future<Output = T>,
-    mut revoked: impl FnMut() -> Option<Box<Denial>>,
-) -> Result<T, Box<Denial>> {
-    let mut what = pin!(what);
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = what.as_mut().poll(cx) {
-            return Poll::Ready(revoked().map_or(Ok(done), Err));
-        }
-        while ear.poll_rung(cx).is_ready() {
-            if let Some(denial) = revoked() {
-                return Poll::Ready(Err(denial));
+/// What is listened for while an upstream is on its way.
+pub(crate) struct Watch<'w> {
+    /// Rings for new policies, and for tunnels that are to be closed.
+    pub(crate) ear: &'w mut Ear,
+    /// The tunnel that it is for.
+    pub(crate) tunnel: Option<&'w Listed>,
+}
+
+/// Why what leads to an upstream is to end.
+pub(crate) enum Stop {
+    /// A new policy does not allow it.
+    Denied(Box<Denial>),
+    /// Somebody who runs the proxy wants its tunnel closed.
+    Closed,
+}
+
+impl Watch<'_> {
+    /// Waits for what leads to an upstream, as long as it is not to end, and asks once more when it is there.
+    pub(crate) async fn while_allowed<T>(
+        &mut self,
+        what: impl Future<Output = T>,
+        mut revoked: impl FnMut() -> Option<Box<Denial>>,
+    ) -> Result<T, Stop> {
+        let mut what = pin!(what);
+        let tunnel = self.tunnel;
+        let mut stop = || if tunnel.is_some_and(|tunnel| tunnel.is_closing()) { Some(Stop::Closed) } else { revoked().map(Stop::Denied) };
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = what.as_mut().poll(cx) {
+                return Poll::Ready(stop().map_or(Ok(done), Err));
             }
-        }
-        Poll::Pending
-    })
-    .await
+            while self.ear.poll_rung(cx).is_ready() {
+                if let Some(stop) = stop() {
+                    return Poll::Ready(Err(stop));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Where an idle stream leads.

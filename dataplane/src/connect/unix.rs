@@ -4,9 +4,10 @@
 //! nobody who changes a link, a folder or the socket itself between the look and the connection leads it elsewhere. Elsewhere there is no such descriptor: the real path is worked out, decided on
 //! and connected to, and who may rename folders on that path could win the race between the two.
 
-use super::{ConnectError, UpstreamError};
+use super::{ConnectError, UpstreamError, Watch};
 use crate::counters::{self, Timed};
-use crate::decide::open::Open;
+use crate::decide::deny::Denial;
+use crate::decide::open::{Open, stopped};
 use crate::decide::socket::{SocketPermit, SocketRoute};
 use crate::spare::{self, is_exhausted};
 use std::fs::Metadata;
@@ -21,8 +22,13 @@ use tokio::time::{Instant, timeout_at};
 /// How long a socket whose queue is full is left alone.
 const FULL_QUEUE: Duration = Duration::from_millis(10);
 
-/// Connects to the socket that `path` leads to.
-pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<(UnixStream, SocketRoute, Option<Open<'q>>), ConnectError> {
+/// Connects to the socket that `path` leads to, unless it is `revoked` by then: nothing is said to it then.
+pub(crate) async fn connect<'q>(
+    permit: SocketPermit<'q>,
+    path: &str,
+    watch: &mut Watch<'_>,
+    revoked: impl Fn(&SocketRoute) -> Option<Box<Denial>>,
+) -> Result<(UnixStream, SocketRoute, Option<Open<'q>>), ConnectError> {
     let path = Arc::new(PathBuf::from(path));
     let deadline = Instant::now() + permit.limits().connect_timeout;
     let named = permit.names(&path);
@@ -39,7 +45,7 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
         Ok(Err(error)) => return Err(ConnectError::Upstream(permit.failed(open_error(&error)))),
         Err(_) => return Err(ConnectError::Upstream(permit.failed(UpstreamError::ConnectTimeout))),
     };
-    let (route, open) = permit.opened(&path, &found.real, found.is_denied)?;
+    let (route, mut open) = permit.opened(&path, &found.real, found.is_denied)?;
     let failed = |open: Option<Open<'_>>, error: UpstreamError| {
         if let Some(mut open) = open {
             open.end(error.into());
@@ -59,10 +65,11 @@ pub(crate) async fn connect<'q>(permit: SocketPermit<'q>, path: &str) -> Result<
             }
         }
     };
-    let connected = timeout_at(deadline, connecting).await.unwrap_or(Err(UpstreamError::ConnectTimeout));
-    match connected {
-        Ok(stream) => Ok((stream, route, open)),
-        Err(error) => failed(open, error),
+    match watch.while_allowed(timeout_at(deadline, connecting), || revoked(&route)).await {
+        Ok(Ok(Ok(stream))) => Ok((stream, route, open)),
+        Ok(Ok(Err(error))) => failed(open, error),
+        Ok(Err(_)) => failed(open, UpstreamError::ConnectTimeout),
+        Err(stop) => Err(stopped(&mut open, stop)),
     }
 }
 

@@ -24,12 +24,17 @@ pub(crate) enum Scheme {
     Socks5h,
 }
 
-/// Why a URL names no proxy whose scheme is not known.
-pub(crate) const NO_SCHEME: &str = "its scheme is none of `http`, `https`, `socks5` and `socks5h`";
-
 impl Scheme {
     const ALL: [(&'static str, Self, u16); 4] =
         [("http", Self::Http, 80), ("https", Self::Https, 443), ("socks5", Self::Socks5, 1080), ("socks5h", Self::Socks5h, 1080)];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::find(name).map(|(_, scheme, _)| scheme)
+    }
+
+    fn find(name: &str) -> Option<(&'static str, Self, u16)> {
+        Self::ALL.into_iter().find(|(known, ..)| known.eq_ignore_ascii_case(name))
+    }
 
     pub(crate) fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https)
@@ -71,8 +76,7 @@ impl Proxy {
     /// Reads `SCHEME://[USER[:PASSWORD]@]HOST[:PORT]`. What is wrong is said without the text, which may hold a password.
     pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = url.trim().split_once("://").ok_or("it has no scheme")?;
-        let known = Scheme::ALL.iter().find(|(name, ..)| name.eq_ignore_ascii_case(scheme));
-        let (_, scheme, default_port) = *known.ok_or(NO_SCHEME)?;
+        let (_, scheme, default_port) = Scheme::find(scheme).ok_or("its scheme is none of `http`, `https`, `socks5` and `socks5h`")?;
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let (credentials, host) = match authority.rsplit_once('@') {
             Some((userinfo, host)) => (Credentials::parse(userinfo, scheme)?, host),

@@ -188,10 +188,8 @@ impl Denial {
                 let remedy = remedy("allow other methods");
                 format!("the unix socket is blocked: mode = \"limited\" allows GET, HEAD and OPTIONS only{remedy}")
             }
-            Reason::Denied => {
-                let table = super::remedy::table(&self.snapshot, ".unix_sockets");
-                format!("the unix socket is blocked: its real path is denied under {table}")
-            }
+            // By a profile, or by a requirement: the policy does not tell.
+            Reason::Denied => "the unix socket is blocked: the policy denies its real path (`unix_sockets`)".to_owned(),
             Reason::PolicyDenied => "the unix socket is blocked: it is the proxy's own, or the client is on another machine".to_owned(),
             _ => format!("the unix socket is blocked: its real path is not allowed{}", remedy("allow it")),
         }

@@ -20,7 +20,7 @@ mod tests;
 
 use crate::audit::event::{Answer as Said, Decided, Ending, Observer};
 use crate::connect::upstream::{Environment, Proxy, Traffic};
-use crate::connect::{Leads, UpstreamError};
+use crate::connect::{ConnectError, Leads, Stop, UpstreamError};
 use crate::counters::{Counters, Timed};
 use crate::inside::judge::{Actions, Answer, Facts};
 use crate::inside::secrets::Secrets;
@@ -155,6 +155,7 @@ pub(crate) struct Route<'q> {
 
 /// What a route is, apart from its end: whoever relays over it writes to the one while the other is asked ([`Route::parts`]).
 pub(crate) struct Plan<'q> {
+    decider: &'q Decider,
     snapshot: Arc<Snapshot>,
     question: Question<'q>,
     /// All that there are, of which no more are dialled than the limit says.
@@ -406,7 +407,7 @@ impl Decider {
         let intercept = self.intercepts(&snapshot, &question, allowed);
         let kept_decision = KeptDecision::new(snapshot.generation(), &question, allowed);
         let Allowed { read_only, hook, .. } = allowed;
-        Route { plan: Plan { snapshot, question, addresses, read_only, intercept, hook, through, kept_decision }, open }
+        Route { plan: Plan { decider: self, snapshot, question, addresses, read_only, intercept, hook, through, kept_decision }, open }
     }
 
     fn comes_back(&self, snapshot: Arc<Snapshot>, question: Question<'_>) -> Box<Denial> {
@@ -556,11 +557,6 @@ impl<'q> Permit<'q> {
         self.intercept
     }
 
-    /// Who gave it.
-    pub(crate) fn decider(&self) -> &'q Decider {
-        self.decider
-    }
-
     /// The limits of the policy that gave this permit.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.snapshot.limits())
@@ -620,12 +616,9 @@ impl<'q> Route<'q> {
         error
     }
 
-    /// A new policy does not allow it any more, and nothing came of it.
-    pub(crate) fn ended_by(mut self, denial: Box<Denial>) -> Box<Denial> {
-        if let Some(open) = &mut self.open {
-            open.end(Ending::Revoked);
-        }
-        denial
+    /// It was stopped, and nothing came of it.
+    pub(crate) fn stopped(mut self, stop: Stop) -> ConnectError {
+        open::stopped(&mut self.open, stop)
     }
 
     /// It became a tunnel. `counted`: among those that are open.
@@ -712,8 +705,8 @@ impl Plan<'_> {
 
     /// What its client is answered, if the policy that is in force now is another one and would not give this route to `peer`, the address that was dialled. Whoever observes is told, unless it
     /// was `told` before.
-    pub(crate) fn revoked(&self, decider: &Decider, peer: Option<IpAddr>, told: bool) -> Option<Box<Denial>> {
-        let current = decider.policy.current();
+    pub(crate) fn revoked(&self, peer: Option<IpAddr>, told: bool) -> Option<Box<Denial>> {
+        let (decider, current) = (self.decider, self.decider.policy.current());
         if current.generation() == self.snapshot.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return None;
         }

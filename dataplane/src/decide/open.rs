@@ -2,7 +2,7 @@
 
 use super::{Decider, Question, Told};
 use crate::audit::event::{Closed, Ending};
-use crate::connect::UpstreamError;
+use crate::connect::{ConnectError, Stop, UpstreamError};
 use crate::counters::Reached;
 use crate::digits;
 use crate::limits::Place;
@@ -118,6 +118,18 @@ impl<'q> Open<'q> {
             with_text(&self.target.host, |host| observer.closed(&Closed { host, ..closed }));
         }
     }
+}
+
+/// What was to come of a request was stopped.
+pub(crate) fn stopped(open: &mut Option<Open<'_>>, stop: Stop) -> ConnectError {
+    let (ending, error) = match stop {
+        Stop::Denied(denial) => (Ending::Revoked, ConnectError::Denied(denial)),
+        Stop::Closed => (Ending::Closed, ConnectError::Closed),
+    };
+    if let Some(open) = open {
+        open.end(ending);
+    }
+    error
 }
 
 impl Drop for Open<'_> {

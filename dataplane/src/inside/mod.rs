@@ -15,7 +15,7 @@ use crate::audit::event::Ending;
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::secure::{chosen, secure};
 use crate::connect::upstream::Traffic;
-use crate::connect::{ConnectError, Connected, Leads, UpstreamError, while_allowed};
+use crate::connect::{ConnectError, Connected, Leads, UpstreamError, Watch};
 use crate::connection::{Connection, Next, Shared, Until, Wait};
 use crate::counters::{self, Counter, Timed, reached};
 use crate::decide::deny::Denial;
@@ -26,7 +26,6 @@ use crate::parse::target::Target;
 use crate::parse::tls::client_hello;
 use crate::policy::Snapshot;
 use crate::shutdown::Shutdown;
-use crate::signal::Ear;
 use crate::stream::{Buffered, Rewound, Stream};
 use crate::tls::Alpn;
 use crate::tls::failure::TlsError;
@@ -83,18 +82,18 @@ impl Shared {
         traffic: Traffic,
         secured: Option<&Arc<ClientConfig>>,
         head: &RequestHead,
-        ear: &mut Ear,
+        watch: &mut Watch<'_>,
     ) -> Result<Connected<'q>, ConnectError> {
-        let (decider, limits) = (permit.decider(), permit.limits());
+        let limits = permit.limits();
         // What is said inside of TLS is not for those on the way.
         let came = self.came(Some(head).filter(|head| !head.secure));
-        let Connected { stream, route, form } = self.connector.connect(permit, traffic, came, ear).await?;
+        let Connected { stream, route, form } = self.connector.connect(permit, traffic, came, watch).await?;
         let stream = match secured {
             None => stream,
             Some(config) => {
                 let securing = self.secure(stream, route.target(), config, &limits);
-                let stream = match while_allowed(ear, securing, || route.revoked(decider, None, false)).await {
-                    Err(denial) => return Err(ConnectError::Denied(route.ended_by(denial))),
+                let stream = match watch.while_allowed(securing, || route.revoked(None, false)).await {
+                    Err(stop) => return Err(route.stopped(stop)),
                     // The protocol of the client's side stands already.
                     Ok(Ok(stream)) if chosen(&stream.stream) == Alpn::Http2 => Err(UpstreamError::Tls(TlsError::Protocol)),
                     Ok(secured) => secured,
@@ -374,6 +373,10 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
         }
         None => idle,
     };
+    // It was allowed before the client said anything. Who is not allowed by now is told at the first request.
+    if !stream.peer().is_some_and(|peer| shared.decider.still_allows(&question, &leads, peer.ip())) {
+        return Err(UpstreamError::Closed);
+    }
     let stream = shared.secure(stream, target, &config, limits).await?;
     if chosen(&stream.stream) != Alpn::Http2 {
         return Ok(Way::Http1 { idle: Idle { stream, leads, tls: Some(config) }, waited: false });
@@ -388,12 +391,14 @@ async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, Upstre
     // Whoever is not allowed by now is told at the first request.
     let refused = |_: Box<Denial>| UpstreamError::Closed;
     let permit = shared.decider.name(question).map_err(|no| refused(shared.decider.refuse(no)))?;
-    match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None), &mut shared.decider.policy().bell().ear()).await {
+    let mut watch = Watch { ear: &mut shared.decider.policy().bell().ear(), tunnel: None };
+    match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None), &mut watch).await {
         Ok(Connected { stream, route, form }) => {
             shared.counters.count(Counter::UpstreamOpened);
             Ok(Idle { stream, leads: Leads::new(&route, form), tls: None })
         }
         Err(ConnectError::Denied(denial)) => Err(refused(denial)),
+        Err(ConnectError::Closed) => Err(UpstreamError::Closed),
         Err(ConnectError::Upstream(error)) => Err(error),
     }
 }

@@ -181,6 +181,12 @@ pub(crate) fn exchange<'c>(
     Ok(poll_fn(move |cx| {
         exchange.now = None;
         let ended = exchange.poll(cx);
+        if exchange.is_unframed
+            && matches!(&ended, Poll::Ready(ended) if !matches!(ended, Err(ExchangeError::Closed | ExchangeError::Broken)))
+        {
+            // It has the whole body, or none of it: the connection may go on, or ends as others do.
+            exchange.client.stream.set_reset_by_close(false);
+        }
         match &ended {
             Poll::Ready(Ok(_)) => exchange.span.ended = Some(exchange.now()),
             Poll::Pending if ear.poll_rung(cx).is_ready() => {
@@ -397,9 +403,6 @@ impl Exchange<'_> {
                             return Poll::Ready(Err(ExchangeError::BeforeResponse(UpstreamError::BadResponse)));
                         }
                         Err(_) => return Poll::Ready(Err(ExchangeError::Broken)),
-                    }
-                    if std::mem::take(&mut self.is_unframed) {
-                        self.client.stream.set_reset_by_close(false);
                     }
                     return Poll::Ready(Ok(self.end(end)));
                 }
