@@ -1175,7 +1175,7 @@ fn a_layer_that_holds_something_is_shown_without_a_rule() {
     let output = netpolicy(dir, &["compile", "--user", "config.toml", "--requirements", "requirements.toml", "-o", "policy.bin"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let inspected = String::from_utf8(netpolicy(dir, &["inspect", "policy.bin"]).stdout).unwrap();
-    assert!(inspected.contains("\nsources  1\n  user config.toml\n\nheld     1\n  managed mode = \"limited\"\n"), "{inspected}");
+    assert!(inspected.contains("\n  held_by_administrators = [\"mode = \\\"limited\\\" (managed)\"]\n"), "{inspected}");
     let proxy = DataPlane::start(&["--policy", dir.join("policy.bin").to_str().unwrap()]);
     let world = World { folder, proxy };
     let shown = world.get("/v1/policy");

@@ -83,13 +83,6 @@ pub(crate) struct Facts {
     pub(crate) workers: usize,
 }
 
-/// What a listener does that cannot accept.
-async fn pause(error: &std::io::Error) {
-    if !spare::make_room(error).await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The API.
 pub(crate) struct Api {
     pub(crate) backend: Arc<dyn Backend>,
@@ -228,10 +221,14 @@ impl Api {
         let found = routes::find(head.uri.path());
         let route = found.as_ref().and_then(|found| found.route(head.method.as_str()));
         let name = route.map_or("other", |route| route.path);
-        let mut counted = false;
-        let checked = self.checked(&head, found.as_ref(), route, peer, &mut counted);
         // What is answered before it is known who asks counts, too.
-        let checked = if counted { checked } else { self.count_stranger(peer).and(checked) };
+        let checked = match self.checked(&head, found.as_ref(), route, peer) {
+            Ok(Checked::Answered(answer)) => self.count_stranger(peer).map(|()| Checked::Answered(answer)),
+            Err(Turned::Stranger(refusal)) => self.count_stranger(peer).and(Err(refusal)),
+            Err(Turned::Page(refusal)) => self.count_page(peer).and(Err(refusal)),
+            Err(Turned::Known(refusal)) => Err(refusal),
+            Ok(checked) => Ok(checked),
+        };
         let answer = match checked {
             Ok(Checked::Answered(answer)) => Ok(answer),
             Ok(Checked::Page { refresh, may_write }) => Ok(self.page(refresh, may_write).await),
@@ -253,44 +250,36 @@ impl Api {
         found: Option<&Found>,
         route: Option<&'static Route>,
         peer: Peer,
-        counted: &mut bool,
-    ) -> Result<Checked, Refusal> {
+    ) -> Result<Checked, Turned> {
         let (uri, headers) = (&head.uri, &head.headers);
         if uri.path_and_query().is_some_and(|path| path.as_str().len() > MAX_URI) {
-            return Err(Refusal::new(StatusCode::URI_TOO_LONG, format!("path and query have at most {MAX_URI} bytes")));
+            return Err(Refusal::new(StatusCode::URI_TOO_LONG, format!("path and query have at most {MAX_URI} bytes")).into());
         }
         if headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() > MAX_FIELDS {
-            return Err(Refusal::new(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                format!("the fields of a head have at most {MAX_FIELDS} bytes"),
-            ));
+            let what = format!("the fields of a head have at most {MAX_FIELDS} bytes");
+            return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, what).into());
         }
         let writes = !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let hosts = if self.backend.access().settings().needs_token() { self.backend.access().settings().hosts.as_slice() } else { &[] };
-        door::check(uri, headers, hosts, writes)?;
-        if let Some(answer) = self.dashboard(head, peer, counted) {
+        door::check(uri, headers, hosts, writes).map_err(Turned::Page)?;
+        if let Some(answer) = self.dashboard(head, peer) {
             return answer;
         }
         let Some(found) = found else {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here; GET /v1/openapi.json says what there is"));
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here; GET /v1/openapi.json says what there is").into());
         };
         if head.method == Method::OPTIONS {
             return Ok(Checked::Answered(reply::options(&found.allow())));
         }
         let route = route.ok_or_else(|| Refusal::method(&found.allow()))?;
-        if let Err(refusal) = self.authorize(headers, peer, route.scope) {
-            // A token that does not hold has a bound of its own.
-            *counted = refusal.is_throttled();
-            return Err(refusal);
-        }
-        *counted = true;
+        self.authorize(headers, peer, route.scope)?;
         // Who asks whether we live is always told.
         if !matches!(route.does, Does::Health | Does::Ready) {
-            self.count(peer)?;
+            self.count(peer).map_err(Turned::Known)?;
         }
-        accepts(headers, route)?;
+        accepts(headers, route).map_err(Turned::Known)?;
         let names: Vec<&str> = route.parameters.iter().map(|parameter| parameter.name).collect();
-        let query = Query::read(uri.query().unwrap_or_default(), &names)?;
+        let query = Query::read(uri.query().unwrap_or_default(), &names).map_err(Turned::Known)?;
         Ok(Checked::Does { route, query })
     }
 
@@ -308,37 +297,39 @@ impl Api {
         requests.take_any().map_err(too_many)
     }
 
-    /// Counts a request of which it is not known whether he may who asks. Where everybody may, it is one like others.
+    /// Counts a request of somebody who has not been found to be allowed. Where no token is asked for, it counts like all others.
     fn count_stranger(&self, peer: Peer) -> Result<(), Refusal> {
+        if self.backend.access().settings().needs_token() { self.count_page(peer) } else { self.count(peer) }
+    }
+
+    /// Counts a request that takes no room from those who may.
+    fn count_page(&self, peer: Peer) -> Result<(), Refusal> {
         match peer {
-            Peer::Address(address) if self.backend.access().settings().needs_token() => self.strangers.take(address).map_err(too_many),
-            Peer::Address(_) | Peer::Socket => self.count(peer),
+            Peer::Address(address) => self.strangers.take(address).map_err(too_many),
+            Peer::Socket => self.count(peer),
         }
     }
 
-    fn authorize(&self, headers: &HeaderMap, peer: Peer, scope: Scope) -> Result<(), Refusal> {
-        match self.scopes(headers, peer) {
-            Ok(scopes) if scopes.has(scope) => Ok(()),
-            Ok(_) => Err(Refusal::token(
+    fn authorize(&self, headers: &HeaderMap, peer: Peer, scope: Scope) -> Result<(), Turned> {
+        let refusal = match self.scopes(headers, peer) {
+            Ok(scopes) if scopes.has(scope) => return Ok(()),
+            Ok(_) => Refusal::token(
                 StatusCode::FORBIDDEN,
                 match scope {
                     Scope::Read => r#"Bearer realm="netproxy", error="insufficient_scope", scope="netproxy:read""#,
                     Scope::Write => r#"Bearer realm="netproxy", error="insufficient_scope", scope="netproxy:write""#,
                 },
                 format!("the token does not have the scope `{}`", scope.as_str()),
-            )),
-            Err(Refused::Missing) => Err(Refusal::token(
+            ),
+            Err(Refused::Missing) => Refusal::token(
                 StatusCode::UNAUTHORIZED,
                 r#"Bearer realm="netproxy""#,
                 "a token is needed, as `Authorization: Bearer TOKEN`",
-            )),
-            Err(Refused::Invalid(what)) => {
-                Err(Refusal::token(StatusCode::UNAUTHORIZED, r#"Bearer realm="netproxy", error="invalid_token""#, what))
-            }
-            Err(Refused::TooMany(wait)) => {
-                Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there did not hold"))
-            }
-        }
+            ),
+            Err(Refused::Invalid(what)) => return Err(invalid_token(what)),
+            Err(Refused::TooMany(wait)) => return Err(too_many_tokens(wait)),
+        };
+        Err(Turned::Stranger(refusal))
     }
 
     async fn act(
@@ -568,6 +559,15 @@ impl Api {
     }
 }
 
+/// What a listener does that cannot accept.
+async fn pause(error: &std::io::Error) {
+    /// By then somebody may have closed something.
+    const PAUSE: Duration = Duration::from_millis(20);
+    if !spare::make_room(error).await {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// A request that may be answered.
 enum Checked {
     Answered(Answer),
@@ -581,6 +581,31 @@ enum Checked {
         route: &'static Route,
         query: Query,
     },
+}
+
+/// A request that is refused before its body is read.
+enum Turned {
+    /// It comes from a web page, or looks as if it did: whoever has it open in a browser here need not know.
+    Page(Refusal),
+    /// It is not known yet whether he may who asks.
+    Stranger(Refusal),
+    /// It was counted already.
+    Known(Refusal),
+}
+
+impl From<Refusal> for Turned {
+    fn from(refusal: Refusal) -> Self {
+        Self::Stranger(refusal)
+    }
+}
+
+fn invalid_token(what: String) -> Turned {
+    Turned::Stranger(Refusal::token(StatusCode::UNAUTHORIZED, r#"Bearer realm="netproxy", error="invalid_token""#, what))
+}
+
+/// Who is told to wait because of too many tokens was counted by those.
+fn too_many_tokens(wait: Duration) -> Turned {
+    Turned::Known(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there were not valid"))
 }
 
 fn too_many(wait: Duration) -> Refusal {

@@ -72,11 +72,6 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Whether it is that there is too much.
-    pub(super) fn is_throttled(&self) -> bool {
-        self.status == StatusCode::TOO_MANY_REQUESTS
-    }
-
     /// With the methods that there are.
     pub(super) fn method(allow: &str) -> Self {
         let field = HeaderValue::from_str(allow).ok().map(|allow| (ALLOW, allow));

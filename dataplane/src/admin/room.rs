@@ -1,12 +1,17 @@
-//! Room for so many connections at once, which nobody fills who says nothing.
+//! A bounded number of connections; silent ones cannot fill it.
 //!
-//! Where all places are taken, who has not sent the head of a request makes room: of the peer that has most such connections the one that came first, so that whoever opens many is in his own
+//! Where all places are taken, who has not sent the head of a request for a moment makes room: of the peer that has most such connections the one that came first, so that whoever opens many is in his own
 //! way first. Where there is none of these, a peer that has more than its share makes room for another peer. Otherwise who comes waits: each connection ends in bounded time.
 
 use super::access::Peer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// So long, who has come and said nothing may have said something that was not read yet: of many who come at once, nobody has been read.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Places.
 pub(super) struct Room {
@@ -26,8 +31,8 @@ struct Taken {
 struct Connection {
     id: u64,
     peer: Peer,
-    /// No head of a request has come.
-    is_silent: bool,
+    /// Since when no head of a request has come.
+    silent: Option<Instant>,
     leave: Arc<Notify>,
 }
 
@@ -51,7 +56,8 @@ impl Room {
             if let Some(place) = self.take(peer) {
                 return place;
             }
-            freed.await;
+            // Who is silent may have become so for long enough by then.
+            let _ = timeout(MOMENT, freed).await;
         }
     }
 
@@ -78,7 +84,7 @@ impl Room {
         }
         let (id, leave) = (taken.next, Arc::new(Notify::new()));
         taken.next += 1;
-        taken.connections.push(Connection { id, peer, is_silent: true, leave: Arc::clone(&leave) });
+        taken.connections.push(Connection { id, peer, silent: Some(Instant::now()), leave: Arc::clone(&leave) });
         Some(Place { room: Arc::clone(self), id, leave })
     }
 
@@ -95,10 +101,12 @@ impl Room {
 impl Taken {
     /// The place in the list of who makes room for `peer`.
     fn who_leaves(&self, peer: Peer, share: usize) -> Option<usize> {
-        let silent = self.of_most(|connection| connection.is_silent);
+        let now = Instant::now();
+        let is_silent = |connection: &Connection| connection.silent.is_some_and(|since| now.duration_since(since) >= MOMENT);
+        let silent = self.of_most(is_silent);
         let first_of = |wanted: Peer| self.connections.iter().position(|connection| connection.peer == wanted);
         match silent {
-            Some((wanted, _)) => self.connections.iter().position(|connection| connection.is_silent && connection.peer == wanted),
+            Some((wanted, _)) => self.connections.iter().position(|connection| is_silent(connection) && connection.peer == wanted),
             None => self.of_most(|_| true).filter(|(most, count)| *most != peer && *count > share).and_then(|(most, _)| first_of(most)),
         }
     }
@@ -119,7 +127,7 @@ impl Place {
     /// The head of a request has come.
     pub(super) fn heard(&self) {
         if let Some(connection) = self.room.lock().connections.iter_mut().find(|connection| connection.id == self.id) {
-            connection.is_silent = false;
+            connection.silent = None;
         }
     }
 
@@ -158,8 +166,8 @@ mod tests {
     }
 
     /// Who comes, to a room of eight, whether he has asked for something, and who leaves for whoever comes last: numbers in the order of coming.
-    #[test]
-    fn who_says_nothing_makes_room_and_who_has_too_much() {
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_makes_room_and_who_has_too_much() {
         let (quiet, heard) = (false, true);
         for (what, there, comes, leaves) in [
             ("the oldest silent one", vec![(1, quiet); 8], 1, Some(0)),
@@ -183,6 +191,9 @@ mod tests {
                     place
                 })
                 .collect();
+            let is_any_silent = there.iter().any(|(_, is_heard)| !is_heard);
+            assert!(!is_any_silent || now(room.place(peer(comes))).is_none(), "nobody has been silent for a moment: {what}");
+            tokio::time::advance(MOMENT).await;
             let came = now(room.place(peer(comes)));
             assert_eq!(came.is_some(), leaves.is_some(), "{what}");
             let lost: Vec<usize> = (0..places.len()).filter(|at| now(places[*at].lost()).is_some()).collect();

@@ -6,7 +6,7 @@ use crate::admin::access::{Peer, Refused, Scope};
 use crate::admin::model::Tunnels;
 use crate::admin::query::Query;
 use crate::admin::reply::{self, Answer, Refusal};
-use crate::admin::{Api, Checked, explain, views};
+use crate::admin::{Api, Checked, Turned, explain, invalid_token, too_many_tokens, views};
 use crate::audit::feed::RING;
 use crate::shutdown::Shutdown;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
@@ -54,12 +54,7 @@ impl Api {
     }
 
     /// The page and its files; `None` for any other path. A page is for everybody, but without a token that is asked for there is nothing in it but the question.
-    pub(in crate::admin) fn dashboard(
-        &self,
-        head: &hyper::http::request::Parts,
-        peer: Peer,
-        counted: &mut bool,
-    ) -> Option<Result<Checked, Refusal>> {
+    pub(in crate::admin) fn dashboard(&self, head: &hyper::http::request::Parts, peer: Peer) -> Option<Result<Checked, Turned>> {
         let path = head.uri.path();
         let file = asset(path);
         // As everything else has it.
@@ -71,14 +66,14 @@ impl Api {
             return Some(if head.method == Method::OPTIONS {
                 Ok(Checked::Answered(reply::options("GET, HEAD, OPTIONS")))
             } else {
-                Err(Refusal::method("GET, HEAD, OPTIONS"))
+                Err(Refusal::method("GET, HEAD, OPTIONS").into())
             });
         }
         let names: &[&str] = if file.is_some() { &[] } else { &[REFRESH] };
         let query = Query::read(head.uri.query().unwrap_or_default(), names);
         let refresh = match query.and_then(|query| query.number(REFRESH, LEAST, MOST)) {
             Ok(refresh) => refresh,
-            Err(refusal) => return Some(Err(refusal)),
+            Err(refusal) => return Some(Err(refusal.into())),
         };
         if is_versioned {
             let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -88,20 +83,14 @@ impl Api {
             return Some(Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, file.body, file.kind)))));
         }
         Some(match self.scopes(&head.headers, peer) {
-            Ok(scopes) if scopes.has(Scope::Read) => {
-                *counted = true;
-                self.count(peer).map(|()| Checked::Page { refresh, may_write: scopes.has(Scope::Write) })
-            }
+            Ok(scopes) if scopes.has(Scope::Read) => match self.count(peer) {
+                Ok(()) => Ok(Checked::Page { refresh, may_write: scopes.has(Scope::Write) }),
+                Err(refusal) => Err(Turned::Known(refusal)),
+            },
             Ok(_) | Err(Refused::Missing) => Ok(Checked::Answered(with_policy(reply::full(StatusCode::OK, locked(), HTML)))),
             // The script says so, and asks again.
-            Err(Refused::Invalid(what)) => {
-                let challenge = r#"Bearer realm="netproxy", error="invalid_token""#;
-                Err(Refusal::token(StatusCode::UNAUTHORIZED, challenge, what))
-            }
-            Err(Refused::TooMany(wait)) => {
-                *counted = true;
-                Err(Refusal::later(StatusCode::TOO_MANY_REQUESTS, wait, "too many tokens from there did not hold"))
-            }
+            Err(Refused::Invalid(what)) => Err(invalid_token(what)),
+            Err(Refused::TooMany(wait)) => Err(too_many_tokens(wait)),
         })
     }
 
