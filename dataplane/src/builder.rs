@@ -54,15 +54,21 @@ enum Listen {
 }
 
 impl Listen {
-    /// What is open already for the admin API, unless something else was asked for: then one of the two is a mistake.
-    fn or_open(self, open: TcpListener) -> Result<Self, StartError> {
-        let Self::At(address) = self else { return Ok(Self::Open(open)) };
+    /// What is open already and may be the admin API's: it is if it is where that is wanted, by the policy or else by the program. Anywhere else it may be the port that SOCKS5 had, which
+    /// others than operators reach.
+    fn or_open(self, open: TcpListener, policys: SocketAddr) -> Result<Self, StartError> {
+        let address = match self {
+            Self::Policy => policys,
+            Self::At(address) => address,
+            Self::Open(_) => return Ok(self),
+        };
         match open.local_addr() {
             Ok(found) if found == address => Ok(Self::Open(open)),
             found => {
                 let found = found.map_or_else(|error| error.to_string(), |found| found.to_string());
-                let error =
-                    std::io::Error::other(format!("there is an open socket for it, {found}: take the flag away, or change the socket"));
+                let error = std::io::Error::other(format!(
+                    "the policy has SOCKS5 off, and the second of two sockets without names, {found}, is elsewhere: name the sockets, or have both at one address"
+                ));
                 Err(StartError::Bind { listener: "admin", address, flag: "--admin-listen", error })
             }
         }
@@ -224,8 +230,8 @@ impl NetworkProxyBuilder {
         self
     }
 
-    /// A listener that is open already, as [`Self::http_listener`], for the SOCKS5 proxy or, where the policy has SOCKS5 off, for the admin API: what comes second where
-    /// listeners come without names.
+    /// A listener that is open already, as [`Self::http_listener`], for the SOCKS5 proxy, in the place of any other listener that was asked for, or, where the policy has SOCKS5 off, for the
+    /// admin API, whose address it has to have then: what comes second where listeners come without names.
     pub fn second_listener(mut self, listener: TcpListener) -> Self {
         self.second = Some(listener);
         self
@@ -431,7 +437,7 @@ impl NetworkProxyBuilder {
         let (socks5_listen, admin_listen) = match (self.second, meta.listeners.socks) {
             (None, _) => (self.socks5, self.admin),
             (Some(second), Some(_)) => (Listen::Open(second), self.admin),
-            (Some(second), None) => (self.socks5, self.admin.map(|listen| listen.or_open(second)).transpose()?),
+            (Some(second), None) => (self.socks5, self.admin.map(|listen| listen.or_open(second, meta.listeners.admin)).transpose()?),
         };
         let http = Wanted::new("http", "--http-listen", self.http, meta.listeners.http, http)?;
         let socks5 = match meta.listeners.socks {

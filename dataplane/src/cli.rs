@@ -293,7 +293,7 @@ pub(crate) struct Audit {
     audit_journald: bool,
 
     /// Send events to a collector of OpenTelemetry: `http://127.0.0.1:4318` or `https://…` for OTLP/HTTP, `grpc://127.0.0.1:4317` or `grpcs://…` for OTLP/gRPC
-    // Read later: what says here that it is none shows it, with its password.
+    // Parsed in `overrides`: clap quotes a value that it refuses, and a password with it.
     #[arg(long, value_name = "URL")]
     audit_otlp: Option<String>,
 
@@ -401,7 +401,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
 
-    /// What to give up once it listens: capabilities, new privileges, files (landlock) and system calls (seccomp). `--user` is held with `off`, too
+    /// What to give up once it listens: capabilities, new privileges, files (landlock) and system calls (seccomp). `--user` works with `off`, too
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(crate) sandbox: crate::process::sandbox::Sandbox,

@@ -257,7 +257,13 @@ async fn run(started: Started, cli: &cli::Cli) -> Result<(), StartError> {
     announce(&handle, cli);
     notify.ready(&status(&handle.policy()));
     let (watchdog, watched) = (Arc::clone(&notify), Arc::clone(&handle));
-    tokio::spawn(async move { watchdog.watchdog(&watched).await });
+    if let Some(within) = process::notify::watchdog() {
+        let responds = move || {
+            let handle = Arc::clone(&watched);
+            async move { handle.responds().await }
+        };
+        tokio::spawn(async move { watchdog.watchdog(within, responds).await });
+    }
     #[cfg(unix)]
     let handed_over = {
         let (json, handle) = (cli.json, &handle);

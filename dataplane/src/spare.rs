@@ -54,7 +54,7 @@ where
 /// Whether something failed for want of a descriptor, and some were given up since.
 pub(crate) async fn make_room(error: &io::Error) -> bool {
     // On the heap, so that nobody has room for it who does not need it.
-    is_exhausted(error) && Box::pin(async { give_up().await || others_give_up().await }).await
+    is_exhausted(error) && Box::pin(async { give_up().await || others_give_up(PATIENCE).await }).await
 }
 
 /// Closes what has waited for too long, or was not needed for a while, now and then, and all of it when descriptors are wanted. A task of each thread that serves.
@@ -80,13 +80,13 @@ async fn give_up() -> bool {
     closed + closing > 0
 }
 
-/// Has the other threads do so; whether one had anything.
-async fn others_give_up() -> bool {
+/// Has the other threads do so; whether one had anything, and said so within that time.
+async fn others_give_up(patience: Duration) -> bool {
     let mut given = pin!(GIVEN.notified());
     // Heard from here on, however fast they are.
     given.as_mut().enable();
     WANTED.notify_waiters();
-    timeout(PATIENCE, given).await.is_ok()
+    timeout(patience, given).await.is_ok()
 }
 
 #[cfg(test)]
@@ -179,7 +179,9 @@ mod tests {
         });
         is_ready.await.unwrap();
         let exhausted = Errno::MFILE.into();
-        assert!(make_room(&exhausted).await);
+        assert!(!give_up().await, "it keeps nothing itself");
+        // As long as it takes on a busy machine.
+        assert!(others_give_up(Duration::from_secs(60)).await);
         assert!(!make_room(&exhausted).await, "nothing is left");
         drop(end);
         assert!(other.join().unwrap());

@@ -199,7 +199,7 @@ impl Reloader {
             tokio::select! {
                 _ = looks.tick() => {
                     self.check_map().await;
-                    let now = Stamp::of(path);
+                    let now = stamp(path).await;
                     let still = now == last;
                     last.clone_from(&now);
                     // A file that is gone is settled once that was said: it cannot be read until it changes.
@@ -209,7 +209,7 @@ impl Reloader {
                 }
                 Some(done) = asked.recv() => {
                     self.check_map().await;
-                    let now = Stamp::of(path);
+                    let now = stamp(path).await;
                     last.clone_from(&now);
                     let outcome = self.reload(path.into()).await;
                     if settles(&outcome) || now.is_none() {
@@ -221,6 +221,12 @@ impl Reloader {
             }
         }
     }
+}
+
+/// The state of a file, from a thread that may block: a file system may not answer, and whoever serves the admin API here has other things to do.
+async fn stamp(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || Stamp::of(&path)).await.ok().flatten()
 }
 
 /// Whether a file need not be tried again until it changes. One that could not be read has to be; one that may not be shared may be mended by what does not show in its stamp: the mode of its

@@ -5,8 +5,8 @@ use listenfd::ListenFd;
 use std::env;
 use std::net::TcpListener;
 
-/// What a socket may be for; without names, they come in this order. Of two, the second is for the admin API where the policy has SOCKS5 off: who takes away the line of what
-/// nobody listens for has two left.
+/// What a socket may be for; without names, they come in this order. Of two, the second is for the admin API where the policy has SOCKS5 off and it has the address of that:
+/// who takes away the line of what nobody listens for has two left.
 const NAMES: [&str; 3] = ["http", "socks5", "admin"];
 
 /// What a socket without a name is for that only the policy tells.

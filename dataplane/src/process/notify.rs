@@ -2,7 +2,6 @@
 //!
 //! Written here because it is this little: one datagram for each, on a socket that is connected before privileges are given up. Without `NOTIFY_SOCKET`, nothing is said.
 
-use netproxy::Handle;
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -65,16 +64,15 @@ impl Notify {
         self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
     }
 
-    /// Says that the proxy runs, twice in the time that `WATCHDOG_USEC` gives, each time after all its threads have said so. A task of the runtime that signals come to: where that
-    /// hangs, or one of those threads, nothing is said.
-    pub(crate) async fn watchdog(&self, handle: &Handle) {
-        let Some(within) = watchdog() else { return std::future::pending().await };
+    /// Says that the proxy runs, twice in the time that the manager [gives](watchdog), each time once it `responds`: once all its threads have said so. A task of the runtime that signals
+    /// come to: where that hangs, or one of those threads, nothing is said.
+    pub(crate) async fn watchdog<R: Future<Output = ()>>(&self, within: Duration, responds: impl Fn() -> R) {
         let mut beats = tokio::time::interval((within / 2).max(Duration::from_millis(1)));
         // What was missed is not made up for.
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            handle.responds().await;
+            responds().await;
             self.send("WATCHDOG=1\n");
         }
     }
@@ -94,9 +92,42 @@ fn connect(socket: &UnixDatagram, address: &std::ffi::OsStr) -> std::io::Result<
     }
 }
 
-/// How often a sign of life is asked of this process.
-fn watchdog() -> Option<Duration> {
+/// Within which time a sign of life is asked of this process (`WATCHDOG_USEC`), if one is.
+pub(crate) fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let own = std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
     number("WATCHDOG_USEC").filter(|usec| own && *usec > 0).map(Duration::from_micros)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use std::cell::Cell;
+    use std::future::pending;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sign_of_life_is_given_when_there_is_one_and_not_before() {
+        let (socket, manager) = UnixDatagram::pair().unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let notify = Notify { socket: Some(socket) };
+        let asked = Cell::new(0);
+        // Three times it does, and then no more.
+        let responds = || async {
+            asked.set(asked.get() + 1);
+            if asked.get() > 3 {
+                pending().await
+            }
+        };
+        let within = Duration::from_secs(2);
+        assert!(tokio::time::timeout(within * 10, notify.watchdog(within, responds)).await.is_err());
+        let mut said = [0; 64];
+        for _ in 0..3 {
+            let len = manager.recv(&mut said).unwrap();
+            assert_eq!(&said[..len], b"WATCHDOG=1\n");
+        }
+        assert!(manager.recv(&mut said).is_err());
+        assert_eq!(asked.get(), 4);
+    }
 }
