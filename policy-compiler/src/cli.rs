@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_compiler::replay::Time;
 use policy_compiler::source::LayerFiles;
 use policy_format::chain::Link;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The heading over the flags of layers.
@@ -28,6 +29,11 @@ pub(crate) enum Command {
     Check(Check),
     /// Say what a policy answers, why, and what would change the answer
     Explain(Explain),
+    /// Run a command under the policy of the layers, with a proxy of its own
+    #[command(
+        after_help = "Exit codes: the command's own; 126 it cannot be run, 127 there is none of that name, 2 bad usage, input or policy."
+    )]
+    Run(Run),
     /// Run the tests of a policy
     #[command(after_help = "Exit codes: 0 every case passes, 1 one fails or the coverage is too low, 2 bad usage or input.")]
     Test(Test),
@@ -74,6 +80,32 @@ pub(crate) struct Compile {
     /// Print what was made, or what is wrong, as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) layers: Layers,
+
+    /// Permission profile to compile, instead of `default_permissions`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+
+    /// Treat warnings as errors
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Say on standard error what is blocked, and why
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
+    /// The proxy [default: the one beside this program, else that in PATH]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) netproxy_dp: Option<PathBuf>,
+
+    /// The command and its arguments; `--` stands before one that begins with `-`
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Which permission profiles go into one policy.

@@ -22,5 +22,6 @@ fn main() -> ExitCode {
         cli::Command::Replay(arguments) => cmd::replay::run(arguments),
         cli::Command::Audit(arguments) => cmd::audit::run(arguments),
         cli::Command::Diff(arguments) => cmd::diff::run(arguments),
+        cli::Command::Run(arguments) => cmd::run::run(arguments),
     }
 }

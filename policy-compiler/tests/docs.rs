@@ -47,7 +47,7 @@ const PROFILE: &str = "default_permissions = \"workspace\"\n[permissions.workspa
 const COUNTS: &[(&str, usize)] = &[
     ("console", 73),
     ("console of the data plane", 4),
-    ("console shown", 9),
+    ("console shown", 10),
     ("domains", 11),
     ("domains fails", 5),
     ("domains warns", 1),
@@ -64,7 +64,7 @@ const COUNTS: &[(&str, usize)] = &[
     ("test fails", 1),
     ("text", 10),
     ("text requests", 18),
-    ("toml", 32),
+    ("toml", 33),
     ("toml fails", 8),
     ("toml warns", 8),
     ("yaml", 4),

@@ -487,3 +487,30 @@ inject_request_headers = [{ name = "x-api-key", secret_env_var = "HOOK_SECRET" }
     let (_, out, err) = said(&command.output().unwrap());
     assert_eq!(out.lines().next(), Some("||as it was"), "{out} {err}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_is_run_under_what_the_layers_say_and_cannot_change_it() {
+    let (place, origin) = (local(), Origin::start());
+    let config = place.text("config.toml");
+    fs::write(&config, policy("", &[("localhost", "allow"), ("denied.test", "deny")])).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(binaries::path("netpolicy"));
+        binaries::without_proxies(&mut command).arg("run").args(args).env("NETPROXY_STATE_DIR", place.path("state")).stdin(Stdio::null());
+        said(&command.output().unwrap())
+    };
+    let asks = format!("curl -s -w '%{{http_code}} ' -o /dev/null http://localhost:{}/ -o /dev/null http://denied.test/", origin.port());
+    let (code, out, err) = run(&["--user", &config, "-v", "--", "sh", "-c", &format!("{asks}; exit 7")]);
+    let blocked = "netproxy-dp: blocked GET denied.test:80 (denied, user config.toml:7)\n";
+    assert_eq!((code, out.as_str(), err.ends_with(blocked)), (Some(7), "299 403 ", true), "{err}");
+    let writes = r#"for file in /proc/$$/fd/* /proc/$PPID/fd/*; do case "$(readlink "$file")" in /memfd:*) printf x > "$file" && echo changed;; esac; done"#;
+    let (code, out, _) = run(&["--user", &config, "sh", "-c", &format!("{writes}; {asks}")]);
+    assert_eq!((code, out.as_str()), (Some(0), "299 403 "));
+    // Nothing is run without a policy, or without a proxy.
+    fs::write(&config, "default_permissions = 1\n").unwrap();
+    let (code, out, err) = run(&["--user", &config, "--", "echo", "ran"]);
+    assert_eq!((code, out.as_str(), err.contains("config.toml:1")), (Some(2), "", true), "{err}");
+    fs::write(&config, policy("", &[])).unwrap();
+    let (code, out, err) = run(&["--user", &config, "--netproxy-dp", "/no/such/proxy", "--", "echo", "ran"]);
+    assert_eq!((code, out.as_str(), err.contains("`--netproxy-dp PATH`")), (Some(2), "", true), "{err}");
+}

@@ -15,6 +15,7 @@ pub(crate) mod migrate;
 pub(crate) mod presets;
 pub(crate) mod progress;
 pub(crate) mod replay;
+pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod test;
 
