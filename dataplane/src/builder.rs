@@ -56,9 +56,9 @@ enum Listen {
 impl Listen {
     /// What is open already and may be the admin API's: it is if it is where that is wanted, by the policy or else by the program. Anywhere else it may be the port that SOCKS5 had, which
     /// others than operators reach.
-    fn or_open(self, open: TcpListener, policys: SocketAddr) -> Result<Self, StartError> {
+    fn or_open(self, open: TcpListener, of_policy: SocketAddr) -> Result<Self, StartError> {
         let address = match self {
-            Self::Policy => policys,
+            Self::Policy => of_policy,
             Self::At(address) => address,
             Self::Open(_) => return Ok(self),
         };
@@ -66,10 +66,7 @@ impl Listen {
             Ok(found) if found == address => Ok(Self::Open(open)),
             found => {
                 let found = found.map_or_else(|error| error.to_string(), |found| found.to_string());
-                let error = std::io::Error::other(format!(
-                    "the policy has SOCKS5 off, and the second of two sockets without names, {found}, is elsewhere: name the sockets, or have both at one address"
-                ));
-                Err(StartError::Bind { listener: "admin", address, flag: "--admin-listen", error })
+                Err(StartError::Second { found, admin: address })
             }
         }
     }

@@ -815,7 +815,8 @@ impl<'s> Connection<'s> {
         let shared = self.shared;
         let connected = match shared.decider.socket(question) {
             Ok(permit) => {
-                let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
+                // Nor is one asked for inside of a tunnel.
+                let mut watch = Watch { ear: &mut self.ear, tunnel: None };
                 let revoked = |route: &SocketRoute| route.revoked(&shared.decider, &question, false);
                 crate::connect::unix::connect(permit, path, &mut watch, revoked).await
             }
@@ -824,10 +825,7 @@ impl<'s> Connection<'s> {
         let (mut upstream, route, mut open) = match connected {
             Ok((stream, route, open)) => (Buffered::new(Stream::Unix(stream)), route, open),
             Err(ConnectError::Denied(denial)) => return self.deny(head, &denial).await,
-            Err(ConnectError::Closed) => {
-                self.over = Ending::Closed;
-                return Next::Close;
-            }
+            Err(ConnectError::Closed) => return Next::Close,
             Err(ConnectError::Upstream(error)) => return self.upstream_failed(head, &"the unix socket", error).await,
         };
         self.limits = Arc::clone(route.limits());
@@ -971,7 +969,8 @@ impl<'s> Connection<'s> {
                 Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
             }
         }
-        let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
+        // There are no tunnels inside of tunnels.
+        let mut watch = Watch { ear: &mut self.ear, tunnel: None };
         match shared.connector.connect(permit, Traffic::Tunnel, shared.came(head), &mut watch).await {
             Ok(mut connected) => {
                 shared.counters.count(Counter::UpstreamOpened);
@@ -1136,7 +1135,6 @@ impl<'s> Connection<'s> {
     /// Ends our way, and lets the client read to the end what it was answered although it had more to say: as long as it sends, it may not have seen the answer yet, and closing with unread
     /// bytes would reset the connection (RFC 9112, section 9.6).
     async fn linger(&mut self, until: Instant) {
-        // Nobody waits for this client's last word with it.
         self.give_back();
         let patience = self.limits.linger_timeout;
         let mut over = timeout_at(until.min(Instant::now() + patience), self.client.stream.shutdown()).await.map(|ended| ended.is_err());
@@ -1152,6 +1150,8 @@ impl<'s> Connection<'s> {
 
     /// Says a last thing and lets the client read it: else it would never see why.
     async fn say_and_close(&mut self, bytes: &[u8]) {
+        // Nobody waits for this client's last word with it.
+        self.give_back();
         let until = Instant::now() + self.limits.linger_timeout;
         match timeout_at(until, self.client.stream.write_all(bytes)).await {
             Ok(Ok(())) => self.linger(until).await,

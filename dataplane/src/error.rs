@@ -65,6 +65,16 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// Nobody has said what the second of two listeners is for.
+    #[error(
+        "the policy has SOCKS5 off, and the second of two sockets without names is at {found}, where the admin API is at {admin}: name the sockets (`FileDescriptorName=`), or have the admin API at the address of its socket"
+    )]
+    Second {
+        /// Where it is.
+        found: String,
+        /// Where the admin API is to be.
+        admin: SocketAddr,
+    },
     /// Whom to trust of origins cannot be read.
     #[error("TLS is to be opened, and whom to trust of origins cannot be read: {0}")]
     Roots(crate::tls::roots::RootsError),

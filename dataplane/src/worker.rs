@@ -37,7 +37,7 @@ impl Worker {
     pub(crate) fn start(number: usize, work: &Work) -> io::Result<Self> {
         let listeners =
             work.listeners.iter().map(|(listener, service)| Ok((listener.try_clone()?, *service))).collect::<io::Result<Vec<_>>>()?;
-        // What other threads wake comes first: that is who hears of a new policy, and those whom it ends, and who are woken here, would keep the rest waiting for a third of a second.
+        // Tasks that other threads wake run first. They hear of new policies; behind the closing of tunnels, which this thread wakes, they would wait for a third of a second.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().global_queue_interval(1).build()?;
         let (life, mut heart) = pulse::new();
         let (shared, permits, shutdown) = (Arc::clone(&work.shared), Arc::clone(&work.permits), work.shutdown.clone());

@@ -559,9 +559,18 @@ impl Origin {
         addresses: &[IpAddr],
     ) -> Result<Made, Option<Change>> {
         let profile = &meta(policy, asked.profile).profile;
+        let also_opens = match candidate {
+            // All of what the rule names, beside rules for some of it.
+            Candidate::Entry(rule, Some(Access::Allow))
+                if !narrow::is_narrow(rule) && narrow::seen(asked).is_some() && !narrow::rules(policy, asked).is_empty() =>
+            {
+                vec![narrow::EVERYTHING.to_owned()]
+            }
+            other => other.also_opens().to_vec(),
+        };
         let say = |mut edits: Vec<Edit>| {
             if let Some(last) = edits.last_mut() {
-                last.also_opens = candidate.also_opens().to_vec();
+                last.also_opens.clone_from(&also_opens);
             }
             edits
         };

@@ -1,5 +1,6 @@
 use harness::tls::{Authority, Front, Secured, secure, through, trusting};
 use harness::{Client, Names, Origin, Proxy, policy, wait_until};
+use netproxy::Ending;
 use rustls::ClientConfig;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -499,5 +500,26 @@ fn an_origin_that_asks_is_shown_the_certificate_that_is_listed() {
         let mut client = through(proxy.http(), &at, &trust).unwrap().client;
         let answer = client.send(format!("GET / HTTP/1.1\r\nHost: {at}\r\n\r\n")).answer();
         assert!(answer.status == status && errors.contains(&answer.header("x-proxy-error")), "{host}: {answer:?}");
+    }
+}
+
+#[test]
+fn the_origin_hears_nothing_of_who_is_not_allowed_by_the_time_of_the_hello() {
+    for protocol in ["http/1.1", "h2"] {
+        let world = World::new(&policy(LIMITED, &[("a.test", "allow")]));
+        let trust = trusting(world.proxy.policy().authority_pem().unwrap(), &[protocol]);
+        let mut client = Client::connect(world.proxy.http());
+        assert_eq!(client.tunnel(&world.at("a.test")).status, 200);
+        world.proxy.swap(&policy(LIMITED, &[("b.test", "allow")]));
+        let mut client = secure(client, "a.test", &trust).unwrap().client;
+        if protocol == "h2" {
+            // Nobody is there who would speak it.
+            assert_eq!(client.rest(), Vec::<u8>::new());
+            wait_until("it is told", || !world.proxy.ended().is_empty());
+            assert_eq!(world.proxy.ended()[0].ending, Ending::Revoked);
+        } else {
+            assert_eq!(world.get(&mut client, "GET", "/").status, 403);
+        }
+        assert_eq!(world.front.names(), [], "{protocol}");
     }
 }

@@ -104,7 +104,12 @@ impl Taken {
         let now = Instant::now();
         let is_silent = |connection: &Connection| connection.silent.is_some_and(|since| now.duration_since(since) >= MOMENT);
         let silent = self.of_most(is_silent);
-        let first_of = |wanted: Peer| self.connections.iter().position(|connection| connection.peer == wanted);
+        // Of one that has too much, who has only just come is the first to go.
+        let first_of = |wanted: Peer| {
+            let mut all = self.connections.iter();
+            let new = all.clone().position(|connection| connection.peer == wanted && connection.silent.is_some());
+            new.or_else(|| all.position(|connection| connection.peer == wanted))
+        };
         match silent {
             Some((wanted, _)) => self.connections.iter().position(|connection| is_silent(connection) && connection.peer == wanted),
             None => self.of_most(|_| true).filter(|(most, count)| *most != peer && *count > share).and_then(|(most, _)| first_of(most)),
@@ -200,6 +205,15 @@ mod tests {
             assert_eq!(lost, leaves.into_iter().collect::<Vec<_>>(), "{what}");
             assert_eq!(room.lock().connections.len(), 8, "{what}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_only_just_come_goes_before_who_has_asked() {
+        let room = Room::new(8);
+        let places: Vec<Place> = (0..8).map(|_| now(room.place(peer(1))).unwrap()).collect();
+        places[0].heard();
+        let _came = now(room.place(peer(2))).unwrap();
+        assert!(now(places[0].lost()).is_none() && now(places[1].lost()).is_some());
     }
 
     #[tokio::test]

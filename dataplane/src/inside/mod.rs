@@ -233,8 +233,11 @@ impl<'s> Connection<'s> {
                 return None;
             }
             // Nobody is there who would speak it.
-            Err(error) if spoken == Alpn::Http2 => {
-                live.end(error.into());
+            Err(no) if spoken == Alpn::Http2 => {
+                live.end(match no {
+                    NoWay::Revoked => Ending::Revoked,
+                    NoWay::Upstream(error) => error.into(),
+                });
                 return None;
             }
             // The first request tries once more, and tells.
@@ -343,6 +346,19 @@ async fn relay(
     over
 }
 
+/// Why there is no secured way to the origin.
+enum NoWay {
+    /// The tunnel is not allowed any more.
+    Revoked,
+    Upstream(UpstreamError),
+}
+
+impl From<UpstreamError> for NoWay {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
 /// A connection to the origin that is secured.
 enum Way {
     Http1 {
@@ -354,7 +370,7 @@ enum Way {
 }
 
 /// Secures the way to the origin, with what the client offers.
-async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn, limits: &Limits) -> Result<Way, UpstreamError> {
+async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn, limits: &Limits) -> Result<Way, NoWay> {
     let target = question.target;
     let config = shared.config(target, offer).await?;
     let may_be_h2 = matches!(offer, Alpn::Http2 | Alpn::Both);
@@ -373,9 +389,9 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
         }
         None => idle,
     };
-    // It was allowed before the client said anything. Who is not allowed by now is told at the first request.
+    // It was allowed before the client said anything.
     if !stream.peer().is_some_and(|peer| shared.decider.still_allows(&question, &leads, peer.ip())) {
-        return Err(UpstreamError::Closed);
+        return Err(NoWay::Revoked);
     }
     let stream = shared.secure(stream, target, &config, limits).await?;
     if chosen(&stream.stream) != Alpn::Http2 {
@@ -387,9 +403,8 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
 }
 
 /// Another connection for a tunnel.
-async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, UpstreamError> {
-    // Whoever is not allowed by now is told at the first request.
-    let refused = |_: Box<Denial>| UpstreamError::Closed;
+async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, NoWay> {
+    let refused = |_: Box<Denial>| NoWay::Revoked;
     let permit = shared.decider.name(question).map_err(|no| refused(shared.decider.refuse(no)))?;
     let mut watch = Watch { ear: &mut shared.decider.policy().bell().ear(), tunnel: None };
     match shared.connector.connect(permit, Traffic::Tunnel, shared.came(None), &mut watch).await {
@@ -398,7 +413,8 @@ async fn another(shared: &Shared, question: Question<'_>) -> Result<Idle, Upstre
             Ok(Idle { stream, leads: Leads::new(&route, form), tls: None })
         }
         Err(ConnectError::Denied(denial)) => Err(refused(denial)),
-        Err(ConnectError::Closed) => Err(UpstreamError::Closed),
-        Err(ConnectError::Upstream(error)) => Err(error),
+        // It is watched for no tunnel.
+        Err(ConnectError::Closed) => Err(NoWay::Upstream(UpstreamError::Closed)),
+        Err(ConnectError::Upstream(error)) => Err(NoWay::Upstream(error)),
     }
 }

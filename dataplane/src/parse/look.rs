@@ -103,7 +103,7 @@ fn first_line(bytes: &[u8]) -> Line {
 
 /// HTTP's name, in front of its version.
 const NAME: &[u8] = b"http/";
-/// Longer first lines are no server's to read: those that take the longest take half of this.
+/// Longer first lines are read by no server that takes any word for a method: those that take the longest take half of this.
 const LONGEST_LINE: usize = 128 << 10;
 
 /// A first line that is let on as it comes ([`Look::Odd`]), of which the end is not: no server answers before that.

@@ -15,6 +15,9 @@ const MAX_WORDS: usize = 6;
 const OTHER_METHOD: &str = "ANY-OTHER";
 const OTHER_PATH: &str = "/any-other~path";
 
+/// What is said of an edit that opens all.
+pub(super) const EVERYTHING: &str = "every method of every path";
+
 /// What an edit opens beside the request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Also {
@@ -101,15 +104,21 @@ fn added<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, beside: &Rule, (method
 /// What a rule for these methods and paths opens beside the request. A list that the rule leaves open is open by its author's will, and costs nothing.
 fn also<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, rule: &Rule, methods: &[String], paths: &[String]) -> Also {
     let Some((method, path)) = seen(asked) else { return Also::default() };
+    let old_paths: BTreeSet<&str> = rule.paths.iter().map(String::as_str).collect();
     let listed = |all: bool, list: &[String], one: &str| -> BTreeSet<Option<String>> {
         let others = list.iter().cloned().chain([one.to_owned()]).map(Some);
         others.chain(all.then_some(None)).collect()
     };
     let methods = listed(methods.is_empty(), methods, method);
     let paths = listed(paths.is_empty() || paths.iter().any(|path| path == "/"), paths, path);
+    // What the rule holds already is not opened by more of it: long lists make few questions.
+    let is_held = |(method, path): &(Option<&str>, Option<&str>)| {
+        let has = |list: &[String], one: Option<&str>| one.is_some_and(|one| list.iter().any(|known| known == one));
+        rule.access == Access::Allow && has(&rule.methods, *method) && old_paths.contains(&path.unwrap_or_default())
+    };
     let pairs = methods.iter().flat_map(|method| paths.iter().map(move |path| (method.as_deref(), path.as_deref())));
     let opened: Vec<(Option<&str>, Option<&str>)> = pairs
-        .filter(|pair| *pair != (Some(method), Some(path)))
+        .filter(|pair| *pair != (Some(method), Some(path)) && !is_held(pair))
         .filter(|(method, path)| opens(policy, asked, method.unwrap_or(OTHER_METHOD), path.unwrap_or(OTHER_PATH)))
         .collect();
     let cost = |(one, other): &(Option<&str>, Option<&str>)| {
@@ -130,13 +139,13 @@ fn opens<B: AsRef<[u8]>>(policy: &Blob<B>, asked: &Asked, method: &str, path: &s
 
 fn words(opened: &[(Option<&str>, Option<&str>)]) -> Vec<String> {
     if opened.contains(&(None, None)) {
-        return vec!["every method of every path".to_owned()];
+        return vec![EVERYTHING.to_owned()];
     }
-    let is_said = |method: Option<&str>, path: Option<&str>| path.is_some() && opened.contains(&(method, None));
+    let said: BTreeSet<Option<&str>> = opened.iter().filter(|(_, path)| path.is_none()).map(|(method, _)| *method).collect();
     let word = |(method, path): &(Option<&str>, Option<&str>)| match (*method, *path) {
         (Some(method), None) => Some(format!("{method} of every other path")),
         (None, Some(path)) => Some(format!("every other method of {path}")),
-        (Some(one), Some(path)) if !is_said(*method, Some(path)) => Some(format!("{one} {path}")),
+        (Some(one), Some(path)) if !said.contains(method) => Some(format!("{one} {path}")),
         _ => None,
     };
     let mut words: Vec<String> = opened.iter().filter_map(word).collect();
