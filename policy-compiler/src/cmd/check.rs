@@ -1,20 +1,16 @@
 //! `netpolicy check`: compiles without writing anything.
 
-use super::{color, compile_named, describe_profiles, fail, places, print_line, profiles_json, say_rendered};
+use super::{compile_named, describe_profiles, layers, print_line, profiles_json, say_found};
 use crate::cli::{Check, Format};
 use policy_compiler::diagnostic;
-use policy_compiler::source::LayerFiles;
 use policy_format::Blob;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: Check) -> ExitCode {
-    let sources = match LayerFiles::from(arguments.layers).read(&places()) {
+    let sources = match layers(arguments.layers) {
         Ok(sources) => sources,
-        Err(error) => return fail(error),
+        Err(code) => return code,
     };
-    if sources.is_empty() {
-        return fail(super::NO_LAYER);
-    }
     let format = if arguments.json { Format::Json } else { arguments.format };
     let (sources, diagnostics, blob) = match compile_named(sources, &arguments.profiles, arguments.strict) {
         Ok(compiled) => (compiled.sources, compiled.diagnostics, Some(compiled.blob)),
@@ -23,9 +19,7 @@ pub(crate) fn run(arguments: Check) -> ExitCode {
     let summary = blob.as_deref().and_then(|blob| Blob::open(blob).ok());
     let printed = match format {
         Format::Text => {
-            if !diagnostics.is_empty() {
-                say_rendered(&diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
-            }
+            say_found(&sources, &diagnostics);
             match &summary {
                 Some(policy) => print_line(format_args!(
                     "ok: {}, {} {}",

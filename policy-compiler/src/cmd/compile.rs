@@ -1,10 +1,7 @@
 //! `netpolicy compile`.
 
-use super::{
-    NO_LAYER, color, compile_named, describe, describe_list, describe_profiles, fail, places, print_line, profiles_json, say, say_rendered,
-};
+use super::{compile_named, describe, describe_list, describe_profiles, fail, layers, print_line, profiles_json, say, say_found};
 use crate::cli::Compile;
-use policy_compiler::source::LayerFiles;
 use policy_compiler::{Compiled, diagnostic, emit};
 use policy_format::Blob;
 use std::io::{IsTerminal, Write};
@@ -16,13 +13,10 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
     if to_stdout && arguments.json {
         return fail("`--json` and `-o -` both want standard output");
     }
-    let sources = match LayerFiles::from(arguments.layers).read(&places()) {
+    let sources = match layers(arguments.layers) {
         Ok(sources) => sources,
-        Err(error) => return fail(error),
+        Err(code) => return code,
     };
-    if sources.is_empty() {
-        return fail(NO_LAYER);
-    }
     for source in &sources {
         say(format_args!("read {}", describe(source)));
     }
@@ -34,16 +28,14 @@ pub(crate) fn run(arguments: Compile) -> ExitCode {
                 print_line(said);
                 return ExitCode::from(2);
             }
-            say_rendered(&diagnostic::render(&failure.sources, &failure.diagnostics, color(&std::io::stderr())));
+            say_found(&failure.sources, &failure.diagnostics);
             return ExitCode::from(2);
         }
     };
     for list in &compiled.lists {
         say(format_args!("read {}", describe_list(list)));
     }
-    if !compiled.diagnostics.is_empty() {
-        say_rendered(&diagnostic::render(&compiled.sources, &compiled.diagnostics, color(&std::io::stderr())));
-    }
+    say_found(&compiled.sources, &compiled.diagnostics);
     // The compiler reads its own work back before anyone else does.
     let blob = match Blob::open(compiled.blob.as_slice()) {
         Ok(blob) => blob,

@@ -21,7 +21,7 @@ pub(crate) mod test;
 
 use crate::cli;
 use policy_compiler::check::ListSummary;
-use policy_compiler::diagnostic::{self, Failure, visible};
+use policy_compiler::diagnostic::{self, Diagnostic, Failure, visible};
 use policy_compiler::explain::Subject;
 use policy_compiler::migrate::MAX_INPUT;
 use policy_compiler::source::{LayerFiles, Places, Role, SourceFile};
@@ -34,8 +34,27 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What to say where there is nothing to read.
-pub(crate) const NO_LAYER: &str =
+const NO_LAYER: &str =
     "no layer was found in the default places\nhelp: name one, such as `--user config.toml`, or write a first one with `netpolicy init`";
+
+/// The layers that the arguments name, or those in their places.
+///
+/// # Errors
+/// One cannot be read, or there is none. It was said.
+pub(crate) fn layers(named: cli::Layers) -> Result<Vec<SourceFile>, ExitCode> {
+    match LayerFiles::from(named).read(&places()) {
+        Ok(sources) if sources.is_empty() => Err(fail(NO_LAYER)),
+        Ok(sources) => Ok(sources),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// Says what was found in layers, if anything.
+pub(crate) fn say_found(sources: &[SourceFile], found: &[Diagnostic]) {
+    if !found.is_empty() {
+        say_rendered(&diagnostic::render(sources, found, color(&io::stderr())));
+    }
+}
 
 /// Compiles, with a progress bar for long domain lists.
 pub(crate) fn compile(sources: Vec<SourceFile>, options: Options<'_>) -> Result<Compiled, Failure> {
@@ -185,7 +204,7 @@ pub(crate) fn compiled_subject(sources: Vec<SourceFile>, profile: Option<String>
     }
     match compile(sources, Options { profile: profile.as_deref(), strict: false }) {
         Err(failure) => {
-            say_rendered(&diagnostic::render(&failure.sources, &failure.diagnostics, color(&io::stderr())));
+            say_found(&failure.sources, &failure.diagnostics);
             Err(ExitCode::from(2))
         }
         Ok(compiled) => {

@@ -2,10 +2,8 @@
 //!
 //! The policy is a sealed memfd, and no file: the command may write whatever its user may, and must not get to what it is held to.
 
-use super::{NO_LAYER, color, compile_named, fail, places, say_rendered};
+use super::{compile_named, fail, layers, say_found};
 use crate::cli::{Profiles, Run};
-use policy_compiler::diagnostic;
-use policy_compiler::source::LayerFiles;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -15,23 +13,20 @@ use std::process::ExitCode;
 const PROXY: &str = "netproxy-dp";
 
 pub(crate) fn run(arguments: Run) -> ExitCode {
-    let Run { layers, profile, strict, verbose, netproxy_dp, command } = arguments;
-    let sources = match LayerFiles::from(layers).read(&places()) {
-        Ok(sources) if sources.is_empty() => return fail(NO_LAYER),
+    let Run { layers: named, profile, strict, verbose, netproxy_dp, command } = arguments;
+    let sources = match layers(named) {
         Ok(sources) => sources,
-        Err(error) => return fail(error),
+        Err(code) => return code,
     };
     let profiles = Profiles { names: profile.into_iter().collect(), all: false };
     let compiled = match compile_named(sources, &profiles, strict) {
         Ok(compiled) => compiled,
         Err(failure) => {
-            say_rendered(&diagnostic::render(&failure.sources, &failure.diagnostics, color(&io::stderr())));
+            say_found(&failure.sources, &failure.diagnostics);
             return ExitCode::from(2);
         }
     };
-    if !compiled.diagnostics.is_empty() {
-        say_rendered(&diagnostic::render(&compiled.sources, &compiled.diagnostics, color(&io::stderr())));
-    }
+    say_found(&compiled.sources, &compiled.diagnostics);
     let proxy = netproxy_dp.or_else(beside).unwrap_or_else(|| PROXY.into());
     let error = become_proxy(&proxy, &compiled.blob, verbose, command);
     match error.kind() {

@@ -1,13 +1,13 @@
 //! `netpolicy test`.
 
 use super::explain::explanation_json;
-use super::{bare_subject, color, compiled_subject, fail, places, rule_json, say, say_rendered, stream, stream_text};
+use super::{bare_subject, compiled_subject, fail, places, rule_json, say, say_found, stream, stream_text};
 use crate::cli::Test;
+use policy_compiler::Layer;
 use policy_compiler::explain::{Subject, describe};
 use policy_compiler::profiles::Profile;
 use policy_compiler::source::{LayerFiles, Role, SourceFile, SourceId};
 use policy_compiler::testing::{self, Case, Coverage, Report};
-use policy_compiler::{Layer, diagnostic};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs::File;
@@ -81,7 +81,7 @@ fn read_cases(arguments: &Test, default: impl FnOnce() -> Vec<PathBuf>) -> Resul
     let mut diagnostics = Vec::new();
     let mut cases: Vec<Case> = (0..sources.len()).flat_map(|index| testing::read(SourceId(index), &sources, &mut diagnostics)).collect();
     if !diagnostics.is_empty() {
-        say_rendered(&diagnostic::render(&sources, &diagnostics, color(&std::io::stderr())));
+        say_found(&sources, &diagnostics);
         return Err(ExitCode::from(2));
     }
     let all = cases.len();
