@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// Between two looks into the queue, while there is something in it; less, where there is much, down to the shortest.
 const TICK: Duration = Duration::from_millis(50);
 const SHORTEST: Duration = Duration::from_millis(2);
-/// Events that a look is to find: so many are still in the processor's cache when they are written.
-const AIM: u32 = 512;
+/// Events that a look is to find, or a quarter of the queue: fewer make the look itself dear, and more have left the processor's cache when they are written.
+const AIM: usize = 2048;
 /// Looks that find nothing, after which it sleeps until it is woken, or a sink has something to do.
 const IDLE: u32 = 20;
 
@@ -218,7 +218,7 @@ impl Consumer {
                 batch.get_mut(start..).unwrap_or_default().sort_by_key(|event| (event.time, event.sequence));
             }
         }
-        self.pause = pause(self.pause, found.events);
+        self.pause = pause(self.pause, found.events, AIM.min(self.hub.queue.bound() / 4));
         // Policies are installed before anything is decided by them.
         let installed = std::mem::take(&mut *self.hub.installed());
         // The settings of the first are in force from the start.
@@ -416,9 +416,9 @@ impl Consumer {
 }
 
 /// As long as it would have taken to find as many as are aimed at, had they come as those did that were found behind the pause before.
-fn pause(before: Duration, found: usize) -> Duration {
-    let found = u32::try_from(found).unwrap_or(u32::MAX).max(1);
-    (before * AIM / found).clamp(SHORTEST, TICK)
+fn pause(before: Duration, found: usize, aim: usize) -> Duration {
+    let [found, aim] = [found, aim].map(|events| u32::try_from(events).unwrap_or(u32::MAX).max(1));
+    (before * aim / found).clamp(SHORTEST, TICK)
 }
 
 /// A fault of its own does not go through the queue, which may be full for it.
@@ -440,12 +440,18 @@ mod tests {
 
     #[test]
     fn who_finds_much_looks_more_often() {
-        assert_eq!(pause(TICK, 0), TICK);
-        assert_eq!(pause(TICK, AIM as usize), TICK);
-        assert_eq!(pause(TICK, 10 * AIM as usize), TICK / 10);
-        assert_eq!(pause(TICK / 10, AIM as usize), TICK / 10);
-        assert_eq!(pause(TICK, usize::MAX), SHORTEST);
-        assert_eq!(pause(SHORTEST, 1), TICK);
+        for (before, found, after) in [
+            (TICK, 0, TICK),
+            (TICK, AIM, TICK),
+            (TICK, 10 * AIM, TICK / 10),
+            (TICK / 10, AIM, TICK / 10),
+            (TICK, usize::MAX, SHORTEST),
+            (SHORTEST, 1, TICK),
+        ] {
+            assert_eq!(pause(before, found, AIM), after, "{found} events after {before:?}");
+        }
+        assert_eq!(pause(TICK, 40, 4), TICK / 10);
+        assert_eq!(pause(TICK, 40, 0), SHORTEST);
     }
 
     fn consumer(to: SyslogTarget, program: Arc<dyn Observer>) -> Consumer {

@@ -8,6 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Why a request may go on, and who says so, where it is a rule.
+pub(super) const ALLOWED: &str = "allow";
+pub(super) const BASELINE: &str = "baseline_policy";
+
 /// A request was decided. Borrowed: an observer that keeps something copies it.
 #[derive(Debug)]
 pub struct Decided<'a> {
@@ -49,7 +53,7 @@ impl Decided<'_> {
         match (self.decider, self.decision) {
             (Some(Answer::Ask(reason) | Answer::Deny(reason)), _) => reason,
             (_, Decision::Deny(denied)) => denied.reason.as_str(),
-            (_, Decision::Allow(_)) => "allow",
+            (_, Decision::Allow(_)) => ALLOWED,
         }
     }
 
@@ -59,7 +63,7 @@ impl Decided<'_> {
         match (self.decider, self.decision) {
             (Some(_), _) => "decider",
             (None, Decision::Deny(denied)) => denied.reason.source().as_str(),
-            (None, Decision::Allow(_)) => "baseline_policy",
+            (None, Decision::Allow(_)) => BASELINE,
         }
     }
 

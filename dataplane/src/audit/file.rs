@@ -19,8 +19,6 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Bytes that are hashed at once: so many are still in the processor's cache when they are.
-const CHUNK: usize = 256 << 10;
 /// Before a file that could not be written, or moved, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 const ROTATE_PAUSE: Duration = Duration::from_secs(60);
@@ -146,7 +144,7 @@ impl FileSink {
         Ok(())
     }
 
-    /// Has the chain of the file that is open go on over what was encoded, while that is in the processor's cache.
+    /// Has the chain of the file that is open go on over what was encoded, before too much of it has left the processor's cache.
     fn chain(&mut self) {
         let Some(open) = &mut self.open else { return };
         let ((count, bytes), lines) = (self.chained, self.buffer.unsealed());
@@ -210,8 +208,7 @@ impl FileSink {
                 attached => attached?,
             }
         }
-        let enough = MOST.min(self.spec.backlog / 2);
-        if !all && self.buffer.len() < enough && self.open.as_ref().is_some_and(|open| open.end.collects()) {
+        if !all && self.buffer.len() < self.enough() && self.open.as_ref().is_some_and(|open| open.end.collects()) {
             self.chain();
             return Ok(());
         }
@@ -222,6 +219,18 @@ impl FileSink {
             self.rotate()?;
         }
         Ok(())
+    }
+
+    /// Bytes that are worth going on with at once: no more than a file may have, or half of what may wait.
+    fn enough(&self) -> usize {
+        let most = usize::try_from(self.spec.rotate_bytes).ok().filter(|most| *most > 0).unwrap_or(MOST);
+        MOST.min(self.spec.backlog / 2).min(most)
+    }
+
+    /// How many bytes are to wait until it is gone on. Where more than enough do, it is not tried for each event.
+    fn next_stop(&self) -> usize {
+        let enough = self.enough();
+        enough.max(self.buffer.len() + enough / 4)
     }
 
     fn is_due(&self) -> bool {
@@ -331,6 +340,7 @@ impl Sink for FileSink {
         // What comes behind its time is not in it.
         let rotated = if self.pending() == 0 && self.is_due() { self.rotate() } else { Ok(()) };
         let mut done = Ok(());
+        let mut next = self.next_stop();
         for event in events {
             if self.spec.form.lossy && self.buffer.len() >= self.spec.backlog {
                 self.lost += 1;
@@ -338,8 +348,9 @@ impl Sink for FileSink {
             }
             self.encoder.line(self.buffer.lines(), event);
             self.count += 1;
-            if self.buffer.unsealed().len() - self.chained.1 >= CHUNK.min(self.spec.backlog / 2) {
+            if self.buffer.len() >= next {
                 done = self.go_on();
+                next = self.next_stop();
             }
         }
         rotated.and(done)

@@ -1,11 +1,12 @@
 //! `Hub`: the one observer, who tells all others. The embedding program's is called in place; what logs, the ring and subscribers want goes into the queue, from where one thread
 //! takes it.
 
+use super::brief::Entry;
 use super::consumer::{Consumer, Held};
 use super::event::{Accepting, Closed, Decided, Dropped, LimitReached, Observer, Reload};
 use super::feed::{Board, Feed};
 use super::queue::{PerSecond, Queue};
-use super::record::{Change, Ended, Event, Judged, Kind, Reached, Start, Text, Wants, now};
+use super::record::{Change, Event, Judged, Kind, Reached, Start, Text, Wants, now};
 use super::setup::{self, AuditOverrides};
 use super::sink::Sink;
 use crate::policy::Snapshot;
@@ -394,7 +395,7 @@ impl Observer for Hub {
         self.program.decided(event);
         let what = if event.verdict() == super::event::Verdict::Allow { Wants::ALLOWS } else { Wants::DENIALS };
         if self.wants(what) {
-            self.queue.push(Event::now(Kind::Decision(Judged::of(event))));
+            self.queue.push(Entry::decided(event));
         }
     }
 
@@ -405,7 +406,7 @@ impl Observer for Hub {
     fn closed(&self, event: &Closed<'_>) {
         self.program.closed(event);
         if self.wants(Wants::CLOSES) {
-            self.queue.push(Event::now(Kind::Close(Ended::of(event))));
+            self.queue.push(Entry::closed(event));
         }
     }
 

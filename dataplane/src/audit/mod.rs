@@ -1,6 +1,7 @@
 //! What the data plane says about what it does.
 
 mod backlog;
+mod brief;
 mod consumer;
 pub(crate) mod event;
 pub(crate) mod feed;

@@ -1,7 +1,8 @@
 //! The queue between requests and the thread that writes. Each thread has a buffer of its own, so that putting an event into one takes a lock that nobody else wants, and no call of the
 //! system: the consumer comes by itself, and is woken only if it sleeps, or once half of the room is used.
 
-use super::record::{Event, Wants};
+use super::brief::{Entry, Run};
+use super::record::{Event, Wants, now};
 use policy_format::OnFull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -48,7 +49,7 @@ struct Shard(Mutex<Buffer>);
 
 #[derive(Default)]
 struct Buffer {
-    events: Vec<Event>,
+    events: Run,
     /// Room that it has taken and not used.
     credit: usize,
     lost: u64,
@@ -60,7 +61,7 @@ struct Buffer {
 
 /// Memory for the buffers, of which the consumer has one set and the threads the other.
 #[derive(Default)]
-pub(super) struct Spare([Vec<Event>; SHARDS]);
+pub(super) struct Spare([Run; SHARDS]);
 
 /// What the consumer found.
 #[derive(Debug, Default)]
@@ -90,7 +91,8 @@ impl Queue {
     }
 
     /// Puts an event in, or does what is to be done where there is no room.
-    pub(super) fn push(&self, event: Event) {
+    pub(super) fn push(&self, event: impl Into<Entry>) {
+        let event = event.into();
         let mut buffer = self.buffer();
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
             return self.push_without_room(buffer, event);
@@ -104,10 +106,10 @@ impl Queue {
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
             return Self::lose(&mut buffer, event);
         }
-        self.put(buffer, event);
+        self.put(buffer, event.into());
     }
 
-    fn put(&self, mut buffer: MutexGuard<'_, Buffer>, event: Event) {
+    fn put(&self, mut buffer: MutexGuard<'_, Buffer>, event: Entry) {
         buffer.credit -= 1;
         buffer.events.push(event);
         drop(buffer);
@@ -164,7 +166,8 @@ impl Queue {
     }
 
     #[cold]
-    fn push_without_room(&self, mut buffer: MutexGuard<'_, Buffer>, event: Event) {
+    fn push_without_room(&self, mut buffer: MutexGuard<'_, Buffer>, event: Entry) {
+        let Some(event) = event.event() else { return Self::lose_at(&mut buffer, now()) };
         match on_full(self.on_full.load(Ordering::Relaxed)) {
             OnFull::Block if !self.released.load(Ordering::Acquire) => {
                 drop(buffer);
@@ -173,7 +176,7 @@ impl Queue {
                 let mut buffer = self.wait_for_room();
                 *lock(&self.waiting) -= 1;
                 if buffer.credit > 0 {
-                    self.put(buffer, event);
+                    self.put(buffer, event.into());
                 } else {
                     Self::lose(&mut buffer, event);
                 }
@@ -258,11 +261,8 @@ impl Queue {
         let mut from = 0;
         let mut buffers = self.shards.each_ref().map(|shard| lock(&shard.0));
         for (buffer, spare) in buffers.iter_mut().zip(&mut spare.0) {
-            if !buffer.events.is_empty() {
-                from += 1;
-                // The first goes as it is: most often it is the only one.
-                std::mem::swap(&mut buffer.events, if into.is_empty() { into } else { spare });
-            } else if buffer.events.capacity() > KEPT {
+            from += usize::from(!buffer.events.is_empty());
+            if !buffer.events.is_empty() || buffer.events.capacity() > KEPT {
                 std::mem::swap(&mut buffer.events, spare);
             }
             credit += std::mem::take(&mut buffer.credit);
@@ -275,13 +275,12 @@ impl Queue {
         }
         drop(buffers);
         self.give_back(credit);
-        for events in &mut spare.0 {
-            // Memory for a burst is given back some time.
-            let used = events.len();
-            into.append(events);
-            if events.capacity() > KEPT && used < events.capacity() / 16 {
-                events.shrink_to(KEPT);
-            }
+        // Memory for a burst is given back some time.
+        let unread: usize = spare.0.iter_mut().map(|events| events.drain(into, KEPT)).sum();
+        if unread > 0 {
+            let (count, first) = found.lost.unwrap_or_else(|| (0, now()));
+            found.lost = Some((count + unread as u64, first));
+            self.give_back(unread);
         }
         found.events = into.len() - start;
         if from > 1 {
@@ -381,11 +380,38 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use super::*;
-    use crate::audit::record::Kind;
+    use crate::audit::event::{Closed, Ending};
+    use crate::audit::record::{Gap, Kind};
+    use policy_format::Protocol;
     use std::sync::Arc;
 
     fn event(time: u64) -> Event {
         Event { time, sequence: 0, label: None, kind: Kind::Stop }
+    }
+
+    /// An end, which is kept as bytes.
+    fn closed(id: u64) -> Entry {
+        let client = "127.0.0.1:1".parse().unwrap();
+        Entry::closed(&Closed {
+            id,
+            generation: 1,
+            client,
+            protocol: Protocol::Http,
+            host: "a.example",
+            port: 80,
+            up: 0,
+            down: 0,
+            duration: Duration::ZERO,
+            ending: Ending::Done,
+        })
+    }
+
+    fn number(event: &Event) -> Option<u64> {
+        match &event.kind {
+            Kind::Lost(gap) => Some(gap.count),
+            Kind::Close(ended) => Some(ended.exchange.id),
+            _ => None,
+        }
     }
 
     fn take(queue: &Queue) -> (Vec<u64>, Option<(u64, u64)>) {
@@ -411,6 +437,20 @@ mod tests {
             assert_eq!(queue.len(), 0);
             (0..bound as u64).for_each(|time| queue.push(event(time)));
             assert_eq!(take(&queue), ((0..bound as u64).collect(), None));
+        }
+    }
+
+    #[test]
+    fn bytes_have_the_room_of_events() {
+        let queue = Queue::new(4, OnFull::Drop);
+        let (mut events, mut spare) = (Vec::new(), Spare::default());
+        for round in 1..3 {
+            (0..7).for_each(|id| queue.push(closed(id)));
+            assert_eq!(queue.len(), 4);
+            let found = queue.take(&mut events, &mut spare);
+            assert_eq!(events.drain(..).map(|event| number(&event)).collect::<Vec<_>>(), [0, 1, 2, 3].map(Some), "round {round}");
+            assert_eq!((found.events, found.lost.map(|(count, _)| count), found.shown.len()), (4, Some(3), 0));
+            queue.give_back(found.events);
         }
     }
 
@@ -472,7 +512,7 @@ mod tests {
         let (mut events, mut spare) = (Vec::new(), Spare::default());
         let room = |queue: &Queue, spare: &Spare| {
             let buffers = queue.shards.iter().map(|shard| lock(&shard.0).events.capacity());
-            buffers.chain(spare.0.iter().map(Vec::capacity)).max().unwrap()
+            buffers.chain(spare.0.iter().map(Run::capacity)).max().unwrap()
         };
         for _ in 0..2 {
             (0..50_000).for_each(|time| queue.push(event(time)));
@@ -525,8 +565,12 @@ mod tests {
                         while next.load(Ordering::Acquire) != turn {
                             std::thread::yield_now();
                         }
-                        let kind = Kind::Lost(crate::audit::record::Gap { count: turn as u64, since: 0, sink: None });
-                        queue.push(Event::now(kind));
+                        // Some as bytes, some as they are, of either thread.
+                        if turn % 3 == 0 {
+                            queue.push(Event::now(Kind::Lost(Gap { count: turn as u64, since: 0, sink: None })));
+                        } else {
+                            queue.push(closed(turn as u64));
+                        }
                         next.store(turn + 1, Ordering::Release);
                     }
                 })
@@ -538,11 +582,7 @@ mod tests {
             queue.give_back(found.events);
         }
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let turns = all.iter().map(|event| match &event.kind {
-            Kind::Lost(gap) => Some(gap.count),
-            _ => None,
-        });
-        assert!(turns.eq((0..EVENTS as u64).map(Some)));
+        assert!(all.iter().map(number).eq((0..EVENTS as u64).map(Some)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Nothing of a path, a query, a header or a body can be in one: there is no field that such a thing could be put into.
 
-use super::event::{Closed, Decided, Ending, Verdict};
+use super::event::{self, Closed, Decided, Ending, Verdict};
 use crate::digits;
 use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId, events};
 use std::borrow::Cow;
@@ -339,7 +339,7 @@ pub(super) fn now() -> u64 {
     millis(since_1970())
 }
 
-fn since_1970() -> Duration {
+pub(super) fn since_1970() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -356,7 +356,7 @@ impl Judged {
     #[must_use]
     pub fn of(event: &Decided<'_>) -> Self {
         let reason = match (event.decider, event.decision) {
-            (None, Decision::Allow(_)) => Cow::Borrowed("allow"),
+            (None, Decision::Allow(_)) => Cow::Borrowed(event::ALLOWED),
             (None, Decision::Deny(denied)) => Cow::Borrowed(denied.reason.as_str()),
             (Some(_), _) => Cow::Owned(event.reason().to_owned()),
         };
@@ -369,7 +369,7 @@ impl Judged {
                 host: Text::of(event.host),
                 port: event.port,
             },
-            method: event.method.map(method).or_else(|| (event.protocol == Protocol::Connect).then_some(Cow::Borrowed("CONNECT"))),
+            method: shown_method(event.method.map(method), event.protocol),
             verdict: event.verdict(),
             reason,
             source: event.source(),
@@ -414,12 +414,38 @@ impl Ended {
 /// Bytes of a method that are kept. The client chooses it.
 const METHOD: usize = 32;
 
+/// Those that are not kept as text.
+const KNOWN: [&str; 9] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
+
+/// The number of a method that need not be kept as text.
+pub(super) fn known_method(method: &str) -> Option<usize> {
+    KNOWN.iter().position(|known| *known == method)
+}
+
 fn method(method: &str) -> Cow<'static, str> {
-    const KNOWN: [&str; 9] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
-    match KNOWN.iter().find(|known| **known == method) {
+    match known_method(method).and_then(|number| KNOWN.get(number)) {
         Some(known) => Cow::Borrowed(known),
         // It is ASCII: it was parsed.
         None => Cow::Owned(method.chars().take(METHOD).collect()),
+    }
+}
+
+/// The method that an event has: a tunnel is asked for by CONNECT, whether or not it was said.
+fn shown_method(said: Option<Cow<'static, str>>, protocol: Protocol) -> Option<Cow<'static, str>> {
+    said.or_else(|| (protocol == Protocol::Connect).then_some(Cow::Borrowed("CONNECT")))
+}
+
+/// A request that a rule allowed, by the number of its method ([`known_method`]).
+pub(super) fn of_allowed(exchange: Exchange, method: Option<usize>, rule: RuleId) -> Judged {
+    let said = method.and_then(|number| KNOWN.get(number)).map(|known| Cow::Borrowed(*known));
+    Judged {
+        method: shown_method(said, exchange.protocol),
+        exchange,
+        verdict: Verdict::Allow,
+        reason: Cow::Borrowed(event::ALLOWED),
+        source: event::BASELINE,
+        is_override: false,
+        rule: Some(rule).filter(|rule| *rule != NO_RULE),
     }
 }
 
@@ -458,7 +484,7 @@ impl Text {
         }
     }
 
-    fn of_address(ip: IpAddr) -> Self {
+    pub(super) fn of_address(ip: IpAddr) -> Self {
         let mut bytes = [0; HERE];
         let len = u8::try_from(digits::address(ip, &mut bytes).len()).unwrap_or_default();
         Self(Place::Here { len, bytes })
