@@ -8,8 +8,6 @@ use policy_format::{Decision, Host, Protocol, RuleId};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Bytes that one may have, its length included.
-const ROOM: usize = 192;
 /// Kinds: what is kept as it is, an allowed request, and an exchange that ended well.
 const WHOLE: u8 = 0;
 const DECISION: u8 = 1;
@@ -24,141 +22,106 @@ const NO_METHOD: u8 = u8::MAX;
 const MARK: [u8; 2] = [2, WHOLE];
 /// Bytes that one has, about: so many are kept for each event that memory is kept for.
 const EACH: usize = 64;
+/// Bytes that all have: [`append`].
+const FRONT: usize = 32;
+const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds of a millisecond.
 const MILLI: u64 = 1_000_000;
 
-/// An event, on its way into the queue.
-pub(super) enum Entry {
-    Brief(Brief),
-    Whole(Event),
+/// What an event is made of.
+pub(super) trait Source {
+    /// Appends it in few bytes, as one that happens now. `false`, and nothing is appended, if it does not fit.
+    fn append(&self, bytes: &mut Vec<u8>) -> bool;
+
+    /// As it is, as one that happens now unless it has happened.
+    fn event(self) -> Event;
 }
 
-impl Entry {
-    /// A request was decided, now.
-    pub(super) fn decided(event: &Decided<'_>) -> Self {
-        match Brief::decided(event) {
-            Some(brief) => Self::Brief(brief),
-            None => Self::Whole(Event::now(Kind::Decision(Judged::of(event)))),
-        }
+impl Source for Event {
+    fn append(&self, _: &mut Vec<u8>) -> bool {
+        false
     }
 
-    /// Something has ended, now.
-    pub(super) fn closed(event: &Closed<'_>) -> Self {
-        match Brief::closed(event) {
-            Some(brief) => Self::Brief(brief),
-            None => Self::Whole(Event::now(Kind::Close(Ended::of(event)))),
-        }
-    }
-
-    /// As it is told. `None` cannot be: it was made here.
-    pub(super) fn event(self) -> Option<Event> {
-        match self {
-            Self::Brief(brief) => brief.bytes.get(1..usize::from(brief.used)).and_then(read),
-            Self::Whole(event) => Some(event),
-        }
+    fn event(self) -> Event {
+        self
     }
 }
 
-impl From<Event> for Entry {
-    fn from(event: Event) -> Self {
-        Self::Whole(event)
-    }
-}
-
-/// The bytes of one, numbers with their least byte first: its length and its kind (1 each), its time in nanoseconds since 1970 (8), the number of the exchange and of the policy (8 each),
-/// the protocol (1), the server's port and the client's (2 each), the client; of a decision, the rule (4) and the method (1); of an end, bytes up and down, seconds (8 each) and nanoseconds
-/// (4); at last the host. A host or a client is its kind (1), and an address or, up to the end, a name.
-pub(super) struct Brief {
-    bytes: [u8; ROOM],
-    used: u8,
-}
-
-impl Brief {
-    fn decided(event: &Decided<'_>) -> Option<Self> {
-        let (None, Decision::Allow(allowed)) = (event.decider, event.decision) else { return None };
-        let method = match event.method {
+/// A request was decided.
+impl Source for &Decided<'_> {
+    fn append(&self, bytes: &mut Vec<u8>) -> bool {
+        let (None, Decision::Allow(allowed)) = (self.decider, self.decision) else { return false };
+        let method = match self.method.map(|method| known_method(method).map(u8::try_from)) {
             None => NO_METHOD,
-            Some(method) => u8::try_from(known_method(method)?).ok()?,
+            Some(Some(Ok(method))) => method,
+            Some(_) => return false,
         };
-        let mut brief = Self::new(DECISION)?;
-        brief.exchange(event.id, event.snapshot.generation(), event.client, event.protocol, event.port)?;
-        brief.put(allowed.rule.0.to_le_bytes())?;
-        brief.put([method])?;
-        match event.host {
-            Host::Name(name) | Host::NumericLookalike(name) => brief.name(name.as_str())?,
-            Host::Ip(IpAddr::V4(ip)) => {
-                brief.put([V4])?;
-                brief.put(ip.octets())?;
-            }
-            Host::Ip(IpAddr::V6(ip)) => {
-                brief.put([V6])?;
-                brief.put(ip.octets())?;
-            }
+        let mut room = [0; 16];
+        let (kind, host) = match self.host {
+            Host::Name(name) | Host::NumericLookalike(name) => (NAME, name.as_str().as_bytes()),
+            Host::Ip(ip) => address(*ip, &mut room),
+        };
+        let [a, b, c, d] = allowed.rule.0.to_le_bytes();
+        let who = (self.id, self.snapshot.generation(), self.client, self.protocol, self.port);
+        append(bytes, DECISION, who, &[a, b, c, d, method, kind], host)
+    }
+
+    fn event(self) -> Event {
+        Event::now(Kind::Decision(Judged::of(self)))
+    }
+}
+
+/// Something has ended.
+impl Source for &Closed<'_> {
+    fn append(&self, bytes: &mut Vec<u8>) -> bool {
+        let (Ending::Done, Some(duration)) = (self.ending, nanos(self.duration)) else { return false };
+        let who = (self.id, self.generation, self.client, self.protocol, self.port);
+        append(bytes, CLOSE, who, [self.up, self.down, duration].map(u64::to_le_bytes).as_flattened(), self.host.as_bytes())
+    }
+
+    fn event(self) -> Event {
+        Event::now(Kind::Close(Ended::of(self)))
+    }
+}
+
+/// Appends one, numbers with their least byte first: its length, its kind, the version of the client's address and the protocol (1 each), the server's port and the client's (2 each), its time in
+/// nanoseconds since 1970, the numbers of the exchange and of the policy (8 each); what its kind has, of a decision the rule (4), the method and what the host is (1 each), of an end bytes up
+/// and down and nanoseconds (8 each); the client's address, and the host up to the end.
+#[inline]
+fn append(bytes: &mut Vec<u8>, kind: u8, who: (u64, u64, SocketAddr, Protocol, u16), more: &[u8], host: &[u8]) -> bool {
+    let (id, generation, client, protocol, port) = who;
+    let mut room = [0; 16];
+    let (version, client_address) = address(client.ip(), &mut room);
+    let is_scoped = matches!(client, SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0);
+    let length = FRONT + more.len() + client_address.len() + host.len();
+    let (Ok(size), Some(time), false) = (u8::try_from(length), nanos(since_1970()), is_scoped) else { return false };
+    let ([a, b], [c, d]) = (port.to_le_bytes(), client.port().to_le_bytes());
+    let [time, id, generation] = [time, id, generation].map(u64::to_le_bytes);
+    bytes.reserve(length);
+    bytes.extend_from_slice([[size, kind, version, protocol as u8, a, b, c, d], time, id, generation].as_flattened());
+    bytes.extend_from_slice(more);
+    bytes.extend_from_slice(client_address);
+    bytes.extend_from_slice(host);
+    true
+}
+
+fn address(ip: IpAddr, room: &mut [u8; 16]) -> (u8, &[u8]) {
+    match ip {
+        IpAddr::V4(ip) => {
+            let (first, _) = room.split_at_mut(4);
+            first.copy_from_slice(&ip.octets());
+            (V4, first)
         }
-        Some(brief)
-    }
-
-    fn closed(event: &Closed<'_>) -> Option<Self> {
-        if event.ending != Ending::Done {
-            return None;
-        }
-        let mut brief = Self::new(CLOSE)?;
-        brief.exchange(event.id, event.generation, event.client, event.protocol, event.port)?;
-        brief.put(event.up.to_le_bytes())?;
-        brief.put(event.down.to_le_bytes())?;
-        brief.put(event.duration.as_secs().to_le_bytes())?;
-        brief.put(event.duration.subsec_nanos().to_le_bytes())?;
-        brief.name(event.host)?;
-        Some(brief)
-    }
-
-    fn new(kind: u8) -> Option<Self> {
-        let now = since_1970();
-        let mut brief = Self { bytes: [0; ROOM], used: 1 };
-        brief.put([kind])?;
-        brief.put(now.as_secs().checked_mul(1000 * MILLI)?.checked_add(now.subsec_nanos().into())?.to_le_bytes())?;
-        Some(brief)
-    }
-
-    fn exchange(&mut self, id: u64, generation: u64, client: SocketAddr, protocol: Protocol, port: u16) -> Option<()> {
-        self.put(id.to_le_bytes())?;
-        self.put(generation.to_le_bytes())?;
-        self.put([protocol as u8])?;
-        self.put(port.to_le_bytes())?;
-        self.put(client.port().to_le_bytes())?;
-        match client {
-            SocketAddr::V4(v4) => {
-                self.put([V4])?;
-                self.put(v4.ip().octets())
-            }
-            SocketAddr::V6(v6) if v6.scope_id() == 0 && v6.flowinfo() == 0 => {
-                self.put([V6])?;
-                self.put(v6.ip().octets())
-            }
-            SocketAddr::V6(_) => None,
+        IpAddr::V6(ip) => {
+            *room = ip.octets();
+            (V6, room)
         }
     }
+}
 
-    /// The last of all: it has what is left.
-    fn name(&mut self, name: &str) -> Option<()> {
-        self.put([NAME])?;
-        let end = usize::from(self.used).checked_add(name.len())?;
-        self.bytes.get_mut(usize::from(self.used)..end)?.copy_from_slice(name.as_bytes());
-        self.used = u8::try_from(end).ok()?;
-        Some(())
-    }
-
-    fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Option<()> {
-        *self.bytes.get_mut(usize::from(self.used)..)?.first_chunk_mut()? = bytes;
-        self.used += u8::try_from(N).ok()?;
-        Some(())
-    }
-
-    fn sealed(&mut self) -> &[u8] {
-        let [length, ..] = &mut self.bytes;
-        *length = self.used;
-        self.bytes.get(..usize::from(self.used)).unwrap_or_default()
-    }
+/// `None` after more than 500 years.
+fn nanos(of: Duration) -> Option<u64> {
+    of.as_secs().checked_mul(SECOND)?.checked_add(of.subsec_nanos().into())
 }
 
 /// Events one behind the other.
@@ -171,14 +134,11 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, source: impl Source) {
         self.count += 1;
-        match entry {
-            Entry::Brief(mut brief) => self.bytes.extend_from_slice(brief.sealed()),
-            Entry::Whole(event) => {
-                self.bytes.extend_from_slice(&MARK);
-                self.whole.push(event);
-            }
+        if !source.append(&mut self.bytes) {
+            self.bytes.extend_from_slice(&MARK);
+            self.whole.push(source.event());
         }
     }
 
@@ -199,7 +159,7 @@ impl Run {
         let mut rest = self.bytes.as_slice();
         while let Some((one, behind)) = rest.first().and_then(|length| rest.split_at_checked((*length).max(1).into())) {
             rest = behind;
-            into.extend(if one == MARK { whole.next() } else { one.get(1..).and_then(read) });
+            into.extend(if one == MARK { whole.next() } else { read(one) });
         }
         drop(whole);
         self.bytes.clear();
@@ -213,60 +173,43 @@ impl Run {
     }
 }
 
-/// What [`Brief`] says, behind its length.
+/// What [`append`] says.
 fn read(bytes: &[u8]) -> Option<Event> {
-    let mut rest = Rest(bytes);
-    let [kind] = rest.take()?;
-    let time = rest.number()?;
-    let (id, generation) = (rest.number()?, rest.number()?);
-    let [protocol] = rest.take()?;
-    let (_, protocol) = *Protocol::ALL.get(usize::from(protocol))?;
-    let (port, client_port) = (u16::from_le_bytes(rest.take()?), u16::from_le_bytes(rest.take()?));
-    let client = SocketAddr::new(rest.address()?, client_port);
-    let exchange = |host| Exchange { id, generation, client, protocol, host, port };
-    let kind = match kind {
+    let (front, rest) = bytes.split_first_chunk::<FRONT>()?;
+    let [[_, kind, version, protocol, a, b, c, d], time, id, generation] = front.as_chunks().0 else { return None };
+    let [time, id, generation] = [time, id, generation].map(|bytes| u64::from_le_bytes(*bytes));
+    let (_, protocol) = *Protocol::ALL.get(usize::from(*protocol))?;
+    let (port, client_port) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+    let exchange = |client, host| Exchange { id, generation, client: SocketAddr::new(client, client_port), protocol, host, port };
+    let kind = match *kind {
         DECISION => {
-            let rule = RuleId(u32::from_le_bytes(rest.take()?));
-            let [method] = rest.take()?;
-            let method = (method != NO_METHOD).then_some(usize::from(method));
-            Kind::Decision(of_allowed(exchange(rest.host()?), method, rule))
+            let ([a, b, c, d, method, kind], rest) = rest.split_first_chunk()?;
+            let (client, host) = split_address(*version, rest)?;
+            let host = match *kind {
+                NAME => Text::new(std::str::from_utf8(host).ok()?),
+                version => Text::of_address(split_address(version, host)?.0),
+            };
+            let method = (*method != NO_METHOD).then_some(usize::from(*method));
+            Kind::Decision(of_allowed(exchange(client, host), method, RuleId(u32::from_le_bytes([*a, *b, *c, *d]))))
         }
         CLOSE => {
-            let (up, down, seconds) = (rest.number()?, rest.number()?, rest.number()?);
-            let duration = Duration::new(seconds, u32::from_le_bytes(rest.take()?));
-            Kind::Close(Ended { exchange: exchange(rest.host()?), up, down, duration, ending: Ending::Done })
+            let (numbers, rest) = rest.split_first_chunk::<24>()?;
+            let [up, down, duration] = numbers.as_chunks().0 else { return None };
+            let [up, down, duration] = [up, down, duration].map(|bytes| u64::from_le_bytes(*bytes));
+            let (client, host) = split_address(*version, rest)?;
+            let exchange = exchange(client, Text::new(std::str::from_utf8(host).ok()?));
+            Kind::Close(Ended { exchange, up, down, duration: Duration::from_nanos(duration), ending: Ending::Done })
         }
         _ => return None,
     };
     Some(Event { time: time / MILLI, sequence: time % MILLI, label: None, kind })
 }
 
-struct Rest<'a>(&'a [u8]);
-
-impl Rest<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn address(&mut self) -> Option<IpAddr> {
-        match self.take()? {
-            [V4] => self.take::<4>().map(IpAddr::from),
-            [V6] => self.take::<16>().map(IpAddr::from),
-            _ => None,
-        }
-    }
-
-    fn host(&mut self) -> Option<Text> {
-        match self.0 {
-            [NAME, name @ ..] => std::str::from_utf8(name).ok().map(Text::new),
-            _ => self.address().map(Text::of_address),
-        }
+fn split_address(version: u8, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
+    match version {
+        V4 => bytes.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest)),
+        V6 => bytes.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest)),
+        _ => None,
     }
 }
 
@@ -340,14 +283,13 @@ mod tests {
                     snapshot: &snapshot, client, protocol, host: &parsed, port, method: methods[at], decision: decisions[at], id, decider: answered[at].as_ref(),
                 };
                 let before = Event::now(Kind::Stop);
-                run.push(Entry::decided(&decided));
+                run.push(&decided);
                 wanted.push((before, Event::now(Kind::Decision(Judged::of(&decided)))));
                 let duration = Duration::new(seconds, nanos % 1_000_000_000);
                 let closed = Closed { id, generation: up, client, protocol, host: &host, port, up, down, duration, ending: endings[at] };
                 let before = Event::now(Kind::Stop);
-                run.push(Entry::closed(&closed));
+                run.push(&closed);
                 let ended = Event::now(Kind::Close(Ended::of(&closed)));
-                prop_assert_eq!(&Entry::closed(&closed).event().unwrap().kind, &ended.kind);
                 wanted.push((before, ended));
             }
             let mut found = Vec::new();
@@ -367,42 +309,29 @@ mod tests {
         let decision = Decision::Allow(Allowed { rule: RuleId(1), read_only: false, intercept: false, hook: None, unconditional: true });
         let (protocol, port, id) = (Protocol::Http, 80, 1);
         let mut run = Run::default();
-        run.push(Entry::decided(&Decided {
-            snapshot: &snapshot,
-            client,
-            protocol,
-            host: &host,
-            port,
-            method: Some("GET"),
-            decision,
-            id,
-            decider: None,
-        }));
+        run.push(&Decided { snapshot: &snapshot, client, protocol, host: &host, port, method: Some("GET"), decision, id, decider: None });
         let duration = Duration::from_millis(1);
-        run.push(Entry::closed(&Closed {
-            id,
-            generation: 1,
-            client,
-            protocol,
-            host: name,
-            port,
-            up: 0,
-            down: 1,
-            duration,
-            ending: Ending::Done,
-        }));
+        run.push(&Closed { id, generation: 1, client, protocol, host: name, port, up: 0, down: 1, duration, ending: Ending::Done });
         assert!(run.whole.is_empty() && run.bytes.len() < 160, "{} bytes, and {} events as they are", run.bytes.len(), run.whole.len());
     }
 
     #[test]
     fn what_cannot_be_read_is_counted() {
-        let unknown = || {
-            let mut brief = Brief::new(CLOSE).unwrap();
-            brief.bytes[1] = 9;
-            Entry::Brief(brief)
-        };
+        struct Unknown;
+        impl Source for Unknown {
+            fn append(&self, bytes: &mut Vec<u8>) -> bool {
+                bytes.extend_from_slice(&[3, 9, 9]);
+                true
+            }
+
+            fn event(self) -> Event {
+                Event::now(Kind::Stop)
+            }
+        }
         let (mut run, mut found) = (Run::default(), Vec::new());
-        [unknown(), Event::now(Kind::Stop).into(), unknown()].into_iter().for_each(|entry| run.push(entry));
+        run.push(Unknown);
+        run.push(Event::now(Kind::Stop));
+        run.push(Unknown);
         assert_eq!((run.drain(&mut found, 0), found.len()), (2, 1));
         assert_eq!(run.drain(&mut found, 0), 0);
     }

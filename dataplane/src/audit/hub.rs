@@ -1,7 +1,6 @@
 //! `Hub`: the one observer, who tells all others. The embedding program's is called in place; what logs, the ring and subscribers want goes into the queue, from where one thread
 //! takes it.
 
-use super::brief::Entry;
 use super::consumer::{Consumer, Held};
 use super::event::{Accepting, Closed, Decided, Dropped, LimitReached, Observer, Reload};
 use super::feed::{Board, Feed};
@@ -395,7 +394,7 @@ impl Observer for Hub {
         self.program.decided(event);
         let what = if event.verdict() == super::event::Verdict::Allow { Wants::ALLOWS } else { Wants::DENIALS };
         if self.wants(what) {
-            self.queue.push(Entry::decided(event));
+            self.queue.push(event);
         }
     }
 
@@ -406,7 +405,7 @@ impl Observer for Hub {
     fn closed(&self, event: &Closed<'_>) {
         self.program.closed(event);
         if self.wants(Wants::CLOSES) {
-            self.queue.push(Entry::closed(event));
+            self.queue.push(event);
         }
     }
 

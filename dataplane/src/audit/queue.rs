@@ -1,7 +1,7 @@
 //! The queue between requests and the thread that writes. Each thread has a buffer of its own, so that putting an event into one takes a lock that nobody else wants, and no call of the
 //! system: the consumer comes by itself, and is woken only if it sleeps, or once half of the room is used.
 
-use super::brief::{Entry, Run};
+use super::brief::{Run, Source};
 use super::record::{Event, Wants, now};
 use policy_format::OnFull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -91,13 +91,12 @@ impl Queue {
     }
 
     /// Puts an event in, or does what is to be done where there is no room.
-    pub(super) fn push(&self, event: impl Into<Entry>) {
-        let event = event.into();
+    pub(super) fn push(&self, source: impl Source) {
         let mut buffer = self.buffer();
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
-            return self.push_without_room(buffer, event);
+            return self.push_without_room(buffer, source.event());
         }
-        self.put(buffer, event);
+        self.put(buffer, source);
     }
 
     /// The same, without waiting for room.
@@ -106,12 +105,12 @@ impl Queue {
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
             return Self::lose(&mut buffer, event);
         }
-        self.put(buffer, event.into());
+        self.put(buffer, event);
     }
 
-    fn put(&self, mut buffer: MutexGuard<'_, Buffer>, event: Entry) {
+    fn put(&self, mut buffer: MutexGuard<'_, Buffer>, source: impl Source) {
         buffer.credit -= 1;
-        buffer.events.push(event);
+        buffer.events.push(source);
         drop(buffer);
         // The consumer says that it sleeps before it looks into the buffers for the last time: either it sees the event, or this sees that it sleeps.
         if self.asleep.load(Ordering::Acquire) {
@@ -166,8 +165,7 @@ impl Queue {
     }
 
     #[cold]
-    fn push_without_room(&self, mut buffer: MutexGuard<'_, Buffer>, event: Entry) {
-        let Some(event) = event.event() else { return Self::lose_at(&mut buffer, now()) };
+    fn push_without_room(&self, mut buffer: MutexGuard<'_, Buffer>, event: Event) {
         match on_full(self.on_full.load(Ordering::Relaxed)) {
             OnFull::Block if !self.released.load(Ordering::Acquire) => {
                 drop(buffer);
@@ -176,7 +174,7 @@ impl Queue {
                 let mut buffer = self.wait_for_room();
                 *lock(&self.waiting) -= 1;
                 if buffer.credit > 0 {
-                    self.put(buffer, event.into());
+                    self.put(buffer, event);
                 } else {
                     Self::lose(&mut buffer, event);
                 }
@@ -390,9 +388,9 @@ mod tests {
     }
 
     /// An end, which is kept as bytes.
-    fn closed(id: u64) -> Entry {
+    fn closed(id: u64) -> Closed<'static> {
         let client = "127.0.0.1:1".parse().unwrap();
-        Entry::closed(&Closed {
+        Closed {
             id,
             generation: 1,
             client,
@@ -403,7 +401,7 @@ mod tests {
             down: 0,
             duration: Duration::ZERO,
             ending: Ending::Done,
-        })
+        }
     }
 
     fn number(event: &Event) -> Option<u64> {
@@ -445,7 +443,7 @@ mod tests {
         let queue = Queue::new(4, OnFull::Drop);
         let (mut events, mut spare) = (Vec::new(), Spare::default());
         for round in 1..3 {
-            (0..7).for_each(|id| queue.push(closed(id)));
+            (0..7).for_each(|id| queue.push(&closed(id)));
             assert_eq!(queue.len(), 4);
             let found = queue.take(&mut events, &mut spare);
             assert_eq!(events.drain(..).map(|event| number(&event)).collect::<Vec<_>>(), [0, 1, 2, 3].map(Some), "round {round}");
@@ -569,7 +567,7 @@ mod tests {
                         if turn % 3 == 0 {
                             queue.push(Event::now(Kind::Lost(Gap { count: turn as u64, since: 0, sink: None })));
                         } else {
-                            queue.push(closed(turn as u64));
+                            queue.push(&closed(turn as u64));
                         }
                         next.store(turn + 1, Ordering::Release);
                     }
