@@ -314,10 +314,10 @@ fn connections_that_wait_for_requests_are_given_up_for_clients_and_operators() {
         let room = victim.descriptors();
         let maximum = getrlimit(Resource::Nofile).maximum;
         let limit = prlimit(pid, Resource::Nofile, Rlimit { current: Some(room), maximum }).unwrap();
-        // A few descriptors may have become free since.
+        // More than the few descriptors that may have become free since.
         let listener = if asks_first == "a client" { victim.proxy.http() } else { victim.proxy.admin() };
         let held = Victim::connect_to(listener, 8, b"GET / HT");
-        wait_until(asks_first, || victim.given_up() > before);
+        wait_until(&format!("connections are given up for {asks_first}"), || victim.given_up() > before);
         let mut client = Client::connect(victim.proxy.http());
         client.send(b"GET / HTTP/1.1\r\nHost: blocked.test\r\nConnection: close\r\n\r\n");
         assert_eq!(client.answer().status, 403);

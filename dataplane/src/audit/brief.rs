@@ -22,11 +22,10 @@ const NO_METHOD: u8 = u8::MAX;
 const MARK: [u8; 2] = [2, WHOLE];
 /// Bytes that one has, about: so many are kept for each event that memory is kept for.
 const EACH: usize = 64;
-/// Bytes that all have: [`append`].
+/// Bytes that all have: [`encode`].
 const FRONT: usize = 32;
+/// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
-/// Nanoseconds of a millisecond.
-const MILLI: u64 = 1_000_000;
 
 /// What an event is made of.
 pub(super) trait Source {
@@ -62,8 +61,9 @@ impl Source for &Decided<'_> {
             Host::Ip(ip) => address(*ip, &mut room),
         };
         let [a, b, c, d] = allowed.rule.0.to_le_bytes();
-        let who = (self.id, self.snapshot.generation(), self.client, self.protocol, self.port);
-        append(bytes, DECISION, who, &[a, b, c, d, method, kind], host)
+        let (id, generation) = (self.id, self.snapshot.generation());
+        let who = Who { id, generation, client: self.client, protocol: self.protocol, port: self.port };
+        encode(bytes, DECISION, &who, &[a, b, c, d, method, kind], host)
     }
 
     fn event(self) -> Event {
@@ -75,8 +75,9 @@ impl Source for &Decided<'_> {
 impl Source for &Closed<'_> {
     fn append(&self, bytes: &mut Vec<u8>) -> bool {
         let (Ending::Done, Some(duration)) = (self.ending, nanos(self.duration)) else { return false };
-        let who = (self.id, self.generation, self.client, self.protocol, self.port);
-        append(bytes, CLOSE, who, [self.up, self.down, duration].map(u64::to_le_bytes).as_flattened(), self.host.as_bytes())
+        let Closed { id, generation, client, protocol, port, .. } = **self;
+        let who = Who { id, generation, client, protocol, port };
+        encode(bytes, CLOSE, &who, [self.up, self.down, duration].map(u64::to_le_bytes).as_flattened(), self.host.as_bytes())
     }
 
     fn event(self) -> Event {
@@ -84,12 +85,21 @@ impl Source for &Closed<'_> {
     }
 }
 
+/// Whom an event is about, but for the host.
+struct Who {
+    id: u64,
+    generation: u64,
+    client: SocketAddr,
+    protocol: Protocol,
+    port: u16,
+}
+
 /// Appends one, numbers with their least byte first: its length, its kind, the version of the client's address and the protocol (1 each), the server's port and the client's (2 each), its time in
 /// nanoseconds since 1970, the numbers of the exchange and of the policy (8 each); what its kind has, of a decision the rule (4), the method and what the host is (1 each), of an end bytes up
 /// and down and nanoseconds (8 each); the client's address, and the host up to the end.
 #[inline]
-fn append(bytes: &mut Vec<u8>, kind: u8, who: (u64, u64, SocketAddr, Protocol, u16), more: &[u8], host: &[u8]) -> bool {
-    let (id, generation, client, protocol, port) = who;
+fn encode(bytes: &mut Vec<u8>, kind: u8, who: &Who, more: &[u8], host: &[u8]) -> bool {
+    let Who { id, generation, client, protocol, port } = *who;
     let mut room = [0; 16];
     let (version, client_address) = address(client.ip(), &mut room);
     let is_scoped = matches!(client, SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0);
@@ -159,7 +169,7 @@ impl Run {
         let mut rest = self.bytes.as_slice();
         while let Some((one, behind)) = rest.first().and_then(|length| rest.split_at_checked((*length).max(1).into())) {
             rest = behind;
-            into.extend(if one == MARK { whole.next() } else { read(one) });
+            into.extend(if one == MARK { whole.next() } else { decode(one) });
         }
         drop(whole);
         self.bytes.clear();
@@ -173,8 +183,8 @@ impl Run {
     }
 }
 
-/// What [`append`] says.
-fn read(bytes: &[u8]) -> Option<Event> {
+/// What [`encode`] says.
+fn decode(bytes: &[u8]) -> Option<Event> {
     let (front, rest) = bytes.split_first_chunk::<FRONT>()?;
     let [[_, kind, version, protocol, a, b, c, d], time, id, generation] = front.as_chunks().0 else { return None };
     let [time, id, generation] = [time, id, generation].map(|bytes| u64::from_le_bytes(*bytes));
@@ -202,7 +212,7 @@ fn read(bytes: &[u8]) -> Option<Event> {
         }
         _ => return None,
     };
-    Some(Event { time: time / MILLI, sequence: time % MILLI, label: None, kind })
+    Some(Event::at(Duration::from_nanos(time), kind))
 }
 
 fn split_address(version: u8, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
@@ -214,7 +224,7 @@ fn split_address(version: u8, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use super::*;
@@ -234,9 +244,17 @@ mod tests {
             any::<Ipv6Addr>().prop_map(|ip| ip.to_string()),
             // A number that some take for an address.
             Just("127.1".to_owned()),
-            Just(format!("{0}.{0}.{0}.example", "a".repeat(63))),
-            (1..60_usize).prop_map(|length| format!("{}.{}.example", "a".repeat(63), "b".repeat(length))),
+            (1..=253_usize).prop_map(name),
         ]
+    }
+
+    /// A name of so many bytes.
+    fn name(length: usize) -> String {
+        (1..=length).map(|at| if at % 10 == 0 && at < length { '.' } else { 'a' }).collect()
+    }
+
+    fn allow(rule: u32) -> Decision {
+        Decision::Allow(Allowed { rule: RuleId(rule), read_only: false, intercept: false, hook: None, unconditional: true })
     }
 
     fn client() -> impl Strategy<Value = SocketAddr> {
@@ -248,15 +266,17 @@ mod tests {
         (0..Protocol::ALL.len()).prop_map(|number| Protocol::ALL[number].1)
     }
 
+    fn seconds() -> impl Strategy<Value = u64> {
+        prop_oneof![9 => 0..100_000_000_u64, 1 => any::<u64>()]
+    }
+
     fn ending() -> impl Strategy<Value = Ending> {
         prop_oneof![4 => Just(Ending::Done), 1 => select(Ending::KINDS.to_vec())]
     }
 
     fn decision() -> impl Strategy<Value = Decision> {
-        let allowed =
-            |rule| Decision::Allow(Allowed { rule: RuleId(rule), read_only: false, intercept: false, hook: None, unconditional: true });
         let denied = Decision::Deny(Denied { reason: Reason::NotAllowed, rule: Some(RuleId(3)) });
-        prop_oneof![4 => prop_oneof![any::<u32>(), Just(u32::MAX)].prop_map(allowed), 1 => Just(denied)]
+        prop_oneof![4 => prop_oneof![any::<u32>(), Just(u32::MAX)].prop_map(allow), 1 => Just(denied)]
     }
 
     /// All that it says, and that it happened in between.
@@ -268,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_put_in_comes_out(
-            facts in proptest::collection::vec((any::<(u64, u16, u64, u64)>(), host(), client(), protocol(), any::<(u64, u32)>()), 1..20),
+            facts in proptest::collection::vec((any::<(u64, u16, u64, u64)>(), host(), client(), protocol(), (seconds(), any::<u32>())), 1..20),
             methods in proptest::collection::vec(prop_oneof![Just(None), Just(Some("GET")), Just(Some("TRACE")), Just(Some("BREW"))], 20),
             decisions in proptest::collection::vec(decision(), 20),
             endings in proptest::collection::vec(ending(), 20),
@@ -306,7 +326,7 @@ mod tests {
         let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(Silent));
         let (snapshot, name) = (policy.current(), "registry.packages.example");
         let (host, client) = (Host::parse(name).unwrap(), "127.0.0.1:1".parse().unwrap());
-        let decision = Decision::Allow(Allowed { rule: RuleId(1), read_only: false, intercept: false, hook: None, unconditional: true });
+        let decision = allow(1);
         let (protocol, port, id) = (Protocol::Http, 80, 1);
         let mut run = Run::default();
         run.push(&Decided { snapshot: &snapshot, client, protocol, host: &host, port, method: Some("GET"), decision, id, decider: None });
@@ -316,22 +336,69 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_counted() {
-        struct Unknown;
-        impl Source for Unknown {
-            fn append(&self, bytes: &mut Vec<u8>) -> bool {
-                bytes.extend_from_slice(&[3, 9, 9]);
-                true
-            }
-
-            fn event(self) -> Event {
-                Event::now(Kind::Stop)
+    fn what_has_no_room_for_its_length_is_kept_as_it_is() {
+        let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(Silent));
+        let (snapshot, protocol, port, id, method) = (policy.current(), Protocol::Http, 80, 7, Some("GET"));
+        for (client, longest_decided, longest_closed) in [("127.0.0.1:1", 213, 195), ("[::1]:1", 201, 183)] {
+            let client = client.parse().unwrap();
+            for length in [longest_closed, longest_closed + 1, longest_decided, longest_decided + 1, 253] {
+                let name = name(length);
+                let host = Host::parse(&name).unwrap();
+                let (mut run, mut found) = (Run::default(), Vec::new());
+                run.push(&Decided {
+                    snapshot: &snapshot,
+                    client,
+                    protocol,
+                    host: &host,
+                    port,
+                    method,
+                    decision: allow(1),
+                    id,
+                    decider: None,
+                });
+                assert_eq!(run.whole.len(), usize::from(length > longest_decided), "a decision, {client}, {length}");
+                let duration = Duration::from_millis(1);
+                let before = run.whole.len();
+                run.push(&Closed {
+                    id,
+                    generation: 1,
+                    client,
+                    protocol,
+                    host: &name,
+                    port,
+                    up: 2,
+                    down: 3,
+                    duration,
+                    ending: Ending::Done,
+                });
+                assert_eq!(run.whole.len() - before, usize::from(length > longest_closed), "an end, {client}, {length}");
+                assert_eq!(run.drain(&mut found, 0), 0);
+                let hosts: Vec<&str> = found.iter().map(|event| event.kind.exchange().unwrap().host.as_str()).collect();
+                assert_eq!(hosts, [&name, &name]);
             }
         }
+    }
+
+    /// An event that is appended as what nobody can read.
+    pub(in crate::audit) struct Unreadable;
+
+    impl Source for Unreadable {
+        fn append(&self, bytes: &mut Vec<u8>) -> bool {
+            bytes.extend_from_slice(&[3, 9, 9]);
+            true
+        }
+
+        fn event(self) -> Event {
+            Event::now(Kind::Stop)
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted() {
         let (mut run, mut found) = (Run::default(), Vec::new());
-        run.push(Unknown);
+        run.push(Unreadable);
         run.push(Event::now(Kind::Stop));
-        run.push(Unknown);
+        run.push(Unreadable);
         assert_eq!((run.drain(&mut found, 0), found.len()), (2, 1));
         assert_eq!(run.drain(&mut found, 0), 0);
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Between two looks into the queue, while there is something in it; less, where there is much, down to the shortest.
 const TICK: Duration = Duration::from_millis(50);
 const SHORTEST: Duration = Duration::from_millis(2);
-/// Events that a look is to find, or a quarter of the queue: fewer make the look itself dear, and more have left the processor's cache when they are written.
+/// Events that a look is to find, or a quarter of what the queue may have, if that is less: fewer make the look itself dear, and more have left the processor's cache when they are written.
 const AIM: usize = 2048;
 /// Looks that find nothing, after which it sleeps until it is woken, or a sink has something to do.
 const IDLE: u32 = 20;

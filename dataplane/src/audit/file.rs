@@ -221,7 +221,7 @@ impl FileSink {
         Ok(())
     }
 
-    /// Bytes that are worth going on with at once: no more than a file may have, or half of what may wait.
+    /// Bytes that are worth going on with at once: no more than a whole file may have, or half of what may wait. A file that has some already may get so much more than it should.
     fn enough(&self) -> usize {
         let most = usize::try_from(self.spec.rotate_bytes).ok().filter(|most| *most > 0).unwrap_or(MOST);
         MOST.min(self.spec.backlog / 2).min(most)

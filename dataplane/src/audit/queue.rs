@@ -69,7 +69,7 @@ pub(super) struct Found {
     pub(super) events: usize,
     /// Denials for which there was no room, for the ring only. They are counted as lost.
     pub(super) shown: Vec<Event>,
-    /// Events for which there was no room, and when the first of them happened.
+    /// Events for which there was no room, and when the first of them happened. Those that cannot be read back are counted with them, as found now: none, unless something is wrong here.
     pub(super) lost: Option<(u64, u64)>,
 }
 
@@ -90,7 +90,8 @@ impl Queue {
         }
     }
 
-    /// Puts an event in, or does what is to be done where there is no room.
+    /// Puts an event in, or does what is to be done where there is no room. One that happens now gets its time with the buffer in hand, so that a buffer is in order but for events that were
+    /// made before.
     pub(super) fn push(&self, source: impl Source) {
         let mut buffer = self.buffer();
         if buffer.credit == 0 && !self.take_room(&mut buffer) {
@@ -282,7 +283,7 @@ impl Queue {
         }
         found.events = into.len() - start;
         if from > 1 {
-            // Runs that are in order already, which this kind of sort is made for.
+            // Runs that are in order already, or nearly, which this kind of sort is made for.
             into.get_mut(start..).unwrap_or_default().sort_by_key(|event| (event.time, event.sequence));
         }
         found.shown.sort_by_key(|event| (event.time, event.sequence));
@@ -378,6 +379,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use super::*;
+    use crate::audit::brief::tests::Unreadable;
     use crate::audit::event::{Closed, Ending};
     use crate::audit::record::{Gap, Kind};
     use policy_format::Protocol;
@@ -450,6 +452,18 @@ mod tests {
             assert_eq!((found.events, found.lost.map(|(count, _)| count), found.shown.len()), (4, Some(3), 0));
             queue.give_back(found.events);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_lost_and_holds_no_room() {
+        let queue = Queue::new(4, OnFull::Drop);
+        let (mut events, mut spare) = (Vec::new(), Spare::default());
+        queue.push(Unreadable);
+        queue.push(event(1));
+        let found = queue.take(&mut events, &mut spare);
+        assert_eq!((found.events, found.lost.map(|(count, _)| count)), (1, Some(1)));
+        queue.give_back(found.events);
+        assert_eq!(queue.len(), 0);
     }
 
     #[test]

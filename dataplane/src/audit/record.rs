@@ -320,7 +320,11 @@ impl Event {
     /// One that happens now.
     #[must_use]
     pub fn now(kind: Kind) -> Self {
-        let since = since_1970();
+        Self::at(since_1970(), kind)
+    }
+
+    /// One that happened so long after the beginning of 1970.
+    pub(super) fn at(since: Duration, kind: Kind) -> Self {
         Self { time: millis(since), sequence: u64::from(since.subsec_nanos() % 1_000_000), label: None, kind }
     }
 

@@ -150,6 +150,20 @@ fn files_are_rotated_by_size_chained_and_pruned() {
 }
 
 #[test]
+fn small_files_stay_small_whatever_comes_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = FileSpec { rotate_bytes: 4 << 10, ..spec(&folder) };
+    let mut sink = FileSink::open(spec.clone()).unwrap();
+    let batch: Vec<Event> = (0..200).map(|_| fault(&"x".repeat(200))).collect();
+    sink.write(&batch).unwrap();
+    close(sink);
+    let (wrong, said) = read(&spec);
+    assert_eq!((wrong, said.len()), (vec![], batch.len()));
+    let sizes: Vec<u64> = idle(&spec).rotated().iter().map(|path| path.metadata().unwrap().len()).collect();
+    assert!(sizes.len() > 4 && sizes.iter().all(|size| *size < 9 << 10), "{sizes:?}");
+}
+
+#[test]
 fn a_file_that_is_too_old_is_rotated() {
     let folder = tempfile::tempdir().unwrap();
     let spec = FileSpec { rotate_age: Duration::from_secs(60), chain: false, ..spec(&folder) };
