@@ -74,7 +74,7 @@ enum Line {
 /// Methods that everybody knows.
 const KNOWN: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 
-/// Whether the line at the front is for a reader of HTTP, however forgiving: a word, white space, and then HTTP's name or a path, or a method that everybody knows and anything.
+/// Whether the line at the front is for a reader of HTTP, however forgiving: one with HTTP's name, or with a path behind a word and white space, or a method that everybody knows and anything.
 ///
 /// Behind a word of text, the end of the line is waited for, whatever stands there: servers take bytes that no URL has for a part of one. A first word that is no text is of a protocol that
 /// has none, and nothing is held back; where HTTP's name stands in its line all the same, it is for a server that takes any word for a method.
@@ -97,7 +97,9 @@ fn first_line(bytes: &[u8]) -> Line {
     let rest = bytes.get(method.len()..end).unwrap_or_default();
     let words = rest.get(rest.iter().take_while(|byte| is_space(**byte)).count()..).unwrap_or_default();
     let is_path = words.len() < rest.len() && words.starts_with(b"/");
-    let is_named = rest.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME));
+    // In the first word too: what was skipped in front of it is a method to servers that know fewer blanks.
+    let line = bytes.get(..end).unwrap_or_default();
+    let is_named = line.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME));
     if is_known || is_path || is_named { Line::Request } else { Line::Other }
 }
 
@@ -196,6 +198,8 @@ mod tests {
             ("SSH-2.0-OpenSSH_9.9\r\n", "Opaque"),
             ("SSH-2.0-OpenSSH_9.9 Debian-1\r\n", "Opaque"),
             ("\u{0}\u{1}", "Odd"),
+            ("\u{1e} HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
+            ("\u{1e}\u{1e} http/0.1\r\n\r\n", "malformed: the request line or a header line is malformed"),
             (" GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
             ("GET\u{b}/\u{b}HTTP/1.1\r\nHost: a.test\r\n\r\n", "malformed: the request line or a header line is malformed"),
             ("{\"json\": 1}\n", "Opaque"),
