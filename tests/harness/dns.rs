@@ -2,6 +2,7 @@
 //! mistake with who reads them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +117,8 @@ pub struct NameServer {
 struct Shared {
     zones: Mutex<HashMap<String, Zone>>,
     asked: Mutex<Vec<String>>,
+    /// Questions in datagrams, by number, and how often the same was asked before: who hears nothing for a while sends his again.
+    datagrams: Mutex<HashMap<(u16, String), usize>>,
     held: Mutex<bool>,
     released: Condvar,
     stop: AtomicBool,
@@ -249,8 +252,16 @@ impl Shared {
             let mut asked = self.asked.lock().unwrap();
             let line = format!("{transport} {type_name} {name}");
             let times = asked.iter().filter(|before| **before == line).count();
-            asked.push(line);
-            times
+            let mut datagrams = self.datagrams.lock().unwrap();
+            let known = datagrams.entry((u16::from_be_bytes([query[0], query[1]]), line.clone()));
+            match known {
+                Entry::Occupied(again) if transport == "udp" => *again.get(),
+                known => {
+                    known.or_insert(times);
+                    asked.push(line);
+                    times
+                }
+            }
         };
         let mut held = self.held.lock().unwrap();
         while *held {

@@ -101,7 +101,7 @@ fn what_fails_upstream_says_where() {
     let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let silent = Origin::http(|_, _| false);
     let malformed = Origin::http(|_, stream| stream.write_all(b"HTTP/9.9 what\r\n\r\n").is_ok());
-    let proxy = open(&["response_timeout=1s"]);
+    let proxy = open(&["response_timeout=4s"]);
     let waiting = Origin::http(|_, stream| stream.read(&mut [0]).is_ok());
     for (at, status, error) in [
         (format!("a.test:{refusing}"), 502, "upstream-refused"),
@@ -137,7 +137,7 @@ fn limits_and_sides_that_break_off_are_told_apart() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour");
         false
     });
-    let proxy = open(&["request_body_bytes=10", "idle_timeout=1s"]);
+    let proxy = open(&["request_body_bytes=10", "idle_timeout=4s"]);
     let mut client = Client::connect(proxy.http());
     client.send(request("GET", short.port(), ""));
     assert!(client.try_answer("GET").is_err());
@@ -218,7 +218,7 @@ fn tunnel(proxy: &Proxy, origin: &Origin) -> Client {
 #[test]
 fn tunnels_end_in_every_way_they_can() {
     let origin = Origin::echo();
-    let proxy = open(&["idle_timeout=1s"]);
+    let proxy = open(&["idle_timeout=4s"]);
     // Both sides say all.
     let mut client = tunnel(&proxy, &origin);
     assert_eq!(client.send("more").finish().rest(), b"more");

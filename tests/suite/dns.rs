@@ -257,7 +257,7 @@ fn the_next_server_is_asked_when_one_does_not_answer_or_does_not_know() {
     for (code, manner) in [(0, Manner::Silent), (2, Manner::Plain), (5, Manner::Plain), (0, Manner::Garbage), (0, Manner::AlwaysTruncated)]
     {
         let bad = NameServer::start([("a.test".to_owned(), Zone { code, manner, ..Zone::default() })]);
-        let resolver = servers(&[bad.address(), good.address()], &limits(Duration::from_secs(2)));
+        let resolver = servers(&[bad.address(), good.address()], &limits(Duration::from_secs(8)));
         let proxy = Proxy::with_resolver(&open(&origin), resolver, &["resolve_timeout=20s", "pool_connections=0"]);
         assert_eq!(verdict(&proxy, "a.test", origin.port()), "ok", "{code} {manner:?}");
         let before = bad.asked().len();

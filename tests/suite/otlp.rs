@@ -326,6 +326,7 @@ fn what_a_collector_will_not_have_is_counted_and_the_rest_goes_on() {
         wait_until("a request waits", || collector.arrived() > before);
         ask(&proxy, 9);
         wait_until("all are told", || lines(&log) == 10);
+        wait_until("they wait", || proxy.metrics().get("netproxy_audit_sink_pending_events{sink=\"otlp\"}") == 10);
         collector.reply(&[Reply::Accept, reply.clone()]);
         collector.release();
         let of_lost = collector.wait_for("lost", 1);

@@ -297,7 +297,7 @@ fn addresses_that_a_socks5_proxy_is_asked_for_are_tried_as_without_one() {
         ([Some(6), None, None], "504 upstream-connect-timeout"),
         ([Some(5), None, None], "502 upstream-refused"),
     ] {
-        assert_eq!(verdict(&replying(replies), &["connect_timeout=1s"]), expected, "{replies:?}");
+        assert_eq!(verdict(&replying(replies), &["connect_timeout=3s"]), expected, "{replies:?}");
     }
     let upstream = Upstream::socks5(Some(("user", "pass")), "", 0);
     assert_eq!(verdict(&upstream, &[]), "502 upstream-proxy-authentication");
