@@ -259,6 +259,27 @@ impl Stream {
         }
     }
 
+    /// Writes the last that it is given. Once all of it is written, our way may have ended with it: the end of a connection of TCP goes into the packet of the last bytes, which saves both sides one.
+    pub(crate) fn poll_write_last(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        #[cfg(target_os = "linux")]
+        match self {
+            Self::Fresh(fresh) => {
+                if let Some(written) = ready!(fresh.poll_now(cx, |socket| send_last(socket, bytes))) {
+                    return Poll::Ready(written);
+                }
+            }
+            Self::Tcp(stream) => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                match stream.try_io(tokio::io::Interest::WRITABLE, || send_last(&*stream, bytes)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    written => return Poll::Ready(written),
+                }
+            },
+            Self::Unix(_) | Self::Tls(_) | Self::Opened(_) => {}
+        }
+        Pin::new(self).poll_write(cx, bytes)
+    }
+
     /// Whether closing it is a reset, which nobody takes for the end of what was being sent, or an end as others are.
     #[cfg(unix)]
     pub(crate) fn set_reset_by_close(&self, resets: bool) {
@@ -327,6 +348,18 @@ impl Stream {
             Self::Opened(stream) => stream.get_ref().0.stream.peer_addr().ok(),
         }
     }
+}
+
+/// Sends bytes, and behind the last of them the end. It is said here, not left to the closing of the socket: with unread bytes that would be a reset, and nothing that waits for the end would be sent.
+#[cfg(target_os = "linux")]
+fn send_last(socket: impl std::os::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::{SendFlags, Shutdown, send, shutdown};
+    let sent = send(&socket, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() {
+        // Whoever is gone by now needs no end.
+        let _ = shutdown(&socket, Shutdown::Write);
+    }
+    Ok(sent)
 }
 
 macro_rules! on_each {
@@ -447,6 +480,31 @@ mod tests {
         assert_eq!(answered, b"answer12");
         drop(client);
         assert_eq!(stream.read(&mut heard).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_with_the_last_bytes() {
+        for is_settled in [false, true] {
+            let (mut client, mut stream) = accepted(b"").await;
+            if is_settled {
+                stream.settle().unwrap();
+            }
+            // As much as the client does not take at once, so that most of it is written in pieces.
+            let much = vec![b'x'; 16 << 20];
+            let send = async {
+                let mut rest = &much[..];
+                while !rest.is_empty() {
+                    let written = poll_fn(|cx| stream.poll_write_last(cx, rest)).await.unwrap();
+                    rest = rest.get(written..).unwrap();
+                }
+            };
+            let mut got = Vec::new();
+            let (read, ()) = tokio::join!(client.read_to_end(&mut got), send);
+            assert_eq!((read.unwrap(), got.len()), (much.len(), much.len()));
+            // What the client still says is heard.
+            client.write_all(b"said").await.unwrap();
+            assert_eq!(stream.read(&mut [0; 4]).await.unwrap(), 4);
+        }
     }
 
     #[tokio::test]

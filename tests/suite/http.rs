@@ -2,6 +2,8 @@
 
 use harness::{Client, Names, Origin, Proxy, client::get, policy};
 use std::io::{Read, Write};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -174,6 +176,30 @@ fn an_early_answer_arrives_whole_although_its_client_sends_on() {
     let mut all = Vec::new();
     reader.read_to_end(&mut all).unwrap();
     assert!(all.ends_with(&vec![b'x'; LENGTH]), "{} bytes", all.len());
+}
+
+/// Bytes that nobody has read would make a reset of the end, which must not take the answer with it.
+#[test]
+fn the_last_answer_arrives_whole_although_its_client_sends_on() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\norigin\r\n0\r\n\r\n";
+    for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\norigin", chunked] {
+        let ((asked, is_asked), (go_on, goes_on)) = (channel(), channel::<()>());
+        let (asked, goes_on) = (Mutex::new(asked), Mutex::new(goes_on));
+        let origin = Origin::http(move |_, stream| {
+            asked.lock().unwrap().send(()).unwrap();
+            goes_on.lock().unwrap().recv().unwrap();
+            stream.write_all(answer.as_bytes()).is_ok()
+        });
+        let proxy = proxy();
+        let mut client = Client::connect(proxy.http());
+        let authority = format!("a.test:{}", origin.port());
+        client.send(format!("GET / HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"));
+        is_asked.recv().unwrap();
+        client.send(format!("GET /next HTTP/1.1\r\nHost: {authority}\r\n\r\n"));
+        go_on.send(()).unwrap();
+        assert_eq!(client.answer().text(), "origin");
+        assert_eq!(origin.requests().len(), 1);
+    }
 }
 
 #[test]

@@ -96,6 +96,9 @@ impl BodyCopy {
                     flow.begin_with(from.buffer.get(..ready).unwrap_or_default())?;
                     from.buffer.advance(ready);
                     *left -= ready as u64;
+                    if *left == 0 {
+                        flow.has_last();
+                    }
                 }
                 match ready!(flow.poll(cx, &mut from.stream, to, left))? {
                     End::Done => Poll::Ready(Ok(Copied)),
@@ -164,6 +167,7 @@ impl Chunked {
                 }
             }
         }
+        flow.has_last();
         ready!(flow.poll_write(cx, to))?;
         Poll::Ready(Ok(Copied))
     }

@@ -33,6 +33,10 @@ pub(crate) struct Flow {
     sent: usize,
     /// Something was written since a head began.
     written: bool,
+    /// Nothing is said to the stream that it goes to behind the last of it.
+    closes: bool,
+    /// What is in the buffer is the last.
+    last: bool,
     /// The buffer is kept for what comes next.
     keep: bool,
     /// The proxy's own credentials were in the buffer.
@@ -97,6 +101,8 @@ impl Flow {
             pending: Vec::new(),
             sent: 0,
             written: false,
+            closes: false,
+            last: false,
             keep: false,
             secret: false,
             unflushed: false,
@@ -171,7 +177,17 @@ impl Flow {
 
     /// A head is put into the buffer now.
     pub(crate) fn begin_head(&mut self) {
-        self.written = false;
+        (self.written, self.closes, self.last) = (false, false, false);
+    }
+
+    /// Nothing is said to the stream that it goes to once all of it is written.
+    pub(crate) fn closes(&mut self) {
+        self.closes = true;
+    }
+
+    /// Nothing comes behind what is in the buffer.
+    pub(crate) fn has_last(&mut self) {
+        self.last = true;
     }
 
     /// Whether nothing was written of the last head, and of what follows it.
@@ -260,7 +276,8 @@ impl Flow {
         let failed = |_| FlowError::Write;
         if !self.pending.is_empty() {
             while let Some(rest) = self.pending.get(self.sent..).filter(|rest| !rest.is_empty()) {
-                match ready!(Pin::new(&mut *to).poll_write(cx, rest)).map_err(failed)? {
+                let written = if self.closes && self.last { to.poll_write_last(cx, rest) } else { Pin::new(&mut *to).poll_write(cx, rest) };
+                match ready!(written).map_err(failed)? {
                     0 => return Poll::Ready(Err(FlowError::Write)),
                     n => {
                         self.sent += n;

@@ -457,6 +457,9 @@ impl Exchange<'_> {
                     self.is_unframed = true;
                     self.client.stream.set_reset_by_close(true);
                 }
+                if delimited && !client_reusable && matches!(self.up, Up::Sent) {
+                    self.flows.down.closes();
+                }
                 let upstream_reusable = response.keep_alive && response.body != Body::UntilClose;
                 // What follows an answer to HEAD may be the body that it announces, and is no other client's answer.
                 let bound = self.head.binds_connection || response.binds_connection || response.announces_body;
