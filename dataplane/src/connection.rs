@@ -4,6 +4,7 @@
 pub(crate) mod rig;
 mod slot;
 mod socks5;
+mod task;
 #[cfg(all(test, unix))]
 mod tests;
 mod unix_socket;
@@ -13,14 +14,14 @@ use crate::connect::chain::{Came, Form};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError, Watch};
-use crate::counters::{Counter, Counters, Reached, Timed, reached};
+use crate::counters::{Counter, Counters, Held, Reached, Timed, reached};
 use crate::decide::deny::Denial;
 use crate::decide::guard::{Cause, Guard};
 use crate::decide::open::Open;
 use crate::decide::{Decider, No, Question, Route, Told};
 use crate::inside::judge::Facts;
 use crate::inside::{Inside, Opening};
-use crate::limits::{Gate, Meter, Place, Upload, head_fits};
+use crate::limits::{Entered, Gate, Meter, Place, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
@@ -71,9 +72,7 @@ impl Shared {
     }
 }
 
-/// Serves one client connection until either side is done; `permit` is held as long. Dropping the future closes both sides. `None`: it is closed at once.
-///
-/// What it holds while a tunnel does nothing is kept small: there may be thousands.
+/// Serves one client connection, in a task, until either side is done; `permit` is held as long. With its runtime, both sides are closed.
 pub(crate) fn serve(
     stream: Stream,
     client: SocketAddr,
@@ -81,34 +80,44 @@ pub(crate) fn serve(
     shared: &Arc<Shared>,
     shutdown: &Shutdown,
     permit: OwnedSemaphorePermit,
-) -> Option<impl Future<Output = ()> + Send + use<>> {
+) {
     shared.counters.count(if service == Service::Http { Counter::HttpConnections } else { Counter::SocksConnections });
     let open = shared.counters.hold(Counter::ConnectionsOpen);
     // Closed without a word: a word for each would be more work than the flood is for its sender.
     let one = match shared.gate.client(client.ip(), &shared.decider.limits()) {
         Ok(one) => one,
-        Err(reached) => {
-            shared.gate.reached(reached, Some(client), None);
-            return None;
-        }
+        Err(reached) => return shared.gate.reached(reached, Some(client), None),
     };
-    let common = Arc::clone(shared);
     let set_up = SetUp::new(Job { stream, client, service, shared: Arc::clone(shared), shutdown: shutdown.clone() });
-    Some(async move {
-        let mut next = set_up.await;
+    task::run(Served { set_up, shared: Arc::clone(shared), _open: open, _one: one, _permit: permit });
+}
+
+/// A client's connection from its first byte to its last, and what it holds of what there is for all.
+///
+/// What it takes while a tunnel does nothing is kept small: there may be thousands.
+struct Served {
+    set_up: SetUp,
+    shared: Arc<Shared>,
+    _open: Held,
+    _one: Entered<u128>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Served {
+    async fn run(&mut self) {
+        let mut next = (&mut self.set_up).await;
         while let Some(opened) = &mut next {
             let goes_on = {
                 let over = (&mut opened.tunnel).await;
-                opened.is_over(over, &common);
+                opened.is_over(over, &self.shared);
                 over == Over::Http
             };
             next = match next.take() {
-                Some(opened) if goes_on => Box::pin(opened.read(&common)).await,
+                Some(opened) if goes_on => Box::pin(opened.read(&self.shared)).await,
                 _ => None,
             };
         }
-        drop((open, one, permit));
-    })
+    }
 }
 
 /// A tunnel. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.

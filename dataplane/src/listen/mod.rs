@@ -46,9 +46,7 @@ pub(crate) async fn accept(listener: Listener, service: Service, shared: Arc<Sha
                 }
             }
         };
-        if let Some(served) = connection::serve(stream, client, service, &shared, &shutdown, permit) {
-            tokio::spawn(served);
-        }
+        connection::serve(stream, client, service, &shared, &shutdown, permit);
     }
 }
 

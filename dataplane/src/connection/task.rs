@@ -1,0 +1,145 @@
+//! The tasks that clients' connections run in: each serves one connection after the other.
+//!
+//! A task is memory that has to be found, an entry in the list of its runtime, and both undone at its end. So those that are done are kept, a few for each worker, and the one that
+//! was used last is used next.
+
+use super::Served;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+/// Tasks that a worker keeps while they have nothing to do.
+const MAX_IDLE: usize = 32;
+
+thread_local! {
+    static IDLE: RefCell<Vec<Idle>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A task that has nothing to do.
+struct Idle {
+    seat: Arc<Seat>,
+    waker: Waker,
+}
+
+/// What a task is to do next. Nobody ever waits for the lock: all who look stand on one thread.
+#[derive(Default)]
+struct Seat(Mutex<Option<Served>>);
+
+impl Seat {
+    fn lock(&self) -> MutexGuard<'_, Option<Served>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to do next; `None` once there are enough who wait for it.
+    async fn next(self: &Arc<Self>) -> Option<Served> {
+        let mut is_listed = false;
+        poll_fn(|cx| {
+            if let Some(served) = self.lock().take() {
+                return Poll::Ready(Some(served));
+            }
+            // What the last connection waited for may still wake this.
+            if !is_listed {
+                is_listed = IDLE.with_borrow_mut(|idle| {
+                    let has_room = idle.len() < MAX_IDLE;
+                    if has_room {
+                        idle.push(Idle { seat: Arc::clone(self), waker: cx.waker().clone() });
+                    }
+                    has_room
+                });
+            }
+            if is_listed { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await
+    }
+}
+
+/// Serves a connection, in a task that is there or in a new one.
+pub(super) fn run(served: Served) {
+    while let Some(Idle { seat, waker }) = IDLE.with_borrow_mut(Vec::pop) {
+        // A task that has ended, with its runtime, has left its seat.
+        if Arc::strong_count(&seat) > 1 {
+            *seat.lock() = Some(served);
+            return waker.wake();
+        }
+    }
+    tokio::spawn(async move {
+        let seat = Arc::new(Seat::default());
+        let mut next = Some(served);
+        while let Some(served) = &mut next {
+            served.run().await;
+            // Its places go to others before this waits.
+            drop(next.take());
+            next = seat.next().await;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+    use crate::connection::{rig, serve};
+    use crate::listen::Service;
+    use crate::patience::Ticker;
+    use crate::shutdown;
+    use crate::stream::Stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Semaphore;
+    use tokio::task::yield_now;
+
+    const CLIENTS: usize = MAX_IDLE + 8;
+
+    fn idle() -> usize {
+        IDLE.with_borrow(Vec::len)
+    }
+
+    fn tasks() -> usize {
+        tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    }
+
+    /// Connections come and go, each in a task that is there, if one is; not all tasks are kept, and what they held is free.
+    async fn come_and_go() {
+        tokio::spawn(Ticker::new().run());
+        let (shared, policy) = rig::shared(&[]);
+        let (_trigger, shutdown) = shutdown::new(policy.bell().clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let permits = Arc::new(Semaphore::new(CLIENTS));
+        let (before, mut most) = (tasks(), 0);
+        for clients in [1, 1, CLIENTS, CLIENTS, 1] {
+            let mut far = Vec::new();
+            for _ in 0..clients {
+                far.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+                let (near, client) = listener.accept().await.unwrap();
+                let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+                serve(Stream::Tcp(near), client, Service::Http, &shared, &shutdown, permit);
+            }
+            most = clients.max(most);
+            assert_eq!(tasks() - before, clients.max(most.min(MAX_IDLE)), "{clients} clients");
+            for client in &mut far {
+                client.write_all(b"nonsense\r\n\r\n").await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            }
+            drop(far);
+            while permits.available_permits() < CLIENTS || tasks() - before > MAX_IDLE || idle() < most.min(MAX_IDLE) {
+                yield_now().await;
+            }
+            assert_eq!((idle(), tasks() - before), (most.min(MAX_IDLE), most.min(MAX_IDLE)), "{clients} clients");
+        }
+    }
+
+    #[test]
+    fn tasks_are_used_again_and_few_are_kept() {
+        // The tasks of the first have ended with it, which those of the second find out.
+        for _ in 0..2 {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(come_and_go());
+            assert_eq!(idle(), MAX_IDLE);
+            assert!(IDLE.with_borrow(|idle| idle.iter().all(|idle| Arc::strong_count(&idle.seat) == 1)));
+        }
+    }
+}
