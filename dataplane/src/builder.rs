@@ -506,12 +506,14 @@ impl NetworkProxyBuilder {
             pseudonym: pseudonym(),
         };
         // Afterwards, files may be out of reach, and a later policy may open TLS.
-        match shared.connector.trust().roots().await {
-            Err(error) if policy.current().can_intercept() && !matches!(error, RootsError::NoSystem) => {
-                return Err(StartError::Roots(error));
+        let trust = shared.connector.trust();
+        trust.read().await;
+        if policy.current().can_intercept() {
+            match trust.roots().await {
+                // Each request is told.
+                Ok(_) | Err(RootsError::NoSystem) => {}
+                Err(error) => return Err(StartError::Roots(error)),
             }
-            // Each request is told.
-            Ok(_) | Err(_) => {}
         }
         let open_admin = addresses.admin.filter(|address| !address.ip().is_loopback());
         let reloader = Arc::new(Reloader { map, profile, handle: policy.clone(), observer, open_listeners, open_admin });

@@ -266,8 +266,8 @@ impl StateDir {
             // Children read it, whoever they are.
             #[cfg(unix)]
             file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            // Nobody waits for the disk: what is left after a power cut is of a process that has ended.
             file.write_all(content)?;
-            file.sync_all()?;
             if locked {
                 lock::hold(&file)?;
             }

@@ -92,12 +92,24 @@ pub enum CertificateFileError {
 
 /// The certificates of a file; at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateFileError> {
+    certificates_in(path, &content(path)?)
+}
+
+/// What is in a file with certificates.
+pub(crate) fn content(path: &Path) -> Result<Vec<u8>, CertificateFileError> {
     let read = |error| CertificateFileError::Read { path: path.to_owned(), error };
     let file = File::open(path).map_err(read)?;
-    let mut pem = Vec::new();
-    // One byte more than may be, to be told of it.
-    file.take(MAX_PEM as u64 + 1).read_to_end(&mut pem).map_err(read)?;
-    let found = pem::certificates(&pem).map_err(|error| CertificateFileError::Pem { path: path.to_owned(), error })?;
+    // One byte more than may be, to be told of it; and room for all that there is, which is then read at once.
+    let most = MAX_PEM as u64 + 1;
+    let length = file.metadata().map_err(read)?.len();
+    let mut pem = Vec::with_capacity(usize::try_from(length.saturating_add(1).min(most)).unwrap_or_default());
+    file.take(most).read_to_end(&mut pem).map_err(read)?;
+    Ok(pem)
+}
+
+/// The certificates of a file that says this; at least one.
+pub(crate) fn certificates_in(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateFileError> {
+    let found = pem::certificates(content).map_err(|error| CertificateFileError::Pem { path: path.to_owned(), error })?;
     if found.is_empty() { Err(CertificateFileError::NoCertificate { path: path.to_owned() }) } else { Ok(found) }
 }
 

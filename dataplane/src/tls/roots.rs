@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::OnceCell;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Servers whose sessions are kept.
@@ -95,30 +96,58 @@ impl Sources {
         Self::read(variables.iter().map(|(name, value)| (*name, value.as_str())))
     }
 
+    /// Reads what they name, and does not look into it.
+    fn read_all(&self) -> Content {
+        let named = |path: &PathBuf| Named { content: files::content(path), path: path.clone() };
+        Content {
+            file: self.file.as_ref().map(named),
+            folders: self.folders.as_ref().map(|folders| {
+                // As with OpenSSL, a folder that is not there is none.
+                (folders.clone(), std::env::split_paths(folders).flat_map(|folder| Folder::read(&folder)).collect())
+            }),
+            system: (self.file.is_none() && self.folders.is_none()).then(System::read),
+            added: self.added.as_ref().map(named),
+        }
+    }
+
     /// The certificates of all authorities that are trusted, each once.
     pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
-        let named = |variable, path: &Path| {
-            let found = files::certificates(path).map_err(|error| RootsError::Variable { variable, error })?;
-            usable(found, variable, &path.to_string_lossy())
-        };
+        self.read_all().certificates()
+    }
+}
+
+/// What the files said that tell whom to trust: it is there when they are out of reach, and costs little as long as nobody needs it.
+#[derive(Debug)]
+struct Content {
+    file: Option<Named>,
+    /// With what names them.
+    folders: Option<(String, Vec<Folder>)>,
+    system: Option<System>,
+    added: Option<Named>,
+}
+
+impl Content {
+    /// The certificates of all authorities that are trusted, each once.
+    fn certificates(self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
         let mut found = Vec::new();
-        if let Some(path) = &self.file {
-            found = named(FILE, path)?;
+        let has_file = self.file.is_some();
+        if let Some(file) = self.file {
+            found = file.certificates(FILE)?;
         }
-        if let Some(folders) = &self.folders {
-            let inside = std::env::split_paths(folders).flat_map(|folder| in_folder(&folder)).collect();
-            // As with OpenSSL, a folder that is not there is none; but not all of them.
-            match usable(inside, FOLDERS, folders) {
+        if let Some((value, folders)) = self.folders {
+            let inside = folders.iter().flat_map(Folder::certificates).collect();
+            // Not all of them may be none.
+            match usable(inside, FOLDERS, &value) {
                 Ok(inside) => found.extend(inside),
-                Err(_) if self.file.is_some() => {}
+                Err(_) if has_file => {}
                 Err(error) => return Err(error),
             }
         }
-        if self.file.is_none() && self.folders.is_none() {
-            found = system();
+        if let Some(system) = self.system {
+            found = system.certificates();
         }
-        if let Some(path) = &self.added {
-            found.extend(named(ADDED, path)?);
+        if let Some(added) = self.added {
+            found.extend(added.certificates(ADDED)?);
         }
         if found.is_empty() {
             return Err(RootsError::NoSystem);
@@ -127,6 +156,54 @@ impl Sources {
         found.retain(|certificate| seen.insert(certificate.clone()));
         Ok(found)
     }
+}
+
+/// A file that a variable names.
+#[derive(Debug)]
+struct Named {
+    path: PathBuf,
+    content: Result<Vec<u8>, CertificateFileError>,
+}
+
+impl Named {
+    fn certificates(self, variable: &'static str) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+        let Self { path, content } = self;
+        let found = content.and_then(|content| files::certificates_in(&path, &content));
+        usable(found.map_err(|error| RootsError::Variable { variable, error })?, variable, &path.to_string_lossy())
+    }
+}
+
+/// What the files of a folder say, each once: there are often several links to one.
+#[derive(Debug)]
+struct Folder(Vec<Vec<u8>>);
+
+impl Folder {
+    fn read(folder: &Path) -> Option<Self> {
+        let mut seen = HashSet::new();
+        let paths = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        // Links are followed; those that lead nowhere are passed over.
+        let is_new =
+            |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && seen.insert(identity(path, &metadata)));
+        Some(Self(paths.filter(is_new).filter_map(|path| files::content(&path).ok()).collect()))
+    }
+
+    /// What is none is passed over.
+    fn certificates(&self) -> impl Iterator<Item = CertificateDer<'static>> {
+        self.0.iter().flat_map(|content| CertificateDer::pem_slice_iter(content).filter_map(Result::ok))
+    }
+}
+
+/// What tells a file from others, by whatever name it was found.
+#[cfg(unix)]
+fn identity(_: &Path, metadata: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+/// What tells a file from others.
+#[cfg(not(unix))]
+fn identity(path: &Path, _: &std::fs::Metadata) -> PathBuf {
+    path.to_owned()
 }
 
 /// An error if there is none that anything could be held against.
@@ -139,21 +216,52 @@ fn usable(found: Vec<CertificateDer<'static>>, variable: &'static str, value: &s
 
 /// The certificates of the files in a folder; what is none is passed over.
 pub(crate) fn in_folder(folder: &Path) -> Vec<CertificateDer<'static>> {
-    rustls_native_certs::load_certs_from_paths(None, Some(folder)).certs
+    Folder::read(folder).iter().flat_map(Folder::certificates).collect()
 }
 
 /// What the system trusts, whatever the environment says; some may be there twice.
-#[cfg(not(any(target_os = "macos", windows)))]
 pub(crate) fn system() -> Vec<CertificateDer<'static>> {
-    let file = SYSTEM_FILES.iter().find_map(|path| files::certificates(Path::new(path)).ok());
-    let folders = SYSTEM_FOLDERS.iter().flat_map(|folder| in_folder(Path::new(folder)));
-    file.into_iter().flatten().chain(folders).collect()
+    System::read().certificates()
 }
 
-/// What the system trusts.
+/// Where the system says whom it trusts.
+#[cfg(not(any(target_os = "macos", windows)))]
+#[derive(Debug)]
+struct System {
+    /// The first with a certificate counts.
+    files: Vec<(&'static str, Vec<u8>)>,
+    folders: Vec<Folder>,
+}
+
+#[cfg(not(any(target_os = "macos", windows)))]
+impl System {
+    fn read() -> Self {
+        Self {
+            files: SYSTEM_FILES.iter().filter_map(|path| Some((*path, files::content(Path::new(path)).ok()?))).collect(),
+            folders: SYSTEM_FOLDERS.iter().filter_map(|folder| Folder::read(Path::new(folder))).collect(),
+        }
+    }
+
+    fn certificates(self) -> Vec<CertificateDer<'static>> {
+        let file = self.files.iter().find_map(|(path, content)| files::certificates_in(Path::new(path), content).ok());
+        file.into_iter().flatten().chain(self.folders.iter().flat_map(Folder::certificates)).collect()
+    }
+}
+
+/// Who the system says is to be trusted.
 #[cfg(any(target_os = "macos", windows))]
-pub(crate) fn system() -> Vec<CertificateDer<'static>> {
-    rustls_native_certs::load_native_certs().certs
+#[derive(Debug)]
+struct System(Vec<CertificateDer<'static>>);
+
+#[cfg(any(target_os = "macos", windows))]
+impl System {
+    fn read() -> Self {
+        Self(rustls_native_certs::load_native_certs().certs)
+    }
+
+    fn certificates(self) -> Vec<CertificateDer<'static>> {
+        self.0
+    }
 }
 
 /// Authorities that are trusted, and what is spoken with whoever they vouch for.
@@ -257,10 +365,12 @@ impl Own {
     }
 }
 
-/// Roots that are read once, when they are needed first, and are made anew when one of them turns out to be ours.
+/// Roots that are read once, when they are needed first or [before](Trust::read), and are made anew when one of them turns out to be ours.
 #[derive(Debug)]
 pub(crate) struct Trust {
     sources: Sources,
+    /// What was read before it was needed.
+    content: Mutex<Option<Content>>,
     own: Arc<Own>,
     found: OnceCell<Arc<[CertificateDer<'static>]>>,
     made: ArcSwapOption<Made>,
@@ -277,7 +387,22 @@ struct Made {
 impl Trust {
     /// Of these sources, without our own authorities.
     pub(crate) fn new(sources: Sources, own: Arc<Own>) -> Self {
-        Self { sources, own, found: OnceCell::new(), made: ArcSwapOption::empty(), making: tokio::sync::Mutex::default() }
+        Self {
+            sources,
+            content: Mutex::default(),
+            own,
+            found: OnceCell::new(),
+            made: ArcSwapOption::empty(),
+            making: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Reads them, for when files may be out of reach. What is wrong with them is told to whoever needs them.
+    pub(crate) async fn read(&self) {
+        let sources = self.sources.clone();
+        // Should it panic, the files are read when they are needed.
+        let read = tokio::task::spawn_blocking(move || sources.read_all()).await.ok();
+        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = read;
     }
 
     /// The roots. An error is not kept: the file may be there next time.
@@ -292,9 +417,15 @@ impl Trust {
             return Ok(roots);
         }
         let read = || async {
+            let content = self.content.lock().unwrap_or_else(PoisonError::into_inner).take();
             let sources = self.sources.clone();
-            let read = tokio::task::spawn_blocking(move || sources.certificates()).await;
-            read.map_err(|_| RootsError::Setup)?.map(Arc::from)
+            let read = move || match content.map(Content::certificates) {
+                Some(Ok(found)) => Ok(found),
+                // What was wrong says more than that the files are out of reach by now.
+                Some(Err(error)) => sources.certificates().map_err(|_| error),
+                None => sources.certificates(),
+            };
+            tokio::task::spawn_blocking(read).await.map_err(|_| RootsError::Setup)?.map(Arc::from)
         };
         let found = Arc::clone(self.found.get_or_try_init(read).await?);
         let is_new = |made: &Made, own: &CertificateDer<'_>| found.contains(own) && !made.without.contains(own);
@@ -391,7 +522,15 @@ mod tests {
         std::fs::write(&file, format!("{}# once more\n{}", one.pem(), one.pem())).unwrap();
         let inside = folder.path().join("certs");
         std::fs::create_dir(&inside).unwrap();
-        std::fs::write(inside.join("two.pem"), two.pem()).unwrap();
+        std::fs::write(inside.join("two.pem"), format!("{}-----BEGIN CERTIFICATE-----\nMAMC!\n-----END CERTIFICATE-----\n", two.pem()))
+            .unwrap();
+        // What else may lie there.
+        std::fs::create_dir(inside.join("java")).unwrap();
+        std::fs::write(inside.join("README"), [0xff, 0, b'\n']).unwrap();
+        #[cfg(unix)]
+        for (link, to) in [("5ed36f99.0", "two.pem"), ("gone.pem", "nowhere")] {
+            std::os::unix::fs::symlink(to, inside.join(link)).unwrap();
+        }
         let both = std::env::join_paths([inside.as_path(), Path::new("/nowhere/at/all")]).unwrap();
         let (file, both) = (file.to_str().unwrap(), both.to_str().unwrap());
         let read = |variables: &[(&str, &str)]| Sources::read(variables.iter().copied()).certificates().unwrap();
@@ -440,6 +579,31 @@ mod tests {
         let first = trust.roots().await.unwrap();
         std::fs::remove_file(&file).unwrap();
         assert!(Arc::ptr_eq(&first, &trust.roots().await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_there_when_the_files_are_out_of_reach() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, inside) = (folder.path().join("roots.pem"), folder.path().join("certs"));
+        let variables = [(FILE, file.to_str().unwrap()), (FOLDERS, inside.to_str().unwrap())];
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("one.pem"), authority().pem()).unwrap();
+        std::fs::write(&file, authority().pem()).unwrap();
+        let trust = Trust::new(Sources::read(variables), Arc::default());
+        trust.read().await;
+        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_dir_all(&inside).unwrap();
+        assert_eq!(trust.roots().await.unwrap().authorities(), 2);
+
+        // What was wrong then is told, until it is mended.
+        std::fs::write(&file, "nothing").unwrap();
+        let trust = Trust::new(Sources::read(variables), Arc::default());
+        trust.read().await;
+        std::fs::remove_file(&file).unwrap();
+        let error = trust.roots().await.unwrap_err().to_string();
+        assert!(error.contains("has no certificate"), "{error}");
+        std::fs::write(&file, authority().pem()).unwrap();
+        assert_eq!(trust.roots().await.unwrap().authorities(), 1);
     }
 
     #[tokio::test]
