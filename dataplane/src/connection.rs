@@ -72,7 +72,7 @@ impl Shared {
     }
 }
 
-/// Serves one client connection, in a task, until either side is done; `permit` is held as long. With its runtime, both sides are closed.
+/// Serves one client connection, in a task, until either side is done; `permit` is held as long. One too many of a client is closed at once.
 pub(crate) fn serve(
     stream: Stream,
     client: SocketAddr,

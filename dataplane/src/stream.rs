@@ -484,23 +484,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_comes_with_the_last_bytes() {
-        for is_settled in [false, true] {
+        // As little as is taken at once, and so much that most of it is written in pieces.
+        for (is_settled, bytes) in [(false, 6), (true, 6), (false, 16 << 20), (true, 16 << 20)] {
             let (mut client, mut stream) = accepted(b"").await;
             if is_settled {
                 stream.settle().unwrap();
             }
-            // As much as the client does not take at once, so that most of it is written in pieces.
-            let much = vec![b'x'; 16 << 20];
+            let answer = vec![b'x'; bytes];
             let send = async {
-                let mut rest = &much[..];
+                let mut rest = &answer[..];
                 while !rest.is_empty() {
                     let written = poll_fn(|cx| stream.poll_write_last(cx, rest)).await.unwrap();
                     rest = rest.get(written..).unwrap();
                 }
             };
             let mut got = Vec::new();
+            // The stream is still there when the client has read to its end.
             let (read, ()) = tokio::join!(client.read_to_end(&mut got), send);
-            assert_eq!((read.unwrap(), got.len()), (much.len(), much.len()));
+            assert_eq!((read.unwrap(), got.len()), (bytes, bytes));
             // What the client still says is heard.
             client.write_all(b"said").await.unwrap();
             assert_eq!(stream.read(&mut [0; 4]).await.unwrap(), 4);

@@ -40,7 +40,7 @@ struct Slot {
     future: Pin<Box<dyn Future<Output = Infallible> + Send>>,
 }
 
-/// What goes into a slot and comes out of it. Only the task that has the slot looks into it: nobody ever waits for a lock.
+/// What goes into a slot and comes out of it. Only who has the slot looks into it, all of them on one thread: nobody ever waits for a lock.
 #[derive(Default)]
 struct Mailbox {
     job: Mutex<Option<Job>>,
@@ -59,7 +59,7 @@ async fn serve(mailbox: Arc<Mailbox>) -> Infallible {
     // Goes from one client to the next: to make one, and to let it go, is to lock the bell. While nobody is here it has the waker of the last one's task, whose memory stays as long.
     let mut ear = None;
     loop {
-        // Nobody has to be woken for a job: who brings it polls this next.
+        // Nobody has to be woken for a job: it is there before the task that gets the slot polls this.
         let job = poll_fn(|_| lock(&mailbox.job).take().map_or(Poll::Pending, Poll::Ready)).await;
         let result = {
             let Job { stream, client, service, shared, shutdown } = job;

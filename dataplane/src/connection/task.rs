@@ -38,7 +38,7 @@ impl Seat {
             if let Some(served) = self.lock().take() {
                 return Poll::Ready(Some(served));
             }
-            // What the last connection waited for may still wake this.
+            // What connections before waited for may still wake this.
             if !is_listed {
                 is_listed = IDLE.with_borrow_mut(|idle| {
                     let has_room = idle.len() < MAX_IDLE;
@@ -59,18 +59,20 @@ pub(super) fn run(served: Served) {
     while let Some(Idle { seat, waker }) = IDLE.with_borrow_mut(Vec::pop) {
         // A task that has ended, with its runtime, has left its seat.
         if Arc::strong_count(&seat) > 1 {
-            *seat.lock() = Some(served);
+            let before = seat.lock().replace(served);
+            debug_assert!(before.is_none(), "nobody else was given this task");
             return waker.wake();
         }
     }
     tokio::spawn(async move {
-        let seat = Arc::new(Seat::default());
+        // Made once it is needed: a tunnel may be the first connection for hours.
+        let mut seat = None;
         let mut next = Some(served);
         while let Some(served) = &mut next {
             served.run().await;
             // Its places go to others before this waits.
             drop(next.take());
-            next = seat.next().await;
+            next = seat.get_or_insert_with(Arc::<Seat>::default).next().await;
         }
     });
 }
@@ -127,6 +129,12 @@ mod tests {
             }
             drop(far);
             while permits.available_permits() < CLIENTS || tasks() - before > MAX_IDLE || idle() < most.min(MAX_IDLE) {
+                yield_now().await;
+            }
+            assert_eq!((idle(), tasks() - before), (most.min(MAX_IDLE), most.min(MAX_IDLE)), "{clients} clients");
+            // Who is woken for nothing goes on waiting, and is not listed twice.
+            IDLE.with_borrow(|idle| idle.iter().for_each(|idle| idle.waker.wake_by_ref()));
+            for _ in 0..2 * MAX_IDLE {
                 yield_now().await;
             }
             assert_eq!((idle(), tasks() - before), (most.min(MAX_IDLE), most.min(MAX_IDLE)), "{clients} clients");

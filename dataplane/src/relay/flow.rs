@@ -35,7 +35,7 @@ pub(crate) struct Flow {
     written: bool,
     /// Nothing is said to the stream that it goes to behind the last of it.
     closes: bool,
-    /// What is in the buffer is the last.
+    /// What is in the buffer is the last, since a head began.
     last: bool,
     /// The buffer is kept for what comes next.
     keep: bool,
