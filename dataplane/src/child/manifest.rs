@@ -96,6 +96,10 @@ impl Manifest {
             io::ErrorKind::NotFound => ManifestError::None(path.clone()),
             _ => ManifestError::Io { path: path.clone(), error },
         })?;
+        // What a power cut may leave of one that was just written.
+        if text.bytes().all(|byte| byte == 0) {
+            return Err(ManifestError::None(path));
+        }
         Self::parse(folder, &text).ok_or(ManifestError::Malformed(path))
     }
 
@@ -208,6 +212,16 @@ mod tests {
             Manifest { env: ChildEnv { socks5: None, files: None, ..full.env.clone() }, admin: None, included: Vec::new(), ..full.clone() };
         for manifest in [full, bare] {
             assert_eq!(Manifest::parse(Path::new("/state"), &manifest.json()), Some(manifest));
+        }
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_is_no_proxy() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, is_none) in [("", true), ("\0\0\0", true), ("{", false), ("\0{}", false)] {
+            std::fs::write(folder.path().join("current.json"), text).unwrap();
+            let error = Manifest::read(folder.path(), "current.json").unwrap_err();
+            assert_eq!(matches!(error, ManifestError::None(_)), is_none, "{text:?}: {error}");
         }
     }
 

@@ -92,18 +92,17 @@ pub enum CertificateFileError {
 
 /// The certificates of a file; at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateFileError> {
-    certificates_in(path, &content(path)?)
+    certificates_in(path, &content(path).map_err(|error| CertificateFileError::Read { path: path.to_owned(), error })?)
 }
 
-/// What is in a file with certificates.
-pub(crate) fn content(path: &Path) -> Result<Vec<u8>, CertificateFileError> {
-    let read = |error| CertificateFileError::Read { path: path.to_owned(), error };
-    let file = File::open(path).map_err(read)?;
-    // One byte more than may be, to be told of it; and room for all that there is, which is then read at once.
+/// What is in a file with certificates; of one that is longer than it may be, one byte more.
+pub(crate) fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
     let most = MAX_PEM as u64 + 1;
-    let length = file.metadata().map_err(read)?.len();
-    let mut pem = Vec::with_capacity(usize::try_from(length.saturating_add(1).min(most)).unwrap_or_default());
-    file.take(most).read_to_end(&mut pem).map_err(read)?;
+    // With room for all that there is, it is read at once.
+    let length = file.metadata()?.len().saturating_add(1).min(most);
+    let mut pem = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    file.take(most).read_to_end(&mut pem)?;
     Ok(pem)
 }
 

@@ -2,12 +2,15 @@
 
 use super::client::ClientCertificate;
 use super::files::{self, CertificateFileError};
+use super::pem::MAX_PEM;
 use super::{Alpn, provider};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use memchr::memmem;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::OnceCell;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -97,22 +100,19 @@ impl Sources {
     }
 
     /// Reads what they name, and does not look into it.
-    fn read_all(&self) -> Content {
-        let named = |path: &PathBuf| Named { content: files::content(path), path: path.clone() };
+    fn content(&self) -> Content {
         Content {
-            file: self.file.as_ref().map(named),
-            folders: self.folders.as_ref().map(|folders| {
-                // As with OpenSSL, a folder that is not there is none.
-                (folders.clone(), std::env::split_paths(folders).flat_map(|folder| Folder::read(&folder)).collect())
-            }),
+            file: self.file.as_deref().map(Named::read),
+            // As with OpenSSL, a folder that is not there is none.
+            folders: self.folders.as_ref().map(|folders| (folders.clone(), Folders::read(std::env::split_paths(folders)))),
             system: (self.file.is_none() && self.folders.is_none()).then(System::read),
-            added: self.added.as_ref().map(named),
+            added: self.added.as_deref().map(Named::read),
         }
     }
 
     /// The certificates of all authorities that are trusted, each once.
     pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
-        self.read_all().certificates()
+        self.content().certificates()
     }
 }
 
@@ -121,32 +121,30 @@ impl Sources {
 struct Content {
     file: Option<Named>,
     /// With what names them.
-    folders: Option<(String, Vec<Folder>)>,
+    folders: Option<(String, Folders)>,
     system: Option<System>,
     added: Option<Named>,
 }
 
 impl Content {
     /// The certificates of all authorities that are trusted, each once.
-    fn certificates(self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
         let mut found = Vec::new();
-        let has_file = self.file.is_some();
-        if let Some(file) = self.file {
+        if let Some(file) = &self.file {
             found = file.certificates(FILE)?;
         }
-        if let Some((value, folders)) = self.folders {
-            let inside = folders.iter().flat_map(Folder::certificates).collect();
+        if let Some((value, folders)) = &self.folders {
             // Not all of them may be none.
-            match usable(inside, FOLDERS, &value) {
+            match usable(folders.certificates().collect(), FOLDERS, value) {
                 Ok(inside) => found.extend(inside),
-                Err(_) if has_file => {}
+                Err(_) if self.file.is_some() => {}
                 Err(error) => return Err(error),
             }
         }
-        if let Some(system) = self.system {
+        if let Some(system) = &self.system {
             found = system.certificates();
         }
-        if let Some(added) = self.added {
+        if let Some(added) = &self.added {
             found.extend(added.certificates(ADDED)?);
         }
         if found.is_empty() {
@@ -162,29 +160,43 @@ impl Content {
 #[derive(Debug)]
 struct Named {
     path: PathBuf,
-    content: Result<Vec<u8>, CertificateFileError>,
+    /// Or why it cannot be read.
+    content: Result<Vec<u8>, (io::ErrorKind, String)>,
 }
 
 impl Named {
-    fn certificates(self, variable: &'static str) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+    fn read(path: &Path) -> Self {
+        Self { path: path.to_owned(), content: files::content(path).map_err(|error| (error.kind(), error.to_string())) }
+    }
+
+    fn certificates(&self, variable: &'static str) -> Result<Vec<CertificateDer<'static>>, RootsError> {
         let Self { path, content } = self;
-        let found = content.and_then(|content| files::certificates_in(&path, &content));
+        let found = match content {
+            Ok(content) => files::certificates_in(path, content),
+            Err((kind, what)) => Err(CertificateFileError::Read { path: path.clone(), error: io::Error::new(*kind, what.clone()) }),
+        };
         usable(found.map_err(|error| RootsError::Variable { variable, error })?, variable, &path.to_string_lossy())
     }
 }
 
-/// What the files of a folder say, each once: there are often several links to one.
+/// What the files of folders say that may have certificates, each once: there are often several links to one.
 #[derive(Debug)]
-struct Folder(Vec<Vec<u8>>);
+struct Folders(Vec<Vec<u8>>);
 
-impl Folder {
-    fn read(folder: &Path) -> Option<Self> {
-        let mut seen = HashSet::new();
-        let paths = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        // Links are followed; those that lead nowhere are passed over.
-        let is_new =
-            |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && seen.insert(identity(path, &metadata)));
-        Some(Self(paths.filter(is_new).filter_map(|path| files::content(&path).ok()).collect()))
+impl Folders {
+    fn read(folders: impl IntoIterator<Item = impl AsRef<Path>>) -> Self {
+        let (mut seen, mut found) = (HashSet::new(), Vec::new());
+        for folder in folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()) {
+            let mut paths: Vec<_> = folder.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+            // Who is trusted stands in the same order wherever the same files are.
+            paths.sort_unstable();
+            // Links are followed; those that lead nowhere are passed over.
+            let is_new =
+                |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && seen.insert(identity(path, &metadata)));
+            let may_have_one = |content: &Vec<u8>| content.len() <= MAX_PEM && memmem::find(content, b"-----BEGIN ").is_some();
+            found.extend(paths.into_iter().filter(is_new).filter_map(|path| files::content(&path).ok()).filter(may_have_one));
+        }
+        Self(found)
     }
 
     /// What is none is passed over.
@@ -216,7 +228,7 @@ fn usable(found: Vec<CertificateDer<'static>>, variable: &'static str, value: &s
 
 /// The certificates of the files in a folder; what is none is passed over.
 pub(crate) fn in_folder(folder: &Path) -> Vec<CertificateDer<'static>> {
-    Folder::read(folder).iter().flat_map(Folder::certificates).collect()
+    Folders::read([folder]).certificates().collect()
 }
 
 /// What the system trusts, whatever the environment says; some may be there twice.
@@ -230,7 +242,7 @@ pub(crate) fn system() -> Vec<CertificateDer<'static>> {
 struct System {
     /// The first with a certificate counts.
     files: Vec<(&'static str, Vec<u8>)>,
-    folders: Vec<Folder>,
+    folders: Folders,
 }
 
 #[cfg(not(any(target_os = "macos", windows)))]
@@ -238,13 +250,13 @@ impl System {
     fn read() -> Self {
         Self {
             files: SYSTEM_FILES.iter().filter_map(|path| Some((*path, files::content(Path::new(path)).ok()?))).collect(),
-            folders: SYSTEM_FOLDERS.iter().filter_map(|folder| Folder::read(Path::new(folder))).collect(),
+            folders: Folders::read(SYSTEM_FOLDERS),
         }
     }
 
-    fn certificates(self) -> Vec<CertificateDer<'static>> {
+    fn certificates(&self) -> Vec<CertificateDer<'static>> {
         let file = self.files.iter().find_map(|(path, content)| files::certificates_in(Path::new(path), content).ok());
-        file.into_iter().flatten().chain(self.folders.iter().flat_map(Folder::certificates)).collect()
+        file.into_iter().flatten().chain(self.folders.certificates()).collect()
     }
 }
 
@@ -259,8 +271,8 @@ impl System {
         Self(rustls_native_certs::load_native_certs().certs)
     }
 
-    fn certificates(self) -> Vec<CertificateDer<'static>> {
-        self.0
+    fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.0.clone()
     }
 }
 
@@ -369,8 +381,8 @@ impl Own {
 #[derive(Debug)]
 pub(crate) struct Trust {
     sources: Sources,
-    /// What was read before it was needed.
-    content: Mutex<Option<Content>>,
+    /// What was read before it was needed, until it is known what it says.
+    content: Mutex<Option<Arc<Content>>>,
     own: Arc<Own>,
     found: OnceCell<Arc<[CertificateDer<'static>]>>,
     made: ArcSwapOption<Made>,
@@ -401,8 +413,12 @@ impl Trust {
     pub(crate) async fn read(&self) {
         let sources = self.sources.clone();
         // Should it panic, the files are read when they are needed.
-        let read = tokio::task::spawn_blocking(move || sources.read_all()).await.ok();
-        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        let read = tokio::task::spawn_blocking(move || sources.content()).await.ok();
+        *self.content() = read.map(Arc::new);
+    }
+
+    fn content(&self) -> MutexGuard<'_, Option<Arc<Content>>> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The roots. An error is not kept: the file may be there next time.
@@ -417,9 +433,8 @@ impl Trust {
             return Ok(roots);
         }
         let read = || async {
-            let content = self.content.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let sources = self.sources.clone();
-            let read = move || match content.map(Content::certificates) {
+            let (content, sources) = (self.content().clone(), self.sources.clone());
+            let read = move || match content.map(|content| content.certificates()) {
                 Some(Ok(found)) => Ok(found),
                 // What was wrong says more than that the files are out of reach by now.
                 Some(Err(error)) => sources.certificates().map_err(|_| error),
@@ -428,6 +443,8 @@ impl Trust {
             tokio::task::spawn_blocking(read).await.map_err(|_| RootsError::Setup)?.map(Arc::from)
         };
         let found = Arc::clone(self.found.get_or_try_init(read).await?);
+        // Not before: whoever asked may have been given up in the middle of it.
+        *self.content() = None;
         let is_new = |made: &Made, own: &CertificateDer<'_>| found.contains(own) && !made.without.contains(own);
         let roots = match self.made.load_full().filter(|made| !own.iter().any(|own| is_new(made, own))) {
             // They go on, with the sessions that they have.
@@ -462,6 +479,8 @@ mod tests {
     use crate::tls::failure::TlsError;
     use crate::tls::leaf::Leaves;
     use crate::tls::others::{handshake, host, roots_of};
+    use std::future::poll_fn;
+    use std::task::Poll;
     use tokio_rustls::rustls::HandshakeKind;
 
     fn authority() -> Authority {
@@ -527,6 +546,9 @@ mod tests {
         // What else may lie there.
         std::fs::create_dir(inside.join("java")).unwrap();
         std::fs::write(inside.join("README"), [0xff, 0, b'\n']).unwrap();
+        std::fs::write(inside.join("long.pem"), format!("{}{}", authority().pem(), " ".repeat(MAX_PEM))).unwrap();
+        #[cfg(unix)]
+        let _socket = std::os::unix::net::UnixListener::bind(inside.join("socket")).unwrap();
         #[cfg(unix)]
         for (link, to) in [("5ed36f99.0", "two.pem"), ("gone.pem", "nowhere")] {
             std::os::unix::fs::symlink(to, inside.join(link)).unwrap();
@@ -593,15 +615,22 @@ mod tests {
         trust.read().await;
         std::fs::remove_file(&file).unwrap();
         std::fs::remove_dir_all(&inside).unwrap();
+        // Whoever asks first is given up in the middle of it.
+        let mut given_up = Box::pin(trust.roots());
+        poll_fn(|cx| Poll::Ready(given_up.as_mut().poll(cx).is_ready())).await;
+        drop(given_up);
         assert_eq!(trust.roots().await.unwrap().authorities(), 2);
+        assert!(trust.content().is_none(), "it is known what it says");
 
         // What was wrong then is told, until it is mended.
         std::fs::write(&file, "nothing").unwrap();
         let trust = Trust::new(Sources::read(variables), Arc::default());
         trust.read().await;
         std::fs::remove_file(&file).unwrap();
-        let error = trust.roots().await.unwrap_err().to_string();
-        assert!(error.contains("has no certificate"), "{error}");
+        for _ in 0..2 {
+            let error = trust.roots().await.unwrap_err().to_string();
+            assert!(error.contains("has no certificate"), "{error}");
+        }
         std::fs::write(&file, authority().pem()).unwrap();
         assert_eq!(trust.roots().await.unwrap().authorities(), 1);
     }
