@@ -19,8 +19,8 @@ use std::task::{Context, Poll};
 
 /// Bytes that a connection may take until it ends or is a tunnel.
 const MAX_BYTES: usize = 4096;
-/// Slots that a worker keeps while nobody is in them.
-const MAX_IDLE: usize = 32;
+/// Slots, and tasks for them, that a worker keeps while nobody is in them.
+pub(super) const MAX_IDLE: usize = 32;
 
 thread_local! {
     static IDLE: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
@@ -50,7 +50,7 @@ struct Mailbox {
     is_done: AtomicBool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

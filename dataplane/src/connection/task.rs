@@ -4,13 +4,11 @@
 //! was used last is used next.
 
 use super::Served;
+use super::slot::{MAX_IDLE, lock};
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-
-/// Tasks that a worker keeps while they have nothing to do.
-const MAX_IDLE: usize = 32;
 
 thread_local! {
     static IDLE: RefCell<Vec<Idle>> = const { RefCell::new(Vec::new()) };
@@ -27,15 +25,11 @@ struct Idle {
 struct Seat(Mutex<Option<Served>>);
 
 impl Seat {
-    fn lock(&self) -> MutexGuard<'_, Option<Served>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What to do next; `None` once there are enough who wait for it.
     async fn next(self: &Arc<Self>) -> Option<Served> {
         let mut is_listed = false;
         poll_fn(|cx| {
-            if let Some(served) = self.lock().take() {
+            if let Some(served) = lock(&self.0).take() {
                 return Poll::Ready(Some(served));
             }
             // What connections before waited for may still wake this.
@@ -59,7 +53,7 @@ pub(super) fn run(served: Served) {
     while let Some(Idle { seat, waker }) = IDLE.with_borrow_mut(Vec::pop) {
         // A task that has ended, with its runtime, has left its seat.
         if Arc::strong_count(&seat) > 1 {
-            let before = seat.lock().replace(served);
+            let before = lock(&seat.0).replace(served);
             debug_assert!(before.is_none(), "nobody else was given this task");
             return waker.wake();
         }
