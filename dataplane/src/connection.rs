@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod rig;
+mod served;
 mod slot;
 mod socks5;
 mod task;
@@ -14,14 +15,14 @@ use crate::connect::chain::{Came, Form};
 use crate::connect::pool::{self, Idle, Secured};
 use crate::connect::upstream::Traffic;
 use crate::connect::{ConnectError, Connected, Connector, Leads, UpstreamError, Watch};
-use crate::counters::{Counter, Counters, Held, Reached, Timed, reached};
+use crate::counters::{Counter, Counters, Reached, Timed, reached};
 use crate::decide::deny::Denial;
 use crate::decide::guard::{Cause, Guard};
 use crate::decide::open::Open;
 use crate::decide::{Decider, No, Question, Route, Told};
 use crate::inside::judge::Facts;
 use crate::inside::{Inside, Opening};
-use crate::limits::{Entered, Gate, Meter, Place, Upload, head_fits};
+use crate::limits::{Gate, Meter, Place, Upload, head_fits};
 use crate::listen::Service;
 use crate::listen::detect::{self, Mismatch};
 use crate::parse::forwarding::Forwarding;
@@ -29,7 +30,7 @@ use crate::parse::http::{self, Ask, BadRequest, LastHead, Lowered, RequestHead};
 use crate::parse::target::{HTTP_PORT, Target};
 use crate::patience::LazyPatience;
 use crate::relay::http::{ExchangeError, Exchanged, Flows, Sides, Span, exchange};
-use crate::relay::tunnel::{Over, Tunnel};
+use crate::relay::tunnel::Tunnel;
 use crate::reply;
 use crate::shutdown::{GRACE, Shutdown};
 use crate::signal::Ear;
@@ -37,6 +38,7 @@ use crate::stream::{Buffered, Stream};
 use crate::tunnels::Listed;
 use bytes::Buf;
 use policy_format::{Limits, Protocol};
+use served::{Clear, Opened, Served};
 use slot::{Job, SetUp};
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -89,81 +91,7 @@ pub(crate) fn serve(
         Err(reached) => return shared.gate.reached(reached, Some(client), None),
     };
     let set_up = SetUp::new(Job { stream, client, service, shared: Arc::clone(shared), shutdown: shutdown.clone() });
-    task::run(Served { set_up, shared: Arc::clone(shared), _open: open, _one: one, _permit: permit });
-}
-
-/// A client's connection from its first byte to its last, and what it holds of what there is for all.
-///
-/// What it takes while a tunnel does nothing is kept small: there may be thousands.
-struct Served {
-    set_up: SetUp,
-    shared: Arc<Shared>,
-    _open: Held,
-    _one: Entered<u128>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Served {
-    async fn run(&mut self) {
-        let mut next = (&mut self.set_up).await;
-        while let Some(opened) = &mut next {
-            let goes_on = {
-                let over = (&mut opened.tunnel).await;
-                opened.is_over(over, &self.shared);
-                over == Over::Http
-            };
-            next = match next.take() {
-                Some(opened) if goes_on => Box::pin(opened.read(&self.shared)).await,
-                _ => None,
-            };
-        }
-    }
-}
-
-/// A tunnel. It is boxed once, and not moved into what waits for it: there may be thousands, and most do nothing.
-struct Opened {
-    tunnel: Tunnel,
-    /// If requests in the clear may come.
-    clear: Option<Box<Clear>>,
-}
-
-/// What is needed to read requests in the clear out of a tunnel.
-pub(crate) struct Clear {
-    /// Where the upstream leads.
-    leads: Leads,
-    shutdown: Shutdown,
-}
-
-impl Opened {
-    /// Reads requests in the clear, as if they had been made outside of the tunnel: each goes where it says, if the policy lets it. The way that stands is used for those
-    /// to the tunnel's own host and port.
-    async fn read(self, shared: &Arc<Shared>) -> Option<Box<Self>> {
-        let Self { tunnel, clear } = self;
-        let Clear { leads, shutdown } = *clear?;
-        let (target, client, granted) = (tunnel.target(), tunnel.live().client(), tunnel.is_granted());
-        let (from, stream, live) = tunnel.into_sides();
-        let mut connection = Connection::new(from, client, shared, shutdown);
-        connection.tunnel = Some(live);
-        let target = target.map(Arc::new);
-        connection.granted = target.clone().filter(|_| granted);
-        connection.idle = target.map(|target| (target, Idle { stream, leads, tls: None }));
-        let next = connection.http().await;
-        connection.go_on(next).await
-    }
-
-    /// What is to be said of its end.
-    fn is_over(&self, over: Over, shared: &Shared) {
-        let live = self.tunnel.live();
-        match over {
-            Over::Limited(reached) | Over::Looked(Some(reached)) => {
-                shared.gate.reached(reached, Some(live.client()), self.tunnel.target().as_ref())
-            }
-            Over::Revoked | Over::Closed | Over::Ended | Over::Failed | Over::Looked(None) | Over::Http => {}
-        }
-        if let Some(ending) = over.ending() {
-            live.end(ending);
-        }
-    }
+    task::run(Served::new(set_up, Arc::clone(shared), open, one, permit));
 }
 
 pub(crate) struct Connection<'s> {

@@ -2,15 +2,18 @@
 //!
 //! A deadline that moves away is only written down. The timer finds out when it fires.
 //!
-//! [`Patience`] has its timer from the first wait on, which suits what waits for long, such as a tunnel. A timer takes memory, a place among the others, and often a system call to tell
-//! the one who sleeps until the first of them; and most of what a request waits for comes within a millisecond. With [`LazyPatience`], the first wait of a connection is written on a
-//! list of its thread. The list is gone through after 5 to 10 ms, and whoever still waits then gets a timer, for this wait and all that come later.
+//! [`Patience`] has its timer from the first wait on, or a line on a list of its thread while the deadline is far away ([`far`]), as that of a tunnel mostly is. A timer takes memory, a
+//! place among the others, and often a system call to tell the one who sleeps until the first of them; and most of what a request waits for comes within a millisecond. With
+//! [`LazyPatience`], the first wait of a connection is written on another list of its thread. That list is gone through after 5 to 10 ms, and whoever still waits then gets a timer or a
+//! line, for this wait and all that come later.
+
+mod far;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -28,12 +31,22 @@ const _: () = assert!(NEAR.as_millis() > 2 * (TICK.as_millis() + 1));
 #[derive(Debug)]
 pub(crate) struct Patience {
     due: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
+}
+
+/// What wakes whoever waits.
+#[derive(Debug, Default)]
+enum Alarm {
+    /// Nobody has waited yet.
+    #[default]
+    None,
+    Far(far::Line),
+    Timer(Pin<Box<Sleep>>),
 }
 
 impl Patience {
     pub(crate) fn new(wait: Duration) -> Self {
-        Self { due: Instant::now() + wait, timer: None }
+        Self { due: Instant::now() + wait, alarm: Alarm::None }
     }
 
     /// Sets the deadline so long after now.
@@ -52,17 +65,29 @@ impl Patience {
 
     /// Ready once the deadline is over.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(self.due)));
-        if timer.deadline() > self.due {
-            timer.as_mut().reset(self.due);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if self.due <= Instant::now() {
-                return Poll::Ready(());
+        let Self { due, alarm } = self;
+        loop {
+            match alarm {
+                Alarm::Far(line) if line.holds(*due, cx.waker()) => return Poll::Pending,
+                Alarm::Timer(timer) => {
+                    if timer.deadline() > *due {
+                        timer.as_mut().reset(*due);
+                    }
+                    ready!(timer.as_mut().poll(cx));
+                    if *due <= Instant::now() {
+                        return Poll::Ready(());
+                    }
+                }
+                Alarm::None | Alarm::Far(_) => {}
             }
-            timer.as_mut().reset(self.due);
+            match far::Line::new(*due, cx.waker()) {
+                Some(line) => {
+                    *alarm = Alarm::Far(line);
+                    return Poll::Pending;
+                }
+                None => *alarm = Alarm::Timer(Box::pin(sleep_until(*due))),
+            }
         }
-        Poll::Pending
     }
 }
 
@@ -103,9 +128,9 @@ impl LazyPatience {
         self.patience.due()
     }
 
-    /// Whether there is a timer: something was waited for longer than most is, or may be over soon.
+    /// Whether something was waited for longer than most is, or may be over soon.
     pub(crate) fn is_timed(&self) -> bool {
-        self.patience.timer.is_some()
+        !matches!(self.patience.alarm, Alarm::None)
     }
 
     /// Ready once the deadline is over.
@@ -177,13 +202,16 @@ impl Waiters {
     }
 }
 
-/// Goes through the list of the thread that it was made on, for as long as it is there.
-pub(crate) struct Ticker(());
+/// Goes through the lists of the thread that it was made on, for as long as it is there.
+pub(crate) struct Ticker {
+    near: Near,
+    far: far::Looker,
+}
 
 impl Ticker {
     pub(crate) fn new() -> Self {
         WAITERS.with_borrow_mut(|waiters| waiters.are_told = true);
-        Self(())
+        Self { near: Near(()), far: far::Looker::new() }
     }
 
     /// Whether there is one on this thread.
@@ -191,8 +219,17 @@ impl Ticker {
         WAITERS.with_borrow(|waiters| waiters.are_told)
     }
 
-    /// Ticks while there is somebody on the list. To be polled on the thread that it was made on.
+    /// Ticks while there is somebody on a list. To be polled on the thread that it was made on.
     pub(crate) async fn run(self) {
+        tokio::join!(self.near.run(), self.far.run());
+    }
+}
+
+/// Goes through the list of those who wait for the first time.
+struct Near(());
+
+impl Near {
+    async fn run(self) {
         loop {
             poll_fn(|cx| {
                 WAITERS.with_borrow_mut(|waiters| {
@@ -214,7 +251,7 @@ impl Ticker {
     }
 }
 
-impl Drop for Ticker {
+impl Drop for Near {
     /// Whoever is on the list is woken, and has a timer.
     fn drop(&mut self) {
         // At the end of a thread there may be no list any more, and nobody on it.

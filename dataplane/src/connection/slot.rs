@@ -3,7 +3,8 @@
 //! The future of a connection takes some kilobytes up to the point where it ends, or is a tunnel that takes much less. One for each client would be memory that has to be found,
 //! is cold and is copied to; so those that are done are kept, a few for each worker, and the one that was used last is used next.
 
-use super::{Connection, Next, Opened, Shared};
+use super::served::Opened;
+use super::{Connection, Next, Shared};
 use crate::listen::Service;
 use crate::patience::Ticker;
 use crate::shutdown::Shutdown;

@@ -3,12 +3,13 @@
 //! A task is memory that has to be found, an entry in the list of its runtime, and both undone at its end. So those that are done are kept, a few for each worker, and the one that
 //! was used last is used next.
 
-use super::Served;
+use super::served::Served;
 use super::slot::{MAX_IDLE, lock};
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 thread_local! {
     static IDLE: RefCell<Vec<Idle>> = const { RefCell::new(Vec::new()) };
@@ -24,27 +25,46 @@ struct Idle {
 #[derive(Default)]
 struct Seat(Mutex<Option<Served>>);
 
-impl Seat {
-    /// What to do next; `None` once there are enough who wait for it.
-    async fn next(self: &Arc<Self>) -> Option<Served> {
-        let mut is_listed = false;
-        poll_fn(|cx| {
-            if let Some(served) = lock(&self.0).take() {
-                return Poll::Ready(Some(served));
+/// A task. It is as small as it is because [a tunnel](Served) that does nothing keeps one.
+struct Task {
+    served: Option<Served>,
+    /// Made once it is needed: a tunnel may be the first connection for hours.
+    seat: Option<Arc<Seat>>,
+    /// It can be found. What connections before waited for may still wake it.
+    is_listed: bool,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            if let Some(served) = &mut this.served {
+                ready!(Pin::new(served).poll(cx));
+                // Its places go to others before this waits.
+                this.served = None;
             }
-            // What connections before waited for may still wake this.
-            if !is_listed {
-                is_listed = IDLE.with_borrow_mut(|idle| {
-                    let has_room = idle.len() < MAX_IDLE;
-                    if has_room {
-                        idle.push(Idle { seat: Arc::clone(self), waker: cx.waker().clone() });
-                    }
-                    has_room
-                });
+            let seat = this.seat.get_or_insert_default();
+            if let Some(next) = lock(&seat.0).take() {
+                (this.served, this.is_listed) = (Some(next), false);
+                continue;
             }
-            if is_listed { Poll::Pending } else { Poll::Ready(None) }
-        })
-        .await
+            if this.is_listed {
+                return Poll::Pending;
+            }
+            this.is_listed = IDLE.with_borrow_mut(|idle| {
+                let has_room = idle.len() < MAX_IDLE;
+                if has_room {
+                    idle.push(Idle { seat: Arc::clone(seat), waker: cx.waker().clone() });
+                }
+                has_room
+            });
+            // Enough wait for something to do.
+            if !this.is_listed {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
@@ -58,17 +78,7 @@ pub(super) fn run(served: Served) {
             return waker.wake();
         }
     }
-    tokio::spawn(async move {
-        // Made once it is needed: a tunnel may be the first connection for hours.
-        let mut seat = None;
-        let mut next = Some(served);
-        while let Some(served) = &mut next {
-            served.run().await;
-            // Its places go to others before this waits.
-            drop(next.take());
-            next = seat.get_or_insert_with(Arc::<Seat>::default).next().await;
-        }
-    });
+    tokio::spawn(Task { served: Some(served), seat: None, is_listed: false });
 }
 
 #[cfg(test)]
@@ -133,6 +143,12 @@ mod tests {
             }
             assert_eq!((idle(), tasks() - before), (most.min(MAX_IDLE), most.min(MAX_IDLE)), "{clients} clients");
         }
+    }
+
+    #[test]
+    fn a_task_is_small() {
+        // What tokio adds to it makes 256 bytes of it; it rounds that up to a multiple of 128.
+        assert!(size_of::<Task>() <= 144, "{}", size_of::<Task>());
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use policy_format::{Limit, Limits};
 
-/// Which limit was reached: its place in [`Limits::ALL`].
+/// Which limit was reached: its place in [`Limits::ALL`]. It is part of many answers of the relay, and small for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reached(pub(super) usize);
+pub(crate) struct Reached(u8);
+
+const _: () = assert!(Limits::ALL.len() < u8::MAX as usize, "a place among them fits");
 
 /// The place of a limit, found when this is compiled; a name that no limit has does not compile.
 macro_rules! reached {
@@ -25,13 +27,18 @@ impl Reached {
             all = rest;
             place += 1;
         }
-        assert!(place < Limits::ALL.len(), "no limit has this name");
+        assert!((place as usize) < Limits::ALL.len(), "no limit has this name");
         Self(place)
+    }
+
+    /// Its place among all of them.
+    pub(super) fn place(self) -> usize {
+        self.0.into()
     }
 
     /// The limit itself.
     pub(crate) fn limit(self) -> Option<&'static Limit> {
-        Limits::ALL.get(self.0)
+        Limits::ALL.get(self.place())
     }
 
     /// Its name.

@@ -239,7 +239,7 @@ impl Counters {
 
     /// A limit was reached. [`Gate::reached`](crate::limits::Gate::reached) also says so.
     pub(crate) fn limited(&self, reached: Reached) {
-        one_more(self.shard().and_then(|shard| shard.limited.get(reached.0)));
+        one_more(self.shard().and_then(|shard| shard.limited.get(reached.place())));
     }
 
     /// A request that was allowed failed upstream; gives the limit that it failed by, if by one.

@@ -1,7 +1,7 @@
 //! What a tunnel is watched by, for as long as it lasts.
 
 use super::socket::SocketRoute;
-use super::{Question, Route, Told, decided};
+use super::{DecidedOn, Question, Route, Told, decided};
 use crate::counters::Counter;
 use crate::parse::target::Target;
 use crate::policy::Snapshot;
@@ -21,7 +21,7 @@ pub(crate) struct Guard {
     granted: bool,
     /// Whose it is, and where it leads.
     live: Listed,
-    addresses: Box<[IpAddr]>,
+    addresses: DecidedOn,
     /// The request inside TLS that switched protocols.
     kept: Option<Box<Kept>>,
     /// It goes to a unix socket; the name is what stands for one.
@@ -35,7 +35,7 @@ impl Route<'_> {
         let Question { method, path, inside, granted, .. } = self.question;
         let kept = inside.map(|inside| Box::new(Kept::new(method, path, inside)));
         // A tunnel may last for hours: it does not keep an old policy in memory, and says in few bytes what it is.
-        let addresses = self.decided_on(peer).into_boxed_slice();
+        let addresses = self.decided_on(peer);
         let sni = if look { self.snapshot.settings().sni } else { Sni::Off };
         Guard { ear, asked: true, granted, live, addresses, kept, socket: None, sni }
     }
@@ -44,7 +44,16 @@ impl Route<'_> {
 impl SocketRoute {
     /// Watches over what has switched protocols on this route.
     pub(crate) fn guard(self, ear: Ear, live: Listed) -> Guard {
-        Guard { ear, asked: true, granted: false, live, addresses: Box::default(), kept: None, socket: Some(Box::new(self)), sni: Sni::Off }
+        Guard {
+            ear,
+            asked: true,
+            granted: false,
+            live,
+            addresses: DecidedOn::Some(Box::default()),
+            kept: None,
+            socket: Some(Box::new(self)),
+            sni: Sni::Off,
+        }
     }
 }
 
@@ -211,7 +220,7 @@ impl Guard {
             port,
             method: kept.and_then(|kept| kept.method.as_deref()),
             path: kept.and_then(|kept| kept.path.as_deref()),
-            addresses: &self.addresses,
+            addresses: self.addresses.as_slice(),
             inside: kept.map(|kept| Inside { query: kept.query.as_deref(), headers: &headers, body: None }),
             can_intercept: snapshot.can_intercept(),
         };

@@ -35,6 +35,7 @@ use open::Open;
 use policy_format::{Allowed, Decision, Denied, Hook, Host, Inside, Limits, OnRevoke, Protocol, Reason, Request, RuleId};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -597,6 +598,21 @@ impl<'q> Permit<'q> {
     }
 }
 
+/// The addresses that something was decided on. Most are one, and thousands of tunnels remember theirs.
+enum DecidedOn {
+    One(IpAddr),
+    Some(Box<[IpAddr]>),
+}
+
+impl DecidedOn {
+    fn as_slice(&self) -> &[IpAddr] {
+        match self {
+            Self::One(address) => slice::from_ref(address),
+            Self::Some(addresses) => addresses,
+        }
+    }
+}
+
 impl<'q> Route<'q> {
     /// Who says how it has ended, once it has: to be taken by whoever sees that.
     pub(crate) fn take_open(&mut self) -> Option<Open<'q>> {
@@ -695,11 +711,11 @@ impl Plan<'_> {
     }
 
     /// The addresses that are decided on again, where `peer` is who was dialled, if one was by now: of a route through a proxy, those that were asked for.
-    fn decided_on(&self, peer: Option<IpAddr>) -> Vec<IpAddr> {
+    fn decided_on(&self, peer: Option<IpAddr>) -> DecidedOn {
         match peer {
-            _ if self.through.is_some() => self.asked().to_vec(),
-            Some(peer) => vec![peer],
-            None => self.addresses.iter().map(SocketAddr::ip).collect(),
+            _ if self.through.is_some() => DecidedOn::Some(self.asked().into()),
+            Some(peer) => DecidedOn::One(peer),
+            None => DecidedOn::Some(self.addresses.iter().map(SocketAddr::ip).collect()),
         }
     }
 
@@ -710,7 +726,7 @@ impl Plan<'_> {
         if current.generation() == self.snapshot.generation() || current.settings().on_revoke == OnRevoke::Keep {
             return None;
         }
-        match decider.decide(&current, &self.question, &self.decided_on(peer)) {
+        match decider.decide(&current, &self.question, self.decided_on(peer).as_slice()) {
             Decision::Allow(_) => None,
             Decision::Deny(denied) => Some(decider.revoke(current, &self.question, denied, told)),
         }

@@ -43,16 +43,17 @@ pub(crate) struct Flow {
     secret: bool,
     /// What was written may wait within the stream that it was written to.
     unflushed: bool,
+    /// Borrowed while bytes are in it.
     #[cfg(target_os = "linux")]
-    pipe: Option<pipes::Pipe>,
+    pipe: pipes::Pipe,
     /// The kernel moves what comes.
     #[cfg(target_os = "linux")]
     bulk: bool,
     /// Since it last waited for more.
     #[cfg(target_os = "linux")]
     burst: u64,
-    /// Bytes that were read since this was last asked for.
-    moved: u64,
+    /// Something was read since this was last asked.
+    moved: bool,
 }
 
 thread_local! {
@@ -107,12 +108,12 @@ impl Flow {
             secret: false,
             unflushed: false,
             #[cfg(target_os = "linux")]
-            pipe: None,
+            pipe: pipes::Pipe::default(),
             #[cfg(target_os = "linux")]
             bulk: false,
             #[cfg(target_os = "linux")]
             burst: 0,
-            moved: 0,
+            moved: false,
         }
     }
 
@@ -127,7 +128,7 @@ impl Flow {
     pub(crate) fn begin_with(&mut self, early: &[u8]) -> Result<(), FlowError> {
         self.meter.charge(early.len()).map_err(FlowError::Limited)?;
         self.pending.extend_from_slice(early);
-        self.moved += early.len() as u64;
+        self.moved |= !early.is_empty();
         Ok(())
     }
 
@@ -159,20 +160,20 @@ impl Flow {
         self.secret = true;
     }
 
-    /// Bytes that were read since this was last asked for.
-    pub(crate) fn take_moved(&mut self) -> u64 {
+    /// Whether something was read since this was last asked.
+    pub(crate) fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
     }
 
     /// Counts bytes that were read by somebody else, before they are sent on.
     pub(crate) fn charge(&mut self, n: usize) -> Result<(), FlowError> {
-        self.moved += n as u64;
+        self.moved |= n > 0;
         self.meter.charge(n).map_err(FlowError::Limited)
     }
 
     /// Bytes were read that are not counted, such as framing.
     pub(crate) fn touch(&mut self) {
-        self.moved += 1;
+        self.moved = true;
     }
 
     /// A head is put into the buffer now.
@@ -203,7 +204,7 @@ impl Flow {
     /// Whether bytes that were read wait to be written.
     pub(crate) fn is_blocked(&self) -> bool {
         #[cfg(target_os = "linux")]
-        if self.pipe.as_ref().is_some_and(|pipe| pipe.filled > 0) {
+        if self.pipe.filled > 0 {
             return true;
         }
         self.sent < self.pending.len()
@@ -264,7 +265,7 @@ impl Flow {
 
     fn count(&mut self, n: u64, left: &mut u64) {
         *left = left.saturating_sub(n);
-        self.moved += n;
+        self.moved |= n > 0;
         #[cfg(target_os = "linux")]
         {
             self.burst += n;
@@ -298,10 +299,10 @@ impl Flow {
             self.unflushed = false;
         }
         #[cfg(target_os = "linux")]
-        if let (Some(pipe), Stream::Tcp(to)) = (&mut self.pipe, &*to) {
-            while pipe.filled > 0 {
+        if let Stream::Tcp(to) = &*to {
+            while self.pipe.filled > 0 {
                 ready!(to.poll_write_ready(cx)).map_err(failed)?;
-                match to.try_io(tokio::io::Interest::WRITABLE, || pipe.empty_into(to)) {
+                match to.try_io(tokio::io::Interest::WRITABLE, || self.pipe.empty_into(to)) {
                     Ok(0) => return Poll::Ready(Err(FlowError::Write)),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -342,7 +343,7 @@ impl Flow {
     fn rest(&mut self) {
         #[cfg(target_os = "linux")]
         {
-            self.pipe = None;
+            self.pipe = pipes::Pipe::default();
             self.bulk = std::mem::take(&mut self.burst) >= BULK;
         }
     }
@@ -358,12 +359,11 @@ impl Flow {
         if ready!(from.poll_read_ready(cx)).is_err() {
             return Poll::Ready(Filled::Failed);
         }
-        if self.pipe.is_none() {
-            self.pipe = pipes::take();
+        if !self.pipe.borrow() {
+            return Poll::Ready(Filled::Nothing);
         }
-        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Filled::Nothing) };
         // Not through `try_io`: splice says that it would block at urgent data too, and then there is something to read.
-        Poll::Ready(match pipe.fill_from(from, left) {
+        Poll::Ready(match self.pipe.fill_from(from, left) {
             Ok(n) => Filled::Some(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Filled::Nothing,
             Err(_) => Filled::Failed,
@@ -435,17 +435,11 @@ mod pipes {
         }
     }
 
-    /// A pipe, and how many bytes are in it.
-    #[derive(Debug)]
+    /// A pipe, if one is borrowed, and how many bytes are in it.
+    #[derive(Debug, Default)]
     pub(super) struct Pipe {
         ends: Option<Ends>,
         pub(super) filled: usize,
-    }
-
-    /// A free pipe, or a new one; `None` when there are enough, or the system gives none.
-    pub(super) fn take() -> Option<Pipe> {
-        let ends = FREE.with_borrow_mut(Free::pop).or_else(open)?;
-        Some(Pipe { ends: Some(ends), filled: 0 })
     }
 
     /// Closes those that are free; gives how many.
@@ -491,6 +485,14 @@ mod pipes {
     }
 
     impl Pipe {
+        /// Has a free pipe from here on, or a new one; not when there are enough, or the system gives none.
+        pub(super) fn borrow(&mut self) -> bool {
+            if self.ends.is_none() {
+                self.ends = FREE.with_borrow_mut(Free::pop).or_else(open);
+            }
+            self.ends.is_some()
+        }
+
         /// Takes at most `left` bytes from a socket.
         pub(super) fn fill_from(&mut self, from: impl AsFd, left: u64) -> io::Result<u64> {
             let Some(ends) = &self.ends else { return Ok(0) };
@@ -529,6 +531,13 @@ mod pipes {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
+    fn pipe() -> pipes::Pipe {
+        let mut pipe = pipes::Pipe::default();
+        assert!(pipe.borrow());
+        pipe
+    }
+
     fn meter() -> Meter {
         Meter::down(&crate::counters::Counters::new())
     }
@@ -536,7 +545,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn pipes_that_nobody_has_are_given_up() {
-        let (one, other) = (pipes::take().unwrap(), pipes::take().unwrap());
+        let (one, other) = (pipe(), pipe());
         assert_eq!(give_up_pipes(), 0, "they are borrowed");
         drop((one, other));
         assert_eq!((give_up_pipes(), give_up_pipes()), (2, 0));
@@ -545,16 +554,16 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn pipes_that_are_not_needed_for_a_while_are_closed() {
-        let many: Vec<_> = (0..5).map(|_| pipes::take().unwrap()).collect();
+        let many: Vec<_> = (0..5).map(|_| pipe()).collect();
         drop(many);
         // Which they are is known from here on.
         sweep_pipes();
-        let some: Vec<_> = (0..2).map(|_| pipes::take().unwrap()).collect();
+        let some: Vec<_> = (0..2).map(|_| pipe()).collect();
         drop(some);
         // Two at once were needed, and three were not.
         sweep_pipes();
         assert_eq!(give_up_pipes(), 2);
-        drop(pipes::take().unwrap());
+        drop(pipe());
         sweep_pipes();
         sweep_pipes();
         assert_eq!(give_up_pipes(), 0);

@@ -300,8 +300,8 @@ impl Exchange<'_> {
             // Nobody is there to hear the answer: nothing is held for them.
             return Poll::Ready(Err(ExchangeError::Broken));
         }
-        let moved_up = self.flows.up.take_moved() > 0;
-        let moved = self.flows.down.take_moved() > 0 || moved_up;
+        let moved_up = self.flows.up.take_moved();
+        let moved = self.flows.down.take_moved() || moved_up;
         if moved_up && matches!((&self.down, self.head.body), (Down::Head { .. }, Body::Length(1..) | Body::Chunked)) {
             // Nobody answers what has not come yet.
             self.answer_due = self.now() + self.limits.response_timeout;

@@ -26,8 +26,10 @@ const LAST: Duration = Duration::from_millis(20);
 pub(crate) struct Tunnel {
     client: Stream,
     upstream: Stream,
-    up: Way,
-    down: Way,
+    up: Flow,
+    down: Flow,
+    up_state: State,
+    down_state: State,
     /// Nothing moves any more, because of this.
     ending: Option<Over>,
     /// Until it is known whom the client wants to speak to in there, and that it does not change its mind.
@@ -74,14 +76,9 @@ impl Over {
     }
 }
 
-struct Way {
-    flow: Flow,
-    state: State,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// What a way is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    #[default]
     Open,
     /// What was read is written; the end is to be passed on.
     Closing,
@@ -105,8 +102,10 @@ impl Tunnel {
         Self {
             client: client.stream,
             upstream: upstream.stream,
-            up: Way { flow: up, state: State::Open },
-            down: Way { flow: down, state: State::Open },
+            up,
+            down,
+            up_state: State::Open,
+            down_state: State::Open,
             ending,
             look,
             guard,
@@ -141,7 +140,7 @@ impl Tunnel {
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
         while let Some(look) = &mut self.look {
             // What was let on is gone before more is read: it is not heaped up here.
-            ready!(self.up.flow.poll_write(cx, &mut self.upstream)).map_err(over)?;
+            ready!(self.up.poll_write(cx, &mut self.upstream)).map_err(over)?;
             let bytes = match ready!(look.poll(cx, &mut self.client, &mut self.guard)) {
                 Looked::Part(bytes) => bytes,
                 Looked::Pass(bytes) => {
@@ -152,18 +151,18 @@ impl Tunnel {
                 Looked::Refuse(reached) => return Poll::Ready(Err(Over::Looked(reached))),
                 Looked::Failed => return Poll::Ready(Err(Over::Failed)),
             };
-            self.up.flow.begin_with(&bytes).map_err(over)?;
+            self.up.begin_with(&bytes).map_err(over)?;
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_ways(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         let up = match self.poll_look(cx) {
-            Poll::Ready(Ok(())) => self.up.poll(cx, &mut self.client, &mut self.upstream),
+            Poll::Ready(Ok(())) => self.up_state.poll(&mut self.up, cx, &mut self.client, &mut self.upstream),
             Poll::Ready(Err(over)) => return Poll::Ready(over),
             Poll::Pending => Poll::Pending,
         };
-        let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
+        let down = self.down_state.poll(&mut self.down, cx, &mut self.upstream, &mut self.client);
         match (up, down) {
             // An error on one side ends the other: there is nobody left to tell.
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(over(error)),
@@ -180,18 +179,19 @@ fn over(error: FlowError) -> Over {
     }
 }
 
-impl Way {
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), FlowError>> {
-        if self.state == State::Open {
+impl State {
+    /// Moves what there is by `flow`, and passes on the end.
+    fn poll(&mut self, flow: &mut Flow, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), FlowError>> {
+        if *self == Self::Open {
             // As much as there is.
             let mut left = u64::MAX;
-            ready!(self.flow.poll(cx, from, to, &mut left))?;
-            self.state = State::Closing;
+            ready!(flow.poll(cx, from, to, &mut left))?;
+            *self = Self::Closing;
         }
-        if self.state == State::Closing {
+        if *self == Self::Closing {
             // The end of one direction is passed on as that, and no more.
             ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| FlowError::Write)?;
-            self.state = State::Closed;
+            *self = Self::Closed;
         }
         Poll::Ready(Ok(()))
     }
@@ -220,7 +220,7 @@ impl Future for Tunnel {
         if let Poll::Ready(over) = this.poll_ways(cx) {
             return Poll::Ready(over);
         }
-        if this.up.flow.take_moved() + this.down.flow.take_moved() > 0 {
+        if this.up.take_moved() | this.down.take_moved() {
             this.patience.set_until((Instant::now() + this.idle).min(this.ends));
         }
         ready!(this.patience.poll_over(cx));
