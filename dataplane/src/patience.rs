@@ -129,13 +129,13 @@ impl LazyPatience {
     }
 
     /// Whether something was waited for longer than most is, or may be over soon.
-    pub(crate) fn is_timed(&self) -> bool {
+    pub(crate) fn is_armed(&self) -> bool {
         !matches!(self.patience.alarm, Alarm::None)
     }
 
     /// Ready once the deadline is over.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_timed() && self.is_listed(cx.waker()) {
+        if !self.is_armed() && self.is_listed(cx.waker()) {
             return Poll::Pending;
         }
         self.patience.poll_over(cx)
@@ -205,13 +205,12 @@ impl Waiters {
 /// Goes through the lists of the thread that it was made on, for as long as it is there.
 pub(crate) struct Ticker {
     near: Near,
-    far: far::Looker,
+    far: far::Watch,
 }
 
 impl Ticker {
     pub(crate) fn new() -> Self {
-        WAITERS.with_borrow_mut(|waiters| waiters.are_told = true);
-        Self { near: Near(()), far: far::Looker::new() }
+        Self { near: Near::new(), far: far::Watch::new() }
     }
 
     /// Whether there is one on this thread.
@@ -229,6 +228,11 @@ impl Ticker {
 struct Near(());
 
 impl Near {
+    fn new() -> Self {
+        WAITERS.with_borrow_mut(|waiters| waiters.are_told = true);
+        Self(())
+    }
+
     async fn run(self) {
         loop {
             poll_fn(|cx| {
@@ -322,7 +326,7 @@ mod tests {
             poll_fn(|cx| {
                 let over = patience.poll_over(cx);
                 polls += 1;
-                assert_eq!(patience.is_timed(), polls > 1, "poll {polls}");
+                assert_eq!(patience.is_armed(), polls > 1, "poll {polls}");
                 if polls == 2 {
                     assert_eq!(start.elapsed(), ticks * TICK);
                 }
@@ -341,7 +345,7 @@ mod tests {
             assert!(!is_over(&mut patience).await);
             patience.set(Duration::from_secs(5));
         }
-        assert!(!patience.is_timed());
+        assert!(!patience.is_armed());
         assert_eq!(on_the_list(), 1);
         sleep(2 * TICK).await;
         assert_eq!(on_the_list(), 0);
@@ -359,7 +363,7 @@ mod tests {
         sleep(TICK + Duration::from_millis(1)).await;
         let start = Instant::now();
         let mut patience = LazyPatience::new(NEAR);
-        assert!(!is_over(&mut patience).await && !patience.is_timed());
+        assert!(!is_over(&mut patience).await && !patience.is_armed());
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), NEAR);
     }
@@ -369,11 +373,11 @@ mod tests {
         ticker().await;
         let start = Instant::now();
         let mut patience = LazyPatience::new(NEAR - Duration::from_millis(1));
-        assert!(!is_over(&mut patience).await && patience.is_timed());
+        assert!(!is_over(&mut patience).await && patience.is_armed());
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), NEAR - Duration::from_millis(1));
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await && !patience.is_timed());
+        assert!(!is_over(&mut patience).await && !patience.is_armed());
         patience.set(Duration::from_millis(1));
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), NEAR);
@@ -382,17 +386,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everything_has_a_timer_where_nobody_ticks() {
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await && patience.is_timed());
+        assert!(!is_over(&mut patience).await && patience.is_armed());
         // One that ends hands over what is on its list, and another one does not take it for its own.
         let first = ticker().await;
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(!is_over(&mut patience).await && !patience.is_timed());
+        assert!(!is_over(&mut patience).await && !patience.is_armed());
         first.abort();
         tokio::task::yield_now().await;
         ticker().await;
         let start = Instant::now();
         poll_fn(|cx| patience.poll_over(cx)).await;
-        assert_eq!((start.elapsed(), patience.is_timed()), (Duration::from_secs(5), true));
+        assert_eq!((start.elapsed(), patience.is_armed()), (Duration::from_secs(5), true));
     }
 
     #[tokio::test(start_paused = true)]
@@ -400,7 +404,7 @@ mod tests {
         ticker().await;
         let start = Instant::now();
         let mut patience = LazyPatience::new(Duration::from_secs(5));
-        assert!(patience.poll_over(&mut nobody()).is_pending() && !patience.is_timed());
+        assert!(patience.poll_over(&mut nobody()).is_pending() && !patience.is_armed());
         poll_fn(|cx| patience.poll_over(cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(5));
     }

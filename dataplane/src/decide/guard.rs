@@ -49,7 +49,7 @@ impl SocketRoute {
             asked: true,
             granted: false,
             live,
-            addresses: DecidedOn::Some(Box::default()),
+            addresses: DecidedOn::List(Box::default()),
             kept: None,
             socket: Some(Box::new(self)),
             sni: Sni::Off,

@@ -598,17 +598,17 @@ impl<'q> Permit<'q> {
     }
 }
 
-/// The addresses that something was decided on. Most are one, and thousands of tunnels remember theirs.
+/// The addresses that something was decided on. It is mostly one, which is kept in place: thousands of tunnels remember theirs.
 enum DecidedOn {
     One(IpAddr),
-    Some(Box<[IpAddr]>),
+    List(Box<[IpAddr]>),
 }
 
 impl DecidedOn {
     fn as_slice(&self) -> &[IpAddr] {
         match self {
             Self::One(address) => slice::from_ref(address),
-            Self::Some(addresses) => addresses,
+            Self::List(addresses) => addresses,
         }
     }
 }
@@ -713,9 +713,9 @@ impl Plan<'_> {
     /// The addresses that are decided on again, where `peer` is who was dialled, if one was by now: of a route through a proxy, those that were asked for.
     fn decided_on(&self, peer: Option<IpAddr>) -> DecidedOn {
         match peer {
-            _ if self.through.is_some() => DecidedOn::Some(self.asked().into()),
+            _ if self.through.is_some() => DecidedOn::List(self.asked().into()),
             Some(peer) => DecidedOn::One(peer),
-            None => DecidedOn::Some(self.addresses.iter().map(SocketAddr::ip).collect()),
+            None => DecidedOn::List(self.addresses.iter().map(SocketAddr::ip).collect()),
         }
     }
 

@@ -359,7 +359,7 @@ impl Flow {
         if ready!(from.poll_read_ready(cx)).is_err() {
             return Poll::Ready(Filled::Failed);
         }
-        if !self.pipe.borrow() {
+        if !self.pipe.has_one() {
             return Poll::Ready(Filled::Nothing);
         }
         // Not through `try_io`: splice says that it would block at urgent data too, and then there is something to read.
@@ -485,8 +485,8 @@ mod pipes {
     }
 
     impl Pipe {
-        /// Has a free pipe from here on, or a new one; not when there are enough, or the system gives none.
-        pub(super) fn borrow(&mut self) -> bool {
+        /// Whether a pipe is borrowed: from here on, a free one or a new one is, unless there are enough or the system gives none.
+        pub(super) fn has_one(&mut self) -> bool {
             if self.ends.is_none() {
                 self.ends = FREE.with_borrow_mut(Free::pop).or_else(open);
             }
@@ -495,7 +495,7 @@ mod pipes {
 
         /// Takes at most `left` bytes from a socket.
         pub(super) fn fill_from(&mut self, from: impl AsFd, left: u64) -> io::Result<u64> {
-            let Some(ends) = &self.ends else { return Ok(0) };
+            let Some(ends) = &self.ends else { return Err(io::ErrorKind::NotConnected.into()) };
             let most = usize::try_from(left).unwrap_or(SIZE).min(SIZE);
             let n = splice(from, None, &ends.write, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
             self.filled += n;
@@ -504,7 +504,7 @@ mod pipes {
 
         /// Gives what it has to a socket.
         pub(super) fn empty_into(&mut self, to: impl AsFd) -> io::Result<usize> {
-            let Some(ends) = &self.ends else { return Ok(0) };
+            let Some(ends) = &self.ends else { return Err(io::ErrorKind::NotConnected.into()) };
             let n = splice(&ends.read, None, to, None, self.filled, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
             self.filled = self.filled.saturating_sub(n);
             Ok(n)
@@ -534,7 +534,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn pipe() -> pipes::Pipe {
         let mut pipe = pipes::Pipe::default();
-        assert!(pipe.borrow());
+        assert!(pipe.has_one());
         pipe
     }
 

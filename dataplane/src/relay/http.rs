@@ -324,7 +324,7 @@ impl Exchange<'_> {
         }
         let over = self.patience.poll_over(cx);
         // Most have their answer before there is a timer: for them, the system is not asked whether they leave.
-        if self.patience.is_timed() && matches!(self.up, Up::Sent) && self.client.stream.is_fresh() {
+        if self.patience.is_armed() && matches!(self.up, Up::Sent) && self.client.stream.is_fresh() {
             if self.client.stream.settle().is_err() {
                 return Poll::Ready(Err(ExchangeError::Broken));
             }

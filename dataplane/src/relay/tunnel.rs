@@ -28,6 +28,7 @@ pub(crate) struct Tunnel {
     upstream: Stream,
     up: Flow,
     down: Flow,
+    /// What they are at, apart from them: with each of them, it would take eight bytes.
     up_state: State,
     down_state: State,
     /// Nothing moves any more, because of this.
@@ -76,7 +77,7 @@ impl Over {
     }
 }
 
-/// What a way is at.
+/// What a flow of a tunnel is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
@@ -220,7 +221,9 @@ impl Future for Tunnel {
         if let Poll::Ready(over) = this.poll_ways(cx) {
             return Poll::Ready(over);
         }
-        if this.up.take_moved() | this.down.take_moved() {
+        // Both are asked: each forgets.
+        let (moved_up, moved_down) = (this.up.take_moved(), this.down.take_moved());
+        if moved_up || moved_down {
             this.patience.set_until((Instant::now() + this.idle).min(this.ends));
         }
         ready!(this.patience.poll_over(cx));
