@@ -38,7 +38,7 @@ fn leave_some(limits: &mut Limits, overrides: &[LimitOverride]) {
 
 fn within(limits: &mut Limits, overrides: &[LimitOverride], workers: usize, descriptors: Option<usize>) {
     let Some(descriptors) = descriptors else { return };
-    let all = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+    let all = descriptors.saturating_sub(reserved(descriptors));
     let left = all.saturating_sub(2 * pipes_within(descriptors));
     // Each thread has a pool for HTTP/1.1, and one for HTTP/2.
     let (room, pools) = (left / 4, workers.saturating_mul(2).max(1));
@@ -52,8 +52,10 @@ fn within(limits: &mut Limits, overrides: &[LimitOverride], workers: usize, desc
     limits.udp_associations = limits.udp_associations.min(all / 8).max(1);
 }
 
-/// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups.
-const RESERVED_DESCRIPTORS: usize = 256;
+/// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups. A quarter at most, but what a process needs that only listens.
+fn reserved(descriptors: usize) -> usize {
+    (descriptors / 4).clamp(48, 256)
+}
 
 /// Pipes that the threads of this process may have together, for bytes on their way from one socket to another. Each has two descriptors.
 #[cfg(target_os = "linux")]
@@ -65,7 +67,7 @@ pub(crate) fn pipes() -> usize {
 /// An eighth of the descriptors at most is for pipes: they may be full, of what slow readers leave there.
 fn pipes_within(descriptors: usize) -> usize {
     const MOST: usize = 128;
-    if cfg!(target_os = "linux") { MOST.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 16) } else { 0 }
+    if cfg!(target_os = "linux") { MOST.min(descriptors.saturating_sub(reserved(descriptors)) / 16) } else { 0 }
 }
 
 /// How many descriptors this process may have. Whether to ask the system for more is the program's decision: the limit is the whole process's.
@@ -115,7 +117,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn what_threads_keep_is_counted_and_leaves_room_for_connections() {
         // Descriptors, threads, what was said; what each thread may keep, and the connections.
-        let cases: [(usize, usize, &[&str], usize, usize); 10] = [
+        let cases: [(usize, usize, &[&str], usize, usize); 13] = [
             (1 << 20, 2, &[], 512, 16_384),
             (1 << 20, 64, &[], 512, 16_384),
             (1024, 2, &[], 42, 252),
@@ -127,6 +129,9 @@ mod tests {
             (1024, 2, &["pool_connections=9"], 9, 318),
             (1024, 2, &["pool_connections=0"], 0, 336),
             (0, 2, &[], 1, 1),
+            (80, 2, &[], 1, 12),
+            (256, 2, &[], 10, 64),
+            (512, 2, &[], 21, 126),
         ];
         for (descriptors, workers, said, kept, connections) in cases {
             let said: Vec<LimitOverride> = said.iter().map(|limit| limit.parse().unwrap()).collect();
@@ -136,7 +141,7 @@ mod tests {
             assert_eq!((limits.pool_connections, limits.connections), (kept, connections), "{descriptors} {workers} {said:?}");
             // All of it together, where nobody asked for more.
             if said.is_empty() && workers < 1000 && descriptors > 0 {
-                let all = 2 * connections + 2 * workers * kept + 2 * pipes_within(descriptors) + RESERVED_DESCRIPTORS;
+                let all = 2 * connections + 2 * workers * kept + 2 * pipes_within(descriptors) + reserved(descriptors);
                 assert!(all <= descriptors, "{all} of {descriptors}");
             }
         }

@@ -336,6 +336,15 @@ fn announce(handle: &Handle, cli: &cli::Cli) {
         );
         cli.logging.say(Said::Note, &note);
     }
+    #[cfg(unix)]
+    if let Some(few) = process::descriptors::few() {
+        let connections = handle.policy().limits().connections;
+        let warning = format!(
+            "this process may have {few} descriptors, which lets it serve {connections} connections at once, and others wait: \
+             raise the hard limit of open files (`ulimit -Hn`, `LimitNOFILE=`)"
+        );
+        cli.logging.say(Said::Warning, &warning);
+    }
     for (listener, address) in [("http", Some(http)), ("socks5", socks5), ("admin", admin)] {
         let Some(address) = address else { continue };
         let line = serde_json::json!({ "event": "listening", "listener": listener, "address": address.to_string() });

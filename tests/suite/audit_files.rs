@@ -2,7 +2,7 @@
 
 use harness::audit::{events, names};
 use harness::client::get;
-use harness::{Client, DataPlane, Origin, binaries, policy, wait_until};
+use harness::{Client, DataPlane, Origin, Scrape, binaries, policy, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -221,6 +221,12 @@ fn what_cannot_be_told_is_refused_where_the_policy_says_so() {
     });
     wait_until("requests go on", || get(proxy.http(), &url).status == ORIGIN);
     assert_eq!((ready().status, &ready().json()["status"]), (200, &"ready".into()));
+    // What was lost was not told, but shown to who asks what was blocked.
+    wait_until("what was told and what was written is as much", || {
+        let samples = Scrape::of(proxy.admin()).samples();
+        let lost = samples.get("netproxy_audit_lost_total").is_some_and(|lost| *lost > 0.0);
+        lost && samples.get("netproxy_audit_events_total") == samples.get("netproxy_audit_sink_events_total{sink=\"syslog\"}")
+    });
     proxy.signal("TERM");
     assert_eq!(proxy.wait(), 0);
 }

@@ -284,7 +284,7 @@ fn without_descriptors_clients_wait_and_none_is_lost() {
 #[test]
 fn connections_that_wait_for_requests_leave_descriptors_for_others() {
     // Of 104 beyond those that are reserved, twelve are for pipes, and a quarter of the others for the pools: five for each thread and protocol.
-    let victim = Victim::within(Some(360), &[]);
+    let victim = Victim::within(Some(152), &[]);
     victim.visits(0..MANY);
     wait_until("all that may wait do", || victim.open() == 0);
     assert!((1..=10).contains(&victim.waiting()), "{}", victim.waiting());
@@ -296,7 +296,7 @@ fn connections_that_wait_for_requests_leave_descriptors_for_others() {
 #[test]
 fn connections_that_wait_for_requests_are_given_up_for_one_that_is_wanted() {
     // Somebody asked for more of them than there can be.
-    let victim = Victim::within(Some(360), &["pool_connections=512", "pool_timeout=1d"]);
+    let victim = Victim::within(Some(152), &["pool_connections=512", "pool_timeout=1d"]);
     victim.visits(0..MANY);
     assert!(victim.given_up() > 0);
     assert_eq!(victim.proxy.metrics().get("netproxy_upstream_failures_total{error=\"no-descriptor\"}"), 0);

@@ -336,6 +336,20 @@ fn websocket_is_switched_to_where_writing_is_allowed() {
 }
 
 #[test]
+fn what_was_not_offered_is_not_switched_to() {
+    let origin = Origin::http(|_, stream| {
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\nraw").unwrap();
+        false
+    });
+    let proxy = proxy();
+    for (offered, status) in [("websocket", 502), ("websocket\r\nUpgrade: other", 101)] {
+        let mut client = Client::connect(proxy.http());
+        client.send(format!("GET / HTTP/1.1\r\nHost: a.test:{}\r\nConnection: Upgrade\r\nUpgrade: {offered}\r\n\r\n", origin.port()));
+        assert_eq!(client.answer().status, status, "{offered:?}");
+    }
+}
+
+#[test]
 fn answers_that_cannot_be_trusted_are_502() {
     let cases: [&[u8]; 9] = [
         b"",

@@ -20,11 +20,18 @@ struct Logged {
 
 impl Logged {
     fn start(args: &[&str]) -> Self {
+        Self::within(None, args)
+    }
+
+    /// One that may have so many descriptors.
+    fn within(descriptors: Option<u32>, args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let policy_file = folder.path().join("policy.bin");
         std::fs::write(&policy_file, compiled("a.test")).unwrap();
         std::fs::write(folder.path().join("hosts"), "127.0.0.1 a.test b.test\n").unwrap();
-        let mut command = Command::new(binaries::path("netproxy-dp"));
+        let mut command = Command::new("sh");
+        let limited = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most} && "));
+        command.args(["-c", &format!("{limited}exec \"$0\" \"$@\"")]).arg(binaries::path("netproxy-dp"));
         let (hosts, state) = (folder.path().join("hosts"), folder.path().join("state"));
         command.args(FREE_PORTS).args(args).arg("--policy").arg(&policy_file).arg("--hosts").arg(hosts).arg("--state-dir").arg(state);
         command.stdin(Stdio::null()).stderr(File::create(folder.path().join("stderr")).unwrap());
@@ -149,6 +156,20 @@ fn without_being_asked_for_there_are_no_log_lines_and_standard_output_has_one_fo
 }
 
 /// A mode is a generation of its own: each that is in force has a line.
+#[test]
+fn few_descriptors_are_told_of_and_let_more_than_one_connection_stand() {
+    let logged = Logged::within(Some(128), &["--workers", "2"]);
+    let warning = logged.stderr().lines().find(|line| line.contains("128 descriptors")).map(str::to_owned).expect("a warning");
+    let serves: usize = warning.split("serve ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+    assert!((16..64).contains(&serves), "{warning}");
+    // All of those are served at once.
+    let mut clients: Vec<_> = (0..serves * 3 / 4).map(|_| Client::connect(logged.proxy.http())).collect();
+    for client in &mut clients {
+        assert_eq!(client.send("GET http://denied.test/ HTTP/1.1\r\nHost: denied.test\r\n\r\n").answer().status, 403);
+    }
+    assert!(!Logged::within(Some(1024), &[]).stderr().contains("descriptors"));
+}
+
 #[test]
 fn a_mode_that_is_switched_is_said_as_a_swap_is() {
     let set = |admin: SocketAddr, mode: &str| {

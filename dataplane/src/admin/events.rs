@@ -7,14 +7,14 @@ use super::Api;
 use super::access::{Peer, Scope};
 use super::backend::{Filter, Item};
 use super::query::Query;
-use super::reply::{self, Answer, Refusal};
+use super::reply::{self, Answer, Pieces, Refusal};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use policy_format::Protocol;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub(super) const KIND: &str = "text/event-stream";
@@ -81,6 +81,7 @@ pub(super) fn follow(api: &Arc<Api>, filter: Filter, after: Option<u64>, caller:
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| busy())?;
     let mut events = api.backend.follow(filter, after).ok_or_else(busy)?;
     let (sender, pieces) = mpsc::channel(WAITING);
+    let (here, source) = watch::channel(());
     let api = Arc::clone(api);
     tokio::spawn(async move {
         let mut checked = Instant::now();
@@ -106,9 +107,9 @@ pub(super) fn follow(api: &Arc<Api>, filter: Filter, after: Option<u64>, caller:
                 checked = Instant::now();
             }
         }
-        drop(permit);
+        drop((permit, here));
     });
-    Ok(reply::stream(pieces, KIND))
+    Ok(reply::stream(Pieces { pieces, source }, KIND))
 }
 
 fn shown(item: &Item) -> String {

@@ -42,12 +42,11 @@ use reply::{Answer, Body, Refusal};
 use room::{Place, Room};
 use routes::{Does, Found, Route};
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Admin connections at once.
 const CONNECTIONS: usize = 64;
@@ -102,6 +101,20 @@ pub(crate) struct Doors {
     pub(crate) listener: Option<std::net::TcpListener>,
     #[cfg(unix)]
     pub(crate) socket: Option<socket::Socket>,
+}
+
+/// Whoever sends what a connection's client follows, if it does.
+type Source = Mutex<Option<watch::Receiver<()>>>;
+
+/// Ready once a connection has had the time that one answer may take. Who follows events has as long as somebody sends them, who ends when nobody reads, and as long again for what was
+/// sent by then: the system holds much for a client that does not read, and gives it up never.
+async fn had_time(source: &Source) {
+    tokio::time::sleep(PATIENCE).await;
+    let source = source.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(mut source) = source {
+        while source.changed().await.is_ok() {}
+        tokio::time::sleep(PATIENCE).await;
+    }
 }
 
 impl Api {
@@ -185,13 +198,15 @@ impl Api {
         place: Place,
         over: Shutdown,
     ) {
-        let streams = Arc::new(AtomicBool::new(false));
+        let source = Arc::new(Source::default());
         let service = service_fn(|request| {
             place.heard();
-            let (api, streams) = (Arc::clone(&self), Arc::clone(&streams));
+            let (api, source) = (Arc::clone(&self), Arc::clone(&source));
             async move {
                 let answer = api.answer(request, peer).await;
-                streams.store(matches!(answer.body(), Body::Stream(_)), Ordering::Relaxed);
+                if let Body::Stream(stream) = answer.body() {
+                    *source.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.source.clone());
+                }
                 Ok::<_, Infallible>(answer)
             }
         });
@@ -200,17 +215,10 @@ impl Api {
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_HEAD).keep_alive(false);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let patience = async {
-            tokio::time::sleep(PATIENCE).await;
-            if streams.load(Ordering::Relaxed) {
-                // Who follows events stays: what sends them ends when nobody reads.
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             // A client that went away is no news.
             _ = &mut connection => {}
-            () = patience => {}
+            () = had_time(&source) => {}
             () = place.lost() => {}
             () = over.started_a_while_ago() => {}
         }
@@ -714,4 +722,29 @@ fn leave(mut body: Incoming) {
             }
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_follows_events_stays_while_they_are_sent_and_no_longer() {
+        let took = async |source: Source| {
+            let start = Instant::now();
+            had_time(&source).await;
+            start.elapsed()
+        };
+        assert_eq!(took(Source::default()).await, PATIENCE);
+        for sent_for in [0, 5, 3600].map(Duration::from_secs) {
+            let (here, source) = watch::channel(());
+            tokio::spawn(async move {
+                tokio::time::sleep(sent_for).await;
+                drop(here);
+            });
+            assert_eq!(took(Mutex::new(Some(source))).await, sent_for.max(PATIENCE) + PATIENCE);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const PROBLEM: &str = "application/problem+json";
@@ -26,7 +26,15 @@ pub(crate) enum Body {
     /// All of it.
     Full(Full<Bytes>),
     /// What comes, until its sender is gone.
-    Stream(mpsc::Receiver<Bytes>),
+    Stream(Pieces),
+}
+
+/// What comes, and whether anybody still sends it: what was sent may wait for a client that does not read.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    pub(super) pieces: mpsc::Receiver<Bytes>,
+    /// Its sender goes with whoever sends.
+    pub(super) source: watch::Receiver<()>,
 }
 
 impl HttpBody for Body {
@@ -36,7 +44,7 @@ impl HttpBody for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Full(full) => Pin::new(full).poll_frame(cx),
-            Self::Stream(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
+            Self::Stream(stream) => stream.pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         }
     }
 
@@ -121,7 +129,7 @@ pub(crate) fn full(status: StatusCode, text: impl Into<Bytes>, kind: &'static st
 }
 
 /// What comes.
-pub(super) fn stream(pieces: mpsc::Receiver<Bytes>, kind: &'static str) -> Answer {
+pub(super) fn stream(pieces: Pieces, kind: &'static str) -> Answer {
     with_head(StatusCode::OK, Body::Stream(pieces), kind)
 }
 

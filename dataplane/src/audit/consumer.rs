@@ -29,6 +29,8 @@ pub(super) struct Consumer {
     means: Means,
     policies: Policies,
     sequence: u64,
+    /// So many of them were lost, but for the ring and subscribers.
+    only_shown: u64,
     lost: u64,
     /// Until the next look.
     pause: Duration,
@@ -140,6 +142,7 @@ impl Consumer {
             means,
             policies: Policies::default(),
             sequence: 0,
+            only_shown: 0,
             lost: 0,
             pause: TICK,
             own: vec![first],
@@ -293,6 +296,7 @@ impl Consumer {
 
     /// Denials that there was no room for: the ring and subscribers hear of them all the same, and nobody else.
     fn show(&mut self, mut events: Vec<Event>) {
+        self.only_shown += events.len() as u64;
         for event in &mut events {
             self.sequence += 1;
             event.sequence = self.sequence;
@@ -408,7 +412,7 @@ impl Consumer {
         self.hub.set_stats(AuditStats {
             queued: 0,
             queue: 0,
-            told: self.sequence,
+            told: self.sequence - self.only_shown,
             lost: self.lost,
             sinks: self.sinks.iter().map(|held| held.stats.clone()).collect(),
         });

@@ -285,7 +285,7 @@ fn parse(head: &[u8], max_fields: usize, tunnel: Option<&Arc<Target>>, last: &mu
         is_1_1,
         keep_alive,
         body,
-        upgrade: scan.upgrade().filter(|_| is_1_1).map(<[u8]>::to_vec),
+        upgrade: scan.upgrade().filter(|_| is_1_1),
         unix_socket,
         max_forwards: max_forwards(method, request.headers)?,
         trailers: scan.trailers && is_1_1 && scan.nominates("te"),
@@ -405,7 +405,7 @@ pub fn parse_response(head: &[u8], method: &str, max_fields: usize) -> Result<Re
         },
         keep_alive: !announced && if is_1_1 { !scan.close } else { scan.keep_alive && !scan.close },
         body,
-        upgrade: scan.upgrade().map(<[u8]>::to_vec),
+        upgrade: scan.upgrade(),
         // A length on what has no content would make a client take the next response for it (RFC 9110, section 8.6).
         fields: scan.fields(response.headers, if no_content { Direction::ClientWithoutLength } else { Direction::Client }, head.len()),
     })
@@ -804,6 +804,17 @@ impl Fields {
 }
 
 impl ResponseHead {
+    /// Whether it switches, and to nothing but what was offered (RFC 9110, section 7.8). Who is offered a protocol may answer with a version of it.
+    pub(crate) fn switches_as_offered(&self, request: &RequestHead) -> bool {
+        let (Some(chosen), Some(offered)) = (&self.upgrade, &request.upgrade) else { return false };
+        let (chosen, offered) = (chosen.to_ascii_lowercase(), offered.to_ascii_lowercase());
+        let is_offered = |chosen: &[u8]| {
+            let names = |offered: &[u8]| chosen.strip_prefix(offered).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+            chosen != b"" && offered.split(|byte| *byte == b',').map(trim).any(names)
+        };
+        chosen.split(|byte| *byte == b',').map(trim).all(is_offered)
+    }
+
     /// The head as it goes to the client. `chunked`: how its body is sent; `close`: whether the connection ends with it.
     pub fn write(&self, client_is_1_1: bool, chunked: bool, close: bool, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
         self.write_edited(client_is_1_1, chunked, close, forwarding, Edits::default(), out);
@@ -993,6 +1004,32 @@ mod tests {
             let parsed = parse_request(head.as_bytes(), 200).unwrap();
             assert_eq!(String::from_utf8(parsed.fields.0).unwrap(), others, "{count}");
             assert_eq!(parsed.said.0, b"X-Real-IP: 1\r\n", "{count}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_offered_is_switched_to() {
+        let cases = [
+            ("websocket", "websocket", true),
+            ("websocket", "WebSocket", true),
+            ("websocket", "foo", false),
+            ("websocket", "websocket, foo", false),
+            ("websocket", "websocket2", false),
+            ("tcp, foo/2", "foo/2", true),
+            ("tcp, foo/2", "foo/3", false),
+            ("tcp , foo", "foo/3", true),
+            ("tcp, foo", "foo, tcp", true),
+            ("tcp,, foo", ",", false),
+        ];
+        for (offered, chosen, expected) in cases {
+            // In one line, and in one for each protocol: they are one list.
+            for offered in [format!("Upgrade: {offered}\r\n"), format!("Upgrade: {}\r\n", offered.replace(',', "\r\nUpgrade: "))] {
+                let request = format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\n{offered}\r\n");
+                let request = parse(request.as_bytes(), 16, None, &mut LastTarget::default()).unwrap();
+                let response = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {chosen}\r\n\r\n");
+                let response = parse_response(response.as_bytes(), "GET", 16).unwrap();
+                assert_eq!(response.switches_as_offered(&request), expected, "{offered} {chosen}");
+            }
         }
     }
 }

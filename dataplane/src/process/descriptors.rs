@@ -7,3 +7,8 @@ pub(crate) fn raise_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
+
+/// How many there are, if that is fewer than programs are commonly given.
+pub(crate) fn few() -> Option<u64> {
+    getrlimit(Resource::Nofile).current.filter(|current| *current < 1024)
+}

@@ -421,7 +421,7 @@ impl Exchange<'_> {
         self.flows.down.begin_head();
         let out = self.flows.down.buffer();
         match (response.status, &mut self.down) {
-            (101, _) if self.offered && response.upgrade.is_some() => {
+            (101, _) if self.offered && response.switches_as_offered(self.head) => {
                 response.write_edited(is_1_1, false, false, self.forwarding, edits, out);
                 self.down = Down::Body { copy: BodyCopy::new(Body::None, false, self.limits), end: Exchanged::Upgraded };
                 Ok(())

@@ -116,7 +116,8 @@ function row(event) {
   put("time", String(event["event.timestamp"] ?? "").slice(11, 19));
   put("verdict", known(words.verdicts, verdict));
   put("host", port ? `${host.includes(":") ? `[${host}]` : host}:${port}` : host);
-  put("request", `${method && method !== "none" ? `${method} ` : ""}${known(words.protocols, event["network.transport.protocol"])}`);
+  const protocol = known(words.protocols, event["network.transport.protocol"]);
+  put("request", method && method !== "none" && method !== protocol ? `${method} ${protocol}` : protocol);
   put("client", String(event["client.address"] ?? ""));
   put("why", verdict === "allow" ? [rule, place].filter(Boolean).join(", ") : known(words.reasons, event["network.policy.reason"]));
   return line;

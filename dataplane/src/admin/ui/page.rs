@@ -284,6 +284,15 @@ fn words() -> String {
     json!({ "verdicts": object(VERDICTS), "protocols": object(PROTOCOLS), "reasons": object(REASONS) }).to_string()
 }
 
+/// How it was asked for: `CONNECT` is a method and what its protocol is called, which is said once.
+fn asked(method: Option<&str>, protocol: &str) -> String {
+    let protocol = known(PROTOCOLS, protocol);
+    match method {
+        Some(method) if method != protocol => format!("{method} {protocol}"),
+        _ => protocol.to_owned(),
+    }
+}
+
 /// A row of the live table, or what the script makes one of.
 fn row(request: Option<&BlockedRequest>) -> Markup {
     let text = |of: &dyn Fn(&BlockedRequest) -> String| request.map(of).unwrap_or_default();
@@ -293,7 +302,7 @@ fn row(request: Option<&BlockedRequest>) -> Markup {
             td role="cell" data-label="Time" data-field="time" { (text(&|request| clock(request.timestamp))) }
             td role="cell" data-label="Verdict" { span.verdict data-field="verdict" { (request.map_or("", |request| known(VERDICTS, &request.decision))) } }
             td.host role="cell" data-label="Host" data-field="host" { (text(&|request| authority(&request.host, request.port))) }
-            td role="cell" data-label="Request" data-field="request" { (text(&|request| format!("{} {}", request.method.as_deref().unwrap_or_default(), known(PROTOCOLS, &request.protocol)))) }
+            td role="cell" data-label="Request" data-field="request" { (text(&|request| asked(request.method.as_deref(), &request.protocol))) }
             td role="cell" data-label="Client" data-field="client" { (text(&|request| request.client.clone().unwrap_or_default())) }
             td role="cell" data-label="Why" data-field="why" { (text(&|request| known(REASONS, &request.reason).to_owned())) }
         }
@@ -447,6 +456,13 @@ fn authority(host: &str, port: u16) -> String {
 mod tests {
     use super::*;
     use policy_format::{Protocol, Reason};
+
+    #[test]
+    fn what_is_a_method_and_a_protocol_is_said_once() {
+        let said = [(Some("CONNECT"), "https_connect"), (Some("GET"), "http"), (None, "socks5_tcp")]
+            .map(|(method, protocol)| asked(method, protocol));
+        assert_eq!(said, ["CONNECT", "GET HTTP", "SOCKS5"]);
+    }
 
     #[test]
     fn there_is_a_word_for_each_name() {

@@ -127,7 +127,7 @@ pub(super) struct Scan<'h> {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     wants_upgrade: bool,
-    upgrade: Option<&'h [u8]>,
+    upgrade: Vec<&'h [u8]>,
     pub(super) unix_socket: Option<&'h [u8]>,
     pub(super) has_via: bool,
     pub(super) has_date: bool,
@@ -157,7 +157,7 @@ impl<'h> Scan<'h> {
             close: false,
             keep_alive: false,
             wants_upgrade: false,
-            upgrade: None,
+            upgrade: Vec::new(),
             unix_socket: None,
             has_via: false,
             has_date: false,
@@ -198,7 +198,7 @@ impl<'h> Scan<'h> {
                     return Err(bad("a header name that some read as one of framing"));
                 }
                 Kind::Connection => scan.connection(value)?,
-                Kind::Upgrade => scan.upgrade = Some(value),
+                Kind::Upgrade => scan.upgrade.push(value),
                 Kind::UnixSocket => {
                     if scan.unix_socket.replace(value).is_some() {
                         return Err(bad("more than one x-unix-socket"));
@@ -248,8 +248,9 @@ impl<'h> Scan<'h> {
     }
 
     /// The protocol to switch to. Another HTTP, such as `h2c`, is not offered on: its requests could not be decided one by one.
-    pub(super) fn upgrade(&self) -> Option<&'h [u8]> {
-        let offered = self.upgrade.filter(|_| self.wants_upgrade)?;
+    /// Several lines are one list (RFC 9110, section 5.3).
+    pub(super) fn upgrade(&self) -> Option<Vec<u8>> {
+        let offered = Some(&self.upgrade).filter(|lines| self.wants_upgrade && !lines.is_empty())?.join(&b", "[..]);
         let starts =
             |name: &[u8], prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
         let http = offered.split(|byte| *byte == b',').map(trim).any(|name| starts(name, "h2") || starts(name, "http"));
