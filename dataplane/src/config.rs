@@ -38,7 +38,7 @@ fn leave_some(limits: &mut Limits, overrides: &[LimitOverride]) {
 
 fn within(limits: &mut Limits, overrides: &[LimitOverride], workers: usize, descriptors: Option<usize>) {
     let Some(descriptors) = descriptors else { return };
-    let all = descriptors.saturating_sub(reserved(descriptors));
+    let all = descriptors.saturating_sub(reserved(descriptors).max(OWN + OWN_OF_EACH * workers));
     let left = all.saturating_sub(2 * pipes_within(descriptors));
     // Each thread has a pool for HTTP/1.1, and one for HTTP/2.
     let (room, pools) = (left / 4, workers.saturating_mul(2).max(1));
@@ -52,7 +52,11 @@ fn within(limits: &mut Limits, overrides: &[LimitOverride], workers: usize, desc
     limits.udp_associations = limits.udp_associations.min(all / 8).max(1);
 }
 
-/// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups. A quarter at most, but what a process needs that only listens.
+/// Descriptors that a process has open before anybody connects, and those of each of its threads.
+const OWN: usize = 24;
+const OWN_OF_EACH: usize = 6;
+
+/// Descriptors that are not for connections: listeners, the policy file, the runtime's own, lookups. A quarter, as far as that is not too few or too many.
 fn reserved(descriptors: usize) -> usize {
     (descriptors / 4).clamp(48, 256)
 }
@@ -117,12 +121,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn what_threads_keep_is_counted_and_leaves_room_for_connections() {
         // Descriptors, threads, what was said; what each thread may keep, and the connections.
-        let cases: [(usize, usize, &[&str], usize, usize); 13] = [
+        let cases: [(usize, usize, &[&str], usize, usize); 15] = [
             (1 << 20, 2, &[], 512, 16_384),
             (1 << 20, 64, &[], 512, 16_384),
             (1024, 2, &[], 42, 252),
             (1024, 8, &[], 10, 256),
-            (1024, 1000, &[], 1, 252),
+            (1024, 1000, &[], 1, 1),
             (4096, 2, &[], 224, 1344),
             // Whoever says how many has as many, and no connection less than others.
             (1024, 2, &["pool_connections=512"], 512, 252),
@@ -132,6 +136,8 @@ mod tests {
             (80, 2, &[], 1, 12),
             (256, 2, &[], 10, 64),
             (512, 2, &[], 21, 126),
+            (256, 16, &[], 1, 42),
+            (256, 32, &[], 1, 6),
         ];
         for (descriptors, workers, said, kept, connections) in cases {
             let said: Vec<LimitOverride> = said.iter().map(|limit| limit.parse().unwrap()).collect();
@@ -139,9 +145,12 @@ mod tests {
             limits.apply(&said);
             within(&mut limits, &said, workers, Some(descriptors));
             assert_eq!((limits.pool_connections, limits.connections), (kept, connections), "{descriptors} {workers} {said:?}");
-            // All of it together, where nobody asked for more.
-            if said.is_empty() && workers < 1000 && descriptors > 0 {
-                let all = 2 * connections + 2 * workers * kept + 2 * pipes_within(descriptors) + reserved(descriptors);
+            // All of it together, where nobody asked for more, and threads have more in their pools than the one that each may have.
+            if said.is_empty() && (kept > 1 || workers <= 2) && descriptors > 0 {
+                let all = 2 * connections
+                    + 2 * workers * kept
+                    + 2 * pipes_within(descriptors)
+                    + reserved(descriptors).max(OWN + OWN_OF_EACH * workers);
                 assert!(all <= descriptors, "{all} of {descriptors}");
             }
         }

@@ -107,7 +107,7 @@ pub(crate) struct Doors {
 type Source = Mutex<Option<watch::Receiver<()>>>;
 
 /// Ready once a connection has had the time that one answer may take. Who follows events has as long as somebody sends them, who ends when nobody reads, and as long again for what was
-/// sent by then: the system holds much for a client that does not read, and gives it up never.
+/// sent by then: the system holds much for a client that does not read, for as long as the client likes.
 async fn had_time(source: &Source) {
     tokio::time::sleep(PATIENCE).await;
     let source = source.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -810,7 +810,7 @@ impl ResponseHead {
         let (chosen, offered) = (chosen.to_ascii_lowercase(), offered.to_ascii_lowercase());
         let is_offered = |chosen: &[u8]| {
             let names = |offered: &[u8]| chosen.strip_prefix(offered).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
-            chosen != b"" && offered.split(|byte| *byte == b',').map(trim).any(names)
+            offered.split(|byte| *byte == b',').map(trim).any(names)
         };
         chosen.split(|byte| *byte == b',').map(trim).all(is_offered)
     }
@@ -1020,12 +1020,19 @@ mod tests {
             ("tcp , foo", "foo/3", true),
             ("tcp, foo", "foo, tcp", true),
             ("tcp,, foo", ",", false),
+            ("tcp,, foo", "/x", false),
+            ("tcp,, foo", "foo,", true),
+            ("foo/2", "foo", false),
+            // More than anybody offers, or chooses.
+            (&"x,".repeat(17), "x", false),
+            (&"x,".repeat(16), "x", true),
+            ("x", &"x,".repeat(17), false),
         ];
         for (offered, chosen, expected) in cases {
             // In one line, and in one for each protocol: they are one list.
             for offered in [format!("Upgrade: {offered}\r\n"), format!("Upgrade: {}\r\n", offered.replace(',', "\r\nUpgrade: "))] {
                 let request = format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\n{offered}\r\n");
-                let request = parse(request.as_bytes(), 16, None, &mut LastTarget::default()).unwrap();
+                let request = parse(request.as_bytes(), 32, None, &mut LastTarget::default()).unwrap();
                 let response = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {chosen}\r\n\r\n");
                 let response = parse_response(response.as_bytes(), "GET", 16).unwrap();
                 assert_eq!(response.switches_as_offered(&request), expected, "{offered} {chosen}");

@@ -247,14 +247,18 @@ impl<'h> Scan<'h> {
         Ok(())
     }
 
-    /// The protocol to switch to. Another HTTP, such as `h2c`, is not offered on: its requests could not be decided one by one.
-    /// Several lines are one list (RFC 9110, section 5.3).
+    /// The protocols to switch to; several lines are one list (RFC 9110, section 5.3). Another HTTP, such as `h2c`, is not offered on, and nothing that stands beside it: its requests could
+    /// not be decided one by one. Nor is a list that is longer than anybody's, which is held against another one.
     pub(super) fn upgrade(&self) -> Option<Vec<u8>> {
-        let offered = Some(&self.upgrade).filter(|lines| self.wants_upgrade && !lines.is_empty())?.join(&b", "[..]);
+        if !self.wants_upgrade || self.upgrade.is_empty() {
+            return None;
+        }
+        let all = self.upgrade.iter().flat_map(|line| line.split(|byte| *byte == b',')).map(trim).filter(|name| !name.is_empty());
+        let names: Vec<&[u8]> = all.take(MAX_PROTOCOLS + 1).collect();
         let starts =
             |name: &[u8], prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
-        let http = offered.split(|byte| *byte == b',').map(trim).any(|name| starts(name, "h2") || starts(name, "http"));
-        (!http && !offered.is_empty()).then_some(offered)
+        let is_http = names.iter().any(|name| starts(name, "h2") || starts(name, "http"));
+        (!is_http && (1..=MAX_PROTOCOLS).contains(&names.len())).then(|| names.join(&b", "[..]))
     }
 
     /// Whether `Connection` names a field.
@@ -341,6 +345,8 @@ fn coding(value: &[u8]) -> Coding {
     if ends && codings().all(|coding| !coding.is_empty()) { Coding::Other } else { Coding::Endless }
 }
 
+/// Protocols that may be offered, or chosen.
+const MAX_PROTOCOLS: usize = 16;
 /// Options of `Connection` in a head; each is compared with each field.
 const MAX_OPTIONS: usize = 64;
 
