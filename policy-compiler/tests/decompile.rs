@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on panics")]
 
 use policy_compiler::decompile::{DecompileError, decompile};
-use policy_compiler::diff::compare;
+use policy_compiler::diff::{DiffError, compare};
 use policy_compiler::source::{Role, SourceFile};
 use policy_compiler::{Options, compile};
 use policy_format::{
@@ -47,6 +47,8 @@ const HOSTS: [&str; 12] = [
     "8.8.8.8",
 ];
 const PORTS: [u16; 9] = [1, 22, 79, 80, 81, 443, 444, 8443, 65535];
+/// Lines of TOML up to which two policies have to be comparable.
+const MANY_KEYS: usize = 300;
 const ADDRESSES: [&str; 5] = ["8.8.8.8", "10.1.2.3", "127.0.0.1", "2001:db8::1", "1.1.1.1"];
 
 fn ports() -> impl Strategy<Value = Vec<PortRange>> {
@@ -170,8 +172,12 @@ proptest! {
                 let back = recompiled(&text);
                 prop_assert_eq!(back.meta(), &meta, "{}", text);
                 same_decisions(&policy, &back, &text);
-                let difference = compare(&policy, &back).unwrap();
-                prop_assert!(difference.is_empty(), "{}\n{}", difference.render(usize::MAX), text);
+                match compare(&policy, &back) {
+                    Ok(difference) => prop_assert!(difference.is_empty(), "{}\n{}", difference.render(usize::MAX), text),
+                    // A wide range beside all ports needs hundreds of keys for one pattern, each a rule that every decision looks at.
+                    Err(DiffError::Combinations) => prop_assert!(text.lines().count() > MANY_KEYS, "{}", text),
+                    Err(error) => panic!("{error}\n{text}"),
+                }
                 // And the text of that says the same again.
                 same_decisions(&back, &recompiled(&decompile(&back).unwrap()), &text);
             }
