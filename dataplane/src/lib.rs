@@ -73,7 +73,7 @@ pub use log::LOG_TARGETS;
 pub use policy::source::PolicySource;
 pub use policy::{Policy, Snapshot};
 pub use policy_format::{
-    Audit, AuditLevel, AuditNaming, BrokerFallback, Credential, CredentialAuth, Decision, Digest, Forwarded, Host, Layer, Limit,
+    Audit, AuditLevel, AuditNaming, BrokerFallback, Credential, CredentialAuth, Decision, Digest, Forwarded, Host, HostRef, Layer, Limit,
     LimitError, LimitOverride, Limits, Mode, NameServer, OnFull, Otlp, OtlpProtocol, Protocol, Reason, Rule, RuleId, SyslogTarget,
     UrlPrefix,
 };

@@ -59,7 +59,7 @@ impl Observer for Logged {
     fn closed(&self, event: &Closed<'_>) {
         let Closed { id, client, protocol, host, port, up, down, duration, ending, .. } = event;
         let (ending, detail, seconds) = (ending.as_str(), ending.detail(), duration.as_secs_f64());
-        debug!(target: "netproxy::close", id, %client, %protocol, host, port, up, down, seconds, ending, detail, "closed");
+        debug!(target: "netproxy::close", id, %client, %protocol, %host, port, up, down, seconds, ending, detail, "closed");
         self.observer.closed(event);
     }
 

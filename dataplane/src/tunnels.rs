@@ -8,7 +8,7 @@ use crate::counters::Counter;
 use crate::decide::Decider;
 use crate::limits::Place;
 use crate::signal::Bell;
-use policy_format::Protocol;
+use policy_format::{HostRef, Protocol};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,7 +212,7 @@ impl Live {
             generation: self.generation(),
             client: self.client(),
             protocol: self.protocol,
-            host: self.host(),
+            host: self.host().parse().map_or_else(|_| HostRef::Name(self.host()), HostRef::Ip),
             port: self.port,
             up: self.up.load(Ordering::Relaxed),
             down: self.down.load(Ordering::Relaxed),
@@ -412,7 +412,7 @@ mod tests {
 
     impl Observer for Arc<Closes> {
         fn closed(&self, event: &Closed<'_>) {
-            self.0.lock().unwrap().push((event.id, event.host.to_owned(), event.up, event.down, event.ending));
+            self.0.lock().unwrap().push((event.id, event.host.to_string(), event.up, event.down, event.ending));
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Name {
     bytes: [u8; MAX_NAME],
 }
 
-/// A normalised host whose name lies elsewhere: what [`Host::parse_into`] finds.
+/// A normalised host whose name lies elsewhere: that of a [`Host`], or what [`Host::parse_into`] finds. Shown as a [`Host`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostRef<'b> {
     /// A domain name.
@@ -251,12 +251,28 @@ fn ends_in_a_number(name: &str) -> bool {
     last.bytes().all(|b| b.is_ascii_digit()) || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-impl fmt::Display for Host {
+impl<'b> From<&'b Host> for HostRef<'b> {
+    fn from(host: &'b Host) -> Self {
+        match host {
+            Host::Name(name) => Self::Name(name.as_str()),
+            Host::Ip(ip) => Self::Ip(*ip),
+            Host::NumericLookalike(name) => Self::NumericLookalike(name.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for HostRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) | Self::NumericLookalike(name) => f.write_str(name.as_str()),
+            Self::Name(name) | Self::NumericLookalike(name) => f.write_str(name),
             Self::Ip(ip) => write!(f, "{ip}"),
         }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        HostRef::from(self).fmt(f)
     }
 }
 

@@ -114,7 +114,7 @@ impl Observer for Decisions {
 
     fn closed(&self, event: &Closed<'_>) {
         let &Closed { id, generation, protocol, host, port, up, down, ending, .. } = event;
-        self.3.lock().unwrap().push(Ended { id, generation, protocol, host: host.to_owned(), port, up, down, ending });
+        self.3.lock().unwrap().push(Ended { id, generation, protocol, host: host.to_string(), port, up, down, ending });
     }
 }
 

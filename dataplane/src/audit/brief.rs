@@ -4,7 +4,7 @@
 
 use super::event::{Closed, Decided, Ending};
 use super::record::{Ended, Event, Exchange, Judged, Kind, Text, known_method, of_allowed, since_1970};
-use policy_format::{Decision, Host, Protocol, RuleId};
+use policy_format::{Decision, HostRef, Protocol, RuleId};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -55,15 +55,10 @@ impl Source for &Decided<'_> {
             Some(Some(Ok(method))) => method,
             Some(_) => return false,
         };
-        let mut room = [0; 16];
-        let (kind, host) = match self.host {
-            Host::Name(name) | Host::NumericLookalike(name) => (NAME, name.as_str().as_bytes()),
-            Host::Ip(ip) => address(*ip, &mut room),
-        };
         let [a, b, c, d] = allowed.rule.0.to_le_bytes();
         let (id, generation) = (self.id, self.snapshot.generation());
-        let who = Who { id, generation, client: self.client, protocol: self.protocol, port: self.port };
-        encode(bytes, DECISION, &who, &[a, b, c, d, method, kind], host)
+        let who = Who { id, generation, client: self.client, protocol: self.protocol, host: self.host.into(), port: self.port };
+        encode(bytes, DECISION, &who, &[a, b, c, d, method])
     }
 
     fn event(self) -> Event {
@@ -75,9 +70,9 @@ impl Source for &Decided<'_> {
 impl Source for &Closed<'_> {
     fn append(&self, bytes: &mut Vec<u8>) -> bool {
         let (Ending::Done, Some(duration)) = (self.ending, nanos(self.duration)) else { return false };
-        let Closed { id, generation, client, protocol, port, .. } = **self;
-        let who = Who { id, generation, client, protocol, port };
-        encode(bytes, CLOSE, &who, [self.up, self.down, duration].map(u64::to_le_bytes).as_flattened(), self.host.as_bytes())
+        let Closed { id, generation, client, protocol, host, port, .. } = **self;
+        let who = Who { id, generation, client, protocol, host, port };
+        encode(bytes, CLOSE, &who, [self.up, self.down, duration].map(u64::to_le_bytes).as_flattened())
     }
 
     fn event(self) -> Event {
@@ -85,31 +80,37 @@ impl Source for &Closed<'_> {
     }
 }
 
-/// Whom an event is about, but for the host.
-struct Who {
+/// Whom an event is about.
+struct Who<'a> {
     id: u64,
     generation: u64,
     client: SocketAddr,
     protocol: Protocol,
+    host: HostRef<'a>,
     port: u16,
 }
 
 /// Appends one, numbers with their least byte first: its length, its kind, the version of the client's address and the protocol (1 each), the server's port and the client's (2 each), its time in
-/// nanoseconds since 1970, the numbers of the exchange and of the policy (8 each); what its kind has, of a decision the rule (4), the method and what the host is (1 each), of an end bytes up
-/// and down and nanoseconds (8 each); the client's address, and the host up to the end.
+/// nanoseconds since 1970, the numbers of the exchange and of the policy (8 each); what its kind has, of a decision the rule (4) and the method (1), of an end bytes up and
+/// down and nanoseconds (8 each); what the host is (1), the client's address, and the host up to the end.
 #[inline]
-fn encode(bytes: &mut Vec<u8>, kind: u8, who: &Who, more: &[u8], host: &[u8]) -> bool {
-    let Who { id, generation, client, protocol, port } = *who;
-    let mut room = [0; 16];
+fn encode(bytes: &mut Vec<u8>, kind: u8, who: &Who<'_>, more: &[u8]) -> bool {
+    let Who { id, generation, client, protocol, host, port } = *who;
+    let (mut room, mut host_room) = ([0; 16], [0; 16]);
     let (version, client_address) = address(client.ip(), &mut room);
+    let (what, host) = match host {
+        HostRef::Name(name) | HostRef::NumericLookalike(name) => (NAME, name.as_bytes()),
+        HostRef::Ip(ip) => address(ip, &mut host_room),
+    };
     let is_scoped = matches!(client, SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0);
-    let length = FRONT + more.len() + client_address.len() + host.len();
+    let length = FRONT + more.len() + 1 + client_address.len() + host.len();
     let (Ok(size), Some(time), false) = (u8::try_from(length), nanos(since_1970()), is_scoped) else { return false };
     let ([a, b], [c, d]) = (port.to_le_bytes(), client.port().to_le_bytes());
     let [time, id, generation] = [time, id, generation].map(u64::to_le_bytes);
     bytes.reserve(length);
     bytes.extend_from_slice([[size, kind, version, protocol as u8, a, b, c, d], time, id, generation].as_flattened());
     bytes.extend_from_slice(more);
+    bytes.push(what);
     bytes.extend_from_slice(client_address);
     bytes.extend_from_slice(host);
     true
@@ -190,25 +191,26 @@ fn decode(bytes: &[u8]) -> Option<Event> {
     let [time, id, generation] = [time, id, generation].map(|bytes| u64::from_le_bytes(*bytes));
     let (_, protocol) = *Protocol::ALL.get(usize::from(*protocol))?;
     let (port, client_port) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
-    let exchange = |client, host| Exchange { id, generation, client: SocketAddr::new(client, client_port), protocol, host, port };
+    let exchange = |rest: &[u8]| {
+        let (what, rest) = rest.split_first()?;
+        let (client, host) = split_address(*version, rest)?;
+        let host = match *what {
+            NAME => Text::new(std::str::from_utf8(host).ok()?),
+            version => Text::of_address(split_address(version, host)?.0),
+        };
+        Some(Exchange { id, generation, client: SocketAddr::new(client, client_port), protocol, host, port })
+    };
     let kind = match *kind {
         DECISION => {
-            let ([a, b, c, d, method, kind], rest) = rest.split_first_chunk()?;
-            let (client, host) = split_address(*version, rest)?;
-            let host = match *kind {
-                NAME => Text::new(std::str::from_utf8(host).ok()?),
-                version => Text::of_address(split_address(version, host)?.0),
-            };
+            let ([a, b, c, d, method], rest) = rest.split_first_chunk()?;
             let method = (*method != NO_METHOD).then_some(usize::from(*method));
-            Kind::Decision(of_allowed(exchange(client, host), method, RuleId(u32::from_le_bytes([*a, *b, *c, *d]))))
+            Kind::Decision(of_allowed(exchange(rest)?, method, RuleId(u32::from_le_bytes([*a, *b, *c, *d]))))
         }
         CLOSE => {
             let (numbers, rest) = rest.split_first_chunk::<24>()?;
             let [up, down, duration] = numbers.as_chunks().0 else { return None };
             let [up, down, duration] = [up, down, duration].map(|bytes| u64::from_le_bytes(*bytes));
-            let (client, host) = split_address(*version, rest)?;
-            let exchange = exchange(client, Text::new(std::str::from_utf8(host).ok()?));
-            Kind::Close(Ended { exchange, up, down, duration: Duration::from_nanos(duration), ending: Ending::Done })
+            Kind::Close(Ended { exchange: exchange(rest)?, up, down, duration: Duration::from_nanos(duration), ending: Ending::Done })
         }
         _ => return None,
     };
@@ -230,7 +232,7 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::event::{Answer, Silent};
     use crate::policy::{Policy, PolicyHandle};
-    use policy_format::{Allowed, Denied, Reason};
+    use policy_format::{Allowed, Denied, Host, Reason};
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::net::Ipv6Addr;
@@ -306,7 +308,7 @@ pub(super) mod tests {
                 run.push(&decided);
                 wanted.push((before, Event::now(Kind::Decision(Judged::of(&decided)))));
                 let duration = Duration::new(seconds, nanos % 1_000_000_000);
-                let closed = Closed { id, generation: up, client, protocol, host: &host, port, up, down, duration, ending: endings[at] };
+                let closed = Closed { id, generation: up, client, protocol, host: (&parsed).into(), port, up, down, duration, ending: endings[at] };
                 let before = Event::now(Kind::Stop);
                 run.push(&closed);
                 let ended = Event::now(Kind::Close(Ended::of(&closed)));
@@ -331,7 +333,18 @@ pub(super) mod tests {
         let mut run = Run::default();
         run.push(&Decided { snapshot: &snapshot, client, protocol, host: &host, port, method: Some("GET"), decision, id, decider: None });
         let duration = Duration::from_millis(1);
-        run.push(&Closed { id, generation: 1, client, protocol, host: name, port, up: 0, down: 1, duration, ending: Ending::Done });
+        run.push(&Closed {
+            id,
+            generation: 1,
+            client,
+            protocol,
+            host: HostRef::Name(name),
+            port,
+            up: 0,
+            down: 1,
+            duration,
+            ending: Ending::Done,
+        });
         assert!(run.whole.is_empty() && run.bytes.len() < 160, "{} bytes, and {} events as they are", run.bytes.len(), run.whole.len());
     }
 
@@ -339,7 +352,7 @@ pub(super) mod tests {
     fn what_has_no_room_for_its_length_is_kept_as_it_is() {
         let policy = PolicyHandle::new(Policy::built_in().unwrap(), Vec::new(), Arc::new(Silent));
         let (snapshot, protocol, port, id, method) = (policy.current(), Protocol::Http, 80, 7, Some("GET"));
-        for (client, longest_decided, longest_closed) in [("127.0.0.1:1", 213, 195), ("[::1]:1", 201, 183)] {
+        for (client, longest_decided, longest_closed) in [("127.0.0.1:1", 213, 194), ("[::1]:1", 201, 182)] {
             let client = client.parse().unwrap();
             for length in [longest_closed, longest_closed + 1, longest_decided, longest_decided + 1, 253] {
                 let name = name(length);
@@ -364,7 +377,7 @@ pub(super) mod tests {
                     generation: 1,
                     client,
                     protocol,
-                    host: &name,
+                    host: HostRef::Name(&name),
                     port,
                     up: 2,
                     down: 3,

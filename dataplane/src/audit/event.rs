@@ -2,7 +2,7 @@
 
 use crate::error::LoadError;
 use crate::policy::Snapshot;
-use policy_format::{Decision, Host, Limit, Protocol};
+use policy_format::{Decision, Host, HostRef, Limit, Protocol};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ pub struct Closed<'a> {
     /// How it was asked for.
     pub protocol: Protocol,
     /// Where it led, as in [`Decided`]; `udp-association`, with port 0, stands for where the datagrams of a client went.
-    pub host: &'a str,
+    pub host: HostRef<'a>,
     /// To which port.
     pub port: u16,
     /// Bytes of bodies, or in the tunnel, from the client. Those of a tunnel that was read are those of the requests in it, each of which has an end of its own too.

@@ -461,7 +461,13 @@ impl Observer for Hub {
             return;
         }
         let place = Limits::ALL.iter().position(|limit| std::ptr::eq(limit, event.limit) || limit.name == event.limit.name);
-        let reached = Reached { limit: event.limit.name, count: 0, client: event.client, host: event.host.map(Text::of), port: event.port };
+        let reached = Reached {
+            limit: event.limit.name,
+            count: 0,
+            client: event.client,
+            host: event.host.map(|host| Text::of(host.into())),
+            port: event.port,
+        };
         let event = Event::now(Kind::Limit(Box::new(reached)));
         let time = event.time;
         let told = {

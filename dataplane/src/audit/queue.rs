@@ -382,7 +382,7 @@ mod tests {
     use crate::audit::brief::tests::Unreadable;
     use crate::audit::event::{Closed, Ending};
     use crate::audit::record::{Gap, Kind};
-    use policy_format::Protocol;
+    use policy_format::{HostRef, Protocol};
     use std::sync::Arc;
 
     fn event(time: u64) -> Event {
@@ -397,7 +397,7 @@ mod tests {
             generation: 1,
             client,
             protocol: Protocol::Http,
-            host: "a.example",
+            host: HostRef::Name("a.example"),
             port: 80,
             up: 0,
             down: 0,

@@ -4,7 +4,7 @@
 
 use super::event::{self, Closed, Decided, Ending, Verdict};
 use crate::digits;
-use policy_format::{AuditLevel, Decision, Host, Mode, Protocol, RuleId, events};
+use policy_format::{AuditLevel, Decision, HostRef, Mode, Protocol, RuleId, events};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -370,7 +370,7 @@ impl Judged {
                 generation: event.snapshot.generation(),
                 client: event.client,
                 protocol: event.protocol,
-                host: Text::of(event.host),
+                host: Text::of(event.host.into()),
                 port: event.port,
             },
             method: shown_method(event.method.map(method), event.protocol),
@@ -404,7 +404,7 @@ impl Ended {
                 generation: event.generation,
                 client: event.client,
                 protocol: event.protocol,
-                host: Text::new(event.host),
+                host: Text::of(event.host),
                 port: event.port,
             },
             up: event.up,
@@ -481,10 +481,10 @@ impl Text {
     }
 
     /// A host as it is shown.
-    pub(super) fn of(host: &Host) -> Self {
+    pub(super) fn of(host: HostRef<'_>) -> Self {
         match host {
-            Host::Name(name) | Host::NumericLookalike(name) => Self::new(name.as_str()),
-            Host::Ip(ip) => Self::of_address(*ip),
+            HostRef::Name(name) | HostRef::NumericLookalike(name) => Self::new(name),
+            HostRef::Ip(ip) => Self::of_address(ip),
         }
     }
 

@@ -95,7 +95,7 @@ fn each_decision_and_each_ending_moves_a_sample_of_its_own() {
                 generation: 1,
                 client: ([127, 0, 0, 1], 1).into(),
                 protocol: *protocol,
-                host: "a.test",
+                host: policy_format::HostRef::Name("a.test"),
                 port: 1,
                 up: 0,
                 down: 0,

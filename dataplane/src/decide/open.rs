@@ -4,12 +4,11 @@ use super::{Decider, Question, Told};
 use crate::audit::event::{Closed, Ending};
 use crate::connect::{ConnectError, Stop, UpstreamError};
 use crate::counters::Reached;
-use crate::digits;
 use crate::limits::Place;
 use crate::parse::target::Target;
 use crate::relay::http::Span;
 use crate::tunnels::{Listed, Whose};
-use policy_format::{Host, Protocol};
+use policy_format::{HostRef, Protocol};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -105,7 +104,7 @@ impl<'q> Open<'q> {
             generation: self.generation,
             client: self.client,
             protocol: self.protocol,
-            host: "",
+            host: HostRef::from(&self.target.host),
             port: self.target.port,
             up: self.span.up,
             down: self.span.down,
@@ -115,7 +114,7 @@ impl<'q> Open<'q> {
         self.decider.counters().closed(&closed);
         let observer = self.decider.observer();
         if observer.wants_closes() {
-            with_text(&self.target.host, |host| observer.closed(&Closed { host, ..closed }));
+            observer.closed(&closed);
         }
     }
 }
@@ -137,32 +136,6 @@ impl Drop for Open<'_> {
         if !self.said {
             let ending = self.decider.tunnels().cut_off();
             self.say(ending);
-        }
-    }
-}
-
-/// A host as text, without memory of its own.
-fn with_text(host: &Host, hear: impl FnOnce(&str)) {
-    match host {
-        Host::Name(name) | Host::NumericLookalike(name) => hear(name.as_str()),
-        Host::Ip(ip) => hear(std::str::from_utf8(digits::address(*ip, &mut [0; digits::ADDRESS])).unwrap_or_default()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-    use super::*;
-
-    #[test]
-    fn a_host_is_shown_as_everywhere() {
-        let longest = "1234:5678:9abc:def0:1234:5678:9abc:def0";
-        for host in ["a.test", "192.0.2.1", "255.255.255.255", "2001:db8::1", "::ffff:192.0.2.255", longest, "127.1"] {
-            let host = Host::parse(host).unwrap();
-            let mut heard = String::new();
-            with_text(&host, |text| text.clone_into(&mut heard));
-            assert_eq!(heard, host.to_string());
         }
     }
 }

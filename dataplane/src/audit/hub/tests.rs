@@ -6,7 +6,7 @@ use crate::audit::feed::Item;
 use crate::audit::queue::Spare;
 use crate::audit::record::Gap;
 use crate::policy::{Policy, PolicyHandle};
-use policy_format::{Decision, Denied, Host, Limit, OnFull, Protocol, Reason, RuleId};
+use policy_format::{Decision, Denied, Host, HostRef, Limit, OnFull, Protocol, Reason, RuleId};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Hands on what it is told, in batches, and does what is asked of it first.
@@ -114,7 +114,7 @@ fn close(hub: &Hub, id: u64) {
         generation: 1,
         client: client(),
         protocol: Protocol::Connect,
-        host: "a.example",
+        host: HostRef::Name("a.example"),
         port: 443,
         up: 1,
         down: 2,
