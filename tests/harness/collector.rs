@@ -1,6 +1,6 @@
 //! Collectors of OpenTelemetry: OTLP/gRPC as tonic serves it, and OTLP/HTTP as hyper does. They decode what they get, answer what they are told to, and can go away and come back.
 
-use crate::wait_until;
+use crate::{Refusing, wait_until};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
@@ -79,6 +78,8 @@ pub struct Collector {
     gate: watch::Sender<bool>,
     /// All of it, as long as it is there.
     running: Option<Runtime>,
+    /// Its address, as long as it is gone: nobody else is to take it.
+    gone: Option<Refusing>,
 }
 
 impl Collector {
@@ -97,7 +98,7 @@ impl Collector {
     fn start(grpc: bool) -> Self {
         let (gate, answers) = watch::channel(true);
         let seen = Seen { arrived: Arc::default(), exports: Arc::default(), replies: Arc::default(), answers };
-        let mut collector = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), grpc, seen, gate, running: None };
+        let mut collector = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), grpc, seen, gate, running: None, gone: None };
         collector.come();
         collector
     }
@@ -116,17 +117,17 @@ impl Collector {
     /// It is gone: its listener and its connections.
     pub fn go(&mut self) {
         drop(self.running.take());
+        wait_until("the collector has left", || {
+            self.gone = Refusing::at(self.address).ok();
+            self.gone.is_some()
+        });
     }
 
-    /// It is there, where it was before.
+    /// It is there, where it was before it went.
     pub fn come(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut listener = None;
-        wait_until("the collector listens", || {
-            listener = runtime.block_on(TcpListener::bind(self.address)).ok();
-            listener.is_some()
-        });
-        let listener = listener.unwrap();
+        let place = self.gone.take().unwrap_or_default();
+        let listener = runtime.block_on(async { place.listen() });
         self.address = listener.local_addr().unwrap();
         let seen = self.seen.clone();
         if self.grpc {

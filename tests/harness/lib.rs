@@ -31,7 +31,7 @@ pub mod upstream;
 pub use binaries::DataPlane;
 pub use client::{Answer, Client, Metrics};
 pub use collector::Collector;
-pub use origin::{Exchange, Origin};
+pub use origin::{Exchange, Origin, Refusing};
 pub use proxy::{Limited, Names, Proxy};
 pub use scrape::Scrape;
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::net::TcpSocket;
 
 /// A server on loopback, IPv4 and IPv6, one port for both.
 pub struct Origin {
@@ -12,6 +13,56 @@ pub struct Origin {
     connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<Exchange>>>,
     stop: Arc<AtomicBool>,
+}
+
+/// An address that refuses connections for as long as this lives: its port is taken, and nobody listens.
+pub struct Refusing(TcpSocket);
+
+impl Refusing {
+    /// A port of 127.0.0.1.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::bound("127.0.0.1:0".parse().unwrap(), false).unwrap()
+    }
+
+    /// This one, whatever has become of connections to it.
+    ///
+    /// # Errors
+    /// Somebody listens there.
+    pub fn at(address: SocketAddr) -> std::io::Result<Self> {
+        Self::bound(address, true)
+    }
+
+    /// Sockets that are all to be reused can have the same port, as long as none of them listens.
+    fn bound(address: SocketAddr, reuse: bool) -> std::io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(reuse)?;
+        socket.bind(address)?;
+        Ok(Self(socket))
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address().port()
+    }
+
+    /// It refuses no longer. Called where tokio runs.
+    #[must_use]
+    pub fn listen(self) -> tokio::net::TcpListener {
+        self.0.set_reuseaddr(true).unwrap();
+        self.0.listen(1024).unwrap()
+    }
+}
+
+impl Default for Refusing {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A request as the origin saw it.

@@ -4,11 +4,11 @@ use harness::http2::{Http2, Http2Origin};
 use harness::proxy::Ended;
 use harness::tls::{Authority, through, trusting};
 use harness::udp::{Association, Echo};
-use harness::{Client, Names, Origin, Proxy, policy};
+use harness::{Client, Names, Origin, Proxy, Refusing, policy};
 use netproxy::Ending;
 use policy_format::Protocol;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const LOCAL: &str = "allow_local_binding = true";
@@ -98,13 +98,13 @@ fn a_request_that_is_sent_again_is_one_request() {
 
 #[test]
 fn what_fails_upstream_says_where() {
-    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let refusing = Refusing::new();
     let silent = Origin::http(|_, _| false);
     let malformed = Origin::http(|_, stream| stream.write_all(b"HTTP/9.9 what\r\n\r\n").is_ok());
     let proxy = open(&["response_timeout=4s"]);
     let waiting = Origin::http(|_, stream| stream.read(&mut [0]).is_ok());
     for (at, status, error) in [
-        (format!("a.test:{refusing}"), 502, "upstream-refused"),
+        (format!("a.test:{}", refusing.port()), 502, "upstream-refused"),
         ("nowhere.test:80".to_owned(), 502, "upstream-name-not-resolved"),
         (format!("a.test:{}", silent.port()), 502, "upstream-closed"),
         (format!("a.test:{}", malformed.port()), 502, "upstream-bad-response"),
@@ -116,11 +116,11 @@ fn what_fails_upstream_says_where() {
         assert_eq!(how(&proxy.ends(before + 1)[before]), (Protocol::Http, 0, 0, Ending::Upstream(error)));
     }
     // Tunnels too, and SOCKS5.
-    for (count, at) in [(6, format!("a.test:{refusing}")), (7, "nowhere.test:443".to_owned())] {
+    for (count, at) in [(6, format!("a.test:{}", refusing.port())), (7, "nowhere.test:443".to_owned())] {
         assert_eq!(Client::connect(proxy.http()).tunnel(&at).status, 502);
         assert_eq!(proxy.ends(count).len(), count);
     }
-    assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", refusing), Some(5));
+    assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", refusing.port()), Some(5));
     let ended = proxy.ends(8);
     let expected = [
         (Protocol::Connect, 0, 0, Ending::Upstream("upstream-refused")),

@@ -3,11 +3,11 @@
 use harness::dns::{Record, Zone};
 use harness::tls::{Authority, Front, through, trusting};
 use harness::udp::{self, Association};
-use harness::{Client, DataPlane, Names, Origin, Proxy, Scrape, client::get, policy, wait_until};
+use harness::{Client, DataPlane, Names, Origin, Proxy, Refusing, Scrape, client::get, policy, wait_until};
 use netproxy::{Limits, NameServers};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 type Moved = BTreeMap<String, i64>;
@@ -223,11 +223,11 @@ fn exchanges_and_tunnels(seen: &mut Seen) {
             &[http, asked, missed, (&decided, 1)],
         );
     }
-    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let refusing = Refusing::new();
     seen.step(
         "nobody listens there",
         admin,
-        || assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", refusing), Some(5)),
+        || assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", refusing.port()), Some(5)),
         &[
             socks5,
             ("netproxy_requests_total{protocol=\"socks5_tcp\"}", 1),

@@ -1,8 +1,7 @@
 //! SOCKS5 on the wire.
 
-use harness::{Client, Names, Origin, Proxy, policy};
+use harness::{Client, Names, Origin, Proxy, Refusing, policy};
 use netproxy::{Lookup, Resolve};
-use std::net::TcpListener;
 
 fn world() -> (Origin, Proxy) {
     let origin = Origin::echo();
@@ -27,10 +26,15 @@ fn connects_by_name_and_by_address() {
 #[test]
 fn each_failure_has_its_own_reply() {
     let (_origin, proxy) = world();
-    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    for (name, port, expected) in
-        [("b.test", 443, 2), ("a.test", refusing, 5), ("gone.test", 443, 4), ("127.1", 80, 2), ("not a name", 80, 1), ("a.test", 0, 1)]
-    {
+    let refusing = Refusing::new();
+    for (name, port, expected) in [
+        ("b.test", 443, 2),
+        ("a.test", refusing.port(), 5),
+        ("gone.test", 443, 4),
+        ("127.1", 80, 2),
+        ("not a name", 80, 1),
+        ("a.test", 0, 1),
+    ] {
         assert_eq!(Client::connect(proxy.socks5()).socks5_name(name, port), Some(expected), "{name}:{port}");
     }
 }

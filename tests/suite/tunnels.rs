@@ -1,8 +1,7 @@
 //! Tunnels: success only when the upstream stands, half-close, revocation, drain.
 
-use harness::{Client, Names, Origin, Proxy, policy};
+use harness::{Client, Names, Origin, Proxy, Refusing, policy};
 use std::io::{Read, Write};
-use std::net::TcpListener;
 
 const LOCAL: &str = "allow_local_binding = true";
 
@@ -13,8 +12,8 @@ fn names() -> Names {
 #[test]
 fn success_is_said_only_when_the_upstream_stands() {
     let proxy = Proxy::start(&policy(LOCAL, &[("a.test", "allow")]), &names());
-    let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let answer = Client::connect(proxy.http()).tunnel(&format!("a.test:{refusing}"));
+    let refusing = Refusing::new();
+    let answer = Client::connect(proxy.http()).tunnel(&format!("a.test:{}", refusing.port()));
     assert_eq!((answer.status, answer.header("x-proxy-error")), (502, Some("upstream-refused")));
     let blocked = Client::connect(proxy.http()).tunnel("b.test:443");
     assert_eq!((blocked.status, blocked.header("x-proxy-error")), (403, Some("blocked-by-allowlist")));

@@ -2,7 +2,7 @@
 
 use harness::udp::{Association, Echo};
 use harness::upstream::Upstream;
-use harness::{Client, DataPlane, Names, Origin, Proxy, binaries, client::get, policy};
+use harness::{Client, DataPlane, Names, Origin, Proxy, Refusing, binaries, client::get, policy};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
@@ -122,9 +122,9 @@ fn what_a_proxy_says_no_with_is_said_and_nothing_of_its_page() {
         assert_eq!(Client::connect(proxy.socks5()).socks5_name("a.test", 443), Some(1), "{connect}");
     }
     // Nobody there, and somebody who hangs up.
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = Refusing::new();
     let hangs_up = Origin::raw(drop);
-    for (at, error) in [(gone, "upstream-proxy-refused"), (hangs_up.address(), "upstream-proxy-closed")] {
+    for (at, error) in [(gone.address(), "upstream-proxy-refused"), (hangs_up.address(), "upstream-proxy-closed")] {
         let proxy = Proxy::start(&through(&format!("http://{at}"), &["a.test"]), &names());
         let answer = Client::connect(proxy.http()).tunnel("a.test:443");
         assert_eq!((answer.status, answer.header("x-proxy-error")), (502, Some(error)));

@@ -283,9 +283,10 @@ fn events_arrive_in_order_and_failing_is_said_until_they_do() {
 
 #[test]
 fn beyond_the_bound_events_are_counted_exactly_and_what_says_so_is_kept() {
-    // Nobody listens there.
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut sink = sink(&format!("http://{gone}"), 10, true, false, AuditNaming::Codex);
+    // Nobody listens there, and nobody else has the port.
+    let gone = tokio::net::TcpSocket::new_v4().unwrap();
+    gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut sink = sink(&format!("http://{}", gone.local_addr().unwrap()), 10, true, false, AuditNaming::Codex);
     let all: Vec<Event> = (1..=25).map(fault).collect();
     let _ = sink.write(&all[..7]);
     let _ = sink.write(&all[7..]);
