@@ -407,11 +407,15 @@ mod tests {
     /// Number, host, bytes up and down, and how it ended.
     type Close = (u64, String, u64, u64, Ending);
 
+    /// And those of them that led to an address.
     #[derive(Default)]
-    struct Closes(Mutex<Vec<Close>>);
+    struct Closes(Mutex<Vec<Close>>, Mutex<Vec<IpAddr>>);
 
     impl Observer for Arc<Closes> {
         fn closed(&self, event: &Closed<'_>) {
+            if let HostRef::Ip(ip) = event.host {
+                self.1.lock().unwrap().push(ip);
+            }
             self.0.lock().unwrap().push((event.id, event.host.to_string(), event.up, event.down, event.ending));
         }
     }
@@ -456,6 +460,23 @@ mod tests {
             let address: SocketAddr = address.parse().unwrap();
             assert_eq!(Client::from(address).address(), address);
         }
+    }
+
+    #[test]
+    fn an_end_says_where_a_tunnel_led_as_its_decision_did() {
+        let rig = Rig::new();
+        let hosts = ["a.test", "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.255", "127.1"];
+        hosts.iter().for_each(|host| drop(rig.open(host)));
+        assert!(
+            rig.closes
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .map(|(_, host, ..)| host.clone())
+                .eq(hosts.map(|host| Host::parse(host).unwrap().to_string()))
+        );
+        assert!(rig.closes.1.lock().unwrap().iter().eq(&hosts[1..4].iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect::<Vec<_>>()));
     }
 
     #[test]
