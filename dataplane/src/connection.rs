@@ -68,7 +68,7 @@ impl Shared {
 
     /// What the policy in force has added to heads.
     fn forwarding(&self, client: SocketAddr) -> Forwarding<'_> {
-        let snapshot = self.decider.policy().current();
+        let snapshot = self.decider.policy().look();
         let settings = snapshot.settings();
         Forwarding { via: settings.via.then_some(self.pseudonym.as_str()), forwarded: settings.forwarded, client: client.ip() }
     }
@@ -107,7 +107,7 @@ pub(crate) struct Connection<'s> {
     /// A request was read.
     pub(crate) served: bool,
     /// The connection of the last request.
-    pub(crate) idle: Option<(Arc<Target>, Idle)>,
+    pub(crate) idle: Option<(Arc<Target>, Box<Idle>)>,
     /// It was others' before: what cannot be sent again does not go over it.
     pub(crate) borrowed: bool,
     /// Its requests are this client's only.
@@ -479,7 +479,7 @@ impl<'s> Connection<'s> {
                 }
             }
             let reused = found.is_some();
-            let Connected { stream: upstream, route, form } = match &mut found {
+            let Way { idle, route, form } = match &mut found {
                 Some(waiting) => waiting,
                 none => match Box::pin(self.new_way(head, question, refused, traffic, &secured, &mut begun)).await {
                     Ok(new) => none.insert(new),
@@ -493,6 +493,7 @@ impl<'s> Connection<'s> {
             if !Arc::ptr_eq(&self.limits, plan.snapshot().limits()) {
                 self.limits = Arc::clone(plan.snapshot().limits());
             }
+            let upstream = &mut idle.stream;
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
                 Ok(upload) => Meter::up(&shared.counters, upload),
@@ -571,9 +572,10 @@ impl<'s> Connection<'s> {
                     end(open, Ending::Done);
                     if upstream_reusable && !pool::keeps(&self.limits) {
                         pool::evicted(Counter::PoolFull, 1);
-                    } else if upstream_reusable && let Some(Connected { stream, route, form }) = found {
+                    } else if upstream_reusable {
                         self.bound = bound || (reused && self.bound);
-                        self.idle = Some((Arc::clone(&head.target), Idle { stream, leads: Leads::new(&route, form), tls: secured }));
+                        idle.leads.keep(route.kept_decision());
+                        self.idle = found.map(|way| (Arc::clone(&head.target), way.idle));
                         self.borrowed = false;
                     }
                     if client_reusable {
@@ -586,9 +588,10 @@ impl<'s> Connection<'s> {
                 }
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
-                    let Some(((place, upload), Connected { stream: upstream, route, .. })) = room.zip(found) else {
+                    let Some(((place, upload), Way { idle, route, .. })) = room.zip(found) else {
                         return Next::Close;
                     };
+                    let upstream = idle.stream;
                     let guard = Box::new(self.guard(&upstream, route, false, place));
                     return Next::Tunnel(upstream, guard, upload, None);
                 }
@@ -623,7 +626,7 @@ impl<'s> Connection<'s> {
         question: Question<'q>,
         traffic: Traffic,
         secured: &Secured,
-    ) -> Result<Option<Connected<'q>>, No<'q>>
+    ) -> Result<Option<Way<'q>>, No<'q>>
     where
         's: 'q,
     {
@@ -631,7 +634,7 @@ impl<'s> Connection<'s> {
         match self.reuse(question, traffic, &idle) {
             Ok(Some((route, form))) => {
                 self.shared.counters.count(Counter::UpstreamReused);
-                Ok(Some(Connected { stream: idle.stream, route, form }))
+                Ok(Some(Way { idle, route, form }))
             }
             Ok(None) => Ok(None),
             Err(no) => {
@@ -651,7 +654,7 @@ impl<'s> Connection<'s> {
         traffic: Traffic,
         secured: &Secured,
         open: &mut Option<Open<'_>>,
-    ) -> Result<Connected<'q>, Next>
+    ) -> Result<Way<'q>, Next>
     where
         's: 'q,
     {
@@ -670,9 +673,10 @@ impl<'s> Connection<'s> {
         }
         let mut watch = Watch { ear: &mut self.ear, tunnel: self.tunnel.as_ref() };
         match shared.connect(permit, traffic, secured.as_ref(), head, &mut watch).await {
-            Ok(connected) => {
+            Ok(Connected { stream, route, form }) => {
                 shared.counters.count(Counter::UpstreamOpened);
-                Ok(connected)
+                let idle = Idle::new(stream, Leads::new(&route, form.clone()), secured.clone());
+                Ok(Way { idle, route, form })
             }
             Err(ConnectError::Denied(denial)) => {
                 end(open, Ending::Revoked);
@@ -704,7 +708,7 @@ impl<'s> Connection<'s> {
     /// The connection of the last request, if it went to the same target and still stands, or another one that waits.
     /// What cannot be sent again goes over this client's own, if the system has no news of it, or over a new one: an origin may be closing it. The system is asked, too, where
     /// what an answer to HEAD announces may follow it: what is known of the stream is as old as this turn of the runtime.
-    fn reusable(&mut self, target: &Arc<Target>, secured: &Secured, may_repeat: bool) -> Option<Idle> {
+    fn reusable(&mut self, target: &Arc<Target>, secured: &Secured, may_repeat: bool) -> Option<Box<Idle>> {
         match self.idle.take() {
             Some((last, mut idle)) if last == *target && pool::same(secured, &idle.tls) && (may_repeat || !self.borrowed) => {
                 let stands = if may_repeat && !self.bound { idle.stream.is_quiet() } else { idle.stream.is_silent() };
@@ -835,7 +839,7 @@ impl<'s> Connection<'s> {
             return Next::Tunnel(upstream, guard, upload, clear);
         }
         self.limits = Arc::clone(route.snapshot().limits());
-        let idle = Idle { stream: upstream, leads: Leads::new(&route, form), tls };
+        let idle = Idle::new(upstream, Leads::new(&route, form), tls);
         let (granted, snapshot) = (route.question().granted, Arc::clone(route.snapshot()));
         let live = route.live(&self.shared.decider, room.0, false);
         Next::Inside(Box::new(Opening { protocol, target: target.clone(), idle, live, granted, snapshot }))
@@ -1002,6 +1006,14 @@ struct Stands<'t> {
     room: Room,
     /// How the connection was secured, where it waited for requests.
     tls: Secured,
+}
+
+/// A way that stands, for a request that may go over it.
+struct Way<'q> {
+    idle: Box<Idle>,
+    route: Route<'q>,
+    /// How requests are written on it.
+    form: Form,
 }
 
 /// Why there is no tunnel.

@@ -111,7 +111,7 @@ mod tests {
     async fn one_waits() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-        pool::put(&target(), Idle { stream: Buffered::new(stream), leads: Leads::direct(), tls: None }, &Limits::default());
+        pool::put(&target(), Idle::new(Buffered::new(stream), Leads::direct(), None), &Limits::default());
         listener.accept().await.unwrap().0
     }
 

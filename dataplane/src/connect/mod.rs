@@ -292,6 +292,11 @@ impl Leads {
         self.kept_decision
     }
 
+    /// Takes in what was decided of the last of them.
+    pub(crate) fn keep(&mut self, decision: Option<KeptDecision>) {
+        self.kept_decision = decision;
+    }
+
     /// The proxy that it leads to, and the addresses that were asked of it.
     pub(crate) fn through(&self) -> (Option<&Arc<upstream::Proxy>>, &[IpAddr]) {
         (self.proxy.as_ref(), &self.asked)

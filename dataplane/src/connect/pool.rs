@@ -32,15 +32,21 @@ struct Pool {
 }
 
 struct Waiting {
-    idle: Idle,
+    idle: Box<Idle>,
     until: Instant,
 }
 
-/// An upstream connection that may serve another request.
+/// An upstream connection that may serve another request. It is boxed once: it goes back and forth between those who use it and where it waits.
 pub(crate) struct Idle {
     pub(crate) stream: Buffered,
     pub(crate) leads: Leads,
     pub(crate) tls: Secured,
+}
+
+impl Idle {
+    pub(crate) fn new(stream: Buffered, leads: Leads, tls: Secured) -> Box<Self> {
+        Box::new(Self { stream, leads, tls })
+    }
 }
 
 /// How a connection was secured, which tells those apart that only some requests may use: by which configuration, and so with which certificate of ours; `None` is not at all.
@@ -56,7 +62,7 @@ pub(crate) fn same(wanted: &Secured, there: &Secured) -> bool {
 }
 
 /// The latest connection to a target that is still open and silent, secured as `fits` says.
-pub(crate) fn take(target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Idle> {
+pub(crate) fn take(target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Box<Idle>> {
     POOL.with_borrow_mut(|pool| {
         let found = pool.find(target, fits);
         counters::here(|counters| counters.count(if found.is_some() { Counter::PoolHits } else { Counter::PoolMisses }));
@@ -66,7 +72,7 @@ pub(crate) fn take(target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<I
 }
 
 /// Keeps a connection for later requests to its target, if there is room.
-pub(crate) fn put(target: &Target, idle: Idle, limits: &Limits) {
+pub(crate) fn put(target: &Target, idle: Box<Idle>, limits: &Limits) {
     POOL.with_borrow_mut(|pool| {
         let now = Instant::now();
         pool.sweep(now, limits.pool_timeout);
@@ -115,7 +121,7 @@ pub(crate) fn evicted(why: Counter, count: usize) {
 }
 
 impl Pool {
-    fn find(&mut self, target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Idle> {
+    fn find(&mut self, target: &Target, fits: impl Fn(&Secured) -> bool) -> Option<Box<Idle>> {
         let waiting = self.idle.get_mut(target)?;
         let mut found = None;
         while let Some(at) = waiting.iter().rposition(|waiting| fits(&waiting.idle.tls)) {
@@ -170,7 +176,7 @@ mod tests {
         for port in ports.clone() {
             let stream = Stream::Tcp(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             waiting.push(listener.accept().await.unwrap());
-            put(&target(port), Idle { stream: Buffered::new(stream), leads: Leads::direct(), tls: None }, &limits);
+            put(&target(port), Idle::new(Buffered::new(stream), Leads::direct(), None), &limits);
             // Some wait on.
             assert!(port % 5 == 0 || take(&target(port), |_| true).is_some(), "{port}");
             let (targets, connections) = POOL.with_borrow(|pool| (pool.idle.len(), pool.connections));

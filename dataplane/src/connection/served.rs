@@ -95,7 +95,7 @@ impl Opened {
         connection.tunnel = Some(live);
         let target = target.map(Arc::new);
         connection.granted = target.clone().filter(|_| granted);
-        connection.idle = target.map(|target| (target, Idle { stream, leads, tls: None }));
+        connection.idle = target.map(|target| (target, Idle::new(stream, leads, None)));
         let next = connection.http().await;
         connection.go_on(next).await
     }

@@ -31,8 +31,7 @@ async fn the_system_is_asked_for_news_of_a_connection_that_is_one_clients_only()
         let (stream, _origin) = unheard(&listener).await;
         let mut connection = Connection::new(Buffered::new(Stream::Tcp(client)), address, &shared, shutdown.clone());
         connection.bound = bound;
-        connection.idle =
-            Some((Arc::clone(&target), Idle { stream: Buffered::new(Stream::Tcp(stream)), leads: Leads::direct(), tls: None }));
+        connection.idle = Some((Arc::clone(&target), Idle::new(Buffered::new(Stream::Tcp(stream)), Leads::direct(), None)));
         let found = connection.reusable(&target, &None, may_repeat);
         assert_eq!(found.is_some(), reused, "bound: {bound}, may be sent again: {may_repeat}");
     }

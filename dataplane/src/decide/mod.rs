@@ -241,7 +241,7 @@ impl Decider {
 
     /// Whether a request to that target, outside of TLS, may carry what stands for a secret, under the policy in force.
     pub(crate) fn wants(&self, target: &Target) -> bool {
-        self.secrets.wants(&self.policy.current(), &target.host, target.port, false)
+        self.secrets.wants(&self.policy.look(), &target.host, target.port, false)
     }
 
     /// What is changed in a request that was given this route.
@@ -270,7 +270,7 @@ impl Decider {
 
     /// The limits of the policy that is in force.
     pub(crate) fn limits(&self) -> Arc<Limits> {
-        Arc::clone(self.policy.current().limits())
+        Arc::clone(self.policy.look().limits())
     }
 
     /// What the policy says of a request.

@@ -46,7 +46,7 @@ pub(crate) struct Opening {
     pub(crate) protocol: Protocol,
     pub(crate) target: Target,
     /// The way to the origin; it is secured already where it waited for requests.
-    pub(crate) idle: Idle,
+    pub(crate) idle: Box<Idle>,
     pub(crate) live: Listed,
     /// No rule allowed it, and somebody who was asked did.
     pub(crate) granted: bool,
@@ -362,7 +362,7 @@ impl From<UpstreamError> for NoWay {
 /// A connection to the origin that is secured.
 enum Way {
     Http1 {
-        idle: Idle,
+        idle: Box<Idle>,
         /// For requests of others, before.
         waited: bool,
     },
@@ -370,7 +370,7 @@ enum Way {
 }
 
 /// Secures the way to the origin, with what the client offers.
-async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn, limits: &Limits) -> Result<Way, NoWay> {
+async fn origin(shared: &Shared, question: Question<'_>, idle: Box<Idle>, offer: Alpn, limits: &Limits) -> Result<Way, NoWay> {
     let target = question.target;
     let config = shared.config(target, offer).await?;
     let may_be_h2 = matches!(offer, Alpn::Http2 | Alpn::Both);
@@ -387,7 +387,7 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
             pool::put(target, idle, limits);
             another(shared, question).await?
         }
-        None => idle,
+        None => *idle,
     };
     // It was allowed before the client said anything.
     if !stream.peer().is_some_and(|peer| shared.decider.still_allows(&question, &leads, peer.ip())) {
@@ -395,7 +395,7 @@ async fn origin(shared: &Shared, question: Question<'_>, idle: Idle, offer: Alpn
     }
     let stream = shared.secure(stream, target, &config, limits).await?;
     if chosen(&stream.stream) != Alpn::Http2 {
-        return Ok(Way::Http1 { idle: Idle { stream, leads, tls: Some(config) }, waited: false });
+        return Ok(Way::Http1 { idle: Idle::new(stream, leads, Some(config)), waited: false });
     }
     let peer = stream.peer().map(|peer| peer.ip());
     let upstream = http2::Upstream::open(stream.stream, limits).await?;

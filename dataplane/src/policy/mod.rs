@@ -17,7 +17,7 @@ use crate::inside::interception::{Authorities, Interception};
 use crate::signal::Bell;
 use crate::tls::client::{ClientCertificate, ClientCertificates};
 use crate::tls::roots::Own;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use mapped::PrivateMap;
 use memmap2::Mmap;
 use mode::Hold;
@@ -513,9 +513,14 @@ impl PolicyHandle {
         self.0.current.load_full()
     }
 
+    /// The same for a short look: nobody counts who else holds it, which threads would have to agree on.
+    pub(crate) fn look(&self) -> Guard<Arc<Snapshot>> {
+        self.0.current.load()
+    }
+
     /// Which policy is in force now, for those who only want to know whether it still is the one that they asked.
     pub(crate) fn generation(&self) -> u64 {
-        self.0.current.load().generation
+        self.look().generation
     }
 
     /// Puts a policy in force and returns its generation. Tunnels are decided again.
