@@ -479,7 +479,7 @@ impl<'s> Connection<'s> {
                 }
             }
             let reused = found.is_some();
-            let Way { idle, route, form } = match &mut found {
+            let Standing { upstream, route } = match &mut found {
                 Some(waiting) => waiting,
                 none => match Box::pin(self.new_way(head, question, refused, traffic, &secured, &mut begun)).await {
                     Ok(new) => none.insert(new),
@@ -493,7 +493,8 @@ impl<'s> Connection<'s> {
             if !Arc::ptr_eq(&self.limits, plan.snapshot().limits()) {
                 self.limits = Arc::clone(plan.snapshot().limits());
             }
-            let upstream = &mut idle.stream;
+            let Idle { stream: upstream, leads, .. } = &mut **upstream;
+            let form = leads.form();
             let peer = upstream.peer().map(|peer| peer.ip());
             let upload = match gate.body(host, head.body, &self.limits) {
                 Ok(upload) => Meter::up(&shared.counters, upload),
@@ -574,8 +575,8 @@ impl<'s> Connection<'s> {
                         pool::evicted(Counter::PoolFull, 1);
                     } else if upstream_reusable {
                         self.bound = bound || (reused && self.bound);
-                        idle.leads.keep(route.kept_decision());
-                        self.idle = found.map(|way| (Arc::clone(&head.target), way.idle));
+                        leads.keep(route.kept_decision());
+                        self.idle = found.map(|standing| (Arc::clone(&head.target), standing.upstream));
                         self.borrowed = false;
                     }
                     if client_reusable {
@@ -588,10 +589,10 @@ impl<'s> Connection<'s> {
                 }
                 Ok(Exchanged::Upgraded) => {
                     // Nobody offered to, if there is no room.
-                    let Some(((place, upload), Way { idle, route, .. })) = room.zip(found) else {
+                    let Some(((place, upload), Standing { upstream, route })) = room.zip(found) else {
                         return Next::Close;
                     };
-                    let upstream = idle.stream;
+                    let upstream = upstream.stream;
                     let guard = Box::new(self.guard(&upstream, route, false, place));
                     return Next::Tunnel(upstream, guard, upload, None);
                 }
@@ -626,15 +627,15 @@ impl<'s> Connection<'s> {
         question: Question<'q>,
         traffic: Traffic,
         secured: &Secured,
-    ) -> Result<Option<Way<'q>>, No<'q>>
+    ) -> Result<Option<Standing<'q>>, No<'q>>
     where
         's: 'q,
     {
         let Some(idle) = self.reusable(&head.target, secured, may_repeat(head)) else { return Ok(None) };
         match self.reuse(question, traffic, &idle) {
-            Ok(Some((route, form))) => {
+            Ok(Some(route)) => {
                 self.shared.counters.count(Counter::UpstreamReused);
-                Ok(Some(Way { idle, route, form }))
+                Ok(Some(Standing { upstream: idle, route }))
             }
             Ok(None) => Ok(None),
             Err(no) => {
@@ -654,7 +655,7 @@ impl<'s> Connection<'s> {
         traffic: Traffic,
         secured: &Secured,
         open: &mut Option<Open<'_>>,
-    ) -> Result<Way<'q>, Next>
+    ) -> Result<Standing<'q>, Next>
     where
         's: 'q,
     {
@@ -675,8 +676,8 @@ impl<'s> Connection<'s> {
         match shared.connect(permit, traffic, secured.as_ref(), head, &mut watch).await {
             Ok(Connected { stream, route, form }) => {
                 shared.counters.count(Counter::UpstreamOpened);
-                let idle = Idle::new(stream, Leads::new(&route, form.clone()), secured.clone());
-                Ok(Way { idle, route, form })
+                let upstream = Idle::new(stream, Leads::new(&route, form), secured.clone());
+                Ok(Standing { upstream, route })
             }
             Err(ConnectError::Denied(denial)) => {
                 end(open, Ending::Revoked);
@@ -735,15 +736,14 @@ impl<'s> Connection<'s> {
     }
 
     /// A connection that is open already, if the policy in force still has this way for the request.
-    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: &Idle) -> Result<Option<(Route<'q>, Form)>, No<'q>>
+    fn reuse<'q>(&self, question: Question<'q>, traffic: Traffic, idle: &Idle) -> Result<Option<Route<'q>>, No<'q>>
     where
         's: 'q,
     {
         let Idle { stream, leads, .. } = idle;
-        let (Some(peer), Some(form)) = (stream.peer(), leads.form(traffic)) else { return Ok(None) };
+        let Some(peer) = stream.peer().filter(|_| leads.carries(traffic)) else { return Ok(None) };
         let shared: &'s Shared = self.shared;
-        let route = shared.decider.reuse(question, traffic, leads, peer.ip())?;
-        Ok(route.map(|route| (route, form)))
+        shared.decider.reuse(question, traffic, leads, peer.ip())
     }
 
     /// CONNECT: decide → connect → say so → relay, or open.
@@ -792,12 +792,13 @@ impl<'s> Connection<'s> {
             && let Some(idle) = pool::take(target, Option::is_some)
         {
             match self.reuse(question, Traffic::Tunnel, &idle) {
-                Ok(Some((route, form))) if route.intercept() => {
+                Ok(Some(route)) if route.intercept() => {
                     shared.counters.count(Counter::UpstreamReused);
-                    return Ok(Stands { connected: Connected { stream: idle.stream, route, form }, room, tls: idle.tls });
+                    let Idle { stream, leads, tls } = *idle;
+                    return Ok(Stands { connected: Connected { stream, route, form: leads.form().clone() }, room, tls });
                 }
                 // Another policy has come in between.
-                Ok(Some((mut route, _))) => (kept, permit) = (route.take_open(), permit.told()),
+                Ok(Some(mut route)) => (kept, permit) = (route.take_open(), permit.told()),
                 Ok(None) => {}
                 Err(no) => return Err(NoTunnel::Denied(shared.decider.refuse(no))),
             }
@@ -1008,12 +1009,10 @@ struct Stands<'t> {
     tls: Secured,
 }
 
-/// A way that stands, for a request that may go over it.
-struct Way<'q> {
-    idle: Box<Idle>,
+/// An upstream connection that stands, for a request that may go over it.
+struct Standing<'q> {
+    upstream: Box<Idle>,
     route: Route<'q>,
-    /// How requests are written on it.
-    form: Form,
 }
 
 /// Why there is no tunnel.

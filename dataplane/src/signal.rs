@@ -46,8 +46,9 @@ const NOBODY: usize = usize::MAX;
 
 impl Bell {
     pub(crate) fn ring(&self) {
+        // INVARIANT: nobody who is woken rings this bell at once: a waker only writes down who has to look.
         let ringing = self.0.ringing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.count.fetch_add(1, Ordering::AcqRel);
+        self.0.count.fetch_or(1, Ordering::AcqRel);
         self.0.notify.notify_waiters();
         self.0.count.fetch_add(1, Ordering::AcqRel);
         drop(ringing);
@@ -83,7 +84,7 @@ impl Ear {
                 return Poll::Pending;
             }
             if this.notified.as_mut().poll(cx).is_pending() {
-                // Its waker is kept until then, so that nobody else is where it is.
+                // The list has a clone of the waker, so that nobody else is where its data is while `who` says so.
                 *this.who = who;
                 return Poll::Pending;
             }

@@ -292,7 +292,7 @@ impl Leads {
         self.kept_decision
     }
 
-    /// Takes in what was decided of the last of them.
+    /// Keeps what was decided of the last request on it.
     pub(crate) fn keep(&mut self, decision: Option<KeptDecision>) {
         self.kept_decision = decision;
     }
@@ -302,9 +302,14 @@ impl Leads {
         (self.proxy.as_ref(), &self.asked)
     }
 
-    /// How requests are written on it, if it can carry such traffic.
-    pub(crate) fn form(&self, traffic: Traffic) -> Option<Form> {
-        (self.form == Form::Origin || traffic == Traffic::Http).then(|| self.form.clone())
+    /// Whether it can carry such traffic.
+    pub(crate) fn carries(&self, traffic: Traffic) -> bool {
+        self.form == Form::Origin || traffic == Traffic::Http
+    }
+
+    /// How requests are written on it.
+    pub(crate) fn form(&self) -> &Form {
+        &self.form
     }
 
     #[cfg(test)]

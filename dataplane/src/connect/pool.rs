@@ -36,7 +36,7 @@ struct Waiting {
     until: Instant,
 }
 
-/// An upstream connection that may serve another request. It is boxed once: it goes back and forth between those who use it and where it waits.
+/// An upstream connection that may serve another request. It is boxed, since it goes back and forth between those who use it and where it waits.
 pub(crate) struct Idle {
     pub(crate) stream: Buffered,
     pub(crate) leads: Leads,

@@ -513,7 +513,7 @@ impl PolicyHandle {
         self.0.current.load_full()
     }
 
-    /// The same for a short look: nobody counts who else holds it, which threads would have to agree on.
+    /// The same for a short look: it does not count among those who hold it, a count that all threads would write. Not for keeping, nor across an await: that is [`Self::current`].
     pub(crate) fn look(&self) -> Guard<Arc<Snapshot>> {
         self.0.current.load()
     }
