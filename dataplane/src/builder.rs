@@ -23,9 +23,9 @@ use crate::inside::secrets::Secrets;
 use crate::limits::Gate;
 use crate::log::Logged;
 use crate::parse::forwarding::pseudonym;
-use crate::policy::PolicyHandle;
 use crate::policy::reload::{ReloadRequest, Reloader, Stamp};
 use crate::policy::source::PolicySource;
+use crate::policy::{PolicyHandle, Verify};
 use crate::proxy::{Addresses, Bound, Facts, NetworkProxy, Sockets, Watch};
 use crate::secret::Broker;
 use crate::tls::roots::{RootsError, Sources, Trust};
@@ -418,7 +418,7 @@ impl NetworkProxyBuilder {
         let name = self.source.name();
         let origin = self.source.origin();
         let (source, wanted) = (self.source, profile.clone());
-        let loaded = runtime.spawn_blocking(move || source.load(map, wanted.as_deref())).await;
+        let loaded = runtime.spawn_blocking(move || source.load(map, wanted.as_deref(), Verify::DigestFirst)).await;
         let policy = loaded.unwrap_or_else(|panic| Err(LoadError::Read { path: name, error: std::io::Error::other(panic) }))?;
         let meta = policy.meta().clone();
         if meta.network != Network::Proxied {

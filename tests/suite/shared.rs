@@ -1,6 +1,7 @@
 //! How a policy file is held in memory: a private copy, or the file itself.
 
 use harness::{Client, DataPlane, Origin, binaries, compile, policy};
+use policy_format::{Blob, SectionKind, reseal};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -230,6 +231,50 @@ fn what_changes_about_a_shared_file_but_not_in_it_is_looked_into() {
     chmod(&file, 0o644);
     while proxy.next_reload()["outcome"] != "swapped" {}
     assert_eq!(outcome(&proxy, "a.test", &origin), "served");
+}
+
+/// A policy that allows `a.test` and denies so many names, whose header tells another number of rules, under the right digest: lookups find all that is there.
+fn wrong_inside(names: usize) -> (Vec<u8>, Vec<u8>) {
+    let denied: Vec<String> = (0..names).map(|number| format!("host-{number}.of-a-long-list.example")).collect();
+    let domains: Vec<(&str, &str)> = denied.iter().map(|name| (name.as_str(), "deny")).chain([("a.test", "allow")]).collect();
+    let good = compile(&policy("allow_local_binding = true", &domains));
+    let rules = Blob::open(&good).unwrap().section(SectionKind::Trie).as_ptr().addr() - good.as_ptr().addr() + 44;
+    let mut wrong = good.clone();
+    wrong[rules] ^= 1;
+    reseal(&mut wrong);
+    (good, wrong)
+}
+
+/// What only the compiler could have got wrong: the digest is right, and there are too many rules for clients to wait until each was looked at.
+#[test]
+fn a_large_policy_is_served_before_its_rules_were_looked_at_and_withdrawn_if_they_are_wrong() {
+    let (good, wrong) = wrong_inside(100_000);
+    assert!(good.len() > 1 << 20, "{}", good.len());
+    let origin = Origin::start();
+    for map in ["private", "shared"] {
+        let (_dir, file) = place(&wrong);
+        let proxy = start(&file, map);
+        let said = proxy.next_reload();
+        assert!(said["outcome"] == "withdrawn" && said["error"].as_str().unwrap().contains("(the number of rules)"), "{said}");
+        assert_eq!((outcome(&proxy, "a.test", &origin), last_error(&proxy).is_some()), ("proxy_disabled".into(), true));
+        replace(&file, &good);
+        assert_eq!(proxy.next_reload()["outcome"], "swapped");
+        assert_eq!((outcome(&proxy, "a.test", &origin), last_error(&proxy)), ("served".into(), None));
+        // While another is in force, there is time for all of it before.
+        replace(&file, &wrong);
+        assert_eq!(proxy.next_reload()["outcome"], "refused");
+        assert_eq!(outcome(&proxy, "a.test", &origin), "served");
+    }
+}
+
+#[test]
+fn a_small_policy_that_is_wrong_inside_is_not_served_at_all() {
+    let (_, wrong) = wrong_inside(3);
+    let (_dir, file) = place(&wrong);
+    for map in ["private", "shared"] {
+        let (code, said) = refusal(&file, map);
+        assert!(code == Some(2) && said.contains("the number of rules"), "{code:?} {said}");
+    }
 }
 
 /// A sealed memfd cannot change, so nobody's word is needed for it.

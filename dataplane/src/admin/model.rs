@@ -72,7 +72,7 @@ models! {
         Ready,
         /// It finishes what is open, and accepts no more.
         Draining,
-        /// The policy in force lets nothing through: it says so, or its file was changed in place.
+        /// The policy in force lets nothing through: it says so, or the one before it was withdrawn.
         Blocked,
         /// New requests are refused: the queue of audit events is full and the policy wants that then, or the embedding program does.
         Refusing,
@@ -403,7 +403,7 @@ models! {
         pub loaded: String,
         /// Why the last reload was refused, if it was.
         pub last_error: Option<String>,
-        /// Whether everything is blocked, because its file was changed in place.
+        /// Whether everything is blocked, because the one before it was withdrawn: its file was changed in place, or is wrong inside.
         pub withdrawn: bool,
     }
 

@@ -32,6 +32,9 @@ impl PrivateMap {
             None
         } else {
             let mut map = MmapMut::map_anon(len)?;
+            // Where the system has large pages to give, the copy takes 500 times fewer faults, and a lookup fewer entries of the processor's tables.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
             file.read_exact(&mut map).map_err(changed)?;
             Some(map.make_read_only()?)
         };

@@ -25,7 +25,7 @@ use policy_format::{Blob, Intercepted, LimitOverride, Limits, MitmMode, Mode, Ov
 use shared::Mapped;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::watch;
 
@@ -68,10 +68,25 @@ impl Drop for Bytes {
     }
 }
 
+/// How much of a policy is looked at before it is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verify {
+    /// All of it.
+    Whole,
+    /// Its digest and its settings, and the rules too where they are few; where they are many, they are looked at [while it is in force](reload::Reloader::watch). For
+    /// the first policy of a process, before which nobody is served.
+    DigestFirst,
+}
+
+/// Bytes of a policy from which on its rules are many: to look at a MiB of them, some 50,000, takes 6 ms on one processor.
+const LARGE: usize = 1 << 20;
+
 /// A validated policy that is not in force yet.
 #[derive(Debug)]
 pub struct Policy {
     blob: Blob<Bytes>,
+    /// Whether its rules were looked at, and not its digest alone.
+    is_checked: bool,
     /// The profile that requests are decided under.
     profile: ProfileId,
     /// The file, where the policy is what is in it rather than what was.
@@ -94,12 +109,12 @@ impl Policy {
     }
 
     pub(crate) fn built_in_profile(profile: Option<&str>) -> Result<Self, PolicyError> {
-        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))), profile)
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/default.bin"))), profile, Verify::Whole)
     }
 
     /// The policy that blocks everything.
     pub(crate) fn blocked() -> Result<Self, PolicyError> {
-        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/blocked.bin"))), None)
+        Self::open(Memory::BuiltIn(include_bytes!(concat!(env!("OUT_DIR"), "/blocked.bin"))), None, Verify::Whole)
     }
 
     /// A policy from memory. Requests are decided under its first profile.
@@ -119,19 +134,23 @@ impl Policy {
     }
 
     pub(crate) fn from_bytes_profile(bytes: Vec<u8>, profile: Option<&str>) -> Result<Self, PolicyError> {
-        Self::open(Memory::Given(bytes), profile)
+        Self::open(Memory::Given(bytes), profile, Verify::Whole)
     }
 
-    pub(crate) fn from_private(map: PrivateMap, profile: Option<&str>) -> Result<Self, PolicyError> {
-        Self::open(Memory::Private(map), profile)
+    pub(crate) fn from_private(map: PrivateMap, profile: Option<&str>, verify: Verify) -> Result<Self, PolicyError> {
+        Self::open(Memory::Private(map), profile, verify)
     }
 
-    pub(crate) fn from_shared(map: Mmap, mapped: Option<Mapped>, profile: Option<&str>) -> Result<Self, PolicyError> {
-        Ok(Self { mapped, ..Self::open(Memory::Shared(map), profile)? })
+    pub(crate) fn from_shared(map: Mmap, mapped: Option<Mapped>, profile: Option<&str>, verify: Verify) -> Result<Self, PolicyError> {
+        Ok(Self { mapped, ..Self::open(Memory::Shared(map), profile, verify)? })
     }
 
-    fn open(memory: Memory, profile: Option<&str>) -> Result<Self, PolicyError> {
-        let blob = Blob::open(Bytes(memory))?;
+    fn open(memory: Memory, profile: Option<&str>, verify: Verify) -> Result<Self, PolicyError> {
+        let blob = Blob::open_sealed(Bytes(memory))?;
+        let is_checked = verify == Verify::Whole || blob.as_bytes().len() < LARGE;
+        if is_checked {
+            blob.check()?;
+        }
         let profile = match profile {
             None => ProfileId::default(),
             Some(name) => blob.profile(name).ok_or_else(|| PolicyError::Profile {
@@ -147,7 +166,7 @@ impl Policy {
         let listed = settings(&blob, profile).client_certificates.iter();
         let listed = listed.map(|listed| (listed.host.as_str(), Path::new(&listed.cert_path), Path::new(&listed.key_path)));
         let certificates = ClientCertificates::load(listed).map_err(|error| PolicyError::ClientCertificate(error.to_string()))?;
-        Ok(Self { blob, profile, mapped: None, upstreams, sockets, interception, certificates: Arc::new(certificates) })
+        Ok(Self { blob, is_checked, profile, mapped: None, upstreams, sockets, interception, certificates: Arc::new(certificates) })
     }
 
     /// The file, where it can still change the policy.
@@ -208,6 +227,7 @@ fn pinned(written: &[String]) -> Vec<PathBuf> {
 pub struct Snapshot {
     /// Shared with the same policy in another mode.
     blob: Arc<Blob<Bytes>>,
+    is_checked: bool,
     profile: ProfileId,
     mapped: Option<Arc<Mapped>>,
     limits: Arc<Limits>,
@@ -226,9 +246,22 @@ impl Snapshot {
         let mut limits = settings(&policy.blob, policy.profile).limits.clone();
         limits.apply(overrides);
         within_descriptors(&mut limits, overrides, workers);
-        let Policy { blob, profile, mapped, upstreams, sockets, interception, certificates } = policy;
+        let Policy { blob, is_checked, profile, mapped, upstreams, sockets, interception, certificates } = policy;
         let (blob, mapped, limits) = (Arc::new(blob), mapped.map(Arc::new), Arc::new(limits));
-        Self { blob, profile, mapped, limits, upstreams, sockets, interception, certificates, mode, generation, loaded: SystemTime::now() }
+        Self {
+            blob,
+            is_checked,
+            profile,
+            mapped,
+            limits,
+            upstreams,
+            sockets,
+            interception,
+            certificates,
+            mode,
+            generation,
+            loaded: SystemTime::now(),
+        }
     }
 
     /// The mode in force: the one that whoever runs the proxy has set ([`Handle::set_mode`](crate::Handle::set_mode)), as far as the policy lets that be, or else the policy's own
@@ -246,6 +279,11 @@ impl Snapshot {
     /// The file, where it can still change the policy.
     pub(crate) fn mapped(&self) -> Option<&Mapped> {
         self.mapped.as_deref()
+    }
+
+    /// Looks at what [`Verify::DigestFirst`] left for later, if it did. Reads all of the bytes.
+    pub(crate) fn check_rest(&self) -> Result<(), PolicyError> {
+        if self.is_checked { Ok(()) } else { Ok(self.blob.check()?) }
     }
 
     /// Whether the bytes still are the policy that was put in force. Reads all of them.
@@ -528,9 +566,24 @@ impl PolicyHandle {
     /// [fault](crate::Observer::fault).
     ///
     /// Limited mode that was [set](Self::set_mode) holds for it too; full mode was set over another policy, and is not: who writes `mode = "limited"` has it.
-    pub(crate) fn swap(&self, mut policy: Policy) -> u64 {
-        // Until it is in force, so that modes and swaps have one order.
-        let mut set = self.mode_lock();
+    pub(crate) fn swap(&self, policy: Policy) -> u64 {
+        self.swap_in(policy, self.mode_lock())
+    }
+
+    /// Blocks everything, until another policy is put in force, if the policy in force is the one with that digest. Tells whether it was.
+    pub(crate) fn withdraw(&self, digest: policy_format::Digest) -> bool {
+        // They are bytes of the program, and were opened at the start. Nothing may pass all the same.
+        let blocked = Policy::blocked().unwrap_or_else(|_| std::process::abort());
+        let set = self.mode_lock();
+        let is_in_force = self.look().digest() == digest;
+        if is_in_force {
+            self.swap_in(blocked, set);
+        }
+        is_in_force
+    }
+
+    /// Under the lock of the mode until it is in force, so that modes and swaps have one order.
+    fn swap_in(&self, mut policy: Policy, mut set: MutexGuard<'_, Option<Mode>>) -> u64 {
         if *set == Some(Mode::Full) && policy.blob.digest() != self.current().digest() {
             *set = None;
         }
@@ -613,7 +666,7 @@ impl PolicyHandle {
         *self.mode_lock()
     }
 
-    fn mode_lock(&self) -> std::sync::MutexGuard<'_, Option<Mode>> {
+    fn mode_lock(&self) -> MutexGuard<'_, Option<Mode>> {
         self.0.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

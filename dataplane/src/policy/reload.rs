@@ -7,7 +7,7 @@
 use super::mapped::PrivateMap;
 use super::shared::{self, Look};
 use super::source::PolicySource;
-use super::{Policy, PolicyHandle, Snapshot};
+use super::{Policy, PolicyHandle, Snapshot, Verify};
 use crate::audit::event::{Observer, Reload};
 use crate::config::PolicyMap;
 use crate::error::LoadError;
@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Reads and validates a policy file, which must have the profile that is named.
-pub(crate) fn load(path: &Path, map: PolicyMap, profile: Option<&str>) -> Result<Policy, LoadError> {
+pub(crate) fn load(path: &Path, map: PolicyMap, profile: Option<&str>, verify: Verify) -> Result<Policy, LoadError> {
     let read = |error| LoadError::Read { path: path.to_owned(), error };
     // Opening a pipe would wait for whoever writes to it.
     if !fs::metadata(path).map_err(read)?.is_file() {
@@ -31,10 +31,10 @@ pub(crate) fn load(path: &Path, map: PolicyMap, profile: Option<&str>) -> Result
     let mut file = File::open(path).map_err(read)?;
     let wrong = |error| LoadError::Format { path: path.to_owned(), error };
     match map {
-        PolicyMap::Private => Policy::from_private(PrivateMap::copy(&mut file).map_err(read)?, profile).map_err(wrong),
+        PolicyMap::Private => Policy::from_private(PrivateMap::copy(&mut file).map_err(read)?, profile, verify).map_err(wrong),
         PolicyMap::Shared => {
             let (map, mapped) = shared::open(path, file)?;
-            let policy = Policy::from_shared(map, mapped, profile).map_err(wrong)?;
+            let policy = Policy::from_shared(map, mapped, profile, verify).map_err(wrong)?;
             // What was verified is what stays only if nobody wrote meanwhile.
             policy.mapped().map_or(Ok(()), shared::Mapped::settled)?;
             Ok(policy)
@@ -111,7 +111,7 @@ impl Reloader {
     pub(crate) async fn reload(&self, source: PolicySource) -> Result<Arc<Snapshot>, LoadError> {
         let (name, map, profile) = (source.name(), self.map, self.profile.clone());
         // Reading and hashing a large policy takes a while; requests go on meanwhile.
-        let load = move || source.load(map, profile.as_deref());
+        let load = move || source.load(map, profile.as_deref(), Verify::Whole);
         let loaded = match tokio::runtime::Handle::try_current() {
             Ok(runtime) => runtime.spawn_blocking(load).await,
             // Somebody else's runtime: what it takes, it takes there.
@@ -150,7 +150,19 @@ impl Reloader {
         (policy.digest(), policy.profile) == (current.digest(), current.profile)
     }
 
-    /// Withdraws a policy in force whose file was changed under it: until a good one is loaded, everything is blocked.
+    /// Looks at what was left for later when the policy from that file was put in force at the start ([`Verify::DigestFirst`]). One that is wrong there is withdrawn.
+    async fn check_rest(&self, path: &Path) {
+        let first = self.handle.current();
+        let checked = Arc::clone(&first);
+        let error = match tokio::task::spawn_blocking(move || checked.check_rest()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => LoadError::Format { path: path.to_owned(), error },
+            Err(panic) => LoadError::Read { path: path.to_owned(), error: std::io::Error::other(panic) },
+        };
+        self.withdraw(&first, &error);
+    }
+
+    /// Withdraws a policy in force whose file was changed under it.
     async fn check_map(&self) {
         let snapshot = self.handle.current();
         let error = match snapshot.mapped().map(shared::Mapped::look) {
@@ -165,14 +177,15 @@ impl Reloader {
                 mapped.damaged()
             }
         };
-        drop(snapshot);
-        match Policy::blocked() {
-            Ok(blocked) => self.handle.swap(blocked),
-            // They are bytes of the program, and were opened at the start. Nothing may pass all the same.
-            Err(_) => std::process::abort(),
-        };
-        self.handle.set_last_error(Some(error.to_string()));
-        self.observer.reloaded(&Reload::Withdrawn(&error));
+        self.withdraw(&snapshot, &error);
+    }
+
+    /// Until a good policy is loaded, everything is blocked; unless another than the one that is meant is in force by now.
+    fn withdraw(&self, meant: &Snapshot, error: &LoadError) {
+        if self.handle.withdraw(meant.digest()) {
+            self.handle.set_last_error(Some(error.to_string()));
+            self.observer.reloaded(&Reload::Withdrawn(error));
+        }
     }
 
     fn check_listeners(&self, name: &Path, policy: Policy) -> Result<Policy, LoadError> {
@@ -195,6 +208,7 @@ impl Reloader {
         let mut last = settled.clone();
         let mut looks = tokio::time::interval(INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.check_rest(path).await;
         loop {
             tokio::select! {
                 _ = looks.tick() => {

@@ -1,7 +1,7 @@
 //! Where a policy comes from, and how it is had from there.
 
-use super::Policy;
 use super::reload::load;
+use super::{Policy, Verify};
 use crate::config::PolicyMap;
 use crate::error::LoadError;
 use policy_format::Blob;
@@ -107,11 +107,11 @@ impl PolicySource {
         }
     }
 
-    /// Reads and validates the policy, which must have the profile that is named; one that is opened already has chosen its own. May take a while.
-    pub(crate) fn load(self, map: PolicyMap, profile: Option<&str>) -> Result<Policy, LoadError> {
+    /// Reads and validates the policy, a file as far as `verify` says; it must have the profile that is named; one that is opened already has chosen its own. May take a while.
+    pub(crate) fn load(self, map: PolicyMap, profile: Option<&str>, verify: Verify) -> Result<Policy, LoadError> {
         let path = self.name();
         let opened = match self.0 {
-            Source::File(path) => return load(&path, map, profile),
+            Source::File(path) => return load(&path, map, profile, verify),
             Source::Given(policy) => return Ok(*policy),
             Source::BuiltIn => Policy::built_in_profile(profile),
             Source::Bytes(bytes) => Policy::from_bytes_profile(bytes, profile),

@@ -262,12 +262,14 @@ mod tests {
 
     #[test]
     fn a_policy_that_was_refused_or_withdrawn_is_said() {
-        let policy = Policy { last_error: Some("`policy.bin` is cut short".to_owned()), withdrawn: true, ..policy() };
-        let page = shown("a.test", "c", &change(None, None), &policy, true);
-        for said in
-            ["the last reload was refused", "`policy.bin` is cut short", "Everything is blocked", "(2 min ago)", "0123456789ab", "1,234"]
-        {
-            assert!(page.contains(said), "{said}: {page}");
+        let (refused, blocked) = ("the last reload was refused", "Everything is blocked until a good policy is loaded.");
+        for (withdrawn, said, not_said) in [(false, refused, blocked), (true, blocked, refused)] {
+            let policy = Policy { last_error: Some("`policy.bin` is cut short".to_owned()), withdrawn, ..policy() };
+            let page = shown("a.test", "c", &change(None, None), &policy, true);
+            for said in [said, "`policy.bin` is cut short", "(2 min ago)", "0123456789ab", "1,234"] {
+                assert!(page.contains(said), "{said}: {page}");
+            }
+            assert!(!page.contains(not_said), "{not_said}: {page}");
         }
     }
 

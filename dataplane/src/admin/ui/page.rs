@@ -162,7 +162,7 @@ fn state(policy: &Policy) -> Markup {
     html! {
         @if policy.withdrawn || policy.network == "blocked" { strong { "Everything is blocked" } } @else { "Mode " strong { (mode(policy.mode.mode)) } }
         " · policy " (policy.generation)
-        @if policy.last_error.is_some() { " · " a href="#policy" { strong { "the last reload was refused" } } }
+        @if policy.last_error.is_some() && !policy.withdrawn { " · " a href="#policy" { strong { "the last reload was refused" } } }
     }
 }
 
@@ -404,9 +404,11 @@ fn in_force(page: &Page<'_>) -> Markup {
     html! {
         div.head { h2 #policy-title { "Policy" } }
         @if let Some(error) = &policy.last_error {
-            p.error role="alert" { strong { "The last reload was refused; the policy in force stays. " } (error) }
+            p.error role="alert" {
+                @if policy.withdrawn { strong { "Everything is blocked until a good policy is loaded. " } } @else { strong { "The last reload was refused; the policy in force stays. " } }
+                (error)
+            }
         }
-        @if policy.withdrawn { p.error role="alert" { strong { "Everything is blocked: " } "the policy's file was changed in place." } }
         dl.facts {
             div { dt { "Digest" } dd { code title=(policy.digest) { (short) "…" } } }
             div { dt { "Generation" } dd { (policy.generation) } }

@@ -379,10 +379,8 @@ fn policy_rows(policy: &Policy, app: &App) -> Vec<Line<'static>> {
         format!("{}: {}", layer.layer, layer.files.iter().cloned().chain(held).collect::<Vec<_>>().join(", "))
     };
     rows.extend(policy.layers.iter().map(|layer| row("layer", of_layer(layer))));
-    rows.extend(policy.last_error.clone().map(|error| Line::styled(format!("the last reload was refused: {error}"), bold())));
-    if policy.withdrawn {
-        rows.push(Line::styled("everything is blocked: the policy's file was changed in place", bold()));
-    }
+    let what = if policy.withdrawn { "everything is blocked until a good policy is loaded" } else { "the last reload was refused" };
+    rows.extend(policy.last_error.clone().map(|error| Line::styled(format!("{what}: {error}"), bold())));
     rows
 }
 
