@@ -537,6 +537,8 @@ impl<'s> Connection<'s> {
                 limits: &self.limits,
                 actions: &actions,
                 half_closes: tunnel.is_some() && self.inside.is_none(),
+                // What else goes out goes while what is known of the connection is new.
+                may_wait: reused && !self.bound && may_repeat(head),
                 reached: &|reached| gate.reached(reached, Some(question.client), Some(question.target)),
                 span: span(open, &mut unheard),
             };

@@ -1,12 +1,14 @@
 //! Swapping policies: how a file is replaced, what is refused, and what happens under load.
 
 use harness::{Client, DataPlane, Names, Origin, PATIENCE, Proxy, binaries, compile, policy, wait_until};
+use netproxy::{Decided, NetworkProxy, Observer};
 use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 const LOCAL: &str = "allow_local_binding = true";
@@ -287,4 +289,50 @@ fn a_tunnel_has_the_limits_of_the_policy_that_allows_it() {
     assert_eq!(first.tunnel(&at).status, 200);
     let answer = client.tunnel(&at);
     assert_eq!((answer.status, answer.header("x-proxy-error")), (503, Some("limited-tunnels_per_host")));
+}
+
+/// Says of each decision that it was made; the worker goes on once it is told to.
+struct Halt {
+    decided: Mutex<Sender<()>>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Observer for Halt {
+    fn decided(&self, _: &Decided<'_>) {
+        self.decided.lock().unwrap().send(()).unwrap();
+        self.go_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+/// Where a worker has many clients, a request waits a little between its decision and its sending. What comes into force meanwhile holds for it.
+#[test]
+fn a_request_that_waits_for_its_turn_is_asked_about_again() {
+    const CLIENTS: usize = 32;
+    let ((decided, was_decided), (go, go_on)) = (channel(), channel());
+    let halt = Halt { decided: Mutex::new(decided), go_on: Mutex::new(go_on) };
+    let origin = Origin::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let names = Names::new(&[("a.test", &["127.0.0.1"])]);
+    let builder =
+        NetworkProxy::builder().policy(allows("a.test")).resolver(names).observer(halt).workers(NonZero::<usize>::MIN).free_ports();
+    let proxy = runtime.block_on(async { builder.bind().await.unwrap().run().await.unwrap() });
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(proxy.addrs().http)).collect();
+    let ask = |client: &mut Client, meanwhile: &dyn Fn()| {
+        client.send(format!("GET http://a.test:{}/ HTTP/1.1\r\nHost: a.test:{}\r\n\r\n", origin.port(), origin.port()));
+        was_decided.recv_timeout(PATIENCE).unwrap();
+        meanwhile();
+        go.send(()).unwrap();
+    };
+    for client in &mut clients {
+        ask(client, &|| {});
+        assert_eq!(client.answer().status, 299);
+    }
+    let last = clients.last_mut().unwrap();
+    ask(last, &|| {
+        runtime.block_on(proxy.reload(allows("b.test"))).unwrap();
+    });
+    let answer = last.answer();
+    assert_eq!((answer.status, answer.blocked_reason().as_str()), (403, "not_allowed"));
+    assert_eq!(origin.requests().len(), CLIENTS, "nothing of it went out");
+    runtime.block_on(proxy.shutdown());
 }

@@ -7,6 +7,7 @@ use super::served::Opened;
 use super::{Connection, Next, Shared};
 use crate::listen::Service;
 use crate::patience::Ticker;
+use crate::relay::turn::Client;
 use crate::shutdown::Shutdown;
 use crate::stream::{Buffered, Stream};
 use std::cell::RefCell;
@@ -92,13 +93,13 @@ impl Slot {
 }
 
 /// A connection up to its end, or to a tunnel. Dropped before, it is broken off, and its slot is not used again.
-pub(super) struct SetUp(Option<Slot>);
+pub(super) struct SetUp(Option<Slot>, Client);
 
 impl SetUp {
     pub(super) fn new(job: Job) -> Self {
         let slot = IDLE.with_borrow_mut(Vec::pop).unwrap_or_else(Slot::new);
         *lock(&slot.mailbox.job) = Some(job);
-        Self(Some(slot))
+        Self(Some(slot), Client::new())
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::body::{BodyCopy, Copied, CopyError};
 use super::flow::Flow;
+use super::turn::Turn;
 use crate::audit::event::Ending;
 use crate::connect::UpstreamError;
 use crate::connect::chain::{Form, ProxyError};
@@ -86,6 +87,8 @@ pub(crate) struct Sides<'c> {
     pub(crate) actions: &'c Actions,
     /// The client may end its way before it has its answer, as it may in every tunnel.
     pub(crate) half_closes: bool,
+    /// It may go out a little later than it was read ([`Turn`]): should the upstream connection end meanwhile, it is sent again over another.
+    pub(crate) may_wait: bool,
     /// Is told of limits that were reached.
     pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
     /// What is known of it afterwards.
@@ -134,7 +137,7 @@ pub(crate) fn exchange<'c>(
     mut cause: impl FnMut() -> Option<Cause>,
 ) -> Result<impl Future<Output = Result<Exchanged, ExchangeError>>, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits, actions, half_closes, reached, span } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, actions, half_closes, may_wait, reached, span } = sides;
     flows.up.set_meter(upload);
     flows.down.begin();
     let upgrade = !read_only && head.body == Body::None;
@@ -178,8 +181,24 @@ pub(crate) fn exchange<'c>(
         cut: None,
         is_unframed: false,
     };
+    let (mut turn, mut has_waited) = (Turn::of(may_wait), false);
     Ok(poll_fn(move |cx| {
         exchange.now = None;
+        if turn.waits(cx) {
+            has_waited = true;
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut has_waited) {
+            // What was decided when it was read is asked for again before anything is sent.
+            if ear.poll_rung(cx).is_ready() {
+                match cause() {
+                    Some(Cause::Closed) => return Poll::Ready(Err(ExchangeError::Closed)),
+                    Some(Cause::Revoked) => return Poll::Ready(Err(ExchangeError::Revoked)),
+                    None => {}
+                }
+            }
+            exchange.span.began = Some(exchange.now());
+        }
         let ended = exchange.poll(cx);
         if exchange.is_unframed
             && matches!(&ended, Poll::Ready(ended) if !matches!(ended, Err(ExchangeError::Closed | ExchangeError::Broken)))
