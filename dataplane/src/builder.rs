@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -98,6 +98,7 @@ pub struct NetworkProxyBuilder {
     source: PolicySource,
     profile: Option<String>,
     map: PolicyMap,
+    verify: Verify,
     mode: Option<Mode>,
     http: Listen,
     socks5: Listen,
@@ -138,6 +139,7 @@ impl NetworkProxyBuilder {
             source: PolicySource::default(),
             profile: None,
             map: PolicyMap::default(),
+            verify: Verify::Whole,
             mode: None,
             http: Listen::default(),
             socks5: Listen::default(),
@@ -187,6 +189,14 @@ impl NetworkProxyBuilder {
     /// How a policy file is held in memory.
     pub fn policy_map(mut self, map: PolicyMap) -> Self {
         self.map = map;
+        self
+    }
+
+    /// Whether a policy file of more than a MiB may be in force before each of its rules was looked at, which takes a tenth of a second for a million of them. Its digest and everything else are
+    /// verified before. A rule that is wrong, which takes a compiler that is, shows while the policy serves: then it is withdrawn, and everything is blocked until another one is
+    /// [loaded](crate::Handle::reload). Unless this is set, [`Self::bind`] looks at all of them. What is loaded later is verified whole before it is in force.
+    pub fn rules_later(mut self, later: bool) -> Self {
+        self.verify = if later { Verify::RulesLater } else { Verify::Whole };
         self
     }
 
@@ -412,13 +422,13 @@ impl NetworkProxyBuilder {
     pub async fn bind(self) -> Result<NetworkProxy, StartError> {
         let runtime = tokio::runtime::Handle::try_current()?;
         let environment = Environment::read(self.environment.clone())?;
-        let (map, profile) = (self.map, self.profile);
+        let (map, profile, verify) = (self.map, self.profile, self.verify);
         // The stamp is taken before the file is read, so that no change between the two is missed.
         let file = self.source.file().map(|path| (path.to_owned(), Stamp::of(path)));
         let name = self.source.name();
         let origin = self.source.origin();
         let (source, wanted) = (self.source, profile.clone());
-        let loaded = runtime.spawn_blocking(move || source.load(map, wanted.as_deref(), Verify::DigestFirst)).await;
+        let loaded = runtime.spawn_blocking(move || source.load(map, wanted.as_deref(), verify)).await;
         let policy = loaded.unwrap_or_else(|panic| Err(LoadError::Read { path: name, error: std::io::Error::other(panic) }))?;
         let meta = policy.meta().clone();
         if meta.network != Network::Proxied {
@@ -516,7 +526,8 @@ impl NetworkProxyBuilder {
             }
         }
         let open_admin = addresses.admin.filter(|address| !address.ip().is_loopback());
-        let reloader = Arc::new(Reloader { map, profile, handle: policy.clone(), observer, open_listeners, open_admin });
+        let reloader =
+            Arc::new(Reloader { map, profile, handle: policy.clone(), observer, open_listeners, open_admin, order: Mutex::default() });
         // One waiting request is as good as many.
         let (sender, asked) = mpsc::channel(1);
         Ok(NetworkProxy {

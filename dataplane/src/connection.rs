@@ -528,6 +528,8 @@ impl<'s> Connection<'s> {
             }
             let mut unheard = None;
             let tunnel = self.tunnel.as_ref();
+            let decided_by = plan.snapshot().generation();
+            let still_holds = || shared.decider.policy().generation() == decided_by;
             let sides = Sides {
                 client: &mut self.client,
                 upstream,
@@ -538,7 +540,7 @@ impl<'s> Connection<'s> {
                 actions: &actions,
                 half_closes: tunnel.is_some() && self.inside.is_none(),
                 // What else goes out goes while what is known of the connection is new.
-                may_wait: reused && !self.bound && may_repeat(head),
+                still_holds: (reused && !self.bound && !self.borrowed && may_repeat(head)).then_some(&still_holds),
                 reached: &|reached| gate.reached(reached, Some(question.client), Some(question.target)),
                 span: span(open, &mut unheard),
             };

@@ -94,6 +94,8 @@ fn start(cli: &cli::Cli) -> Result<Started, Failure> {
         Some((sockets, mode, taken)) => (mode.into_iter().fold(builder.inherit(sockets), NetworkProxyBuilder::mode), Some(taken)),
         None => (builder, None),
     };
+    // Where another process serves until this one does, there is time for all of it.
+    let builder = builder.rules_later(taken.is_none());
     #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "there is nothing to say of the process"))]
     let mut proxy = runtime.block_on(builder.bind()).map_err(cmd::not_bound)?;
     #[cfg(unix)]

@@ -19,14 +19,23 @@ impl<B: AsRef<[u8]>> Blob<B> {
     /// # Errors
     /// [`FormatError`] with the section and offset that is wrong. Time and memory are bounded by the length of the data.
     pub fn check(&self) -> Result<(), FormatError> {
-        self.check_conditions()?;
-        self.check_terms()?;
+        self.check_shared()?;
         self.check_rules()?;
         self.check_names()?;
-        self.check_hooks()?;
         self.addresses().check(self.section(SectionKind::Rules))?;
         self.check_globs()?;
         self.check_automata()
+    }
+
+    /// Validates what rules share, and what hooks say: a part of [`Self::check`] that takes little time however many rules there are. What is left finds its rules, or does not; how much work it makes
+    /// to decide a request, and to spell out a rule, is bounded from here on.
+    ///
+    /// # Errors
+    /// [`FormatError`] with the section and offset that is wrong.
+    pub fn check_shared(&self) -> Result<(), FormatError> {
+        self.check_conditions()?;
+        self.check_terms()?;
+        self.check_hooks()
     }
 
     fn check_hooks(&self) -> Result<(), FormatError> {

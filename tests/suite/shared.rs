@@ -1,6 +1,7 @@
 //! How a policy file is held in memory: a private copy, or the file itself.
 
 use harness::{Client, DataPlane, Origin, binaries, compile, policy};
+use netproxy::NetworkProxy;
 use policy_format::{Blob, SectionKind, reseal};
 use std::fs;
 use std::io::Write;
@@ -233,14 +234,17 @@ fn what_changes_about_a_shared_file_but_not_in_it_is_looked_into() {
     assert_eq!(outcome(&proxy, "a.test", &origin), "served");
 }
 
-/// A policy that allows `a.test` and denies so many names, whose header tells another number of rules, under the right digest: lookups find all that is there.
-fn wrong_inside(names: usize) -> (Vec<u8>, Vec<u8>) {
+/// The number of rules in the header of the trie: lookups find all that is there, whatever it says.
+const RULES: (SectionKind, usize) = (SectionKind::Trie, 44);
+
+/// A policy that allows `a.test` and denies so many names, as it is and with another byte in that place, under the right digest.
+fn wrong_inside(names: usize, (section, at): (SectionKind, usize)) -> (Vec<u8>, Vec<u8>) {
     let denied: Vec<String> = (0..names).map(|number| format!("host-{number}.of-a-long-list.example")).collect();
     let domains: Vec<(&str, &str)> = denied.iter().map(|name| (name.as_str(), "deny")).chain([("a.test", "allow")]).collect();
     let good = compile(&policy("allow_local_binding = true", &domains));
-    let rules = Blob::open(&good).unwrap().section(SectionKind::Trie).as_ptr().addr() - good.as_ptr().addr() + 44;
+    let at = Blob::open(&good).unwrap().section(section).as_ptr().addr() - good.as_ptr().addr() + at;
     let mut wrong = good.clone();
-    wrong[rules] ^= 1;
+    wrong[at] ^= 1;
     reseal(&mut wrong);
     (good, wrong)
 }
@@ -248,7 +252,7 @@ fn wrong_inside(names: usize) -> (Vec<u8>, Vec<u8>) {
 /// What only the compiler could have got wrong: the digest is right, and there are too many rules for clients to wait until each was looked at.
 #[test]
 fn a_large_policy_is_served_before_its_rules_were_looked_at_and_withdrawn_if_they_are_wrong() {
-    let (good, wrong) = wrong_inside(100_000);
+    let (good, wrong) = wrong_inside(LARGE, RULES);
     assert!(good.len() > 1 << 20, "{}", good.len());
     let origin = Origin::start();
     for map in ["private", "shared"] {
@@ -267,14 +271,50 @@ fn a_large_policy_is_served_before_its_rules_were_looked_at_and_withdrawn_if_the
     }
 }
 
+/// Names in a policy whose rules are many.
+const LARGE: usize = 50_000;
+
+/// A small one, or what all rules share.
 #[test]
-fn a_small_policy_that_is_wrong_inside_is_not_served_at_all() {
-    let (_, wrong) = wrong_inside(3);
-    let (_dir, file) = place(&wrong);
-    for map in ["private", "shared"] {
-        let (code, said) = refusal(&file, map);
-        assert!(code == Some(2) && said.contains("the number of rules"), "{code:?} {said}");
+fn what_takes_no_time_to_look_at_is_looked_at_before_anybody_is_served() {
+    for (names, place_of, what) in [(3, RULES, "(the number of rules)"), (LARGE, (SectionKind::Conditions, 0), "(the first word is not 0)")]
+    {
+        let (_, wrong) = wrong_inside(names, place_of);
+        let (_dir, file) = place(&wrong);
+        for map in ["private", "shared"] {
+            let (code, said) = refusal(&file, map);
+            assert!(code == Some(2) && said.contains(what), "{names} names: {code:?} {said}");
+        }
     }
+}
+
+/// A child of `exec` would run, a process before this one would be gone, and a program that embeds the proxy has not asked for it.
+#[test]
+fn all_of_a_large_policy_is_looked_at_first_where_somebody_counts_on_it() {
+    let (_, wrong) = wrong_inside(LARGE, RULES);
+    let (dir, file) = place(&wrong);
+    let (file, said) = (file.to_str().unwrap(), "(the number of rules)");
+    let run = |args: &[&str]| {
+        let output = Command::new(binaries::path("netproxy-dp")).args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = run(&["exec", "--policy", file, "--", "true"]);
+    assert!(code == Some(2) && error.contains(said), "{code:?} {error}");
+    let (code, error) = run(&["check", "--policy", file]);
+    assert!(code == Some(1) && error.contains(said), "{code:?} {error}");
+    let socket = dir.path().join("next.sock");
+    let mut hands_over = vec!["--hand-over", socket.to_str().unwrap()];
+    let allowed = dir.path().join("good.bin");
+    replace(&allowed, &allows("a.test"));
+    let before = DataPlane::start(&[&["--policy", allowed.to_str().unwrap()], &hands_over[..]].concat());
+    hands_over.extend(["--policy", file]);
+    let (code, error) = run(&[&hands_over[..], &binaries::FREE_PORTS].concat());
+    assert!(code == Some(2) && error.contains(said), "{code:?} {error}");
+    assert_eq!(outcome(&before, "b.test", &Origin::start()), "not_allowed", "the one before goes on");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bound = |later| runtime.block_on(NetworkProxy::builder().policy(file).rules_later(later).free_ports().bind());
+    assert!(bound(false).unwrap_err().to_string().contains(said));
+    assert!(bound(true).is_ok());
 }
 
 /// A sealed memfd cannot change, so nobody's word is needed for it.

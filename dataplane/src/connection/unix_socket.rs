@@ -77,7 +77,7 @@ impl Connection<'_> {
             limits: &self.limits,
             actions: &Actions::default(),
             half_closes: false,
-            may_wait: false,
+            still_holds: None,
             reached: &|reached| gate.reached(reached, Some(client), Some(&target)),
             span: span(&mut open, &mut unheard),
         };

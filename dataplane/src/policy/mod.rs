@@ -73,9 +73,9 @@ impl Drop for Bytes {
 pub(crate) enum Verify {
     /// All of it.
     Whole,
-    /// Its digest and its settings, and the rules too where they are few; where they are many, they are looked at [while it is in force](reload::Reloader::watch). For
+    /// Its digest, its settings and what rules share, and the rules too where they are few; where they are many, they are looked at [while it is in force](reload::Reloader::watch). For
     /// the first policy of a process, before which nobody is served.
-    DigestFirst,
+    RulesLater,
 }
 
 /// Bytes of a policy from which on its rules are many: to look at a MiB of them, some 50,000, takes 6 ms on one processor.
@@ -148,9 +148,7 @@ impl Policy {
     fn open(memory: Memory, profile: Option<&str>, verify: Verify) -> Result<Self, PolicyError> {
         let blob = Blob::open_sealed(Bytes(memory))?;
         let is_checked = verify == Verify::Whole || blob.as_bytes().len() < LARGE;
-        if is_checked {
-            blob.check()?;
-        }
+        if is_checked { blob.check() } else { blob.check_shared() }?;
         let profile = match profile {
             None => ProfileId::default(),
             Some(name) => blob.profile(name).ok_or_else(|| PolicyError::Profile {
@@ -281,7 +279,7 @@ impl Snapshot {
         self.mapped.as_deref()
     }
 
-    /// Looks at what [`Verify::DigestFirst`] left for later, if it did. Reads all of the bytes.
+    /// Looks at what [`Verify::RulesLater`] left for later, if it did. Reads all of the bytes.
     pub(crate) fn check_rest(&self) -> Result<(), PolicyError> {
         if self.is_checked { Ok(()) } else { Ok(self.blob.check()?) }
     }
@@ -570,12 +568,12 @@ impl PolicyHandle {
         self.swap_in(policy, self.mode_lock())
     }
 
-    /// Blocks everything, until another policy is put in force, if the policy in force is the one with that digest. Tells whether it was.
-    pub(crate) fn withdraw(&self, digest: policy_format::Digest) -> bool {
+    /// Blocks everything, until another policy is put in force, if the policy that is meant is in force, in whichever mode. Tells whether it was.
+    pub(crate) fn withdraw(&self, meant: &Snapshot) -> bool {
         // They are bytes of the program, and were opened at the start. Nothing may pass all the same.
         let blocked = Policy::blocked().unwrap_or_else(|_| std::process::abort());
         let set = self.mode_lock();
-        let is_in_force = self.look().digest() == digest;
+        let is_in_force = Arc::ptr_eq(&self.look().blob, &meant.blob);
         if is_in_force {
             self.swap_in(blocked, set);
         }

@@ -14,7 +14,8 @@ use crate::error::LoadError;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
@@ -100,6 +101,8 @@ pub(crate) struct Reloader {
     pub(crate) open_listeners: Vec<SocketAddr>,
     /// The same of the admin listener.
     pub(crate) open_admin: Option<SocketAddr>,
+    /// Held from the look at what is in force until everybody was told what came of it.
+    pub(crate) order: Mutex<()>,
 }
 
 impl Reloader {
@@ -121,6 +124,7 @@ impl Reloader {
             Ok(loaded) => loaded.and_then(|policy| self.check_listeners(&name, policy)),
             Err(panic) => Err(LoadError::Read { path: name, error: std::io::Error::other(panic) }),
         };
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(policy) if self.is_in_force(&policy) => {
                 self.handle.set_last_error(None);
@@ -150,7 +154,7 @@ impl Reloader {
         (policy.digest(), policy.profile) == (current.digest(), current.profile)
     }
 
-    /// Looks at what was left for later when the policy from that file was put in force at the start ([`Verify::DigestFirst`]). One that is wrong there is withdrawn.
+    /// Looks at what was left for later when the policy from that file was put in force at the start ([`Verify::RulesLater`]). One that is wrong there is withdrawn.
     async fn check_rest(&self, path: &Path) {
         let first = self.handle.current();
         let checked = Arc::clone(&first);
@@ -182,7 +186,8 @@ impl Reloader {
 
     /// Until a good policy is loaded, everything is blocked; unless another than the one that is meant is in force by now.
     fn withdraw(&self, meant: &Snapshot, error: &LoadError) {
-        if self.handle.withdraw(meant.digest()) {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.handle.withdraw(meant) {
             self.handle.set_last_error(Some(error.to_string()));
             self.observer.reloaded(&Reload::Withdrawn(error));
         }
@@ -208,9 +213,10 @@ impl Reloader {
         let mut last = settled.clone();
         let mut looks = tokio::time::interval(INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.check_rest(path).await;
+        let (mut rest, mut is_checked) = (pin!(self.check_rest(path)), false);
         loop {
             tokio::select! {
+                () = &mut rest, if !is_checked => is_checked = true,
                 _ = looks.tick() => {
                     self.check_map().await;
                     let now = stamp(path).await;

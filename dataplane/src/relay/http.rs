@@ -87,8 +87,9 @@ pub(crate) struct Sides<'c> {
     pub(crate) actions: &'c Actions,
     /// The client may end its way before it has its answer, as it may in every tunnel.
     pub(crate) half_closes: bool,
-    /// It may go out a little later than it was read ([`Turn`]): should the upstream connection end meanwhile, it is sent again over another.
-    pub(crate) may_wait: bool,
+    /// It may go out a little later than it was read ([`Turn`]), if what was decided still holds then, which this tells. If it does not, or the upstream connection has ended meanwhile, nothing is sent:
+    /// that is [`UpstreamError::Closed`], as of any connection that had gone stale.
+    pub(crate) still_holds: Option<&'c (dyn Fn() -> bool + Sync)>,
     /// Is told of limits that were reached.
     pub(crate) reached: &'c (dyn Fn(Reached) + Sync),
     /// What is known of it afterwards.
@@ -137,7 +138,7 @@ pub(crate) fn exchange<'c>(
     mut cause: impl FnMut() -> Option<Cause>,
 ) -> Result<impl Future<Output = Result<Exchanged, ExchangeError>>, ExchangeError> {
     let Ask::Resource(resource) = &head.ask else { return Err(ExchangeError::Broken) };
-    let Sides { client, upstream, flows, patience, ear, limits, actions, half_closes, may_wait, reached, span } = sides;
+    let Sides { client, upstream, flows, patience, ear, limits, actions, half_closes, still_holds, reached, span } = sides;
     flows.up.set_meter(upload);
     flows.down.begin();
     let upgrade = !read_only && head.body == Body::None;
@@ -181,23 +182,16 @@ pub(crate) fn exchange<'c>(
         cut: None,
         is_unframed: false,
     };
-    let (mut turn, mut has_waited) = (Turn::of(may_wait), false);
+    let mut waiting = still_holds.and_then(|still_holds| Some((Turn::take()?, still_holds)));
     Ok(poll_fn(move |cx| {
         exchange.now = None;
-        if turn.waits(cx) {
-            has_waited = true;
-            return Poll::Pending;
-        }
-        if std::mem::take(&mut has_waited) {
-            // What was decided when it was read is asked for again before anything is sent.
-            if ear.poll_rung(cx).is_ready() {
-                match cause() {
-                    Some(Cause::Closed) => return Poll::Ready(Err(ExchangeError::Closed)),
-                    Some(Cause::Revoked) => return Poll::Ready(Err(ExchangeError::Revoked)),
-                    None => {}
-                }
+        if let Some((turn, still_holds)) = &mut waiting {
+            ready!(turn.poll(cx));
+            if !still_holds() || !exchange.upstream.is_quiet() {
+                return Poll::Ready(Err(ExchangeError::BeforeResponse(UpstreamError::Closed)));
             }
-            exchange.span.began = Some(exchange.now());
+            waiting = None;
+            exchange.begins();
         }
         let ended = exchange.poll(cx);
         if exchange.is_unframed
@@ -280,6 +274,12 @@ impl Drop for Exchange<'_> {
 impl Exchange<'_> {
     fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// It goes out now, and not when it was read.
+    fn begins(&mut self) {
+        let now = self.now();
+        (self.span.began, self.answer_due) = (Some(now), now + self.limits.response_timeout);
     }
 
     /// The policy in force allows it: also where the one before did not.

@@ -5,10 +5,10 @@
 //! waits for its turn, until the worker has seen to all that it knew of; then all of them go out, one behind the other. That takes a request another look at its task, so that it is not done where
 //! there are few clients.
 //!
-//! What may change meanwhile has to be asked again: whether the policy still lets the request pass, and whether the connection that it goes over still stands.
+//! What may change meanwhile has to be asked again: whether what was decided still holds, and whether the connection that it goes over still stands.
 
 use std::cell::Cell;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 /// So many clients of a thread are many.
 const MANY: u32 = 24;
@@ -35,24 +35,24 @@ impl Drop for Client {
     }
 }
 
-/// When a request goes out.
+/// The turn of a request: behind all that its worker knew of when it was read.
 pub(super) struct Turn {
-    waits: bool,
+    has_come: bool,
 }
 
 impl Turn {
-    /// Of a request that was read, and that may wait.
-    pub(super) fn of(may_wait: bool) -> Self {
-        Self { waits: may_wait && CLIENTS.get() >= MANY }
+    /// Of a request that was just read. `None`: it goes out at once.
+    pub(super) fn take() -> Option<Self> {
+        (CLIENTS.get() >= MANY).then_some(Self { has_come: false })
     }
 
-    /// Whether it has to wait; once, and its task is woken behind all others that were.
-    pub(super) fn waits(&mut self, cx: &Context<'_>) -> bool {
-        let waits = std::mem::take(&mut self.waits);
-        if waits {
-            cx.waker().wake_by_ref();
+    /// Ready when it comes. The task is woken behind all others that were.
+    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.has_come, true) {
+            return Poll::Ready(());
         }
-        waits
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -62,19 +62,20 @@ mod tests {
     use std::cell::RefCell;
     use std::future::poll_fn;
     use std::rc::Rc;
-    use std::task::Poll;
     use tokio::task::LocalSet;
 
     /// What requests of three clients do that come at once, in its order.
-    async fn three(may_wait: bool) -> Vec<String> {
+    async fn three() -> Vec<String> {
         let said = Rc::new(RefCell::new(Vec::new()));
         let tasks = LocalSet::new();
         for number in 1..=3 {
             let said = Rc::clone(&said);
             tasks.spawn_local(async move {
-                let mut turn = Turn::of(may_wait);
+                let turn = Turn::take();
                 said.borrow_mut().push(format!("read {number}"));
-                poll_fn(|cx| if turn.waits(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+                if let Some(mut turn) = turn {
+                    poll_fn(|cx| turn.poll(cx)).await;
+                }
                 said.borrow_mut().push(format!("sent {number}"));
             });
         }
@@ -88,11 +89,10 @@ mod tests {
     #[tokio::test]
     async fn where_a_thread_has_many_clients_requests_go_out_together() {
         let mut clients: Vec<_> = (1..MANY).map(|_| Client::new()).collect();
-        assert_eq!(three(true).await, AS_THEY_ARE_READ);
+        assert_eq!(three().await, AS_THEY_ARE_READ);
         clients.push(Client::new());
-        assert_eq!(three(true).await, TOGETHER);
-        assert_eq!(three(false).await, AS_THEY_ARE_READ, "what must not wait does not");
+        assert_eq!(three().await, TOGETHER);
         clients.pop();
-        assert_eq!(three(true).await, AS_THEY_ARE_READ, "one is gone");
+        assert_eq!(three().await, AS_THEY_ARE_READ, "one is gone");
     }
 }
