@@ -159,11 +159,11 @@ impl Tunnel {
 
     fn poll_ways(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         let up = match self.poll_look(cx) {
-            Poll::Ready(Ok(())) => self.up_state.poll(&mut self.up, cx, &mut self.client, &mut self.upstream),
+            Poll::Ready(Ok(())) => self.up_state.poll(&mut self.up, cx, &mut self.client, &mut self.upstream, self.down_state),
             Poll::Ready(Err(over)) => return Poll::Ready(over),
             Poll::Pending => Poll::Pending,
         };
-        let down = self.down_state.poll(&mut self.down, cx, &mut self.upstream, &mut self.client);
+        let down = self.down_state.poll(&mut self.down, cx, &mut self.upstream, &mut self.client, self.up_state);
         match (up, down) {
             // An error on one side ends the other: there is nobody left to tell.
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(over(error)),
@@ -181,8 +181,15 @@ fn over(error: FlowError) -> Over {
 }
 
 impl State {
-    /// Moves what there is by `flow`, and passes on the end.
-    fn poll(&mut self, flow: &mut Flow, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), FlowError>> {
+    /// Moves what there is by `flow`, and passes on the end. `back` is the state of the other direction.
+    fn poll(
+        &mut self,
+        flow: &mut Flow,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        back: Self,
+    ) -> Poll<Result<(), FlowError>> {
         if *self == Self::Open {
             // As much as there is.
             let mut left = u64::MAX;
@@ -190,7 +197,11 @@ impl State {
             *self = Self::Closing;
         }
         if *self == Self::Closing {
-            // The end of one direction is passed on as that, and no more.
+            // The end of one direction is passed on as that, and no more. The end of both is that of the connection, which says so itself: nothing that was sent on it is left to be read.
+            if back == Self::Closed && matches!(to, Stream::Tcp(_)) {
+                *self = Self::Closed;
+                return Poll::Ready(Ok(()));
+            }
             ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| FlowError::Write)?;
             *self = Self::Closed;
         }
